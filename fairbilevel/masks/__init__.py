@@ -1,0 +1,53 @@
+"""Masks: prunable layers, budgets, exact thresholds, relaxations, score starts."""
+
+from fairbilevel.masks._apply import apply, collect, expand
+from fairbilevel.masks._budget import (
+    BUDGETS,
+    GRANULARITIES,
+    Budget,
+    CubicSchedule,
+    as_counts,
+    removed,
+    uniform_removed,
+    unit_shape,
+)
+from fairbilevel.masks._layers import Layer, find_layers, select_layers
+from fairbilevel.masks._relaxation import (
+    RELAXATIONS,
+    CappedSimplex,
+    Relaxation,
+    Sigmoid,
+    TopK,
+    spread,
+)
+from fairbilevel.masks._score import STARTS, magnitude, start_scores
+from fairbilevel.masks._threshold import capped_simplex, kth_largest, top_k_masks
+
+__all__ = [
+    "BUDGETS",
+    "GRANULARITIES",
+    "RELAXATIONS",
+    "STARTS",
+    "Budget",
+    "CappedSimplex",
+    "CubicSchedule",
+    "Layer",
+    "Relaxation",
+    "Sigmoid",
+    "TopK",
+    "apply",
+    "as_counts",
+    "capped_simplex",
+    "collect",
+    "expand",
+    "find_layers",
+    "kth_largest",
+    "magnitude",
+    "removed",
+    "select_layers",
+    "spread",
+    "start_scores",
+    "top_k_masks",
+    "uniform_removed",
+    "unit_shape",
+]

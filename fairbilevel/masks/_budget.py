@@ -1,0 +1,176 @@
+"""Budgets: how many units each layer, or all layers together, may keep; and when."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from fairbilevel.masks._layers import Layer
+from fairbilevel.masks._threshold import (
+    Masks,
+    Scores,
+    capped_simplex,
+    kth_largest,
+    top_k_masks,
+)
+
+BUDGETS = ("global", "uniform")
+GRANULARITIES = ("weight", "filter")
+
+
+def removed(sparsity: float, units: int) -> int:
+    """How many of ``units`` a sparsity removes: ``floor(sparsity * units + 1e-9)``."""
+    return int(np.floor(sparsity * units + 1e-9))
+
+
+def uniform_removed(sparsity: float, units: Mapping[str, int]) -> dict[str, int]:
+    """Per-layer removals by largest remainder that add up to ``removed(sparsity, total)``.
+
+    Ties go to the layer that comes first.
+    """
+    exact = {name: sparsity * n for name, n in units.items()}
+    counts = {name: int(np.floor(value + 1e-9)) for name, value in exact.items()}
+    missing = removed(sparsity, sum(units.values())) - sum(counts.values())
+    # Rounded: remainders that are equal on paper must be equal here for the tie to go by order.
+    order = sorted(units, key=lambda name: -round(exact[name] - counts[name], 9))
+    for name in order[:missing]:
+        counts[name] += 1
+    return counts
+
+
+def unit_shape(layer: Layer, granularity: str) -> tuple[int, ...]:
+    """Shape of a layer's scores and mask: its kernel's, or one entry a filter."""
+    return layer.shape if granularity == "weight" else (layer.shape[layer.out_axis],)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What may be kept, as counts. Both kinds offer the same three operations on scores.
+
+    Attributes:
+        kind: ``"global"`` (the best of all layers together) or ``"uniform"`` (the same share of
+            each layer).
+        units: prunable units by layer.
+        essential: layers that always keep at least one unit.
+    """
+
+    kind: str
+    units: Mapping[str, int]
+    essential: tuple[str, ...] = ()
+
+    @staticmethod
+    def of(layers: Sequence[Layer], granularity: str, kind: str) -> Budget:
+        """The budget over ``layers``.
+
+        Raises:
+            ValueError: unknown granularity or kind.
+        """
+        if granularity not in GRANULARITIES:
+            raise ValueError(
+                f"unknown granularity {granularity!r}: choose from {', '.join(GRANULARITIES)}"
+            )
+        if kind not in BUDGETS:
+            raise ValueError(f"unknown budget {kind!r}: choose from {', '.join(BUDGETS)}")
+        units = {la.name: int(np.prod(unit_shape(la, granularity))) for la in layers}
+        return Budget(kind, units, tuple(la.name for la in layers if la.essential))
+
+    @property
+    def prunable(self) -> int:
+        """Units that may be removed at all."""
+        return sum(self.units.values())
+
+    def keep(self, sparsity: float) -> dict[str, int]:
+        """Units kept at ``sparsity``, by layer (``uniform``) or under ``"all"`` (``global``).
+
+        Raises:
+            ValueError: sparsity outside [0, 1), or so high that an essential layer is left empty.
+        """
+        if not 0 <= sparsity < 1:
+            raise ValueError(f"sparsity must lie in [0, 1), got {sparsity}")
+        if self.kind == "global":
+            kept = self.prunable - removed(sparsity, self.prunable)
+            if kept < len(self.essential):
+                raise ValueError(
+                    f"sparsity {sparsity} keeps {kept} of {self.prunable} units, fewer than the "
+                    f"{len(self.essential)} layers that data cannot pass around: ask for less"
+                )
+            return {"all": kept}
+        gone = uniform_removed(sparsity, self.units)
+        keep = {name: n - gone[name] for name, n in self.units.items()}
+        for name in self.essential:
+            if keep[name] == 0:
+                raise ValueError(
+                    f"sparsity {sparsity} leaves layer {name!r} ({self.units[name]} units) empty, "
+                    "which cuts the network: ask for less, or for the global budget"
+                )
+        return keep
+
+    def _parts(
+        self, scores: Scores, keep: Mapping[str, Any]
+    ) -> list[tuple[dict[str, Array], Any]]:
+        if self.kind == "global":
+            return [(dict(scores), keep["all"])]
+        return [({name: score}, keep[name]) for name, score in scores.items()]
+
+    def top_k(self, scores: Scores, keep: Mapping[str, Int[Array, ""] | int]) -> Masks:
+        """Exact hard masks of the best scores."""
+        masks: Masks = {}
+        for part, count in self._parts(scores, keep):
+            reserved = self.essential if self.kind == "global" else ()
+            masks.update(top_k_masks(part, count, reserved))
+        return masks
+
+    def thresholds(self, scores: Scores, keep: Mapping[str, Any]) -> dict[str, Float[Array, ""]]:
+        """The last kept score, by layer."""
+        found = {}
+        for part, count in self._parts(scores, keep):
+            value = kth_largest(part, count)
+            found.update(dict.fromkeys(part, value))
+        return found
+
+    def project(self, scores: Scores, keep: Mapping[str, Any]) -> Masks:
+        """Euclidean projection onto the capped simplex of each part of the budget."""
+        masks: Masks = {}
+        for part, count in self._parts(scores, keep):
+            masks.update(capped_simplex(part, count))
+        return masks
+
+    def describe(self, masks: Masks) -> dict[str, Any]:
+        """Counts of a hard mask: ``prunable``, ``kept``, ``achieved`` sparsity."""
+        kept = int(sum(np.count_nonzero(np.asarray(m)) for m in masks.values()))
+        return {
+            "prunable": self.prunable,
+            "kept": kept,
+            "achieved": 1 - kept / self.prunable,
+        }
+
+
+@dataclass(frozen=True)
+class CubicSchedule:
+    """Sparsity that rises quickly, then slowly (Zhu and Gupta 2018).
+
+    ``sparsity(t) = final * (1 - (1 - t / share)^3)`` for progress ``t`` up to ``share``, ``final``
+    after.
+
+    Attributes:
+        final: sparsity at the end, in [0, 1).
+        share: part of the phase after which the final sparsity is reached, in (0, 1].
+    """
+
+    final: float
+    share: float = 0.8
+
+    def __call__(self, progress: float) -> float:
+        """Sparsity at ``progress`` in [0, 1]."""
+        left = max(0.0, 1 - progress / self.share)
+        return self.final * (1 - left**3) if left > 0 else self.final
+
+
+def as_counts(keep: Mapping[str, int]) -> dict[str, Int[Array, ""]]:
+    """Counts as device scalars, so that a moving budget does not recompile."""
+    return {name: jnp.asarray(count, jnp.int32) for name, count in keep.items()}

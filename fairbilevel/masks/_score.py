@@ -1,0 +1,70 @@
+"""Where scores start."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from fairbilevel._trees import flatten_named
+from fairbilevel.masks._budget import unit_shape
+from fairbilevel.masks._layers import Layer
+from fairbilevel.masks._threshold import Masks
+
+STARTS = ("magnitude", "random", "constant")
+
+
+def magnitude(params: Any, layers: Sequence[Layer], granularity: str) -> Masks:
+    """Scaled magnitudes: ``|w|``, or a filter's root mean square, over the mean of all scores.
+
+    One scale for all layers keeps the order of global magnitude pruning while the scores' size no
+    longer depends on how the network was initialized (HYDRA, Sehwag et al. 2020, scales likewise).
+
+    Returns:
+        Non-negative scores by layer name, of mean 1 over all layers.
+    """
+    named = flatten_named(params)
+    scores = {}
+    for layer in layers:
+        weights = jnp.asarray(named[layer.kernel])
+        if granularity == "weight":
+            scores[layer.name] = jnp.abs(weights)
+        else:
+            axes = tuple(a for a in range(weights.ndim) if a != layer.out_axis)
+            scores[layer.name] = jnp.sqrt(jnp.mean(weights**2, axes))
+    total = sum(jnp.sum(s) for s in scores.values())
+    mean = total / sum(s.size for s in scores.values())
+    return {name: s / jnp.where(mean > 0, mean, 1) for name, s in scores.items()}
+
+
+def start_scores(
+    kind: str, params: Any, layers: Sequence[Layer], granularity: str, key: Array
+) -> Masks:
+    """Scores to begin with.
+
+    Args:
+        kind: ``"magnitude"`` (scaled, default everywhere), ``"random"`` (uniform in [0, 2]) or
+            ``"constant"`` (one everywhere: the first masks are decided by index alone).
+        params: dense parameters.
+        layers: prunable layers.
+        granularity: ``"weight"`` or ``"filter"``.
+        key: random key, for ``"random"``.
+
+    Raises:
+        ValueError: unknown kind.
+    """
+    if kind == "magnitude":
+        return magnitude(params, layers, granularity)
+    shapes = {layer.name: unit_shape(layer, granularity) for layer in layers}
+    if kind == "constant":
+        return {name: jnp.ones(shape) for name, shape in shapes.items()}
+    if kind == "random":
+        keys = jax.random.split(key, len(shapes))
+        return {
+            name: jax.random.uniform(k, shape, maxval=2.0)
+            for k, (name, shape) in zip(keys, shapes.items(), strict=True)
+        }
+    raise ValueError(f"unknown score start {kind!r}: choose from {', '.join(STARTS)}")

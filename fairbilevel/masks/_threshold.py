@@ -1,0 +1,122 @@
+"""Exact top-k masks without sorting: bisection on the bits of the floating-point scores.
+
+Counting entries above a threshold is all it needs: linear time, a traced ``k``, and across devices
+only counts to add up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, UInt
+
+Scores = Mapping[str, Float[Array, "..."]]
+Masks = dict[str, Float[Array, "..."]]
+
+
+def sortable_bits(scores: Float[Array, "..."]) -> UInt[Array, "..."]:
+    """Unsigned integers in the order of the scores (NaN last among the positive)."""
+    width = jnp.finfo(scores.dtype).bits
+    unsigned = {16: jnp.uint16, 32: jnp.uint32, 64: jnp.uint64}[width]
+    bits = lax.bitcast_convert_type(scores + 0.0, unsigned)  # + 0.0: -0.0 equals 0.0
+    sign = unsigned(1) << unsigned(width - 1)
+    return jnp.where(bits & sign, ~bits, bits | sign)
+
+
+def _kth_bits(keys: Sequence[UInt[Array, "..."]], keep: Int[Array, ""]) -> UInt[Array, ""]:
+    """The ``keep``-th largest of all entries (0 where ``keep`` is 0 or exceeds the entries)."""
+    dtype = keys[0].dtype
+    width = jnp.iinfo(dtype).bits
+
+    def one_bit(i: Int[Array, ""], threshold: UInt[Array, ""]) -> UInt[Array, ""]:
+        raised = threshold | (dtype.type(1) << (width - 1 - i).astype(dtype))
+        above = sum(jnp.sum(key >= raised, dtype=jnp.int32) for key in keys)
+        return jnp.where(above >= keep, raised, threshold)
+
+    return lax.fori_loop(0, width, one_bit, jnp.zeros((), dtype))
+
+
+def top_k_masks(
+    scores: Scores, keep: Int[Array, ""] | int, reserved: Sequence[str] = ()
+) -> Masks:
+    """Masks that keep exactly ``keep`` entries of all arrays together: the largest.
+
+    Args:
+        scores: arrays by layer name.
+        keep: how many entries to keep, may be traced.
+        reserved: layers that keep at least their best entry (removing them would cut the network).
+
+    Returns:
+        Arrays shaped as the scores, of their dtype, one where kept and zero elsewhere. Of equal
+        scores at the threshold those that come first (layer order, then flat index) are kept.
+    """
+    names = list(scores)
+    keep = jnp.asarray(keep, jnp.int32)
+    keys = {}
+    for name in names:
+        # Every key moves down by one, so that the largest integer is free for reserved entries.
+        key = sortable_bits(scores[name])
+        key = jnp.minimum(key, jnp.iinfo(key.dtype).max - 1)
+        if name in reserved:
+            flat = key.reshape(-1)
+            key = flat.at[jnp.argmax(flat)].set(jnp.iinfo(key.dtype).max).reshape(key.shape)
+        keys[name] = key
+    threshold = _kth_bits(list(keys.values()), keep)
+    above = sum(jnp.sum(key > threshold, dtype=jnp.int32) for key in keys.values())
+    ties_left = keep - above
+    masks = {}
+    for name in names:
+        tied = keys[name] == threshold
+        rank = jnp.cumsum(tied.reshape(-1), dtype=jnp.int32).reshape(tied.shape)
+        kept: Bool[Array, "..."] = (keys[name] > threshold) | (tied & (rank <= ties_left))
+        masks[name] = kept.astype(scores[name].dtype)
+        ties_left = jnp.maximum(ties_left - jnp.sum(tied, dtype=jnp.int32), 0)
+    return masks
+
+
+def kth_largest(scores: Scores, keep: Int[Array, ""] | int) -> Float[Array, ""]:
+    """The ``keep``-th largest score of all arrays together (``keep`` from 1 up)."""
+    keys = [sortable_bits(s) for s in scores.values()]
+    bits = _kth_bits(keys, jnp.maximum(jnp.asarray(keep, jnp.int32), 1))
+    dtype = next(iter(scores.values())).dtype
+    sign = bits.dtype.type(1) << bits.dtype.type(jnp.iinfo(bits.dtype).bits - 1)
+    return lax.bitcast_convert_type(jnp.where(bits & sign, bits ^ sign, ~bits), dtype)
+
+
+def capped_simplex(
+    point: Scores, total: Float[Array, ""] | int, iterations: int = 60
+) -> dict[str, Float[Array, "..."]]:
+    """Euclidean projection of all arrays together onto ``{0 <= m <= 1, sum m = total}``.
+
+    The projection is ``clip(point - shift, 0, 1)``; the shift is found by bisection (the sum falls
+    in it), then made exact on the entries strictly inside (Wang and Lu 2015).
+
+    Args:
+        point: arrays by layer name.
+        total: the sum to reach, between 0 and the number of entries.
+        iterations: halvings of the bracket.
+    """
+    leaves = list(point.values())
+    dtype = leaves[0].dtype
+    total = jnp.asarray(total, dtype)
+    low = jnp.min(jnp.stack([jnp.min(leaf) for leaf in leaves])) - 1
+    high = jnp.max(jnp.stack([jnp.max(leaf) for leaf in leaves]))
+
+    def summed(shift: Float[Array, ""]) -> Float[Array, ""]:
+        return sum((jnp.sum(jnp.clip(leaf - shift, 0, 1)) for leaf in leaves), jnp.zeros((), dtype))
+
+    def halve(_: Int[Array, ""], bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+        below, above = bracket
+        middle = (below + above) / 2
+        larger = summed(middle) > total
+        return jnp.where(larger, middle, below), jnp.where(larger, above, middle)
+
+    below, above = lax.fori_loop(0, iterations, halve, (low, high))
+    shift = (below + above) / 2
+    inside = [(leaf > shift) & (leaf < shift + 1) for leaf in leaves]
+    count = sum(jnp.sum(i) for i in inside)
+    shift = shift + jnp.where(count > 0, (summed(shift) - total) / jnp.maximum(count, 1), 0)
+    return {name: jnp.clip(leaf - shift, 0, 1) for name, leaf in point.items()}

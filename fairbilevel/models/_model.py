@@ -1,0 +1,186 @@
+"""A model as a pure function, and the adapters that make one from Flax or from a bare function."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array
+
+Params = Any
+ModelState = Any
+
+
+@dataclass(frozen=True)
+class Model:
+    """A classifier as two pure functions.
+
+    Attributes:
+        init: ``init(key) -> (params, state)``: nested dictionaries of arrays. ``state`` holds what
+            is not trained (normalization statistics) and may be empty.
+        apply: ``apply(params, state, x, train, key) -> (logits, state)`` with ``x`` float
+            ``[rows, ...]``, ``train`` a Python bool, ``key`` a JAX random key (dropout) and
+            ``logits`` ``[rows, classes]``.
+        name: what reports call it.
+    """
+
+    init: Callable[[Array], tuple[Params, ModelState]]
+    apply: Callable[[Params, ModelState, Array, bool, Array], tuple[Array, ModelState]]
+    name: str = "model"
+
+
+def _split_nnx(module: nnx.Module) -> tuple[Params, ModelState]:
+    _, params, _, state = nnx.split(module, nnx.Param, nnx.RngState, ...)
+    return nnx.to_pure_dict(params), nnx.to_pure_dict(state)
+
+
+def from_nnx(
+    module: nnx.Module | Callable[[nnx.Rngs], nnx.Module], *, name: str | None = None
+) -> Model:
+    """A ``Model`` from a ``flax.nnx`` module, or from a function that builds one from ``Rngs``.
+
+    Args:
+        module: a built module, whose parameters become the start of every ``init``, or a
+            constructor ``rngs -> module``, called with the key of each ``init``.
+        name: what reports call it; by default the class name.
+
+    Train and evaluation mode are set through ``module.train()`` and ``module.eval()``.
+    """
+    built = module if isinstance(module, nnx.Module) else None
+
+    def build(key: Array) -> nnx.Module:
+        return built if built is not None else module(nnx.Rngs(key))  # type: ignore[operator]
+
+    # Only structure is needed here: two graph definitions, one a mode. ``clone`` leaves the
+    # caller's module in the mode it was in.
+    template = nnx.clone(built) if built is not None else nnx.eval_shape(lambda: build(_key(0)))
+    template.train()
+    train_graph, params_like, rngs_like, state_like = nnx.split(
+        template, nnx.Param, nnx.RngState, ...
+    )
+    template.eval()
+    eval_graph = nnx.graphdef(template)
+
+    def init(key: Array) -> tuple[Params, ModelState]:
+        params, state = _split_nnx(build(key))
+        return jax.tree.map(jnp.array, params), jax.tree.map(jnp.array, state)
+
+    def rng_leaf(leaf: Any, key: Array) -> Any:
+        return key if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else jnp.zeros((), leaf.dtype)
+
+    def apply(
+        params: Params, state: ModelState, x: Array, train: bool, key: Array
+    ) -> tuple[Array, ModelState]:
+        leaves, structure = jax.tree.flatten(rngs_like)
+        keys = jax.random.split(key, max(len(leaves), 1))
+        rngs = jax.tree.unflatten(
+            structure, [rng_leaf(leaf, keys[i]) for i, leaf in enumerate(leaves)]
+        )
+        merged = nnx.merge(
+            train_graph if train else eval_graph,
+            _restore(params_like, params),
+            rngs,
+            _restore(state_like, state),
+        )
+        logits = merged(x)
+        return logits, _split_nnx(merged)[1] if train else state
+
+    return Model(init, apply, name or type(template).__name__)
+
+
+def _key(seed: int) -> Array:
+    return jax.random.key(seed)
+
+
+def _restore(like: Any, pure: Any) -> Any:
+    """An ``nnx.State`` shaped as ``like`` holding the arrays of the nested dictionary ``pure``."""
+    leaves = jax.tree.leaves(pure)
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def from_linen(module: Any, sample_input: Array, *, name: str | None = None) -> Model:
+    """A ``Model`` from a ``flax.linen`` module.
+
+    Args:
+        module: a ``flax.linen.Module`` whose ``__call__`` takes the input and, if it behaves
+            differently in training, one of ``train``, ``training``, ``is_training`` or
+            ``deterministic``.
+        sample_input: float ``[rows, ...]``, only its shape and dtype matter.
+        name: what reports call it; by default the class name.
+    """
+    accepted = inspect.signature(module.__call__).parameters
+    mode = next(
+        (m for m in ("train", "training", "is_training", "deterministic") if m in accepted), None
+    )
+
+    def mode_argument(train: bool) -> dict[str, bool]:
+        if mode is None:
+            return {}
+        return {mode: not train if mode == "deterministic" else train}
+
+    def init(key: Array) -> tuple[Params, ModelState]:
+        keys = {"params": key, "dropout": key}
+        variables = dict(module.init(keys, sample_input, **mode_argument(False)))
+        return variables.pop("params", {}), variables
+
+    def apply(
+        params: Params, state: ModelState, x: Array, train: bool, key: Array
+    ) -> tuple[Array, ModelState]:
+        variables = {"params": params, **state}
+        if not train:
+            return module.apply(variables, x, **mode_argument(False)), state
+        logits, updated = module.apply(
+            variables, x, **mode_argument(True), mutable=list(state), rngs={"dropout": key}
+        )
+        return logits, {**state, **updated}
+
+    return Model(init, apply, name or type(module).__name__)
+
+
+def from_function(
+    function: Callable[..., Any],
+    params: Params | Callable[[Array], Params],
+    state: ModelState | None = None,
+    *,
+    name: str = "function",
+) -> Model:
+    """A ``Model`` from a bare function.
+
+    Args:
+        function: ``function(params, x) -> logits``, or the full form
+            ``function(params, state, x, train, key) -> (logits, state)``.
+        params: a pytree of arrays to start from, or ``init(key) -> params``.
+        state: start of what is not trained; the full form only.
+        name: what reports call it.
+
+    Raises:
+        ValueError: the function takes neither two nor five positional arguments.
+    """
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    count = sum(
+        p.kind in kinds and p.default is p.empty
+        for p in inspect.signature(function).parameters.values()
+    )
+    if count not in (2, 5):
+        raise ValueError(
+            "a model function takes (params, x) or (params, state, x, train, key); "
+            f"{getattr(function, '__name__', 'this one')!r} takes {count} arguments"
+        )
+    start = {} if state is None else state
+
+    def init(key: Array) -> tuple[Params, ModelState]:
+        return params(key) if callable(params) else params, start
+
+    def apply(
+        values: Params, model_state: ModelState, x: Array, train: bool, key: Array
+    ) -> tuple[Array, ModelState]:
+        if count == 5:
+            return function(values, model_state, x, train, key)
+        return function(values, x), model_state
+
+    return Model(init, apply, name)

@@ -1,0 +1,11 @@
+"""What a user takes away from a run: a web page for a client, a table for the terminal.
+
+Both say the same verdict in the same words. They read the plain dictionaries of a run folder
+(``config.json``, ``metrics.jsonl``, ``result.json``) and need neither the model nor the data.
+"""
+
+from fairbilevel.report._page import render, write_report
+from fairbilevel.report._terminal import summary_table
+from fairbilevel.report._verdict import verdict
+
+__all__ = ["render", "summary_table", "verdict", "write_report"]

@@ -1,0 +1,173 @@
+"""Horizontal bars, several per category, on both sides of zero where values are negative."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from fairbilevel.report._numbers import MISSING, compact
+from fairbilevel.report._svg import (
+    GRID,
+    MUTED,
+    VERMILION,
+    bar,
+    fills,
+    frame,
+    label,
+    shorten,
+    stroke,
+    text_width,
+    ticks,
+)
+
+
+@dataclass(frozen=True)
+class Bars:
+    """One series: a value per category (`None`: no rows), filled as `_svg.bar` says."""
+
+    label: str
+    values: Sequence[float | None]
+    fill: str
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A line that values should not pass; longer bars are marked."""
+
+    value: float
+    text: str
+
+
+def describe(
+    categories: Sequence[str], series: Sequence[Bars], form: Callable[[float], str]
+) -> str:
+    """The text alternative of a bar chart: every value where they are few, else the range."""
+    parts = []
+    for one in series:
+        pairs = [(n, v) for n, v in zip(categories, one.values, strict=True) if v is not None]
+        if not pairs:
+            continue
+        if len(pairs) <= 16:
+            text = "; ".join(f"{name} {form(value)}" for name, value in pairs)
+        else:
+            low, high = min(pairs, key=lambda p: p[1]), max(pairs, key=lambda p: p[1])
+            text = f"{len(pairs)} values from {form(low[1])} ({low[0]}) "
+            text += f"to {form(high[1])} ({high[0]})"
+        parts.append(f"{one.label}: {text}.")
+    return " ".join(parts) or "No values."
+
+
+def bar_chart(
+    key: str,
+    width: float,
+    *,
+    title: str,
+    categories: Sequence[str],
+    series: Sequence[Bars],
+    form: Callable[[float], str],
+    axis: str,
+    domain: tuple[float, float] | None = None,
+    cut: Cut | None = None,
+) -> str:
+    """Draws the chart as an SVG string.
+
+    **Arguments:**
+
+    - `key`: unique on the page.
+    - `width`: in pixels; the height follows from the number of bars.
+    - `form`: writes a value beside its bar.
+    - `axis`: what the horizontal axis counts.
+    - `domain`: smallest and largest value of the axis; by default those of the data and zero.
+    - `cut`: a limit to draw.
+    """
+    values = [v for one in series for v in one.values if v is not None]
+    extent = [0.0, *values, *([cut.value] if cut else [])]
+    low, high = domain or (min(extent), max(extent))
+    marks = ticks(low, high, 4)
+    low, high = marks[0], marks[-1]
+
+    longest = max((text_width(name) for name in categories), default=0.0)
+    above = longest > 0.28 * width and width < 420
+    gutter = 0.0 if above else min(longest + 12, 0.36 * width)
+    room = max((text_width(form(v)) for v in values), default=0.0) + (20 if cut else 8)
+    left = gutter + (room if low < 0 else 3)
+    right = width - room
+    scale = (right - left) / (high - low)
+
+    def at(value: float) -> float:
+        return left + (min(max(value, low), high) - low) * scale
+
+    body = [fills(key)]
+    top = _legend(body, key, series, width, above) + (18 if cut else 4)
+    thick = 15.0 if len(series) == 1 else 11.0 if len(categories) <= 16 else 9.0
+    head, gap = (18.0 if above else 0.0), 12.0 if len(series) > 1 else 8.0
+    band = head + thick * len(series) + 2 * (len(series) - 1) + gap
+    bottom = top + band * max(len(categories), 1)
+
+    for tick in marks:
+        body.append(stroke(at(tick), top, at(tick), bottom, MUTED if tick == 0 else GRID))
+        body.append(label(at(tick), bottom + 15, compact(tick), anchor="middle", kind="m"))
+    body.append(label((left + right) / 2, bottom + 32, axis, anchor="middle", kind="m"))
+    for i, name in enumerate(categories):
+        y = top + band * i + gap / 2
+        if above:
+            body.append(label(0, y + 12, shorten(name, width), full=name))
+        else:
+            middle = y + (band - gap) / 2 + 4
+            text = shorten(name, gutter - 8)
+            body.append(label(gutter - 8, middle, text, anchor="end", full=name))
+        for j, one in enumerate(series):
+            row = y + head + j * (thick + 2)
+            body += _one_bar(key, one.fill, one.values[i], row, thick, at, form, cut, (left, right))
+    if cut:
+        body.append(stroke(at(cut.value), top - 4, at(cut.value), bottom, VERMILION, 1.5, "5 3"))
+        near_end = at(cut.value) > width - text_width(cut.text) / 2 - 2
+        place = width if near_end else at(cut.value)
+        body.append(
+            label(place, top - 8, cut.text, anchor="end" if near_end else "middle", kind="b")
+        )
+    return frame(key, width, bottom + 38, title, describe(categories, series, form), body)
+
+
+def _one_bar(
+    key: str,
+    fill: str,
+    value: float | None,
+    y: float,
+    thick: float,
+    at: Callable[[float], float],
+    form: Callable[[float], str],
+    cut: Cut | None,
+    plot: tuple[float, float],
+) -> list[str]:
+    zero = at(0.0)
+    if value is None:
+        return [label(zero + 5, y + thick - 1.5, f"{MISSING} no rows", kind="m")]
+    end = at(value)
+    over = cut is not None and value > cut.value + 1e-9
+    text = form(value) + (" ✗" if over else "")
+    x, anchor = (end + 5, "start") if value >= 0 else (end - 5, "end")
+    # A short bar beside the limit would have the dashed line through its number.
+    if cut is not None and value >= 0 and x - 2 < at(cut.value) < x + text_width(text):
+        x = at(cut.value) + 5
+    return [
+        bar(key, fill, min(zero, end), y, abs(end - zero), thick),
+        label(x, y + thick - 1.5, text, anchor=anchor, kind="b" if over else ""),
+    ]
+
+
+def _legend(
+    body: list[str], key: str, series: Sequence[Bars], width: float, above: bool
+) -> float:
+    """Appends a legend where there are several series; returns the height it takes."""
+    if len(series) < 2:
+        return 0.0
+    x, y = 0.0, 2.0
+    for one in series:
+        need = 24 + text_width(one.label) + 14
+        if x and x + need > width:
+            x, y = 0.0, y + 19
+        body.append(bar(key, one.fill, x + 1, y, 16, 11))
+        body.append(label(x + 23, y + 10, one.label))
+        x += need
+    return y + 24
+
+

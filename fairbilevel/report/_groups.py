@@ -1,0 +1,95 @@
+"""One row per group, worst first: what the table, the bars and the verdict are made from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fairbilevel.report._numbers import dig, mapping, number, strings
+
+SHOWN_AT_EACH_END = 20
+"""With more than twice as many groups only this many worst and best are shown."""
+
+
+@dataclass(frozen=True)
+class GroupRow:
+    """One group's numbers on one role; accuracies and gaps are fractions, `None` is unknown.
+
+    `excess` is the excess accuracy gap: how much more of its accuracy the group lost than all
+    rows together. `lost` counts rows that only the dense model gets right, `won` the reverse.
+    """
+
+    name: str
+    counted: bool
+    rows: float | None
+    dense: float | None
+    pruned: float | None
+    baseline: float | None
+    excess: float | None
+    baseline_excess: float | None
+    lost: int | None
+    won: int | None
+
+    @property
+    def change(self) -> float | None:
+        """Accuracy after minus before; negative is a loss."""
+        if self.dense is None or self.pruned is None:
+            return None
+        return self.pruned - self.dense
+
+
+def group_rows(result: dict[str, Any], role: str = "test") -> list[GroupRow]:
+    """All groups on `role`: largest excess accuracy gap first, unmeasured groups last."""
+    names = strings(result, "data", "groups")
+    sizes: dict[str, Any] = {}
+    for model in ("baseline", "pruned", "dense"):
+        sizes |= mapping(result, model, role, "group_size")
+    names += [name for name in sizes if name not in set(names)]
+    claimed = dig(result, "data", "counted_groups")
+    counted = set(names if claimed is None else strings(result, "data", "counted_groups"))
+    rows = [_row(result, role, name, name in counted, number(sizes.get(name))) for name in names]
+    return sorted(rows, key=lambda r: (r.excess is None, -(r.excess or 0.0)))
+
+
+def _row(
+    result: dict[str, Any], role: str, name: str, is_counted: bool, size: float | None
+) -> GroupRow:
+    def accuracy(model: str) -> float | None:
+        return number(result, model, role, "group_accuracy", name)
+
+    def excess(gaps: str, model: str) -> float | None:
+        stated = number(result, gaps, role, "excess_accuracy_gap", name)
+        if stated is not None:
+            return stated
+        before, after = accuracy("dense"), accuracy(model)
+        all_before = number(result, "dense", role, "accuracy")
+        all_after = number(result, model, role, "accuracy")
+        if before is None or after is None or all_before is None or all_after is None:
+            return None
+        return (before - after) - (all_before - all_after)
+
+    flips = dig(result, "gaps", role, "discordant", name)
+    known = isinstance(flips, list | tuple) and len(flips) == 2
+    return GroupRow(
+        name=name,
+        counted=is_counted,
+        rows=size,
+        dense=accuracy("dense"),
+        pruned=accuracy("pruned"),
+        baseline=accuracy("baseline"),
+        excess=excess("gaps", "pruned"),
+        baseline_excess=excess("baseline_gaps", "baseline"),
+        lost=int(flips[0]) if known else None,
+        won=int(flips[1]) if known else None,
+    )
+
+
+def ends(rows: Sequence[GroupRow], each: int = SHOWN_AT_EACH_END) -> tuple[list[GroupRow], int]:
+    """The `each` worst and `each` best rows, and how many between them were left out.
+
+    Groups without a measured gap are dropped first when anything must be dropped.
+    """
+    if len(rows) <= 2 * each:
+        return list(rows), 0
+    measured = [row for row in rows if row.excess is not None] or list(rows)
+    kept = measured[:each] + measured[max(each, len(measured) - each) :]
+    return kept, len(rows) - len(kept)

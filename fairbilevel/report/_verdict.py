@@ -1,0 +1,299 @@
+"""The verdict in words: what was removed, what it cost, whom, and whether the limits hold.
+
+Page and terminal share these sentences. They are written for a reader who has never heard of
+pruning: no symbol, no jargon, and no claim beyond the rows that were measured.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from fairbilevel.report._groups import GroupRow, group_rows
+from fairbilevel.report._numbers import (
+    MISSING,
+    count,
+    counted,
+    dig,
+    exact_points,
+    number,
+    percent,
+    plain,
+    points,
+)
+
+State = Literal["met", "missed", "none", "unmeasured", "diverged"]
+
+BASELINE = "Gradual magnitude"
+"""Name of the comparison method: prune the smallest weights step by step, then fine-tune."""
+
+_TITLES = {
+    "accuracy-gap": ("Accuracy gap", "how far the groups' accuracies may lie apart"),
+    "degradation-gap": ("Degradation gap", "how far the groups' losses of accuracy may lie apart"),
+    "excess-accuracy-gap": (
+        "Excess accuracy gap",
+        "how much more accuracy a group may lose than the average row",
+    ),
+    "equalized-loss": ("Equalized loss", "how far a group's loss may lie from the average loss"),
+    "equal-opportunity": ("Equal opportunity", "how far true positive rates may lie apart"),
+    "equalized-odds": (
+        "Equalized odds",
+        "how far true and false positive rates may lie apart",
+    ),
+    "demographic-parity": ("Demographic parity", "how far rates of positive answers may lie apart"),
+}
+
+
+@dataclass(frozen=True)
+class Limit:
+    """One fairness constraint as measured: `violations[role]` is value minus tolerance."""
+
+    name: str
+    tolerance: float | None
+    violations: dict[str, float | None]
+
+    @property
+    def title(self) -> str:
+        """The constraint's name in words."""
+        return _TITLES.get(self.name, (self.name.replace("-", " ").capitalize(), ""))[0]
+
+    @property
+    def meaning(self) -> str:
+        """What the constraint bounds, or an empty string for an unknown constraint."""
+        return _TITLES.get(self.name, ("", ""))[1]
+
+    @property
+    def in_points(self) -> bool:
+        """Whether the constraint bounds a difference of rates (and not of losses)."""
+        return "loss" not in self.name
+
+    def met(self, role: str = "test") -> bool | None:
+        """Whether the limit holds on `role`; `None` where it was not measured."""
+        violation = self.violations.get(role)
+        return None if violation is None else violation <= 1e-9
+
+    def tolerance_text(self) -> str:
+        """The tolerance with its unit."""
+        if self.in_points:
+            return f"{exact_points(self.tolerance)} points"
+        return f"{plain(self.tolerance)} in loss"
+
+    def value_text(self, role: str) -> str:
+        """The measured value on `role` without its unit.
+
+        More decimals where rounding would hide on which side of the tolerance it lies.
+        """
+        violation = self.violations.get(role)
+        if violation is None or self.tolerance is None:
+            return MISSING
+        value = self.tolerance + violation
+        if not self.in_points:
+            return plain(value)
+        hidden = points(value) == points(self.tolerance) and abs(violation) > 1e-9
+        return exact_points(value) if hidden else points(value)
+
+    def sentence(self) -> str:
+        """The constraint's outcome on test."""
+        violation, met = self.violations.get("test"), self.met()
+        if violation is None:
+            return f"{self.title}: could not be measured on test."
+        unit = " points" if self.in_points else " in loss"
+        distance = points(abs(violation)) if self.in_points else plain(abs(violation))
+        if self.in_points and distance == "0.0" and abs(violation) > 1e-9:
+            distance = "less than 0.1"
+        outcome = (
+            "met exactly"
+            if abs(violation) <= 1e-9
+            else f"met, with {distance}{unit} to spare"
+            if met
+            else f"not met, {distance}{unit} over"
+        )
+        value = f"{self.value_text('test')}{unit} on test, " if self.tolerance is not None else ""
+        return f"{self.title}: {value}limit {self.tolerance_text()}: {outcome}."
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The whole verdict: a state, a headline, and the sentences below it.
+
+    `caution` says what kind of numbers these are and always belongs beside the rest.
+    """
+
+    state: State
+    headline: str
+    sentences: tuple[str, ...]
+    caution: str
+
+
+def limits(result: dict[str, Any]) -> list[Limit]:
+    """The run's constraints with the largest violation on every role."""
+    found = dig(result, "constraints") or []
+    return [
+        Limit(
+            name=str(dig(item, "name") or "unnamed"),
+            tolerance=number(item, "tolerance"),
+            violations={
+                role: number(item, "largest_violation", role)
+                for role in ("fit", "select", "tune", "test")
+            },
+        )
+        for item in found
+    ]
+
+
+def diverged(result: dict[str, Any]) -> bool:
+    """Whether the run ended without a usable model."""
+    return dig(result, "status") == "diverged"
+
+
+def test_rows(result: dict[str, Any]) -> float | None:
+    """The number of rows in the test role."""
+    rows = number(result, "data", "roles", "test")
+    if rows is not None:
+        return rows
+    sizes = [row.rows for row in group_rows(result) if row.rows is not None]
+    return sum(sizes) if sizes else None
+
+
+def judge(result: dict[str, Any]) -> Verdict:
+    """The verdict on a run, from its `result.json`."""
+    bounds = limits(result)
+    state, headline = _headline(result, bounds)
+    sentences = [_removed(result), _accuracy(result)]
+    if state == "diverged":
+        reason = dig(result, "diagnosis")
+        sentences.insert(0, str(reason) if reason else "No diagnosis was recorded.")
+    sentences += [_hardest_hit(result), *(limit.sentence() for limit in bounds)]
+    sentences.append(_comparison(result))
+    return Verdict(state, headline, tuple(s for s in sentences if s), _caution(result))
+
+
+def verdict(result: dict[str, Any]) -> str:
+    """The verdict in plain words, one paragraph.
+
+    **Arguments:**
+
+    - `result`: the dictionary of a run's `result.json`.
+
+    **Returns:** a headline, then what was removed, accuracy before and after, the group that
+    loses most, each fairness limit on test, and that no certificate has been computed.
+    """
+    found = judge(result)
+    return " ".join((found.headline, *found.sentences, found.caution))
+
+
+def _headline(result: dict[str, Any], bounds: list[Limit]) -> tuple[State, str]:
+    if diverged(result):
+        return "diverged", "The run diverged: the pruned model must not be used."
+    if not bounds:
+        return "none", "No fairness limit was set for this run."
+    missed = sum(limit.met() is False for limit in bounds)
+    unknown = sum(limit.met() is None for limit in bounds)
+    total = len(bounds)
+    if missed:
+        if total == 1:
+            return "missed", "The fairness limit is not met on test data."
+        if missed == total:
+            word = "Neither" if total == 2 else "None"
+            return "missed", f"{word} of the {total} fairness limits is met on test data."
+        verb = "is" if missed == 1 else "are"
+        return "missed", f"{missed} of {total} fairness limits {verb} not met on test data."
+    if unknown:
+        what = "The fairness limit" if total == 1 else f"{unknown} of {total} fairness limits"
+        return "unmeasured", f"{what} could not be measured on test data."
+    which = {1: "The fairness limit is", 2: "Both fairness limits are"}
+    return "met", f"{which.get(total, f'All {total} fairness limits are')} met on test data."
+
+
+def _removed(result: dict[str, Any]) -> str:
+    achieved = number(result, "sparsity", "achieved")
+    if achieved is None:
+        return ""
+    unit = str(dig(result, "sparsity", "unit") or "weight")
+    prunable, kept = number(result, "sparsity", "prunable"), number(result, "sparsity", "kept")
+    if prunable is None or kept is None:
+        return f"{percent(achieved)} of the prunable {unit}s were removed."
+    removed = prunable - kept
+    return (
+        f"{percent(achieved)} of the prunable {unit}s were removed "
+        f"({count(removed)} of {count(prunable)})."
+    )
+
+
+def _accuracy(result: dict[str, Any]) -> str:
+    before, after = number(result, "dense", "test", "accuracy"), number(
+        result, "pruned", "test", "accuracy"
+    )
+    if before is None or after is None:
+        return ""
+    rows = test_rows(result)
+    where = "on test" if rows is None else f"on the {counted(rows, 'test row')}"
+    change = after - before
+    if points(change) == "0.0":
+        return f"Accuracy {where} stayed at {percent(after)}."
+    word = "loss" if change < 0 else "gain"
+    return (
+        f"Accuracy {where} went from {percent(before)} to {percent(after)}, "
+        f"a {word} of {points(abs(change))} points."
+    )
+
+
+def hardest_hit(result: dict[str, Any]) -> GroupRow | None:
+    """The counted group with the largest excess accuracy gap on test, if one was measured."""
+    rows = [row for row in group_rows(result) if row.counted and row.excess is not None]
+    return rows[0] if len(rows) > 1 and rows[0].change is not None else None
+
+
+def beside_average(excess: float | None) -> str:
+    """`2.8 points more than average`, `as much as average`."""
+    text = points(excess)
+    if excess is None or text == "0.0":
+        return "as much as average"
+    return f"{points(abs(excess))} points {'more' if excess > 0 else 'less'} than average"
+
+
+def _hardest_hit(result: dict[str, Any]) -> str:
+    row = hardest_hit(result)
+    if row is None or row.change is None:
+        return ""
+    numbers = f"from {percent(row.dense)} to {percent(row.pruned)}"
+    if points(row.change) == "0.0":
+        return f"No group loses accuracy; the group “{row.name}” fares worst and stays unchanged."
+    if row.change > 0:
+        return (
+            f"No group loses accuracy; the group “{row.name}” gains least, "
+            f"{points(row.change)} points ({numbers})."
+        )
+    return (
+        f"The group “{row.name}” loses most: {points(-row.change)} points ({numbers}), "
+        f"{beside_average(row.excess)}."
+    )
+
+
+def _comparison(result: dict[str, Any]) -> str:
+    accuracy = number(result, "baseline", "test", "accuracy")
+    if accuracy is None:
+        return ""
+    text = f"For comparison, {BASELINE.lower()} pruning ends at {percent(accuracy)}"
+    rows = [r for r in group_rows(result) if r.counted and r.baseline_excess is not None]
+    if len(rows) < 2:
+        return text + "."
+    worst = max(rows, key=lambda row: row.baseline_excess or 0.0)
+    if worst.dense is None or worst.baseline is None or worst.baseline >= worst.dense:
+        return text + "."
+    return (
+        f"{text}; there the group “{worst.name}” loses most, "
+        f"{points(worst.dense - worst.baseline)} points, {beside_average(worst.baseline_excess)}."
+    )
+
+
+def _caution(result: dict[str, Any]) -> str:
+    rows = test_rows(result)
+    where = "the test rows" if rows is None else counted(rows, "test row")
+    text = f"No certificate has been computed: these are point estimates on {where}."
+    sizes = [r.rows for r in group_rows(result) if r.counted and r.rows]
+    if len(sizes) < 2:
+        return text
+    smallest = min(sizes)
+    return (
+        f"{text} In the smallest counted group ({counted(smallest, 'row')}) "
+        f"a single row is worth {points(1 / smallest)} points."
+    )
