@@ -57,12 +57,12 @@ def top_k_masks(
     keep = jnp.asarray(keep, jnp.int32)
     keys = {}
     for name in names:
-        # Every key moves down by one, so that the largest integer is free for reserved entries.
         key = sortable_bits(scores[name])
-        key = jnp.minimum(key, jnp.iinfo(key.dtype).max - 1)
+        top = key.dtype.type(jnp.iinfo(key.dtype).max)
+        key = jnp.minimum(key, top - key.dtype.type(1))  # the top is free for reserved entries
         if name in reserved:
             flat = key.reshape(-1)
-            key = flat.at[jnp.argmax(flat)].set(jnp.iinfo(key.dtype).max).reshape(key.shape)
+            key = flat.at[jnp.argmax(flat)].set(top).reshape(key.shape)
         keys[name] = key
     threshold = _kth_bits(list(keys.values()), keep)
     above = sum(jnp.sum(key > threshold, dtype=jnp.int32) for key in keys.values())

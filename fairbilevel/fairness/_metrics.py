@@ -1,0 +1,116 @@
+"""Reported group metrics, in float64 on the host."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from fairbilevel.fairness._constraint import Constraint
+from fairbilevel.fairness._statistics import GroupStatistics, Outcomes
+
+
+def group_rates(
+    values: Float[np.ndarray, " rows"] | Bool[np.ndarray, " rows"],
+    group: Int[np.ndarray, " rows"],
+    groups: int,
+) -> tuple[Float[np.ndarray, " groups"], Int[np.ndarray, " groups"]]:
+    """Mean of ``values`` in each group (NaN where a group has no rows) and the groups' sizes."""
+    size = np.bincount(group, minlength=groups)
+    total = np.bincount(group, weights=np.asarray(values, np.float64), minlength=groups)
+    with np.errstate(invalid="ignore"):
+        return np.where(size > 0, total / np.maximum(size, 1), np.nan), size
+
+
+def _named(names: Sequence[str], values: np.ndarray) -> dict[str, Any]:
+    return {n: None if np.isnan(v) else float(v) for n, v in zip(names, values, strict=True)}
+
+
+def performance(
+    correct: Bool[np.ndarray, " rows"],
+    loss: Float[np.ndarray, " rows"],
+    group: Int[np.ndarray, " rows"],
+    names: Sequence[str],
+) -> dict[str, Any]:
+    """Accuracy, loss (nats) and every group's accuracy and size.
+
+    Groups without rows have accuracy ``None``; without any row everything is ``None``.
+    """
+    accuracy, size = group_rates(correct, group, len(names))
+    some = len(correct) > 0
+    return {
+        "accuracy": float(np.mean(correct)) if some else None,
+        "loss": float(np.mean(loss, dtype=np.float64)) if some else None,
+        "group_accuracy": _named(names, accuracy),
+        "group_size": {n: int(s) for n, s in zip(names, size, strict=True)},
+    }
+
+
+def gaps(
+    dense_correct: Bool[np.ndarray, " rows"],
+    correct: Bool[np.ndarray, " rows"],
+    group: Int[np.ndarray, " rows"],
+    names: Sequence[str],
+    counted: Bool[np.ndarray, " groups"] | None = None,
+) -> dict[str, Any]:
+    """Disparities of a pruned model against the dense one on the same rows.
+
+    Args:
+        dense_correct: where the dense model is right.
+        correct: where the pruned model is right.
+        group: index into ``names``.
+        names: group names.
+        counted: groups that enter the largest and smallest values; all by default. The others are
+            listed but stand outside every claim.
+
+    Returns:
+        ``accuracy_gap`` (largest minus smallest group accuracy), ``degradation_gap`` (largest minus
+        smallest group loss of accuracy), ``max_excess_accuracy_gap``, ``worst_group_accuracy``,
+        ``excess_accuracy_gap`` by group and ``discordant`` by group: rows ``[lost, won]``, dense
+        right and pruned wrong, and the reverse. Values of groups without rows are ``None``.
+    """
+    count = len(names)
+    dense, _ = group_rates(dense_correct, group, count)
+    pruned, size = group_rates(correct, group, count)
+    overall = float(np.mean(dense_correct) - np.mean(correct)) if len(group) else np.nan
+    damage = dense - pruned
+    excess = damage - overall
+    use = (size > 0) & (np.ones(count, bool) if counted is None else counted)
+    lost = np.bincount(group, weights=dense_correct & ~correct, minlength=count)
+    won = np.bincount(group, weights=~dense_correct & correct, minlength=count)
+    some = bool(use.any())
+    return {
+        "accuracy_gap": float(np.ptp(pruned[use])) if some else None,
+        "degradation_gap": float(np.ptp(damage[use])) if some else None,
+        "max_excess_accuracy_gap": float(excess[use].max()) if some else None,
+        "worst_group_accuracy": float(pruned[use].min()) if some else None,
+        "excess_accuracy_gap": _named(names, excess),
+        "discordant": {n: [int(b), int(c)] for n, b, c in zip(names, lost, won, strict=True)},
+    }
+
+
+def largest_violation(
+    constraint: Constraint,
+    outcomes: Outcomes,
+    group: Int[np.ndarray, " rows"],
+    groups: int,
+    counted: Bool[np.ndarray, " groups"] | None = None,
+) -> float | None:
+    """A constraint's reported value on a set of rows minus its tolerance; ``None`` without rows."""
+    if len(group) == 0:
+        return None
+    rates = [np.nan_to_num(group_rates(np.asarray(v), group, groups)[0]) for v in outcomes]
+    size = np.bincount(group, minlength=groups)
+    # In double precision, so that a violation is the reported gap minus the tolerance exactly.
+    with jax.enable_x64():
+        stats = GroupStatistics(
+            *(jnp.asarray(r) for r in rates),
+            share=jnp.asarray(size / size.sum()),
+            present=jnp.asarray(size > 0),
+            counted=jnp.asarray(np.ones(groups, bool) if counted is None else counted),
+        )
+        return float(constraint.value(stats)) - constraint.tolerance
