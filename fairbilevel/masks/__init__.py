@@ -21,7 +21,7 @@ from fairbilevel.masks._relaxation import (
     spread,
 )
 from fairbilevel.masks._score import STARTS, magnitude, start_scores
-from fairbilevel.masks._threshold import capped_simplex, kth_largest, top_k_masks
+from fairbilevel.masks._threshold import Masks, Scores, capped_simplex, kth_largest, top_k_masks
 
 __all__ = [
     "BUDGETS",
@@ -32,7 +32,9 @@ __all__ = [
     "CappedSimplex",
     "CubicSchedule",
     "Layer",
+    "Masks",
     "Relaxation",
+    "Scores",
     "Sigmoid",
     "TopK",
     "apply",

@@ -296,7 +296,7 @@ def _essential(
 
 
 def select_layers(
-    layers: Sequence[Layer], granularity: str, *, prune_classifier: bool = False
+    layers: Sequence[Layer], *, prune_classifier: bool = False
 ) -> tuple[Layer, ...]:
     """The layers that pruning touches: all but the classifier unless asked.
 
@@ -306,7 +306,7 @@ def select_layers(
     chosen = tuple(layer for layer in layers if prune_classifier or not layer.classifier)
     if not chosen:
         raise ValueError(
-            f"nothing to prune at granularity {granularity!r}: the classifier is the model's only "
-            "layer; ask for it with prune_classifier"
+            "nothing to prune: the classifier is the model's only layer; ask for it with "
+            "prune_classifier"
         )
     return chosen

@@ -16,6 +16,7 @@ from fairbilevel.report._svg import (
     stroke,
     text_width,
     ticks,
+    wrap,
 )
 
 
@@ -66,6 +67,7 @@ def bar_chart(
     axis: str,
     domain: tuple[float, float] | None = None,
     cut: Cut | None = None,
+    slots: int = 0,
 ) -> str:
     """Draws the chart as an SVG string.
 
@@ -77,6 +79,7 @@ def bar_chart(
     - `axis`: what the horizontal axis counts.
     - `domain`: smallest and largest value of the axis; by default those of the data and zero.
     - `cut`: a limit to draw.
+    - `slots`: room for so many bars per category, to align this chart with one beside it.
     """
     values = [v for one in series for v in one.values if v is not None]
     extent = [0.0, *values, *([cut.value] if cut else [])]
@@ -96,29 +99,38 @@ def bar_chart(
         return left + (min(max(value, low), high) - low) * scale
 
     body = [fills(key)]
-    top = _legend(body, key, series, width, above) + (18 if cut else 4)
-    thick = 15.0 if len(series) == 1 else 11.0 if len(categories) <= 16 else 9.0
+    top = (_legend(body, key, series, width) or (26.0 if slots > 1 else 0.0)) + (
+        18 if cut or slots else 4
+    )
+    thick = 15.0 if len(series) == 1 else 12.0 if len(categories) <= 16 else 10.0
     head, gap = (18.0 if above else 0.0), 12.0 if len(series) > 1 else 8.0
-    band = head + thick * len(series) + 2 * (len(series) - 1) + gap
+    bars = thick * len(series) + 2 * (len(series) - 1)
+    spare = max(slots - len(series), 0) * (thick + 2) * (not above)
+    band = head + bars + spare + gap
     bottom = top + band * max(len(categories), 1)
 
     for tick in marks:
         body.append(stroke(at(tick), top, at(tick), bottom, MUTED if tick == 0 else GRID))
-        body.append(label(at(tick), bottom + 15, compact(tick), anchor="middle", kind="m"))
+        body.append(label(at(tick), bottom + 15, compact(tick, high), anchor="middle", kind="m"))
     body.append(label((left + right) / 2, bottom + 32, axis, anchor="middle", kind="m"))
+    names: list[str] = []
     for i, name in enumerate(categories):
         y = top + band * i + gap / 2
         if above:
-            body.append(label(0, y + 12, shorten(name, width), full=name))
+            names.append(label(0, y + 12, shorten(name, width), kind="halo", full=name))
         else:
             middle = y + (band - gap) / 2 + 4
-            text = shorten(name, gutter - 8)
-            body.append(label(gutter - 8, middle, text, anchor="end", full=name))
+            parts = wrap(name, gutter - 8) if band >= 32 else [shorten(name, gutter - 8)]
+            for n, part in enumerate(parts):
+                line = middle + 14 * (n - (len(parts) - 1) / 2)
+                names.append(label(gutter - 8, line, part, anchor="end", full=name))
         for j, one in enumerate(series):
-            row = y + head + j * (thick + 2)
+            row = y + head + spare / 2 + j * (thick + 2)
             body += _one_bar(key, one.fill, one.values[i], row, thick, at, form, cut, (left, right))
     if cut:
         body.append(stroke(at(cut.value), top - 4, at(cut.value), bottom, VERMILION, 1.5, "5 3"))
+    body += names
+    if cut:
         near_end = at(cut.value) > width - text_width(cut.text) / 2 - 2
         place = width if near_end else at(cut.value)
         body.append(
@@ -140,7 +152,7 @@ def _one_bar(
 ) -> list[str]:
     zero = at(0.0)
     if value is None:
-        return [label(zero + 5, y + thick - 1.5, f"{MISSING} no rows", kind="m")]
+        return [label(zero + 5, y + thick / 2 + 4.2, f"{MISSING} no rows", kind="m")]
     end = at(value)
     over = cut is not None and value > cut.value + 1e-9
     text = form(value) + (" ✗" if over else "")
@@ -150,13 +162,11 @@ def _one_bar(
         x = at(cut.value) + 5
     return [
         bar(key, fill, min(zero, end), y, abs(end - zero), thick),
-        label(x, y + thick - 1.5, text, anchor=anchor, kind="b" if over else ""),
+        label(x, y + thick / 2 + 4.2, text, anchor=anchor, kind="b" if over else ""),
     ]
 
 
-def _legend(
-    body: list[str], key: str, series: Sequence[Bars], width: float, above: bool
-) -> float:
+def _legend(body: list[str], key: str, series: Sequence[Bars], width: float) -> float:
     """Appends a legend where there are several series; returns the height it takes."""
     if len(series) < 2:
         return 0.0
@@ -169,5 +179,3 @@ def _legend(
         body.append(label(x + 23, y + 10, one.label))
         x += need
     return y + 24
-
-

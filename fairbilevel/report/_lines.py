@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from fairbilevel.report._numbers import compact
 from fairbilevel.report._svg import (
     GRID,
+    INK,
     LINE_STYLES,
     MUTED,
     frame,
@@ -22,6 +23,7 @@ Point = tuple[float, float | None]
 
 MOST_LINES = len(LINE_STYLES)
 MOST_POINTS = 200
+_REFERENCE_DASH = "4 3"
 
 
 @dataclass(frozen=True)
@@ -73,26 +75,26 @@ def line_chart(
 
     - `key`: unique on the page.
     - `lines`: at most `MOST_LINES` of them.
-    - `form`: writes a line's last value beside its name.
+    - `form`: writes a value beside a name in the key.
     - `phases`: where each phase begins, with its name.
-    - `reference`: a value to draw as a dashed horizontal line.
+    - `reference`: a value to draw as a dashed horizontal line, named in the key.
     - `y_domain`: the range of the vertical axis; by default that of the data.
     """
     xs = [x for line in lines for x, _ in line.points]
     ys = [y for line in lines for _, y in line.points if y is not None]
     ys += [reference.value] if reference else []
     y_marks = ticks(*(y_domain or (min(ys, default=0.0), max(ys, default=1.0))), 5)
-    x_marks = ticks(0.0, max([*xs, 1e-9]), 4)
     x_end = max([*xs, 1e-9])
-    x_marks = [x for x in x_marks if x <= x_end * (1 + 1e-9)]
+    x_marks = [x for x in ticks(0.0, x_end, 4) if x <= x_end * (1 + 1e-9)]
 
+    entries = [_Entry(one.label, one.last, one.style) for one in lines]
+    entries += [_Entry(reference.text, reference.value, None)] if reference else []
     beside = width >= 420
-    names = [f"{line.label}  {form(line.last)}" if line.last is not None else line.label
-             for line in lines]
-    side = min(max((text_width(n) for n in names), default=0.0) + 34, 0.42 * width)
-    left = max(text_width(compact(t)) for t in y_marks) + 10
+    side = max(text_width(entry.text(form)) for entry in entries) + 44 if entries else 0.0
+    side = min(side, 0.46 * width)
+    left = max(text_width(compact(t, y_marks[-1])) for t in y_marks) + 8
     right = width - (side if beside else 8)
-    top, bottom = 40.0, 250.0
+    top, bottom = 40.0, 250.0 if beside else 225.0
 
     def at_x(x: float) -> float:
         return left + x / x_end * (right - left)
@@ -102,34 +104,43 @@ def line_chart(
 
     body = [label(0, 12, y_axis, kind="m")]
     for tick in y_marks:
-        shade = MUTED if tick == 0 else GRID
-        body.append(stroke(left, at_y(tick), right, at_y(tick), shade))
-        body.append(label(left - 6, at_y(tick) + 4, compact(tick), anchor="end", kind="m"))
+        y, text = at_y(tick), compact(tick, y_marks[-1])
+        body.append(stroke(left, y, right, y, MUTED if tick == 0 else GRID))
+        body.append(label(left - 6, y + 4, text, anchor="end", kind="m"))
     for tick in x_marks:
-        body.append(stroke(at_x(tick), bottom, at_x(tick), bottom + 4, MUTED))
-        body.append(label(at_x(tick), bottom + 18, compact(tick), anchor="middle", kind="m"))
+        x, text = at_x(tick), compact(tick, x_end)
+        body.append(stroke(x, bottom, x, bottom + 4, MUTED))
+        body.append(label(x, bottom + 18, text, anchor="middle", kind="m"))
     body.append(label((left + right) / 2, bottom + 35, x_axis, anchor="middle", kind="m"))
     body += _phases(phases, at_x, top, bottom, right)
     if reference:
         y = at_y(reference.value)
-        body.append(stroke(left, y, right, y, "#1a1f24", 1.2, "4 3"))
-        below = y < top + 16
-        body.append(label(left + 5, y + (14 if below else -5), reference.text, kind="halo"))
+        body.append(stroke(left, y, right, y, INK, 1.2, _REFERENCE_DASH))
     for line in lines:
         body += _path(line, at_x, at_y)
     height = bottom + 42
-    if len(lines) > 1 or beside:
-        placed = [at_y(line.last) if line.last is not None else bottom for line in lines]
-        if beside:
-            spots = [(right + 8, y) for y in _spread(placed, 16, top, bottom)]
-            room = side - 34
-        else:
-            spots = [(0.0, height + 4 + 18 * i) for i in range(len(lines))]
-            room, height = width - 30, height + 18 * len(lines) + 4
-        for line, name, (x, y) in zip(lines, names, spots, strict=True):
-            body += _key(line, shorten(line.label, room - text_width(name[len(line.label):])),
-                         name, x, y)
+    if beside:
+        wanted = [at_y(e.value) if e.value is not None else bottom for e in entries]
+        spots = [(right + 8, y) for y in _spread(wanted, 16, top, bottom)]
+    else:
+        spots = [(0.0, height + 10 + 18 * i) for i in range(len(entries))]
+        side, height = width, height + 18 * len(entries) + 6
+    for entry, (x, y) in zip(entries, spots, strict=True):
+        body += _key(entry, form, x, y, side - 34)
     return frame(key, width, height, title, _describe(lines, form), body)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One line of the key; `style` is `None` for the reference."""
+
+    name: str
+    value: float | None
+    style: int | None
+
+    def text(self, form: Callable[[float], str]) -> str:
+        """The name with the last value."""
+        return self.name if self.value is None else f"{self.name}  {form(self.value)}"
 
 
 def _describe(lines: Sequence[Line], form: Callable[[float], str]) -> str:
@@ -163,9 +174,7 @@ def _phases(
     return body
 
 
-def _path(
-    line: Line, at_x: Callable[[float], float], at_y: Callable[[float], float]
-) -> list[str]:
+def _path(line: Line, at_x: Callable[[float], float], at_y: Callable[[float], float]) -> list[str]:
     color, dash, shape = LINE_STYLES[line.style % MOST_LINES]
     places = [(at_x(x), None if y is None else at_y(y)) for x, y in thin(line.points)]
     steps, pen_down = [], False
@@ -174,10 +183,14 @@ def _path(
             steps.append(f"{'L' if pen_down else 'M'}{px(x)} {px(y)}")
         pen_down = y is not None
     dashed = f' stroke-dasharray="{dash}"' if dash else ""
-    body = [
-        f'<path d="{"".join(steps)}" fill="none" stroke="{color}" stroke-width="1.8" '
-        f'stroke-linejoin="round"{dashed}/>'
-    ] if steps else []
+    body = (
+        [
+            f'<path d="{"".join(steps)}" fill="none" stroke="{color}" stroke-width="1.6" '
+            f'stroke-linejoin="round"{dashed}/>'
+        ]
+        if steps
+        else []
+    )
     known = [(x, y) for x, y in places if y is not None]
     # Marks of different lines are set off against each other, so that they do not coincide.
     every = max(len(known) // 5, 1)
@@ -186,15 +199,16 @@ def _path(
     return body
 
 
-def _key(line: Line, text: str, name: str, x: float, y: float) -> list[str]:
+def _key(entry: _Entry, form: Callable[[float], str], x: float, y: float, room: float) -> list[str]:
     """A sample of the line with its mark, its name and its last value."""
-    color, dash, shape = LINE_STYLES[line.style % MOST_LINES]
-    value = name[len(line.label):]
-    return [
-        stroke(x, y, x + 22, y, color, 1.8, dash),
-        mark(shape, x + 11, y, color),
-        label(x + 27, y + 4, text + value, full=name),
-    ]
+    full = entry.text(form)
+    value = full[len(entry.name) :].strip()
+    text = shorten(entry.name, room - text_width(f"  {value}"))
+    name = label(x + 27, y + 4, text, full=entry.name, value=value)
+    if entry.style is None:
+        return [stroke(x, y, x + 22, y, INK, 1.2, _REFERENCE_DASH), name]
+    color, dash, shape = LINE_STYLES[entry.style % MOST_LINES]
+    return [stroke(x, y, x + 22, y, color, 1.6, dash), mark(shape, x + 11, y, color), name]
 
 
 def _spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:

@@ -13,12 +13,21 @@ from typing import Any
 MISSING = "–"
 """Shown in the place of a number that the run does not have."""
 
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+# Control characters, overrides of the direction of writing (they would turn the numbers behind
+# a name around), and what is no character in UTF-8 or XML.
+_UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+)
+
+
+def printable(text: object) -> str:
+    """`text` with every character replaced that could disturb a page or a terminal."""
+    return _UNPRINTABLE.sub("\ufffd", str(text))
 
 
 def esc(text: object) -> str:
     """`text` made safe inside HTML and SVG, as content or as a quoted attribute."""
-    return html.escape(_UNPRINTABLE.sub("\ufffd", str(text)), quote=True)
+    return html.escape(printable(text), quote=True)
 
 
 def dig(tree: object, *path: str) -> Any:
@@ -94,11 +103,10 @@ def counted(value: float | None, noun: str) -> str:
     return f"{count(value)} {noun}" + ("" if value is not None and round(value) == 1 else "s")
 
 
-def compact(value: float) -> str:
-    """A short axis label: `0`, `0.25`, `40`, `12k`, `3M`, `1e+30`."""
-    size = abs(value)
+def compact(value: float, largest: float) -> str:
+    """A short label on an axis that ends at `largest`: `0`, `0.25`, `12k`, `3M`, `1e+30`."""
     for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if unit <= size < 1e12 and (unit > 1e3 or size >= 1e4):
+        if value and max(unit, 1e4) <= abs(largest) < 1e12:
             return f"{value / unit:g}{name}".replace("-", "−")
     return f"{value:g}".replace("-", "−")
 

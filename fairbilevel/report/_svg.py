@@ -41,12 +41,29 @@ def text_width(text: str, size: float = 12) -> float:
 
 
 def shorten(text: str, room: float, size: float = 12) -> str:
-    """`text`, cut with an ellipsis where it is wider than `room` pixels."""
-    if text_width(text, size) <= room:
+    """`text`, with an ellipsis in its middle where it is wider than `room` pixels.
+
+    The end stays, because names of groups often differ in their last word.
+    """
+    if text_width(text, size) <= room + 0.5:
         return text
-    while text and text_width(text + "…", size) > room:
-        text = text[:-1]
-    return text.rstrip() + "…"
+    head, tail = text, ""
+    for take in range(len(text) - 1, 0, -1):
+        head, tail = text[: take - take * 2 // 5], text[len(text) - take * 2 // 5 :]
+        if text_width(f"{head}…{tail}", size) <= room:
+            break
+    return f"{head.rstrip()}…{tail.lstrip()}"
+
+
+def wrap(text: str, room: float, size: float = 12) -> list[str]:
+    """`text` on one line, or on two where it is wider than `room` pixels; shortened to fit."""
+    words = text.split(" ")
+    if text_width(text, size) <= room or len(words) == 1:
+        return [shorten(text, room, size)]
+    cut = 1
+    while cut < len(words) - 1 and text_width(" ".join(words[: cut + 1]), size) <= room:
+        cut += 1
+    return [shorten(" ".join(part), room, size) for part in (words[:cut], words[cut:])]
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
@@ -66,13 +83,24 @@ def px(value: float) -> str:
 
 
 def label(
-    x: float, y: float, text: str, *, anchor: str = "start", kind: str = "", full: str = ""
+    x: float,
+    y: float,
+    text: str,
+    *,
+    anchor: str = "start",
+    kind: str = "",
+    full: str = "",
+    value: str = "",
 ) -> str:
-    """A line of text; `full` is the uncut text, shown where the pointer rests."""
+    """A line of text, with a `value` set off behind it.
+
+    `full` is the uncut text, shown where the pointer rests.
+    """
     hint = f"<title>{esc(full)}</title>" if full and full != text else ""
+    behind = f'<tspan class="b" dx="6">{esc(value)}</tspan>' if value else ""
     css = f' class="{kind}"' if kind else ""
     side = f' text-anchor="{anchor}"' if anchor != "start" else ""
-    return f'<text x="{px(x)}" y="{px(y)}"{side}{css}>{esc(text)}{hint}</text>'
+    return f'<text x="{px(x)}" y="{px(y)}"{side}{css}>{esc(text)}{behind}{hint}</text>'
 
 
 def stroke(

@@ -18,6 +18,7 @@ from fairbilevel.report._numbers import (
     percent,
     plain,
     points,
+    printable,
 )
 
 State = Literal["met", "missed", "none", "unmeasured", "diverged"]
@@ -26,13 +27,13 @@ BASELINE = "Gradual magnitude"
 """Name of the comparison method: prune the smallest weights step by step, then fine-tune."""
 
 _TITLES = {
-    "accuracy-gap": ("Accuracy gap", "how far the groups' accuracies may lie apart"),
-    "degradation-gap": ("Degradation gap", "how far the groups' losses of accuracy may lie apart"),
+    "accuracy-gap": ("Accuracy gap", "how far the groups’ accuracies may lie apart"),
+    "degradation-gap": ("Degradation gap", "how far the groups’ losses of accuracy may lie apart"),
     "excess-accuracy-gap": (
         "Excess accuracy gap",
         "how much more accuracy a group may lose than the average row",
     ),
-    "equalized-loss": ("Equalized loss", "how far a group's loss may lie from the average loss"),
+    "equalized-loss": ("Equalized loss", "how far a group’s loss may lie from the average loss"),
     "equal-opportunity": ("Equal opportunity", "how far true positive rates may lie apart"),
     "equalized-odds": (
         "Equalized odds",
@@ -74,7 +75,7 @@ class Limit:
         """The tolerance with its unit."""
         if self.in_points:
             return f"{exact_points(self.tolerance)} points"
-        return f"{plain(self.tolerance)} in loss"
+        return plain(self.tolerance)
 
     def value_text(self, role: str) -> str:
         """The measured value on `role` without its unit.
@@ -95,7 +96,7 @@ class Limit:
         violation, met = self.violations.get("test"), self.met()
         if violation is None:
             return f"{self.title}: could not be measured on test."
-        unit = " points" if self.in_points else " in loss"
+        unit = " points" if self.in_points else ""
         distance = points(abs(violation)) if self.in_points else plain(abs(violation))
         if self.in_points and distance == "0.0" and abs(violation) > 1e-9:
             distance = "less than 0.1"
@@ -157,13 +158,16 @@ def judge(result: dict[str, Any]) -> Verdict:
     """The verdict on a run, from its `result.json`."""
     bounds = limits(result)
     state, headline = _headline(result, bounds)
-    sentences = [_removed(result), _accuracy(result)]
+    numbers = [_removed(result), _accuracy(result), _hardest_hit(result)]
     if state == "diverged":
-        reason = dig(result, "diagnosis")
-        sentences.insert(0, str(reason) if reason else "No diagnosis was recorded.")
-    sentences += [_hardest_hit(result), *(limit.sentence() for limit in bounds)]
-    sentences.append(_comparison(result))
-    return Verdict(state, headline, tuple(s for s in sentences if s), _caution(result))
+        reason = dig(result, "diagnosis") or "No diagnosis was recorded."
+        stopped = "All numbers describe the state in which the run stopped."
+        sentences = [str(reason), stopped if any(numbers) else "", *numbers]
+    else:
+        sentences = [*numbers, *(limit.sentence() for limit in bounds), _comparison(result)]
+    return Verdict(
+        state, headline, tuple(printable(s) for s in sentences if s), printable(_caution(result))
+    )
 
 
 def verdict(result: dict[str, Any]) -> str:
@@ -219,8 +223,9 @@ def _removed(result: dict[str, Any]) -> str:
 
 
 def _accuracy(result: dict[str, Any]) -> str:
-    before, after = number(result, "dense", "test", "accuracy"), number(
-        result, "pruned", "test", "accuracy"
+    before, after = (
+        number(result, "dense", "test", "accuracy"),
+        number(result, "pruned", "test", "accuracy"),
     )
     if before is None or after is None:
         return ""

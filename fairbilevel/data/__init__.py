@@ -1,0 +1,31 @@
+"""Data: sources, groups, the five roles, and encoders.
+
+`load` reads a named data set, a file or a folder; `from_arrays` takes arrays. Both give a
+`Dataset`. `handle_small_groups` decides which groups count, `split_roles` and `fold_roles` give
+every row its role, and an `Encoder` fitted on the rows of fit turns inputs into numbers. Every
+mistake of the user is a `DataError` of one sentence.
+"""
+
+from ._arrays import from_arrays
+from ._dataset import Dataset, Options
+from ._encoder import Encoder
+from ._errors import DataError
+from ._groups import handle_small_groups
+from ._load import load
+from ._roles import FOLD_FRACTIONS, FRACTIONS, ROLES, fold_roles, role_halves, split_roles
+
+__all__ = [
+    "FOLD_FRACTIONS",
+    "FRACTIONS",
+    "ROLES",
+    "DataError",
+    "Dataset",
+    "Encoder",
+    "Options",
+    "fold_roles",
+    "from_arrays",
+    "handle_small_groups",
+    "load",
+    "role_halves",
+    "split_roles",
+]

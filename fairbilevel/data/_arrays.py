@@ -1,0 +1,174 @@
+"""Arrays: `from_arrays` for arrays in memory, and the source that reads a `.npz` file."""
+
+from __future__ import annotations
+
+import zipfile
+from typing import Any
+
+import numpy as np
+
+from ._dataset import Dataset, Options
+from ._errors import DataError, listing
+from ._source import Location, Request, Rows, Source
+
+_NAMES = ("x", "y", "group", "classes", "groups", "ids", "unit", "weight", "role")
+
+
+def from_arrays(
+    x: Any,
+    y: Any,
+    group: Any,
+    *,
+    classes: tuple[str, ...] | None = None,
+    groups: tuple[str, ...] | None = None,
+    ids: Any = None,
+    unit: Any = None,
+    weight: Any = None,
+    role: Any = None,
+    name: str = "arrays",
+    labelled: bool = True,
+) -> Dataset:
+    """Make a data set of arrays.
+
+    Arguments:
+        x: uint8 `[n, h, w]` or `[n, h, w, c]` for images, else numbers `[n, ...]`, all finite.
+        y: `[n]` labels: whole numbers that index `classes` if those are given, else any values,
+            each of which is a class. None for rows without labels.
+        group: `[n]` groups, likewise. None for rows without groups.
+        classes: class names.
+        groups: group names.
+        ids: `[n]` unique names of rows; default their numbers.
+        unit: `[n]` the person behind each row.
+        weight: `[n]` row weights, not negative.
+        role: `[n]` fit, select, tune, certify or test.
+        name: for messages and reports.
+        labelled: whether `y` and `group` must be there; without, missing ones are -1.
+
+    Returns:
+        The data set; images stay uint8, other inputs become float32.
+
+    Raises:
+        DataError: arrays that do not belong together, labels outside the classes, numbers that are
+            not finite, a single group, and all else that `load` refuses.
+    """
+    from ._assemble import assemble
+
+    if labelled and (y is None or group is None):
+        raise DataError("labelled rows need y and group; give both or set labelled to False.")
+    arrays = {"x": x, "y": y, "group": group, "ids": ids, "unit": unit}
+    arrays |= {"weight": weight, "role": role}
+    rows = _rows(
+        {k: np.asarray(v) for k, v in arrays.items() if v is not None}, name, classes, groups
+    )
+    options = Options(
+        **{k: k for k in ("unit", "weight", "role") if arrays[k] is not None},
+        id="ids" if ids is not None else None,
+    )
+    request = Request(
+        options,
+        None if classes is None else tuple(classes),
+        None if groups is None else tuple(groups),
+        labelled=labelled,
+    )
+    return assemble(rows, request)
+
+
+class Arrays(Source):
+    """A `.npz` file with `x`, `y` and `group`, and whatever else `from_arrays` takes.
+
+    Any other array of one value per row is an attribute that may be named as target or group.
+    """
+
+    forms = "a .npz file with arrays x, y and group"
+
+    def matches(self, location: Location) -> bool:
+        """An existing file with that suffix."""
+        return location.path is not None and location.path.suffix.lower() == ".npz"
+
+    def read(self, location: Location, request: Request) -> Rows:
+        """Read every array; pickled objects are refused."""
+        path = location.path
+        assert path is not None
+        try:
+            # numpy leaves a file open that it opened and could not read.
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+                arrays = {k: file[k] for k in file.files}
+        except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+            raise DataError(f"{path.name} is no readable .npz of plain arrays ({error}).") from None
+        named = {
+            k: tuple(arrays.pop(k).astype(str).tolist()) if k in arrays else None
+            for k in ("classes", "groups")
+        }
+        needed = ("x", "y", "group") if request.labelled and not request.options.group else ("x",)
+        for name in needed:
+            if name not in arrays:
+                raise DataError(
+                    f"{path.name} has no array {name!r}; it has {listing(arrays)}, "
+                    "and x, y and group are needed."
+                )
+        return _rows(arrays, f"arrays ({path.name})", named["classes"], named["groups"])
+
+
+def _rows(
+    arrays: dict[str, np.ndarray],
+    name: str,
+    classes: tuple[str, ...] | None,
+    groups: tuple[str, ...] | None,
+) -> Rows:
+    import pandas as pd
+
+    inputs = _inputs(arrays["x"])
+    n = len(inputs)
+    columns: dict[str, np.ndarray] = {}
+    for key, values in arrays.items():
+        if key == "x":
+            continue
+        if values.shape != (n,):
+            if key in _NAMES:
+                raise DataError(f"{key} has shape {values.shape} where x has {n} rows.")
+            continue
+        columns[key] = values.astype(str) if values.dtype.kind == "S" else values
+    orders = {}
+    for key, names in (("y", classes), ("group", groups)):
+        if names is not None and key in columns:
+            columns[key] = _by_index(columns[key], names, key)
+            orders[key] = tuple(names)
+    return Rows(
+        name=name,
+        attributes=pd.DataFrame(columns, index=range(n)),
+        read=lambda rows: inputs[rows],
+        ids=columns["ids"].astype(str) if "ids" in columns else np.arange(n).astype(str),
+        target="y",
+        group=("group",),
+        orders=orders,
+    )
+
+
+def _inputs(x: np.ndarray) -> np.ndarray:
+    if x.dtype == np.uint8 and x.ndim in (3, 4):
+        return x[..., None] if x.ndim == 3 else x
+    if x.ndim < 2 or x.dtype.kind not in "fiub" or 0 in x.shape:
+        raise DataError(
+            f"x has shape {x.shape} and type {x.dtype}; give uint8 images [n, h, w, c] or "
+            "numbers [n, features]."
+        )
+    out = x.astype(np.float32)
+    bad = int((~np.isfinite(out)).reshape(len(out), -1).any(axis=1).sum())
+    if bad:
+        raise DataError(f"x holds missing or infinite numbers in {bad} rows; fill or remove them.")
+    return out
+
+
+def _by_index(values: np.ndarray, names: tuple[str, ...], key: str) -> np.ndarray:
+    """Replace indices by names; text passes, to be checked against the names later."""
+    if values.dtype.kind not in "iu":
+        return values.astype(str)
+    plural = "classes" if key == "y" else "groups"
+    outside = np.flatnonzero((values < -1) | (values >= len(names)))
+    if outside.size:
+        raise DataError(
+            f"{key} is {values[outside[0]]} in row {outside[0]}, outside the {len(names)} {plural} "
+            f"({outside.size} such rows)."
+        )
+    # -1 picks the appended None: missing.
+    return np.array([*names, None], dtype=object)[values]

@@ -1,0 +1,155 @@
+"""From attribute columns to named classes and named groups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+
+from ._errors import DataError, did_you_mean, listing
+
+MISSING_GROUP = "missing"
+_MAX_NUMBERS = 50
+
+
+def is_numeric(values: pd.Series) -> bool:
+    """Whether a column holds numbers (truth values count as 0 and 1)."""
+    return bool(pd.api.types.is_numeric_dtype(values.dtype)) and not isinstance(
+        values.dtype, pd.CategoricalDtype
+    )
+
+
+def as_text(values: pd.Series) -> np.ndarray:
+    """Return object `[n]` of stripped text, None where missing; 1.0 and 1 are both "1"."""
+    missing = values.isna().to_numpy(dtype=bool)
+    if is_numeric(values) and not pd.api.types.is_bool_dtype(values.dtype):
+        numbers = values.to_numpy(dtype=np.float64, na_value=np.nan)
+        text = [str(int(v)) if v.is_integer() else repr(v) for v in numbers.tolist()]
+    else:
+        text = [str(v).strip() for v in values.to_list()]
+    out = np.array(text, dtype=object)
+    out[missing] = None
+    return out
+
+
+def natural_order(text: np.ndarray, order: Sequence[str] | None = None) -> tuple[str, ...]:
+    """Return the values present, in the given order, else by number, else by letter."""
+    present = {t for t in text if t is not None}
+    if order is not None and present <= set(order):
+        return tuple(v for v in order if v in present)
+    try:
+        return tuple(sorted(present, key=float))
+    except ValueError:
+        return tuple(sorted(present))
+
+
+def parse_bins(bins: Iterable[str]) -> dict[str, tuple[float, ...]]:
+    """Read "age=25,45" into edges per attribute.
+
+    Raises:
+        DataError: not of that form, or edges that do not increase.
+    """
+    out: dict[str, tuple[float, ...]] = {}
+    for item in bins:
+        name, _, edges = item.partition("=")
+        try:
+            values = tuple(float(e) for e in edges.split(","))
+        except ValueError:
+            values = ()
+        increasing = all(a < b for a, b in pairwise(values))
+        if not name.strip() or not values or not increasing or not np.isfinite(values).all():
+            raise DataError(f"bins are {item!r}; give a name and growing edges, as age=25,45.")
+        out[name.strip()] = values
+    return out
+
+
+def binned(name: str, values: pd.Series, edges: tuple[float, ...]) -> tuple[np.ndarray, tuple]:
+    """Cut numbers into "age<25", "25<=age<45", "age>=45"; return text `[n]` and the names.
+
+    Raises:
+        DataError: the column does not hold numbers.
+    """
+    if not is_numeric(values):
+        raise DataError(f"bins were given for {name!r}, which does not hold numbers.")
+    marks = [f"{e:g}" for e in edges]
+    inner = [f"{a}<={name}<{b}" for a, b in pairwise(marks)]
+    names = (f"{name}<{marks[0]}", *inner, f"{name}>={marks[-1]}")
+    numbers = values.to_numpy(dtype=np.float64, na_value=np.nan)
+    text = np.array(names, dtype=object)[np.searchsorted(edges, numbers, side="right") % len(names)]
+    text[np.isnan(numbers)] = None
+    return text, names
+
+
+def against_rest(text: np.ndarray, positive: str, name: str) -> tuple[np.ndarray, tuple[str, str]]:
+    """Turn a target into "V" and "not V"; return text `[n]` and the class names, V last.
+
+    Raises:
+        DataError: no row has the value.
+    """
+    present = natural_order(text)
+    # An empty target is a matter of missing labels, told elsewhere.
+    if present and positive not in present:
+        raise DataError(
+            f"positive is {positive!r}, which is no value of {name!r}"
+            f"{did_you_mean(positive, present)}; its values are {listing(present)}."
+        )
+    names = (f"not {positive}", positive)
+    out = np.array([None if t is None else names[t == positive] for t in text], dtype=object)
+    return out, names
+
+
+def refuse_many_numbers(name: str, values: pd.Series, use: str) -> None:
+    """Raise `DataError` where a numeric column would make a class or a group of every number."""
+    if is_numeric(values) and values.nunique() > _MAX_NUMBERS:
+        raise DataError(
+            f"{name!r} holds {values.nunique()} different numbers, too many for {use}; "
+            f"cut it with bins, as {name}=25,45."
+        )
+
+
+def cross(
+    columns: Sequence[np.ndarray], orders: Sequence[tuple[str, ...]], own_missing: bool
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Cross attributes into groups such as "White x Male".
+
+    Arguments:
+        columns: text `[n]` per attribute.
+        orders: all values of each, in their order.
+        own_missing: whether a missing value is a value named "missing"; else the group is missing.
+
+    Returns:
+        Group names `[n]`, None where missing, and the names present in their order.
+    """
+    rank = np.zeros((len(columns), len(columns[0])), dtype=np.int64)
+    for i, (text, order) in enumerate(zip(columns, orders, strict=True)):
+        index = {v: k for k, v in enumerate(order)}
+        rank[i] = [index.get(t, len(order)) for t in text]
+    absent = (rank == np.array([[len(o)] for o in orders])).any(axis=0)
+    keep = np.ones_like(absent) if own_missing else ~absent
+    names = [(*o, MISSING_GROUP) for o in orders]
+    combos, inverse = np.unique(rank[:, keep], axis=1, return_inverse=True)
+    labels = tuple(
+        " x ".join(names[i][k] for i, k in enumerate(combo)) for combo in combos.T.tolist()
+    )
+    out = np.full(len(absent), None, dtype=object)
+    out[keep] = np.array(labels, dtype=object)[inverse.reshape(-1)] if labels else None
+    return out, tuple(dict.fromkeys(labels))
+
+
+def codes(text: np.ndarray, names: tuple[str, ...], what: str, ids: np.ndarray) -> np.ndarray:
+    """Return int32 `[n]` indices into names, -1 where missing.
+
+    Raises:
+        DataError: a value outside the names.
+    """
+    index = {name: i for i, name in enumerate(names)}
+    out = np.array([-1 if t is None else index.get(t, -2) for t in text], dtype=np.int32)
+    outside = np.flatnonzero(out == -2)
+    if outside.size:
+        raise DataError(
+            f"row {ids[outside[0]]} has the {what} {text[outside[0]]!r}, which is outside "
+            f"{listing(names)} ({outside.size} such rows)."
+        )
+    return out

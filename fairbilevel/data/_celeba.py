@@ -1,0 +1,117 @@
+"""Source CelebA: face images with forty yes/no attributes.
+
+Liu, Luo, Wang and Tang, "Deep Learning Face Attributes in the Wild", ICCV 2015: a folder
+`img_align_celeba` of images, and `list_attr_celeba.txt` (count, names, one row of -1/1 per image)
+or `list_attr_celeba.csv` (the same with a header and an `image_id` column).
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import PurePosixPath
+
+import numpy as np
+import pandas as pd
+
+from ._archive import FileTree, short_ids
+from ._errors import DataError
+from ._images import read_images
+from ._source import Location, Request, Rows, Source
+
+TARGET = "Blond_Hair"
+GROUP = ("Male",)
+
+_LISTS = ("list_attr_celeba.txt", "list_attr_celeba.csv")
+_IDENTITIES = "identity_CelebA.txt"
+
+
+class CelebA(Source):
+    """Folder or zip with the attribute list of the release."""
+
+    forms = "a CelebA folder or zip"
+
+    def matches(self, location: Location) -> bool:
+        """The attribute list is there."""
+        return location.files is not None and _find(location.files, *_LISTS) is not None
+
+    def read(self, location: Location, request: Request) -> Rows:
+        """Join images and attributes; what has only one of the two is skipped and counted."""
+        tree = location.files
+        assert tree is not None
+        table, notes = _attribute_table(tree)
+        images = tree.images()
+        aligned = [n for n in images if PurePosixPath(n).parent.name == "img_align_celeba"]
+        by_name: dict[str, str] = {}
+        for path in aligned or images:
+            if by_name.setdefault(PurePosixPath(path).name, path) != path:
+                raise DataError(
+                    f"{tree.path} holds two images named {PurePosixPath(path).name}; keep one."
+                )
+        listed = table.index.isin(list(by_name))
+        joined = table[listed]
+        if joined.empty:
+            raise DataError(f"no image in {tree.path} is named in its attribute list.")
+        files = [by_name[n] for n in joined.index]
+        counts = {
+            "attributes without an image": int((~listed).sum()),
+            "image without attributes": len(by_name) - len(files),
+        }
+        orders = {name: (f"not {name}", name) for name in joined.columns}
+        attributes = pd.DataFrame(
+            {name: np.array(orders[name])[joined[name].to_numpy()] for name in joined.columns}
+        )
+        identity = _find(tree, _IDENTITIES)
+        if identity is not None:
+            pairs = dict(line.split()[:2] for line in tree.text(identity).splitlines() if line)
+            attributes["identity"] = [pairs.get(n) for n in joined.index]
+        return Rows(
+            name=f"CelebA ({tree.path.name})",
+            attributes=attributes,
+            read=lambda r: read_images(
+                [files[i] for i in r], tree.read, request.options.image_size
+            ),
+            ids=short_ids(files),
+            target=TARGET,
+            group=GROUP,
+            orders=orders,
+            skipped={reason: count for reason, count in counts.items() if count},
+            notes=notes,
+        )
+
+
+def _find(tree: FileTree, *names: str) -> str | None:
+    for name in names:
+        for path in tree.names:
+            if PurePosixPath(path).name == name:
+                return path
+    return None
+
+
+def _attribute_table(tree: FileTree) -> tuple[pd.DataFrame, list[str]]:
+    """Return int64 0/1 per image name (index) and attribute (columns), and notes."""
+    path = _find(tree, *_LISTS)
+    assert path is not None
+    text = tree.text(path)
+    notes: list[str] = []
+    try:
+        if path.endswith(".csv"):
+            table = pd.read_csv(io.StringIO(text), index_col=False)
+            if "image_id" not in table.columns:
+                raise DataError(f"{path} has no column image_id; give the list of the release.")
+            table = table.set_index("image_id")
+        else:
+            count, _, body = text.partition("\n")
+            # One name fewer in the header than fields in a row: the image names are the index.
+            table = pd.read_csv(io.StringIO(body), sep=r"\s+")
+            if count.strip() != str(len(table)):
+                notes.append(f"{path} announces {count.strip()} rows and has {len(table)}.")
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise DataError(f"{path} is no CelebA attribute list ({error}).") from None
+    table.index = table.index.astype(str)
+    if table.index.has_duplicates:
+        raise DataError(f"{path} names {table.index[table.index.duplicated()][0]} twice.")
+    bad = ~table.isin([-1, 0, 1, "-1", "0", "1"])
+    if table.columns.empty or bad.to_numpy().any():
+        where = "" if table.columns.empty else f" (column {bad.any().idxmax()})"
+        raise DataError(f"{path} holds attributes that are neither -1 nor 1{where}.")
+    return (table.astype(int) > 0).astype(np.int64), notes

@@ -1,0 +1,201 @@
+"""What a caller asks for (`Options`) and what every source yields (`Dataset`)."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ._errors import DataError, did_you_mean
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MISSING_POLICIES = ("error", "own", "drop")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a source is read; every field is optional.
+
+    Attributes:
+        target: attribute or column to predict; each source but a table has a default.
+        group: one or several attributes, crossed into groups ("White x Male"); the target itself
+            may be named, and then the groups are the classes.
+        image_size: resize images to this many pixels on both sides (bilinear, antialiased).
+        positive: this value of the target against the rest: classes `("not V", "V")`.
+        exclude_feature: table columns that the model must not see.
+        weight: column of row weights, not negative; scaled to mean one.
+        unit: column that names the person; rows of one unit share a role.
+        role: column that says fit, select, tune, certify or test.
+        id: column of unique row ids; default the file name or the row number.
+        missing_groups: "error", "own" (a group named "missing") or "drop" (counted as skipped).
+        bins: edges for numeric attributes, as "age=25,45": "age<25", "25<=age<45", "age>=45".
+        max_rows: a random subset of at most this many rows, always the same one.
+        split: split of a TensorFlow data set, default "train".
+        data_dir: folder where TensorFlow data sets were prepared.
+        download: let TensorFlow Datasets download and prepare what is not there yet.
+    """
+
+    target: str | None = None
+    group: tuple[str, ...] = ()
+    image_size: int | None = None
+    positive: str | None = None
+    exclude_feature: tuple[str, ...] = ()
+    weight: str | None = None
+    unit: str | None = None
+    role: str | None = None
+    id: str | None = None
+    missing_groups: str = "error"
+    bins: tuple[str, ...] = ()
+    max_rows: int | None = None
+    split: str | None = None
+    data_dir: str | None = None
+    download: bool = False
+
+    def __post_init__(self) -> None:
+        # JSON knows lists only, and one name is easily written without its tuple.
+        for name in ("group", "exclude_feature", "bins"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
+        if len(set(self.group)) != len(self.group):
+            raise DataError(f"group names an attribute twice: {', '.join(self.group)}.")
+        if self.missing_groups not in MISSING_POLICIES:
+            raise DataError(
+                f"missing_groups is {self.missing_groups!r}"
+                f"{did_you_mean(self.missing_groups, MISSING_POLICIES)}; "
+                f"give one of {', '.join(MISSING_POLICIES)}."
+            )
+        for name in ("image_size", "max_rows"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or int(value) != value or value < 1):
+                raise DataError(f"{name} is {value!r}; give a whole number of at least 1.")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the options as JSON values; `from_json` reads them back."""
+        values = dataclasses.asdict(self)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+    @staticmethod
+    def from_json(values: Mapping[str, Any]) -> Options:
+        """Read options written by `to_json`; an unknown name is a `DataError`."""
+        known = [f.name for f in dataclasses.fields(Options)]
+        for name in values:
+            if name not in known:
+                raise DataError(f"there is no option {name!r}{did_you_mean(name, known)}.")
+        return Options(**values)
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Rows as read: inputs not yet encoded, labels and groups as indices into their names.
+
+    Attributes:
+        name: what was read.
+        inputs: images uint8 `[n, h, w, c]`, arrays float32 `[n, ...]`, or a table of features.
+        y: int32 `[n]`, index into `classes`; -1 where the label is missing (unlabelled rows only).
+        group: int32 `[n]`, index into `groups`; -1 likewise.
+        ids: str `[n]`, unique.
+        classes: class names; with a positive value, class 1 is the positive one.
+        groups: group names.
+        weight: float32 `[n]` with mean one, or None.
+        unit: str `[n]`, the person behind a row, or None.
+        role: str `[n]`, the role that the file asks for, or None.
+        skipped: reason -> number of rows left out.
+        notes: sentences that belong beside every result from these rows.
+        merged: names of the groups that were pooled into "other (merged)".
+
+    Raises:
+        DataError: the arrays do not belong together.
+    """
+
+    name: str
+    inputs: np.ndarray | pd.DataFrame
+    y: np.ndarray
+    group: np.ndarray
+    ids: np.ndarray
+    classes: tuple[str, ...]
+    groups: tuple[str, ...]
+    weight: np.ndarray | None = None
+    unit: np.ndarray | None = None
+    role: np.ndarray | None = None
+    skipped: dict[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    merged: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        n = len(self.inputs)
+        for name in ("y", "group", "ids", "weight", "unit", "role"):
+            value = getattr(self, name)
+            if value is not None and np.shape(value) != (n,):
+                raise DataError(f"{name} has shape {np.shape(value)} where {n} rows were read.")
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    @property
+    def is_table(self) -> bool:
+        """Whether the inputs are columns of a table rather than one array."""
+        return not isinstance(self.inputs, np.ndarray)
+
+    def take(self, rows: np.ndarray) -> Dataset:
+        """Return the rows with these indices, in this order, with the same names."""
+        rows = np.asarray(rows, dtype=np.int64)
+        inputs = (
+            self.inputs[rows] if isinstance(self.inputs, np.ndarray) else self.inputs.iloc[rows]
+        )
+        fields = {
+            name: None if getattr(self, name) is None else getattr(self, name)[rows]
+            for name in ("y", "group", "ids", "weight", "unit", "role")
+        }
+        return dataclasses.replace(self, inputs=inputs, **fields)
+
+    @cached_property
+    def content(self) -> np.ndarray:
+        """int64 `[n]`: equal numbers for rows with identical inputs, numbered by first row."""
+        if isinstance(self.inputs, np.ndarray):
+            rows = np.ascontiguousarray(self.inputs)
+            keys = [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in rows]
+        else:
+            import pandas as pd
+
+            keys = pd.util.hash_pandas_object(self.inputs, index=False).to_list()
+        first: dict[Any, int] = {}
+        return np.array([first.setdefault(k, i) for i, k in enumerate(keys)], dtype=np.int64)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 in hex over inputs, labels, groups, their names and the ids: a run records it."""
+        digest = hashlib.sha256()
+
+        def add(label: str, values: np.ndarray) -> None:
+            little = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
+            digest.update(f"{label} {little.dtype.str} {little.shape}\n".encode())
+            digest.update(memoryview(little).cast("B") if little.size else b"")
+
+        def add_text(label: str, values: Any) -> None:
+            text = "\x1f".join(str(v) for v in values)
+            digest.update(f"{label} {len(text)}\n{text}".encode())
+
+        if isinstance(self.inputs, np.ndarray):
+            add("inputs", self.inputs)
+        else:
+            from ._attributes import as_text, is_numeric
+
+            for column in self.inputs.columns:
+                values = self.inputs[column]
+                if is_numeric(values):
+                    add(str(column), values.to_numpy(dtype=np.float64, na_value=np.nan))
+                else:
+                    add_text(str(column), as_text(values))
+        add("y", self.y)
+        add("group", self.group)
+        add_text("classes", self.classes)
+        add_text("groups", self.groups)
+        add_text("ids", self.ids)
+        return digest.hexdigest()

@@ -1,0 +1,306 @@
+"""From inputs to numbers, with everything learnt from the rows of fit alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ._dataset import Dataset
+from ._errors import DataError, listing
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+KINDS = ("image", "vector", "table")
+MISSING_LEVEL = "(missing)"
+_FORMAT = 1
+_CHUNK = 2048
+
+
+@dataclass(frozen=True)
+class NumericColumn:
+    """Missing values become `median`; then standardized; `indicator` adds a 0/1 column."""
+
+    name: str
+    median: float
+    mean: float
+    std: float
+    indicator: bool
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Names of the columns it becomes."""
+        return (self.name, f"{self.name} {MISSING_LEVEL}") if self.indicator else (self.name,)
+
+    def encode(self, values: pd.Series) -> np.ndarray:
+        """Return float64 `[n, 1 or 2]`."""
+        numbers = _as_numbers(values, self.name)
+        missing = np.isnan(numbers)
+        scaled = (np.where(missing, self.median, numbers) - self.mean) / self.std
+        return np.stack([scaled, missing] if self.indicator else [scaled], axis=1)
+
+
+@dataclass(frozen=True)
+class CategoricalColumn:
+    """One column per level seen in fit; a level not seen there is all zeros."""
+
+    name: str
+    levels: tuple[str, ...]
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Names of the columns it becomes."""
+        return tuple(f"{self.name}={level}" for level in self.levels)
+
+    def index(self, values: pd.Series) -> np.ndarray:
+        """Return int64 `[n]` indices into the levels, -1 for an unseen one."""
+        from ._attributes import as_text
+
+        known = {level: i for i, level in enumerate(self.levels)}
+        text = as_text(values)
+        return np.array([known.get(MISSING_LEVEL if t is None else t, -1) for t in text], np.int64)
+
+    def encode(self, values: pd.Series) -> np.ndarray:
+        """Return float64 `[n, levels]`."""
+        return (self.index(values)[:, None] == np.arange(len(self.levels))).astype(np.float64)
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """How inputs become numbers.
+
+    Attributes:
+        kind: "image", "vector" or "table".
+        input_shape: shape of one row after `transform`.
+        mean: per channel (images, on the scale 0..1) or per entry of the last axis (vectors), to be
+            subtracted on the device; None for tables, which `transform` standardizes itself.
+        std: likewise, to divide by; 1 where fit holds a constant.
+        columns: the columns of a table, in order; empty otherwise.
+    """
+
+    kind: str
+    input_shape: tuple[int, ...]
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    columns: tuple[NumericColumn | CategoricalColumn, ...] = ()
+
+    @staticmethod
+    def fit(data: Dataset, rows: np.ndarray) -> Encoder:
+        """Learn from these rows and no others.
+
+        Arguments:
+            data: the data set.
+            rows: row numbers of fit.
+
+        Raises:
+            DataError: no rows.
+        """
+        rows = np.asarray(rows, dtype=np.int64)
+        if not rows.size:
+            raise DataError("an encoder needs at least one row of fit.")
+        if not isinstance(data.inputs, np.ndarray):
+            table = data.inputs.iloc[rows]
+            columns = tuple(_fit_column(table[c], str(c)) for c in table.columns)
+            width = sum(len(c.feature_names) for c in columns)
+            return Encoder("table", (width,), columns=columns)
+        shape = tuple(int(s) for s in data.inputs.shape[1:])
+        image = data.inputs.dtype == np.uint8 and data.inputs.ndim == 4
+        mean, std = _image_moments(data.inputs, rows) if image else _moments(data.inputs, rows)
+        std = np.where(std > 1e-6 * np.maximum(1, np.abs(mean)), std, 1.0)
+        return Encoder(
+            "image" if image else "vector", shape, tuple(mean.tolist()), tuple(std.tolist())
+        )
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Names of the encoded columns of a table; "x0", ... of a vector; none of an image."""
+        if self.kind == "table":
+            return tuple(name for c in self.columns for name in c.feature_names)
+        return (
+            tuple(f"x{i}" for i in range(self.input_shape[0])) if len(self.input_shape) == 1 else ()
+        )
+
+    def transform(self, inputs: np.ndarray | pd.DataFrame) -> np.ndarray:
+        """Encode rows.
+
+        Arguments:
+            inputs: as in `Dataset.inputs`; a table may have further columns, which are ignored.
+
+        Returns:
+            Tables float32 `[n, d]`, standardized; images uint8 `[n, h, w, c]` and vectors float32
+            `[n, ...]` as they are: `mean` and `std` are applied on the device.
+
+        Raises:
+            DataError: another kind or shape than the encoder was fitted on, a missing column, or
+                text in a numeric column.
+        """
+        if self.kind != "table":
+            dtype = np.dtype(np.uint8 if self.kind == "image" else np.float32)
+            if not isinstance(inputs, np.ndarray) or inputs.dtype != dtype:
+                raise DataError(f"this run reads {self.kind} inputs of type {dtype}, not a table.")
+            if inputs.shape[1:] != self.input_shape:
+                raise DataError(
+                    f"inputs have shape {inputs.shape[1:]}; this run was fitted on "
+                    f"{self.input_shape}."
+                )
+            return inputs
+        self._require_columns(inputs)
+        out = np.empty((len(inputs), *self.input_shape), dtype=np.float32)
+        at = 0
+        for column in self.columns:
+            width = len(column.feature_names)
+            out[:, at : at + width] = column.encode(inputs[column.name])
+            at += width
+        return out
+
+    def unseen(self, inputs: np.ndarray | pd.DataFrame) -> dict[str, int]:
+        """Count, per categorical column, the rows whose level fit never held (encoded as zeros)."""
+        if self.kind != "table":
+            return {}
+        self._require_columns(inputs)
+        counts = {
+            c.name: int((c.index(inputs[c.name]) < 0).sum())
+            for c in self.columns
+            if isinstance(c, CategoricalColumn)
+        }
+        return {name: count for name, count in counts.items() if count}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values; `from_json` reads them back exactly."""
+        return {
+            "format": _FORMAT,
+            "kind": self.kind,
+            "input_shape": list(self.input_shape),
+            "mean": None if self.mean is None else list(self.mean),
+            "std": None if self.std is None else list(self.std),
+            "columns": [
+                {"type": "numeric", **asdict(c)}
+                if isinstance(c, NumericColumn)
+                else {"type": "categorical", "name": c.name, "levels": list(c.levels)}
+                for c in self.columns
+            ],
+        }
+
+    @staticmethod
+    def from_json(values: Any) -> Encoder:
+        """Read what `to_json` wrote.
+
+        Raises:
+            DataError: anything that `to_json` would not have written.
+        """
+        keys = {"format", "kind", "input_shape", "mean", "std", "columns"}
+        _expect(isinstance(values, Mapping) and set(values) == keys, "its fields")
+        _expect(values["format"] == _FORMAT, f"format {values['format']!r}")
+        kind, shape, columns = values["kind"], values["input_shape"], values["columns"]
+        _expect(kind in KINDS, f"kind {kind!r}")
+        whole = isinstance(shape, list) and all(type(s) is int and s > 0 for s in shape)
+        _expect(whole and len(shape) > 0, f"input_shape {shape!r}")
+        _expect(isinstance(columns, list), "columns")
+        if kind != "table":
+            mean, std = values["mean"], values["std"]
+            for name, numbers in (("mean", mean), ("std", std)):
+                fits = isinstance(numbers, list) and len(numbers) == shape[-1]
+                _expect(fits and all(map(_is_number, numbers)), name)
+            _expect(all(s > 0 for s in std) and not columns, "std")
+            return Encoder(kind, tuple(shape), tuple(map(float, mean)), tuple(map(float, std)))
+        _expect(values["mean"] is None and values["std"] is None, "mean and std")
+        encoder = Encoder(kind, tuple(shape), columns=tuple(_column_from_json(c) for c in columns))
+        names = [c.name for c in encoder.columns]
+        _expect(len(set(names)) == len(names), "column names")
+        _expect(tuple(shape) == (len(encoder.feature_names),), f"input_shape {shape!r}")
+        return encoder
+
+    def _require_columns(self, inputs: Any) -> None:
+        if isinstance(inputs, np.ndarray):
+            raise DataError("this run reads a table, and was given an array.")
+        missing = [c.name for c in self.columns if c.name not in inputs.columns]
+        if missing:
+            raise DataError(
+                f"the table lacks columns that the run was fitted on: {listing(missing)}."
+            )
+
+
+def _fit_column(values: pd.Series, name: str) -> NumericColumn | CategoricalColumn:
+    from ._attributes import as_text, is_numeric, natural_order
+
+    if not is_numeric(values):
+        text = as_text(values)
+        seen = natural_order(text)
+        missing = any(t is None for t in text) and MISSING_LEVEL not in seen
+        return CategoricalColumn(name, (*seen, MISSING_LEVEL) if missing else seen)
+    numbers = _as_numbers(values, name)
+    missing = np.isnan(numbers)
+    # A column without any value in fit carries only the fact that it is missing.
+    median = 0.0 if missing.all() else float(np.median(numbers[~missing]))
+    filled = np.where(missing, median, numbers)
+    mean, std = float(filled.mean()), float(filled.std())
+    if not std > 1e-9 * max(1.0, abs(mean)):
+        std = 1.0
+    return NumericColumn(name, median, mean, std, bool(missing.any()))
+
+
+def _as_numbers(values: pd.Series, name: str) -> np.ndarray:
+    import pandas as pd
+
+    numbers = pd.to_numeric(values, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    wrong = np.flatnonzero((np.isnan(numbers) & values.notna().to_numpy()) | np.isinf(numbers))
+    if wrong.size:
+        raise DataError(
+            f"column {name!r} holds {values.iloc[wrong[0]]!r} where a finite number was expected "
+            f"({wrong.size} rows)."
+        )
+    return numbers
+
+
+def _image_moments(images: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation per channel on the scale 0..1, exact from counts of grey levels."""
+    channels = images.shape[-1]
+    counts = np.zeros((channels, 256), dtype=np.int64)
+    for start in range(0, len(rows), _CHUNK):
+        chunk = images[rows[start : start + _CHUNK]]
+        for c in range(channels):
+            counts[c] += np.bincount(chunk[..., c].ravel(), minlength=256)
+    level = np.arange(256) / 255
+    share = counts / counts.sum(axis=1, keepdims=True)
+    mean = share @ level
+    variance = (share * (level - mean[:, None]) ** 2).sum(axis=1)
+    return mean, np.sqrt(variance)
+
+
+def _moments(values: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    chosen = values[rows].reshape(-1, values.shape[-1]).astype(np.float64)
+    return chosen.mean(axis=0), chosen.std(axis=0)
+
+
+def _expect(good: bool, what: str) -> None:
+    if not good:
+        raise DataError(f"the saved encoder is malformed ({what}); the run must be made again.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _column_from_json(values: Any) -> NumericColumn | CategoricalColumn:
+    _expect(isinstance(values, Mapping) and isinstance(values.get("name"), str), "a column")
+    name = values["name"]
+    if values.get("type") == "categorical":
+        levels = values.get("levels")
+        _expect(set(values) == {"type", "name", "levels"}, f"column {name!r}")
+        _expect(
+            isinstance(levels, list)
+            and all(isinstance(v, str) for v in levels)
+            and len(set(levels)) == len(levels),
+            f"levels of {name!r}",
+        )
+        return CategoricalColumn(name, tuple(levels))
+    numbers = ("median", "mean", "std")
+    fields = {"type", "name", "indicator", *numbers}
+    _expect(values.get("type") == "numeric" and set(values) == fields, f"column {name!r}")
+    _expect(all(_is_number(values[k]) for k in numbers) and values["std"] > 0, f"column {name!r}")
+    _expect(isinstance(values["indicator"], bool), f"column {name!r}")
+    return NumericColumn(name, *(float(values[k]) for k in numbers), values["indicator"])

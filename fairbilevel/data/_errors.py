@@ -1,0 +1,25 @@
+"""The one error a user of the data room meets, and the hint that goes with a misspelt name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class DataError(ValueError):
+    """A mistake in the data or in how it was asked for, told in one sentence."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ``" (did you mean 'x'?)"`` for the nearest known name, or an empty string."""
+    names = list(known)
+    lowered = {n.lower(): n for n in reversed(names)}
+    match = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.55)
+    return f" (did you mean {lowered[match[0]]!r}?)" if match else ""
+
+
+def listing(names: Iterable[str], limit: int = 45) -> str:
+    """Join names for a message; a long list is cut and says how many more there are."""
+    names = list(names)
+    text = ", ".join(names[:limit])
+    return text if len(names) <= limit else f"{text} and {len(names) - limit} more"

@@ -1,0 +1,133 @@
+"""Source image folder: any images with a CSV of labels and attributes, or one folder per class."""
+
+from __future__ import annotations
+
+import io
+from pathlib import PurePosixPath
+
+import numpy as np
+import pandas as pd
+
+from ._archive import FileTree, short_ids
+from ._errors import DataError, listing
+from ._images import read_images
+from ._source import Location, Request, Rows, Source
+from ._table import read_csv
+
+FILE_COLUMNS = ("file", "filename", "image", "path", "image_id")
+TARGET_COLUMNS = ("label", "target", "class", "y")
+
+
+class ImageFolder(Source):
+    """Folder or zip of images; the fallback for both."""
+
+    forms = "a folder or zip of images with labels.csv, or with one sub-folder per class"
+
+    def matches(self, location: Location) -> bool:
+        """Any folder or zip."""
+        return location.files is not None
+
+    def read(self, location: Location, request: Request) -> Rows:
+        """Read the CSV if there is one; else every image's own folder names its class."""
+        tree = location.files
+        assert tree is not None
+        if not tree.names:
+            raise DataError(f"{tree.path} holds no files.")
+        tables = [n for n in tree.names if n.lower().endswith(".csv")]
+        if not tables:
+            return _read_class_folders(tree, request)
+        # The labels lie at the top; labels.csv goes before other tables there.
+        depth = min(n.count("/") for n in tables)
+        top = [n for n in tables if n.count("/") == depth]
+        return _read_csv_folder(
+            tree, min(top, key=lambda n: PurePosixPath(n).name != "labels.csv"), request
+        )
+
+
+def _read_csv_folder(tree: FileTree, path: str, request: Request) -> Rows:
+    table = read_csv(io.StringIO(tree.text(path)), path)
+    column = next((c for c in table.columns if c.lower() in FILE_COLUMNS), None)
+    if column is None:
+        raise DataError(
+            f"{path} has no column of file names; call it one of {', '.join(FILE_COLUMNS)} "
+            f"(its columns are {listing(table.columns)})."
+        )
+    if table[column].isna().any():
+        raise DataError(f"{path} lacks the file name in {int(table[column].isna().sum())} rows.")
+    names = table[column].astype(str).str.strip().to_numpy(dtype=object)
+    repeated = pd.Series(names).duplicated()
+    if repeated.any():
+        raise DataError(f"{path} names {names[int(repeated.argmax())]} twice; give one row each.")
+    files = _resolve(tree, PurePosixPath(path).parent, names, path)
+    unlisted = len(set(tree.images()) - set(files))
+    columns = [c for c in table.columns if c != column]
+    target = next((c for c in columns if c.lower() in TARGET_COLUMNS), None)
+    group = next((c for c in columns if c.lower() == "group"), None)
+    return Rows(
+        name=f"images ({tree.path.name})",
+        attributes=table[columns],
+        read=lambda r: read_images([files[i] for i in r], tree.read, request.options.image_size),
+        ids=names.astype(str),
+        target=target,
+        group=(group,) if group else (),
+        skipped={f"image without a row in {PurePosixPath(path).name}": unlisted}
+        if unlisted
+        else {},
+    )
+
+
+def _resolve(tree: FileTree, folder: PurePosixPath, names: np.ndarray, table: str) -> list[str]:
+    """Find each file beside the CSV, from the top, or by its bare name where that is unique."""
+    known = set(tree.names)
+    by_base: dict[str, list[str]] = {}
+    for path in tree.names:
+        by_base.setdefault(PurePosixPath(path).name, []).append(path)
+    files, missing = [], []
+    for name in names:
+        plain = str(PurePosixPath(name.replace("\\", "/")))
+        same = by_base.get(plain, [])
+        if str(folder / plain) in known:
+            files.append(str(folder / plain))
+        elif plain in known:
+            files.append(plain)
+        elif len(same) == 1:
+            files.append(same[0])
+        else:
+            missing.append(name)
+    if missing:
+        raise DataError(
+            f"{table} names {len(missing)} files that are not in {tree.path} "
+            f"(the first is {missing[0]}); add them or remove their rows."
+        )
+    return files
+
+
+def _read_class_folders(tree: FileTree, request: Request) -> Rows:
+    images = tree.images()
+    parents = [PurePosixPath(n).parent.name for n in images]
+    labels = set(parents)
+    if not images:
+        raise DataError(f"{tree.path} holds no images; it may be the wrong folder.")
+    # Without labels wanted, a folder name is a label only if a former run knew it as one.
+    unlabelled = not request.labelled and not labels <= set(request.classes or ())
+    if not unlabelled and len(labels - {""}) < 2 and request.classes is None:
+        raise DataError(
+            f"{tree.path} gives no labels: it has no CSV and no two sub-folders of images; "
+            "add labels.csv with the columns file and label, or one folder per class."
+        )
+    kept = [i for i, p in enumerate(parents) if p or unlabelled]
+    files = [images[i] for i in kept]
+    skipped = {
+        "image outside any class folder": len(images) - len(kept),
+        "not an image file": len(tree.names) - len(images),
+    }
+    columns = {} if unlabelled else {"label": [parents[i] for i in kept]}
+    return Rows(
+        name=f"images ({tree.path.name})",
+        attributes=pd.DataFrame(columns, index=range(len(files))),
+        read=lambda r: read_images([files[i] for i in r], tree.read, request.options.image_size),
+        ids=short_ids(files),
+        target="label",
+        group=("label",),
+        skipped={reason: count for reason, count in skipped.items() if count},
+    )

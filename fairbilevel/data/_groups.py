@@ -1,0 +1,71 @@
+"""What to do with groups too small to say anything about."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from ._dataset import Dataset
+from ._errors import DataError, did_you_mean, listing
+
+MERGED = "other (merged)"
+POLICIES = ("merge", "report-only", "error")
+
+
+def handle_small_groups(data: Dataset, policy: str, min_rows: int) -> tuple[Dataset, np.ndarray]:
+    """Apply a policy to the groups with fewer than `min_rows` rows.
+
+    Arguments:
+        data: labelled rows.
+        policy: "merge" pools them into the group "other (merged)"; "report-only" keeps them as they
+            are, trained on and shown, outside every claim; "error" refuses them.
+        min_rows: rows from which a group counts.
+
+    Returns:
+        The data, regrouped under "merge" (`Dataset.merged` names what went in), and bool `[G]`:
+        which groups count. A pool still below `min_rows` does not.
+
+    Raises:
+        DataError: an unknown policy, a small group under "error", or fewer than two groups left.
+    """
+    if policy not in POLICIES:
+        raise DataError(
+            f"small_groups is {policy!r}; give one of {', '.join(POLICIES)}"
+            f"{did_you_mean(policy, POLICIES)}."
+        )
+    if min_rows < 1:
+        raise DataError(f"min_group_rows is {min_rows}; give a whole number of at least 1.")
+    sizes = _sizes(data)
+    small = sizes < min_rows
+    named = listing(f"{n} ({s})" for n, s, x in zip(data.groups, sizes, small, strict=True) if x)
+    notes = list(data.notes)
+    if small.any() and policy == "error":
+        raise DataError(
+            f"groups with fewer than {min_rows} rows: {named}; set small_groups to merge or "
+            "report-only, or lower min_group_rows."
+        )
+    if small.any() and policy == "merge":
+        # Small groups go last, as one; the others keep their order.
+        target = np.where(small, int((~small).sum()), np.cumsum(~small) - 1)
+        group = np.where(data.group < 0, -1, target[data.group]).astype(np.int32)
+        kept = tuple(n for n, x in zip(data.groups, small, strict=True) if not x)
+        lost = tuple(n for n, x in zip(data.groups, small, strict=True) if x and n != MERGED)
+        data = dataclasses.replace(
+            data, group=group, groups=(*kept, MERGED), merged=(*data.merged, *lost)
+        )
+        notes.append(f"Groups with fewer than {min_rows} rows are merged into {MERGED!r}: {named}.")
+    counted = _sizes(data) >= min_rows
+    if not counted.all():
+        outside = listing(n for n, c in zip(data.groups, counted, strict=True) if not c)
+        notes.append(f"Trained on and shown, but outside every claim for want of rows: {outside}.")
+    if counted.sum() < 2:
+        raise DataError(
+            f"a single group is left: fewer than two groups have {min_rows} rows; lower "
+            "min_group_rows or name another group attribute."
+        )
+    return dataclasses.replace(data, notes=tuple(notes)), counted
+
+
+def _sizes(data: Dataset) -> np.ndarray:
+    return np.bincount(data.group[data.group >= 0], minlength=len(data.groups))

@@ -1,0 +1,66 @@
+"""`load`: from the name of a data set, a file or a folder to rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike, fspath
+
+from ._dataset import Dataset, Options
+from ._errors import DataError, did_you_mean
+
+
+def load(
+    source: str | PathLike[str],
+    options: Options | None = None,
+    *,
+    classes: Sequence[str] | None = None,
+    groups: Sequence[str] | None = None,
+    merged: Sequence[str] = (),
+    labelled: bool = True,
+) -> Dataset:
+    """Read a data set.
+
+    Arguments:
+        source: "digits"; a folder or zip of images (UTKFace, CelebA, with labels.csv, or one folder
+            per class); a `.csv`, `.parquet` or `.npz` file; "tfds:NAME", also written
+            "tfds:NAME?split=test&data_dir=...", or a well-known TensorFlow name such as "cifar10".
+        options: target, groups and how to read; see `Options`.
+        classes: class names of a former run, in its order; a label outside them is an error.
+        groups: group names of a former run, likewise.
+        merged: groups which that run had pooled into "other (merged)" (`Dataset.merged`).
+        labelled: False for rows to predict: labels and groups may be missing, and are -1 then.
+
+    Returns:
+        The rows, not yet encoded.
+
+    Raises:
+        DataError: anything wrong with the source, its files or the options, in one sentence.
+    """
+    # pandas and Pillow come with the sources, and not before data is read.
+    from ._assemble import assemble
+    from ._registry import SOURCES
+    from ._source import Location, Request
+
+    options = options or Options()
+    location = Location(fspath(source))
+    reader = next((s for s in SOURCES if s.matches(location)), None)
+    if reader is None:
+        known = [name for s in SOURCES for name in s.known]
+        forms = "; ".join(s.forms for s in SOURCES)
+        what = (
+            "cannot be read as data" if location.path else "is neither a known data set nor a path"
+        )
+        raise DataError(
+            f"{location.text!r} {what}{did_you_mean(location.text, known)}; give one of: {forms}."
+        )
+    request = Request(
+        options,
+        None if classes is None else tuple(classes),
+        None if groups is None else tuple(groups),
+        tuple(merged),
+        labelled,
+    )
+    rows = reader.read(location, request)
+    if options.exclude_feature and not reader.has_features:
+        raise DataError("exclude_feature is for tables; images and arrays have no named columns.")
+    return assemble(rows, request)

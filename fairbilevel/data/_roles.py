@@ -1,0 +1,287 @@
+"""The five disjoint roles of rows: fit, select, tune, certify, test.
+
+Fit trains weights, select moves masks and multipliers, tune chooses settings, certify bounds gaps
+on rows that nothing touched, test reports. Certify and test are drawn at random within group, so
+that they are samples of it; fit, select and tune are stratified by label and group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import numpy as np
+
+from ._dataset import Dataset
+from ._errors import DataError, did_you_mean
+
+ROLES = ("fit", "select", "tune", "certify", "test")
+FRACTIONS: Mapping[str, float] = MappingProxyType(
+    {"fit": 0.45, "select": 0.2, "tune": 0.1, "certify": 0.1, "test": 0.15}
+)
+FOLD_FRACTIONS: Mapping[str, float] = MappingProxyType(
+    {"fit": 0.6, "select": 0.25, "tune": 0.15, "certify": 0.0}
+)
+
+# Separate random streams for the separate draws of one seed.
+_HOLD_OUT, _DEVELOP, _FOLD, _HALVES = 1, 2, 3, 4
+
+
+def split_roles(
+    data: Dataset,
+    fractions: Mapping[str, float] = FRACTIONS,
+    seed: int = 0,
+    counted: np.ndarray | None = None,
+    min_per_role: int = 1,
+) -> dict[str, np.ndarray]:
+    """Give every row a role.
+
+    Rows with identical images, and rows of one unit, share a role. A role column in the data
+    overrides the fractions.
+
+    Arguments:
+        data: labelled rows.
+        fractions: role -> share of the rows, summing to one; certify, select and tune may be 0.
+        seed: the same seed gives the same roles on every platform.
+        counted: bool `[G]`, groups that must occur in every role; default all.
+        min_per_role: rows that each class and counted group must have in each role.
+
+    Returns:
+        role -> sorted int64 row numbers; disjoint, and together all rows.
+
+    Raises:
+        DataError: bad fractions, rows without label or group, a role column that separates
+            identical images or one unit, or a class or counted group without rows in some role.
+    """
+    _check_seed(seed)
+    _check_labelled(data)
+    atom = atoms(data)
+    if data.role is not None:
+        roles = _from_column(data, atom)
+        used = [r for r in ROLES if roles[r].size or r in ("fit", "test")]
+    else:
+        share = _shares(fractions, ROLES)
+        roles = _draw(data, np.arange(len(data)), atom, share, (seed,))
+        used = [r for r in ROLES if share[r] > 0]
+    _check_coverage(data, roles, used, counted, min_per_role)
+    return roles
+
+
+def fold_roles(
+    data: Dataset,
+    fold: int,
+    folds: int = 5,
+    seed: int = 0,
+    fractions: Mapping[str, float] = FOLD_FRACTIONS,
+    counted: np.ndarray | None = None,
+    min_per_role: int = 1,
+) -> dict[str, np.ndarray]:
+    """Give every row a role, with fold `fold` of `folds` as test.
+
+    Over the folds of one seed every row is tested exactly once; the other roles are drawn anew from
+    the rest.
+
+    Arguments:
+        data: labelled rows.
+        fold: 0 .. folds - 1.
+        folds: at least 2.
+        seed: one seed makes one round of folds.
+        fractions: role -> share of the rest, summing to one; certify may be 0.
+        counted: bool `[G]`, groups that must occur in every role; default all.
+        min_per_role: rows that each class and counted group must have in each role.
+
+    Returns:
+        role -> sorted int64 row numbers, as `split_roles`.
+
+    Raises:
+        DataError: as `split_roles`; also a fold out of range, or a role column in the data.
+    """
+    _check_seed(seed)
+    _check_labelled(data)
+    if folds < 2 or not 0 <= fold < folds:
+        raise DataError(f"fold {fold} of {folds} does not exist; count folds from 0, at least 2.")
+    if data.role is not None:
+        raise DataError("folds draw their own test rows; leave out the role column.")
+    share = _shares(fractions, ROLES[:4])
+    atom, rows = atoms(data), np.arange(len(data))
+    tests = _partition(rows, atom, data.group, np.full(folds, 1 / folds), (seed, _FOLD))
+    rest = np.setdiff1d(rows, tests[fold])
+    roles = _draw(data, rest, atom, {**share, "test": 0.0}, (seed, folds, fold))
+    roles["test"] = tests[fold]
+    used = [r for r in ROLES if r == "test" or share[r] > 0]
+    _check_coverage(data, roles, used, counted, min_per_role)
+    return roles
+
+
+def role_halves(rows: np.ndarray, data: Dataset, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Cut rows of select into two fixed halves, stratified by label and group.
+
+    Arguments:
+        rows: row numbers, at least two.
+        data: the rows they number.
+        seed: the same seed gives the same halves.
+
+    Returns:
+        Sorted rows for the hypergradient, and sorted rows for the multipliers; rows with identical
+        images or of one unit lie in one half.
+
+    Raises:
+        DataError: fewer than two rows that may be separated.
+    """
+    _check_seed(seed)
+    _check_labelled(data)
+    rows = np.sort(np.asarray(rows, dtype=np.int64))
+    first, second = _partition(
+        rows, atoms(data), _label_by_group(data), np.array([0.5, 0.5]), (seed, _HALVES)
+    )
+    if not first.size or not second.size:
+        raise DataError(f"{rows.size} rows cannot be cut into two halves; give select more rows.")
+    return first, second
+
+
+def atoms(data: Dataset) -> np.ndarray:
+    """Return int64 `[n]`: the first row of the set of rows that this row may not be parted from.
+
+    Rows are tied by identical image content, by a common unit, and by chains of both. Equal rows of
+    a table are no copies of one thing: two people may look alike in ten columns.
+    """
+    n = len(data)
+    ties = []
+    if not data.is_table and np.ndim(data.inputs) >= 3:
+        ties.append(data.content)
+    if data.unit is not None:
+        _, first, inverse = np.unique(data.unit, return_index=True, return_inverse=True)
+        ties.append(first[inverse])
+    if len(ties) < 2:
+        return ties[0].astype(np.int64) if ties else np.arange(n)
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    ends = np.concatenate(ties)
+    edges = coo_array((np.ones(2 * n, dtype=bool), (np.tile(np.arange(n), 2), ends)), shape=(n, n))
+    _, component = connected_components(edges, directed=False)
+    _, first, inverse = np.unique(component, return_index=True, return_inverse=True)
+    return first[inverse].astype(np.int64)
+
+
+def _draw(
+    data: Dataset, rows: np.ndarray, atom: np.ndarray, share: dict[str, float], key: tuple[int, ...]
+) -> dict[str, np.ndarray]:
+    """Draw certify and test within group, then fit, select and tune by label and group."""
+    held = np.array([share["certify"], share["test"]])
+    parts = _partition(rows, atom, data.group, np.append(held, 1 - held.sum()), (*key, _HOLD_OUT))
+    rest = np.array([share["fit"], share["select"], share["tune"]])
+    fit, select, tune = _partition(
+        parts[2], atom, _label_by_group(data), rest / rest.sum(), (*key, _DEVELOP)
+    )
+    return {"fit": fit, "select": select, "tune": tune, "certify": parts[0], "test": parts[1]}
+
+
+def _partition(
+    rows: np.ndarray,
+    atom: np.ndarray,
+    stratum: np.ndarray,
+    shares: np.ndarray,
+    key: tuple[int, ...],
+) -> list[np.ndarray]:
+    """Cut sorted rows into parts, stratum by stratum, atoms whole; return sorted rows per part."""
+    _, first, inverse, size = np.unique(
+        atom[rows], return_index=True, return_inverse=True, return_counts=True
+    )
+    atom_stratum = stratum[rows[first]]
+    part = np.zeros(len(size), dtype=np.int64)
+    carry = np.zeros(len(shares))
+    for value in np.unique(atom_stratum):
+        members = np.flatnonzero(atom_stratum == value)
+        # Raw bits are stable over numpy versions, which shuffling is not.
+        bits = np.random.PCG64(np.random.SeedSequence([*key, int(value)]))
+        members = members[np.argsort(bits.random_raw(len(members)), kind="stable")]
+        quota, carry = _quota(int(size[members].sum()), shares, carry)
+        # An atom belongs where its middle falls, so that no part is off by more than one atom.
+        middle = np.cumsum(size[members]) - size[members] / 2
+        part[members] = np.searchsorted(np.cumsum(quota), middle, side="right")
+    row_part = part[inverse]
+    return [rows[row_part == p] for p in range(len(shares))]
+
+
+def _quota(total: int, shares: np.ndarray, carry: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return whole rows per part by largest remainder, and what is owed to each part.
+
+    What rounding took from a part in earlier strata counts in later ones: otherwise many tiny
+    strata would all fall to the largest part.
+    """
+    ideal = total * shares
+    quota = np.floor(ideal + 1e-9)
+    left = total - int(quota.sum())
+    claim = np.where(ideal - quota > 1e-9, np.round(ideal - quota + carry, 9), -np.inf)
+    quota[np.argsort(-claim, kind="stable")[:left]] += 1
+    return quota, carry + ideal - quota
+
+
+def _label_by_group(data: Dataset) -> np.ndarray:
+    return data.y.astype(np.int64) * len(data.groups) + data.group
+
+
+def _shares(fractions: Mapping[str, float], allowed: tuple[str, ...]) -> dict[str, float]:
+    for name in fractions:
+        if name not in allowed:
+            raise DataError(
+                f"role fractions name {name!r}{did_you_mean(name, allowed)}; "
+                f"the roles here are {', '.join(allowed)}."
+            )
+    share = {name: float(fractions.get(name, 0.0)) for name in allowed}
+    values = np.array(list(share.values()))
+    if not np.isfinite(values).all() or (values < 0).any() or abs(values.sum() - 1) > 1e-6:
+        given = ", ".join(f"{k} {v:g}" for k, v in share.items())
+        raise DataError(f"role fractions must be at least 0 and sum to 1; given: {given}.")
+    for name in ("fit", "test"):
+        if share.get(name) == 0:
+            raise DataError(f"the role fraction of {name} is 0; give it some rows.")
+    return share
+
+
+def _from_column(data: Dataset, atom: np.ndarray) -> dict[str, np.ndarray]:
+    assert data.role is not None
+    apart = np.flatnonzero(data.role != data.role[atom])
+    if apart.size:
+        row, other = apart[0], atom[apart[0]]
+        raise DataError(
+            f"the role column puts row {data.ids[other]} into {data.role[other]} and row "
+            f"{data.ids[row]} into {data.role[row]}, though they hold the same image or the same "
+            "unit; give both one role."
+        )
+    return {role: np.flatnonzero(data.role == role) for role in ROLES}
+
+
+def _check_labelled(data: Dataset) -> None:
+    bare = int(((data.y < 0) | (data.group < 0)).sum())
+    if bare:
+        raise DataError(f"{bare} rows have no label or no group; roles need both.")
+
+
+def _check_seed(seed: int) -> None:
+    if isinstance(seed, bool) or int(seed) != seed or seed < 0:
+        raise DataError(f"seed is {seed!r}; give a whole number of at least 0.")
+
+
+def _check_coverage(
+    data: Dataset,
+    roles: dict[str, np.ndarray],
+    used: list[str],
+    counted: np.ndarray | None,
+    least: int,
+) -> None:
+    for kind, names, index, must in (
+        ("group", data.groups, data.group, counted),
+        ("class", data.classes, data.y, None),
+    ):
+        total = np.bincount(index, minlength=len(names))
+        for role in used:
+            here = np.bincount(index[roles[role]], minlength=len(names))
+            for i, name in enumerate(names):
+                if here[i] < least and (must is None or must[i]):
+                    has = "no rows" if here[i] == 0 else f"only {here[i]} rows"
+                    raise DataError(
+                        f"{kind} {name!r} ({total[i]} rows in all) has {has} in role {role}; "
+                        "merge small groups, enlarge that role or add rows."
+                    )

@@ -1,0 +1,190 @@
+"""Source TensorFlow Datasets, by name and without TensorFlow.
+
+Reads through `tfds.data_source`, so the data must be prepared as ArrayRecord (or Parquet) files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import parse_qsl
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from ._assemble import sample_rows
+from ._celeba import GROUP, TARGET
+from ._errors import DataError, did_you_mean, listing
+from ._images import resize, stack_images
+from ._source import Location, Request, Rows, Source
+
+_PREFIX = "tfds:"
+
+
+class TensorFlowDatasets(Source):
+    """`tfds:NAME`, or the bare name of one of a few well-known data sets."""
+
+    forms = "tfds:NAME, or cifar10, celeb_a and the like"
+    known = ("celeb_a", "cifar10", "cifar100", "svhn_cropped", "mnist", "fashion_mnist")
+
+    def matches(self, location: Location) -> bool:
+        """The prefix, or a known name."""
+        return location.text.startswith(_PREFIX) or location.text.partition("?")[0] in self.known
+
+    def read(self, location: Location, request: Request) -> Rows:
+        """Read one split. Attributes are the scalar features, by the last part of their name."""
+        options = request.options
+        name, _, query = location.text.removeprefix(_PREFIX).partition("?")
+        settings = dict(parse_qsl(query))
+        for key in settings:
+            if key not in ("data_dir", "split"):
+                raise DataError(
+                    f"{location.text!r} sets {key!r}{did_you_mean(key, ('data_dir', 'split'))}; "
+                    "only data_dir and split can be set there."
+                )
+        split = options.split or settings.get("split") or "train"
+        data_dir = options.data_dir or settings.get("data_dir")
+        source = _open(name, split, data_dir, options.download)
+        return _read_rows(source, name, split, request)
+
+
+def _open(name: str, split: str, data_dir: str | None, download: bool) -> Any:
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError:
+        raise DataError(f"tfds:{name} needs the package tensorflow-datasets; install it.") from None
+    where = f" --data_dir={data_dir}" if data_dir else ""
+    try:
+        source = tfds.data_source(
+            name,
+            split=split,
+            data_dir=data_dir,
+            download=download,
+            # Only what is written now is ours to choose; what is there says its own format.
+            builder_kwargs={"file_format": "array_record"} if download else None,
+        )
+        len(source)  # Opens the files, so that what is missing is told here.
+        return source
+    except tfds.core.DatasetNotFoundError:
+        known = tfds.list_builders(with_community_datasets=False)
+        raise DataError(
+            f"TensorFlow Datasets has no {name!r}{did_you_mean(name, known)}"
+            + (f", and none is prepared in {data_dir}." if data_dir else ".")
+        ) from None
+    except ImportError as error:
+        raise DataError(
+            f"tfds:{name} cannot be read here ({error}); install array_record, or prepare the "
+            "data set as Parquet."
+        ) from None
+    except (KeyError, ValueError) as error:
+        splits = _splits(tfds, name, data_dir)
+        if splits:
+            raise DataError(
+                f"tfds:{name} has no split {split!r}; it has {listing(splits)}."
+            ) from None
+        raise _unprepared(name, where, error) from None
+    except (NotImplementedError, OSError, AssertionError, RuntimeError) as error:
+        raise _unprepared(name, where, error) from None
+
+
+def _unprepared(name: str, where: str, error: Exception) -> DataError:
+    reason = " ".join(str(error).split()).split(". ")[0][:160].rstrip(".")
+    return DataError(
+        f"tfds:{name} is not prepared here ({reason}); run 'tfds build {name} "
+        f"--file_format=array_record{where}' where there is a network, name its folder as "
+        "data_dir, or set download."
+    )
+
+
+def _splits(tfds: Any, name: str, data_dir: str | None) -> list[str]:
+    try:
+        return list(tfds.builder(name, data_dir=data_dir).info.splits)
+    except Exception:
+        # Only asked to improve a message; the message for unprepared data follows.
+        return []
+
+
+def _read_rows(source: Any, name: str, split: str, request: Request) -> Rows:
+    import tensorflow_datasets as tfds
+
+    features = dict(_leaves(source.dataset_info.features))
+    image_key = next((k for k, f in features.items() if isinstance(f, tfds.features.Image)), None)
+    if image_key is None:
+        raise DataError(f"tfds:{name} has no image feature; only image data sets can be read.")
+    scalars = {k: f for k, f in features.items() if k != image_key and f.shape == ()}
+    last = [k[-1] for k in scalars]
+    # A leaf name is enough where no other feature ends alike.
+    short = {k: k[-1] if last.count(k[-1]) == 1 else "/".join(k) for k in scalars}
+
+    chosen = sample_rows(len(source), request.options.max_rows)
+    values: dict[str, list[Any]] = {short[k]: [] for k in scalars}
+    names = [f"{name} {split} row {i}" for i in chosen]
+
+    def images() -> Iterator[np.ndarray]:
+        for i, row_name in zip(chosen.tolist(), names, strict=True):
+            example = source[i]
+            for key in scalars:
+                values[short[key]].append(_pick(example, key))
+            yield _image(_pick(example, image_key), row_name, request)
+
+    if not len(chosen):
+        raise DataError(f"split {split!r} of tfds:{name} has no rows.")
+    pixels = stack_images(images(), names)
+    columns, orders = {}, {}
+    for key, feature in scalars.items():
+        columns[short[key]], order = _named(feature, short[key], values[short[key]], tfds)
+        if order:
+            orders[short[key]] = order
+    celeba = TARGET in columns and "label" not in columns
+    target = TARGET if celeba else ("label" if "label" in columns else None)
+    notes = []
+    if len(chosen) < len(source):
+        notes.append(f"A random subset of {len(chosen)} of {len(source)} rows.")
+    return Rows(
+        name=f"tfds:{name} ({split})",
+        attributes=pd.DataFrame(columns, index=range(len(chosen))),
+        read=lambda rows: pixels[rows],
+        ids=np.char.add(f"{split}:", chosen.astype(str)),
+        target=target,
+        group=GROUP if celeba else ((target,) if target else ()),
+        orders=orders,
+        notes=notes,
+    )
+
+
+def _leaves(features: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for key, feature in features.items():
+        if hasattr(feature, "items"):
+            yield from _leaves(feature, (*path, key))
+        else:
+            yield (*path, key), feature
+
+
+def _pick(example: Any, path: tuple[str, ...]) -> Any:
+    for key in path:
+        example = example[key]
+    return example
+
+
+def _image(value: np.ndarray, name: str, request: Request) -> np.ndarray:
+    pixels = np.asarray(value)
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4):
+        raise DataError(f"{name} is no 8-bit image (shape {pixels.shape}, {pixels.dtype}).")
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels[..., :3])
+    return resize(image, request.options.image_size)
+
+
+def _named(
+    feature: Any, name: str, values: list[Any], tfds: Any
+) -> tuple[list[Any], tuple[str, ...] | None]:
+    """Return the values as names, None for the label -1 of unlabelled rows, and their order."""
+    if isinstance(feature, tfds.features.ClassLabel):
+        order = tuple(feature.int2str(i) for i in range(feature.num_classes))
+        return [order[int(v)] if int(v) >= 0 else None for v in values], order
+    if np.dtype(feature.np_dtype).kind == "b":
+        order = (f"not {name}", name)
+        return [order[bool(v)] for v in values], order
+    if np.dtype(feature.np_dtype).kind in "iuf":
+        return [np.asarray(v).item() for v in values], None
+    return [v.decode() if isinstance(v, bytes) else str(v) for v in values], None

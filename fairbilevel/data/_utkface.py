@@ -1,0 +1,73 @@
+"""Source UTKFace: faces whose file names carry age, gender and race.
+
+Zhang, Song and Qi, "Age Progression/Regression by Conditional Adversarial Autoencoder", CVPR 2017:
+`[age]_[gender]_[race]_[date&time].jpg.chip.jpg`.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePosixPath
+
+import numpy as np
+import pandas as pd
+
+from ._archive import short_ids
+from ._errors import DataError
+from ._images import read_images
+from ._source import Location, Request, Rows, Source
+
+GENDERS = ("Male", "Female")
+RACES = ("White", "Black", "Asian", "Indian", "Others")
+AGES = (*(f"{a}-{a + 9}" for a in range(0, 80, 10)), "80+")
+
+# The release itself has a name with a space, and one without a dot, after the date.
+_NAME = re.compile(r"(\d{1,3})_([01])_([0-4])_\d+ ?\.?jpe?g(\.chip\.jpe?g)?", re.IGNORECASE)
+
+
+class UTKFace(Source):
+    """Folder or zip; the images may lie anywhere below."""
+
+    forms = "a UTKFace folder or zip"
+
+    def matches(self, location: Location) -> bool:
+        """At least half of the images are named as in the release."""
+        images = location.files.images() if location.files else []
+        named = sum(_NAME.fullmatch(PurePosixPath(n).name) is not None for n in images)
+        return named > 0 and 2 * named >= len(images)
+
+    def read(self, location: Location, request: Request) -> Rows:
+        """Read attributes from the names; names that lack a field are skipped and counted."""
+        tree = location.files
+        assert tree is not None
+        images = tree.images()
+        found = [(n, _NAME.fullmatch(PurePosixPath(n).name)) for n in images]
+        rows = [(n, m) for n, m in found if m is not None]
+        files = [n for n, _ in rows]
+        age, gender, race = (np.array([int(m[i]) for _, m in rows]) for i in (1, 2, 3))
+        if (age > 130).any():
+            raise DataError(f"{files[int(age.argmax())]} gives an age of {age.max()}; rename it.")
+        skipped = {}
+        if len(images) > len(rows):
+            skipped["file name is not age_gender_race_date.jpg"] = len(images) - len(rows)
+        if len(tree.names) > len(images):
+            skipped["not an image file"] = len(tree.names) - len(images)
+        return Rows(
+            name=f"UTKFace ({tree.path.name})",
+            attributes=pd.DataFrame(
+                {
+                    "age": np.array(AGES)[np.minimum(age // 10, 8)],
+                    "gender": np.array(GENDERS)[gender],
+                    "race": np.array(RACES)[race],
+                }
+            ),
+            read=lambda r: read_images(
+                [files[i] for i in r], tree.read, request.options.image_size
+            ),
+            ids=short_ids(files),
+            target="gender",
+            group=("race", "gender"),
+            orders={"age": AGES, "gender": GENDERS, "race": RACES},
+            numbers={"age": pd.Series(age)},
+            skipped=skipped,
+        )

@@ -1,0 +1,237 @@
+"""A fair pruning problem: a model, rows in five roles, groups, constraints, a dense reference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from fairbilevel import data as fb_data
+from fairbilevel import fairness, masks, models
+from fairbilevel.fairness import Constraint, Outcomes
+
+REPORTED_ROLES = ("fit", "select", "tune", "test")
+_EVALUATION_ROWS = 512
+
+
+@dataclass(frozen=True)
+class Network:
+    """Parameters and state of one network of a problem's model.
+
+    Attributes:
+        params: nested dictionary of arrays.
+        state: normalization statistics and the like.
+    """
+
+    params: Any
+    state: Any
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The dense network and what it says of every row that may be looked at.
+
+    Attributes:
+        network: the dense network.
+        correct: bool ``[rows]``, where it is right (False on certify rows, never evaluated).
+        loss: float32 ``[rows]``, its cross-entropy in nats (0 on certify rows).
+        gradient_evaluations: what its training cost, 0 if it was given.
+    """
+
+    network: Network
+    correct: Bool[np.ndarray, " rows"]
+    loss: Float[np.ndarray, " rows"]
+    gradient_evaluations: float = 0.0
+
+
+class FairPruningProblem:
+    """Given a model, data with groups and fairness tolerances, what there is to solve.
+
+    Args:
+        model: a ``fb.models.Model``, a ``flax.nnx.Module`` or the name of a built-in model.
+        x: rows ``[rows, ...]``: uint8 images, float features, or a ``fb.data.Dataset`` that brings
+            labels and groups with it.
+        y: int ``[rows]``, class of each row.
+        group: int or str ``[rows]``, group of each row.
+        constraints: fairness constraints; none means accuracy alone.
+        roles: row indices by role (``fb.data.split_roles``); drawn from ``seed`` by default.
+        counted: bool ``[groups]``, groups that claims speak of; all by default.
+        role_fractions: shares of the five roles where ``roles`` is not given.
+        width: of a built-in model.
+        prune_classifier: prune the classifier's weights too.
+        seed: of the roles.
+
+    Attributes:
+        inputs: encoded rows; images stay uint8 and are normalized on the device.
+        layers: prunable layers of the model.
+        share: float32 ``[groups]`` by role: the groups' shares among that role's rows.
+
+    Raises:
+        ValueError: rows, labels and groups of different lengths, values that are not finite, a
+            group or class without rows in a role, a model whose logits do not match the classes.
+    """
+
+    def __init__(
+        self,
+        model: models.Model | nnx.Module | str,
+        x: Any,
+        y: Any = None,
+        group: Any = None,
+        *,
+        constraints: Sequence[Constraint] = (),
+        roles: Mapping[str, Int[np.ndarray, " n"]] | None = None,
+        counted: Bool[np.ndarray, " groups"] | None = None,
+        role_fractions: Mapping[str, float] | None = None,
+        width: int | None = None,
+        prune_classifier: bool = False,
+        seed: int = 0,
+    ):
+        if not isinstance(x, fb_data.Dataset):
+            if y is None or group is None:
+                raise ValueError("arrays need x, y and group; a fb.data.Dataset brings all three")
+            x = fb_data.from_arrays(x, y, group)
+        data: fb_data.Dataset = x
+        self.data = data
+        self.constraints = tuple(constraints)
+        self.counted = (
+            np.ones(len(data.groups), bool) if counted is None else np.asarray(counted, bool)
+        )
+        if roles is None:
+            options = {} if role_fractions is None else {"fractions": role_fractions}
+            roles = fb_data.split_roles(data, seed=seed, counted=self.counted, **options)
+        self.roles = {name: np.asarray(roles[name]) for name in fb_data.ROLES}
+        self.select_outer, self.select_duals = fb_data.role_halves(
+            self.roles["select"], data, seed
+        )
+        self.encoder = fb_data.Encoder.fit(data, self.roles["fit"])
+        self.inputs = self.encoder.transform(data.inputs)
+        if self.inputs.dtype != np.uint8 and not np.isfinite(self.inputs).all():
+            raise ValueError("the inputs hold values that are not finite (NaN or infinity)")
+        self.y = np.asarray(data.y, np.int32)
+        self.group = np.asarray(data.group, np.int32)
+        self.weight = (
+            np.ones(len(self.y), np.float32)
+            if data.weight is None
+            else np.asarray(data.weight, np.float32)
+        )
+        if isinstance(model, str):
+            model = models.build(model, self.inputs.shape[1:], len(data.classes), width=width)
+        elif isinstance(model, nnx.Module):
+            model = models.from_nnx(model)
+        self.model = model
+        self.share = {name: self._shares(rows) for name, rows in self.roles.items()}
+        self._check_logits()
+        params, state = model.init(jax.random.key(0))
+        sample = self.normalize(jnp.asarray(self.inputs[self._spread_rows(8)]))
+        self.layers = masks.select_layers(
+            masks.find_layers(model.apply, params, state, sample),
+            prune_classifier=prune_classifier,
+        )
+        self._predict = jax.jit(self._forward)
+
+    def _shares(self, rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, " groups"]:
+        count = np.bincount(self.group[rows], minlength=len(self.data.groups))
+        return (count / max(count.sum(), 1)).astype(np.float32)
+
+    def _spread_rows(self, count: int) -> Int[np.ndarray, " n"]:
+        rows = self.roles["fit"]
+        return rows[np.linspace(0, len(rows) - 1, count).astype(int)]
+
+    def _check_logits(self) -> None:
+        params, state = jax.eval_shape(self.model.init, jax.random.key(0))
+        x = jax.ShapeDtypeStruct((2, *self.inputs.shape[1:]), jnp.float32)
+        try:
+            out, _ = jax.eval_shape(
+                lambda p, s, x: self.model.apply(p, s, x, False, jax.random.key(0)),
+                params,
+                state,
+                x,
+            )
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"model {self.model.name!r} does not take rows of shape "
+                f"{list(self.inputs.shape[1:])}: {str(error).splitlines()[0]}"
+            ) from error
+        if out.shape != (2, len(self.data.classes)):
+            raise ValueError(
+                f"model {self.model.name!r} gives {out.shape[-1]} logits a row, the data has "
+                f"{len(self.data.classes)} classes"
+            )
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Names of the groups."""
+        return self.data.groups
+
+    def normalize(self, x: Array) -> Float[Array, "rows ..."]:
+        """Encoded rows as the model takes them: float32, standardized by the fit rows."""
+        if self.encoder.kind == "table":
+            return x.astype(jnp.float32)
+        scale = 255.0 if self.encoder.kind == "image" else 1.0
+        mean = jnp.asarray(self.encoder.mean, jnp.float32)
+        std = jnp.asarray(self.encoder.std, jnp.float32)
+        return (x.astype(jnp.float32) / scale - mean) / std
+
+    def _forward(
+        self, params: Any, state: Any, x: Array
+    ) -> Float[Array, "rows classes"]:
+        return self.model.apply(params, state, self.normalize(x), False, jax.random.key(0))[0]
+
+    def logits(
+        self, network: Network, inputs: np.ndarray
+    ) -> Float[np.ndarray, "rows classes"]:
+        """Logits of encoded rows, in evaluation mode, a fixed number of rows at a time."""
+        size = min(_EVALUATION_ROWS, max(len(inputs), 1))
+        chunks = []
+        for start in range(0, len(inputs), size):
+            x = inputs[start : start + size]
+            padded = np.concatenate([x, np.repeat(x[:1], size - len(x), 0)])
+            chunks.append(np.asarray(self._predict(network.params, network.state, padded))[: len(x)])
+        return np.concatenate(chunks) if chunks else np.zeros((0, len(self.data.classes)))
+
+    def judge(
+        self, network: Network, rows: Int[np.ndarray, " n"]
+    ) -> tuple[Bool[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+        """Correctness and cross-entropy (nats) of a network on rows of this problem."""
+        logits = self.logits(network, self.inputs[rows])
+        y = self.y[rows]
+        top = logits.max(-1, keepdims=True)
+        log_sum = top[:, 0] + np.log(np.exp(logits - top).sum(-1))
+        return logits.argmax(-1) == y, (log_sum - logits[np.arange(len(y)), y]).astype(np.float32)
+
+    def refer(self, network: Network, gradient_evaluations: float = 0.0) -> Reference:
+        """The dense reference of a network: its outcome on every row except those of certify."""
+        correct = np.zeros(len(self.y), bool)
+        loss = np.zeros(len(self.y), np.float32)
+        for name in REPORTED_ROLES:
+            rows = self.roles[name]
+            correct[rows], loss[rows] = self.judge(network, rows)
+        return Reference(network, correct, loss, gradient_evaluations)
+
+    def outcomes(
+        self, network: Network, reference: Reference, rows: Int[np.ndarray, " n"]
+    ) -> Outcomes:
+        """Paired outcomes of a network beside the dense one, on the host."""
+        correct, loss = self.judge(network, rows)
+        return Outcomes(correct, reference.correct[rows], loss, reference.loss[rows])
+
+    def summarize(self, outcomes: Outcomes, rows: Int[np.ndarray, " n"]) -> dict[str, Any]:
+        """Performance, gaps and violations of paired outcomes on ``rows``."""
+        group = self.group[rows]
+        correct, dense = np.asarray(outcomes.correct), np.asarray(outcomes.dense_correct)
+        return {
+            "performance": fairness.performance(
+                correct, np.asarray(outcomes.loss), group, self.groups
+            ),
+            "gaps": fairness.gaps(dense, correct, group, self.groups, self.counted),
+            "violations": [
+                fairness.largest_violation(c, outcomes, group, len(self.groups), self.counted)
+                for c in self.constraints
+            ],
+        }

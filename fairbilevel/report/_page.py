@@ -1,0 +1,121 @@
+"""The page as a whole, and the file in the run folder."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from fairbilevel.report._course import (
+    cost_section,
+    course_section,
+    limits_section,
+    origin_section,
+)
+from fairbilevel.report._numbers import dig, esc
+from fairbilevel.report._sections import (
+    groups_section,
+    layers_section,
+    roles_section,
+    verdict_section,
+)
+from fairbilevel.report._style import CSS
+
+# Even a string that escaped its escaping could load or run nothing under this policy.
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+
+
+def render(config: dict[str, Any], result: dict[str, Any], metrics: list[dict[str, Any]]) -> str:
+    """The report of one run as a self-contained HTML page.
+
+    The page asks for nothing from outside and needs no JavaScript. Optional parts that are
+    absent (baseline, constraints, progress lines, layers) leave out their section or column.
+
+    **Arguments:**
+
+    - `config`: the run's options, from `config.json`.
+    - `result`: the run's outcome, from `result.json`.
+    - `metrics`: the run's progress lines, from `metrics.jsonl`, in the order written.
+
+    **Returns:** the page's source.
+    """
+    model = str(dig(result, "model", "name") or "a model")
+    data = str(dig(result, "data", "name") or "unnamed data")
+    title = f"Fair pruning of {model} on {data}"
+    body = "".join(
+        (
+            verdict_section(result),
+            groups_section(result),
+            roles_section(result),
+            course_section(result, metrics),
+            layers_section(result),
+            cost_section(result),
+            origin_section(config, result),
+            limits_section(result),
+        )
+    )
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light"><link rel="icon" href="data:,">'
+        f"<title>{esc(title)}</title><style>{CSS}</style></head><body>"
+        f'<header><p class="eyebrow">Fair pruning report</p><h1>{esc(title)}</h1></header>'
+        f"<main>{body}</main>"
+        "<footer>Written by fairbilevel from the files of the run folder: config.json, "
+        "metrics.jsonl and result.json.</footer></body></html>\n"
+    )
+
+
+def write_report(run_dir: Path) -> Path:
+    """Writes `report.html` into a run folder, from the JSON files that lie there.
+
+    **Arguments:**
+
+    - `run_dir`: the run folder. `result.json` must be there; `config.json` and
+      `metrics.jsonl` may be absent.
+
+    **Returns:** the path of the report.
+
+    **Raises:** `ValueError` where `result.json` is missing or a file does not hold JSON.
+    """
+    run_dir = Path(run_dir)
+    result = _read_object(run_dir / "result.json")
+    if result is None:
+        raise ValueError(
+            f"{run_dir} holds no result.json, so there is nothing to report; "
+            "finish the run first, or name another run folder"
+        )
+    config = _read_object(run_dir / "config.json") or {}
+    page = render(config, result, _read_lines(run_dir / "metrics.jsonl"))
+    path = run_dir / "report.html"
+    partial = path.with_suffix(".html.partial")
+    partial.write_bytes(page.encode("utf-8", "replace"))
+    return partial.replace(path)
+
+
+def _read_object(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} does not hold JSON ({error}); was it edited or cut?") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} must hold a JSON object, it holds a {type(found).__name__}")
+    return found
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects in a file of JSON lines; a last line cut short by a stop is left out."""
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    found = []
+    for i, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            found.append(json.loads(line))
+        except ValueError as error:
+            if i < len(lines):
+                raise ValueError(f"{path}, line {i}, does not hold JSON ({error})") from error
+    return [item for item in found if isinstance(item, dict)]

@@ -1,0 +1,361 @@
+"""The sections that say what came out: verdict, groups, fairness on every role, layers."""
+
+from typing import Any
+
+from fairbilevel.report._bars import Bars, Cut, bar_chart
+from fairbilevel.report._groups import GroupRow, ends, group_rows
+from fairbilevel.report._markup import bullets, figure, row, section, sign, table
+from fairbilevel.report._numbers import (
+    MISSING,
+    count,
+    counted,
+    dig,
+    esc,
+    exact_points,
+    number,
+    percent,
+    points,
+    strings,
+)
+from fairbilevel.report._verdict import (
+    BASELINE,
+    Limit,
+    beside_average,
+    diverged,
+    hardest_hit,
+    judge,
+    limits,
+    test_rows,
+)
+
+ROLES = ("fit", "select", "tune", "test")
+
+_GAPS = (
+    ("accuracy_gap", "Accuracy gap", "best group minus worst group"),
+    ("degradation_gap", "Degradation gap", "largest loss minus smallest loss of a group"),
+    ("max_excess_accuracy_gap", "Largest excess loss", "worst group’s loss beyond the average"),
+)
+_MOST_LAYERS = 60
+
+
+def has_baseline(result: dict[str, Any]) -> bool:
+    """Whether the run was compared with the baseline."""
+    return number(result, "baseline", "test", "accuracy") is not None
+
+
+def verdict_section(result: dict[str, Any]) -> str:
+    """The card at the top: headline, sentences, caution; then four key figures, warnings."""
+    found = judge(result)
+    sentences = "".join(f"<p>{esc(s)}</p>" for s in found.sentences)
+    card = (
+        f'<section class="verdict {found.state}" aria-labelledby="verdict-heading">'
+        f'<h2 id="verdict-heading">{sign(found.state)}<span>{esc(found.headline)}</span></h2>'
+        f'{sentences}<p class="caution">{esc(found.caution)}</p></section>'
+    )
+    warnings = bullets(w[:1].upper() + w[1:] for w in strings(result, "warnings"))
+    if warnings:
+        warnings = f'<div class="warnings"><h3 style="margin:0">Warnings</h3>{warnings}</div>'
+    return card + _key_figures(result) + warnings
+
+
+def _key_figures(result: dict[str, Any]) -> str:
+    items: list[tuple[str, str, str]] = []
+    achieved = number(result, "sparsity", "achieved")
+    if achieved is not None:
+        unit = str(dig(result, "sparsity", "unit") or "weight")
+        kept = number(result, "sparsity", "kept")
+        left = f"{count(kept)} {unit}s kept" if kept is not None else ""
+        items.append(("Removed", percent(achieved), left))
+    before = number(result, "dense", "test", "accuracy")
+    after = number(result, "pruned", "test", "accuracy")
+    if after is not None:
+        small = ""
+        if before is not None:
+            small = f"{percent(before)} before, {points(after - before, signed=True)} points"
+        items.append(("Accuracy on test", percent(after), small))
+    worst = hardest_hit(result)
+    if worst is not None and worst.change is not None:
+        big = f"{points(worst.change, signed=True)} points"
+        items.append(("Hardest hit group", big, f"“{worst.name}”: {beside_average(worst.excess)}"))
+    bounds = limits(result)
+    if bounds and not diverged(result):
+        met = sum(limit.met() is True for limit in bounds)
+        failed = [limit.title for limit in bounds if limit.met() is False]
+        names = f"Not met: {', '.join(failed)}" if failed else ", ".join(b.title for b in bounds)
+        items.append(("Fairness limits met on test", f"{met} of {len(bounds)}", names))
+    cells = "".join(
+        f'<div><dt>{esc(name)}</dt><dd class="big">{esc(big)}</dd>'
+        f'<dd class="small">{esc(small)}</dd></div>'
+        for name, big, small in items
+    )
+    return f'<dl class="keys">{cells}</dl>' if cells else ""
+
+
+def groups_section(result: dict[str, Any]) -> str:
+    """Every group on test: a table, accuracies side by side, and loss beyond the average."""
+    rows = group_rows(result)
+    if not any(r.dense is not None or r.pruned is not None for r in rows):
+        return ""
+    shown, left_out = ends(rows)
+    third = has_baseline(result)
+    intro = (
+        f"<p>Accuracy of the dense model (before) and the pruned model (after) on the "
+        f"{counted(test_rows(result), 'test row')}, group by group, hardest hit first. "
+        "“Beyond average” is the group’s loss minus the loss over all rows: positive means that "
+        "pruning costs this group more than the average row.</p>"
+    )
+    notes = ["Differences are in percentage points and are taken before rounding."]
+    if any(r.lost is not None for r in rows):
+        notes.append(
+            "“Rows lost / won”: rows that only the dense model gets right / that only the "
+            "pruned model gets right."
+        )
+    if any(not r.counted for r in shown):
+        notes.append("† Reported only: too few rows, outside every limit and claim.")
+    note = f'<p class="note">{esc(" ".join(notes))}</p>'
+    charts = _group_charts(result, shown, third)
+    body = _group_table(result, shown, left_out, third)
+    return section("groups", "Who gains, who loses", intro, body, note, charts)
+
+
+def _name(group: GroupRow) -> str:
+    return group.name if group.counted else f"{group.name} †"
+
+
+def _group_table(result: dict[str, Any], shown: list[GroupRow], left_out: int, third: bool) -> str:
+    flips = any(r.lost is not None for r in shown)
+    head = ["Group", "Rows", "Dense", "Pruned", "Change, points", "Beyond average, points"]
+    head += ["Rows lost / won"] if flips else []
+    head += [BASELINE, f"{BASELINE}, beyond average"] if third else []
+
+    def cells(r: GroupRow) -> list[str]:
+        out = [count(r.rows), percent(r.dense), percent(r.pruned)]
+        out += [points(r.change, signed=True), points(r.excess, signed=True)]
+        if flips:
+            known = r.lost is not None and r.won is not None
+            out.append(f"{count(r.lost)} / {count(r.won)}" if known else MISSING)
+        if third:
+            out += [percent(r.baseline), points(r.baseline_excess, signed=True)]
+        return out
+
+    before, after, other = (
+        number(result, model, "test", "accuracy") for model in ("dense", "pruned", "baseline")
+    )
+    change = after - before if before is not None and after is not None else None
+    total = [count(test_rows(result)), percent(before), percent(after)]
+    total += [points(change, signed=True), MISSING]
+    if flips:
+        total.append(MISSING)
+    if third:
+        total += [percent(other), MISSING]
+    body = [row("All rows", total, css="all")]
+    half = len(shown) // 2
+    for i, group in enumerate(shown):
+        if left_out and i == half:
+            body.append(
+                f'<tr class="cut"><td colspan="{len(head)}">{count(left_out)} groups between '
+                f"these are left out: the {half} hardest hit stand above, the "
+                f"{len(shown) - half} least hit below.</td></tr>"
+            )
+        body.append(row(_name(group), cells(group)))
+    return table([esc(h) for h in head], body)
+
+
+def _group_charts(result: dict[str, Any], shown: list[GroupRow], third: bool) -> str:
+    names = [_name(r) for r in shown]
+    scale = 100.0
+
+    def times(values: list[float | None]) -> list[float | None]:
+        return [None if v is None else scale * v for v in values]
+
+    accuracy = [
+        Bars("Dense", times([r.dense for r in shown]), "dense"),
+        Bars("Pruned", times([r.pruned for r in shown]), "pruned"),
+    ]
+    excess = [Bars("Pruned", times([r.excess for r in shown]), "pruned")]
+    if third:
+        accuracy.append(Bars(BASELINE, times([r.baseline for r in shown]), "baseline"))
+        excess.append(Bars(BASELINE, times([r.baseline_excess for r in shown]), "baseline"))
+    cut = _excess_cut(limits(result))
+
+    def draw_accuracy(key: str, width: float) -> str:
+        return bar_chart(
+            key,
+            width,
+            title="Accuracy of every group on test",
+            categories=names,
+            series=accuracy,
+            form=lambda v: percent(v / scale),
+            axis="accuracy on test, %",
+            domain=(0, 100),
+            slots=len(accuracy),
+        )
+
+    def draw_excess(key: str, width: float) -> str:
+        return bar_chart(
+            key,
+            width,
+            title="Loss of accuracy beyond the average, by group, on test",
+            categories=names,
+            series=excess,
+            form=lambda v: points(v / scale, signed=True),
+            axis="points lost beyond the average",
+            cut=cut,
+            slots=len(accuracy),
+        )
+
+    left = figure("acc", "Accuracy by group", "Test rows, hardest hit group first.", draw_accuracy)
+    right = figure(
+        "excess",
+        "Loss beyond the average, by group",
+        "To the right: the group loses more than the average row.",
+        draw_excess,
+    )
+    return f'<div class="charts">{left}{right}</div>'
+
+
+def _excess_cut(bounds: list[Limit]) -> Cut | None:
+    """The tolerance of an excess accuracy constraint: it bounds exactly what is drawn."""
+    for limit in bounds:
+        if limit.name == "excess-accuracy-gap" and limit.tolerance is not None:
+            return Cut(100 * limit.tolerance, f"limit {exact_points(limit.tolerance)}")
+    return None
+
+
+def roles_section(result: dict[str, Any]) -> str:
+    """Limits and gaps on fit, select, tune and test side by side."""
+    intro = (
+        "<p>A model can look fair on the rows it was trained on and be unfair on new ones. The "
+        "same measures therefore stand side by side on four disjoint parts of the data: "
+        "<b>fit</b> (the weights were learned here), <b>select</b> (what to remove was learned "
+        "here), <b>tune</b> (never trained on, used to choose settings) and <b>test</b> (used "
+        "only for this report).</p>"
+    )
+    tables = _limits_table(result) + _gaps_table(result)
+    charts = _role_charts(result)
+    if not tables:
+        return ""
+    return section("roles", "Does fairness carry over to new data?", intro, tables, charts)
+
+
+def _limits_table(result: dict[str, Any]) -> str:
+    bounds = limits(result)
+    if not bounds:
+        return ""
+    body = []
+    for limit in bounds:
+        cells = [limit.tolerance_text()]
+        for role in ROLES:
+            met = limit.met(role)
+            word = {True: "✓ met", False: "✗ not met", None: ""}[met]
+            css = {True: "good", False: "bad", None: ""}[met] if role == "test" else ""
+            cells.append(f'<td class="{css}">{limit.value_text(role)}<small>{word}</small></td>')
+        body.append(row(limit.title, cells))
+    head = ["Fairness limit", "Limit", *(r.capitalize() for r in ROLES)]
+    meanings = [f"{limit.title}: {limit.meaning}." for limit in bounds if limit.meaning]
+    note = f'<p class="note">{esc(" ".join(meanings))}</p>' if meanings else ""
+    caption = "Pruned model, largest value"
+    return table(head, body, caption=caption) + note
+
+
+def _gaps_table(result: dict[str, Any]) -> str:
+    body = []
+    models = [("gaps", "pruned", "Pruned")]
+    models += [("baseline_gaps", "baseline", BASELINE)] if has_baseline(result) else []
+    for gaps, model, title in models:
+        if not any(dig(result, gaps, role) for role in ROLES):
+            continue
+        accuracy = [percent(number(result, model, role, "accuracy")) for role in ROLES]
+        body.append(row(f"{title}: accuracy", accuracy, css="all"))
+        worst = [percent(number(result, gaps, role, "worst_group_accuracy")) for role in ROLES]
+        body.append(row("Worst group’s accuracy", worst))
+        for key, name, _ in _GAPS:
+            body.append(row(name, [points(number(result, gaps, role, key)) for role in ROLES]))
+    head = ["Measure", *(r.capitalize() for r in ROLES)]
+    return table(head, body, caption="Accuracy in percent, gaps in points") if body else ""
+
+
+def _role_charts(result: dict[str, Any]) -> str:
+    models = [("gaps", "Pruned", "pruned")]
+    models += [("baseline_gaps", BASELINE, "baseline")] if has_baseline(result) else []
+
+    def series(key: str) -> list[Bars]:
+        return [
+            Bars(title, [_times(number(result, gaps, role, key)) for role in ROLES], fill)
+            for gaps, title, fill in models
+        ]
+
+    every = {key: series(key) for key, _, _ in _GAPS}
+    values = [v for bars in every.values() for one in bars for v in one.values if v is not None]
+    if not values:
+        return ""
+    domain = (min(0.0, *values), max(0.01, *values))
+
+    def chart(key: str, name: str, meaning: str) -> str:
+        def draw(place: str, width: float) -> str:
+            return bar_chart(
+                place,
+                width,
+                title=f"{name} on fit, select, tune and test",
+                categories=[role.capitalize() for role in ROLES],
+                series=every[key],
+                form=lambda v: points(v / 100),
+                axis="points",
+                domain=domain,
+            )
+
+        slug = key.replace("_", "-")
+        return figure(
+            slug, name, meaning[0].upper() + meaning[1:] + ".", draw, wide=330, narrow=240
+        )
+
+    charts = "".join(chart(*gap) for gap in _GAPS)
+    return f'<div class="charts three">{charts}</div>'
+
+
+def _times(value: float | None) -> float | None:
+    return None if value is None else 100 * value
+
+
+def layers_section(result: dict[str, Any]) -> str:
+    """The kept share of every layer, in the network's order."""
+    layers = [
+        (str(dig(layer, "name") or "unnamed"), kept, prunable)
+        for layer in dig(result, "layers") or []
+        if (kept := number(layer, "kept")) is not None and (prunable := number(layer, "prunable"))
+    ]
+    if not layers:
+        return ""
+    unit = str(dig(result, "sparsity", "unit") or "weight")
+    text = f"Share of each layer’s prunable {unit}s that is kept, from input to output."
+    if len(layers) > _MOST_LAYERS:
+        by_share = sorted(layers, key=lambda layer: layer[1] / layer[2])
+        chosen = {id(x) for x in by_share[: _MOST_LAYERS // 2] + by_share[-_MOST_LAYERS // 2 :]}
+        total, layers = len(layers), [layer for layer in layers if id(layer) in chosen]
+        text += f" Of {total} layers the {len(layers)} most and least pruned are shown."
+    shares = [100 * kept / prunable for _, kept, prunable in layers]
+
+    def form(value: float) -> str:
+        return percent(value / 100)
+
+    def draw(key: str, width: float) -> str:
+        return bar_chart(
+            key,
+            width,
+            title="Kept share per layer",
+            categories=[f"{name} ({count(kept)} of {count(size)})" for name, kept, size in layers],
+            series=[Bars("Kept", shares, "pruned")],
+            form=form,
+            axis=f"{unit}s kept, %",
+            domain=(0, max(shares)),
+        )
+
+    empty = [name for name, kept, _ in layers if kept == 0]
+    note = ""
+    if empty:
+        what = "layer is" if len(empty) == 1 else "layers are"
+        note = f'<p class="note">{len(empty)} {what} empty: {esc(", ".join(empty))}.</p>'
+    chart = figure("layers", "Kept share per layer", text, draw, wide=720)
+    return section(
+        "layers", "Where the network was pruned", f'<div class="lone">{chart}</div>', note
+    )

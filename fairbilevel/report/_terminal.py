@@ -1,0 +1,110 @@
+"""The report's twin for the terminal: verdict, groups and gaps, readable at 80 columns."""
+
+from typing import Any
+
+from rich import box
+from rich.cells import cell_len
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from fairbilevel.report._groups import GroupRow, ends, group_rows
+from fairbilevel.report._numbers import MISSING, count, number, percent, points, printable
+from fairbilevel.report._sections import ROLES, has_baseline
+from fairbilevel.report._verdict import BASELINE, judge, limits, test_rows
+
+_AT_EACH_END = 10
+
+_COLORS = {"met": "green", "missed": "red", "diverged": "red"}
+
+
+def summary_table(result: dict[str, Any]) -> RenderableType:
+    """The outcome of a run for `rich.print`: groups on test, gaps on every role, the verdict.
+
+    **Arguments:**
+
+    - `result`: the dictionary of a run's `result.json`.
+
+    **Returns:** something `rich` can print. With more than 20 groups the 10 hardest and the 10
+    least hit are shown.
+    """
+    found = judge(result)
+    # Names are put in as `Text`: a group called "[red]" is no instruction to the terminal.
+    words = Text(found.headline, style=f"bold {_COLORS.get(found.state, 'yellow')}")
+    lines = Text("\n".join((*found.sentences, found.caution)))
+    parts: list[RenderableType] = [_groups(result), _gaps(result), words, lines]
+    return Group(*parts)
+
+
+def _table(title: str, columns: list[tuple[str, int]]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    for i, (name, width) in enumerate(columns):
+        if i == 0:
+            table.add_column(name, max_width=width, overflow="ellipsis", no_wrap=True)
+        else:
+            table.add_column(name, min_width=width, justify="right", no_wrap=True)
+    return table
+
+
+def _fit(name: str, width: int) -> str:
+    """`name` with its middle left out where it takes more than `width` cells."""
+    kept = len(name)
+    text = name
+    while cell_len(text) > width:
+        kept -= 1
+        text = f"{name[: kept - kept // 2]}…{name[len(name) - kept // 2 :]}"
+    return text
+
+
+def _groups(result: dict[str, Any]) -> Table:
+    third = has_baseline(result)
+    columns = [("Group", 22 if third else 34), ("Rows", 5), ("Dense", 6), ("Pruned", 6)]
+    columns += [("Change", 6), ("Beyond", 6)]
+    columns += [("GradMag", 6)] if third else []
+    rows = group_rows(result)
+    shown, left_out = ends(rows, _AT_EACH_END)
+    table = _table("Accuracy on test, hardest hit group first", columns)
+
+    def cells(r: GroupRow) -> list[str]:
+        out = [count(r.rows), percent(r.dense), percent(r.pruned)]
+        out += [points(r.change, signed=True), points(r.excess, signed=True)]
+        return [*out, percent(r.baseline)] if third else out
+
+    for i, r in enumerate(shown):
+        if left_out and i == len(shown) // 2:
+            table.add_row(Text(f"… {count(left_out)} groups left out", style="dim"))
+        name = printable(r.name) + ("" if r.counted else " †")
+        table.add_row(Text(_fit(name, columns[0][1])), *cells(r))
+    before, after, other = (
+        number(result, model, "test", "accuracy") for model in ("dense", "pruned", "baseline")
+    )
+    change = after - before if before is not None and after is not None else None
+    total = [count(test_rows(result)), percent(before), percent(after)]
+    total += [points(change, signed=True), MISSING]
+    table.add_section()
+    table.add_row(Text("All rows"), *total, *([percent(other)] if third else []), style="bold")
+    table.caption = "Change, Beyond (the average): points; Beyond > 0: loses more than average."
+    if third:
+        table.caption += f"\nGradMag: {BASELINE.lower()} pruning, for comparison."
+    if any(not r.counted for r in shown):
+        table.caption += "\n† Reported only, outside every limit."
+    table.caption_justify = "left"
+    return table
+
+
+def _gaps(result: dict[str, Any]) -> Table:
+    columns = [("Pruned model, points", 34), *((role.capitalize(), 7) for role in ROLES)]
+    table = _table("Gaps on every part of the data", columns)
+    names = {
+        "accuracy_gap": "Accuracy gap",
+        "degradation_gap": "Degradation gap",
+        "max_excess_accuracy_gap": "Largest excess loss",
+    }
+    for key, name in names.items():
+        table.add_row(name, *(points(number(result, "gaps", role, key)) for role in ROLES))
+    for limit in limits(result):
+        marks = {True: " ✓", False: " ✗", None: ""}
+        cells = [limit.value_text(role) + marks[limit.met(role)] for role in ROLES]
+        tolerance = limit.tolerance_text().removesuffix(" points")
+        table.add_row(Text(printable(f"{limit.title} (limit {tolerance})")), *cells)
+    return table

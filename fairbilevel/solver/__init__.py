@@ -1,0 +1,5 @@
+"""Solvers: mask and weights together."""
+
+from fairbilevel.solver._bilevel import BilevelSolver, BilevelState, solve
+
+__all__ = ["BilevelSolver", "BilevelState", "solve"]

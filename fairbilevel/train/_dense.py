@@ -1,0 +1,81 @@
+"""The dense model that everything pruned is judged against: trained on fit alone."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fairbilevel.problem import FairPruningProblem, Reference
+from fairbilevel.train._loop import (
+    Best,
+    Callback,
+    Costs,
+    Feed,
+    Report,
+    WeightLoop,
+    run_weights,
+)
+from fairbilevel.train._optimizers import sgd
+from fairbilevel.train._steps import Steps
+
+
+
+def dense_steps(problem: FairPruningProblem, batch_size: int) -> int:
+    """Steps that train a dense model by default: 30 epochs of fit, 500 to 3,000 steps."""
+    epoch = max(1, len(problem.roles["fit"]) // batch_size)
+    return min(max(30 * epoch, 500), 3000)
+
+
+def train_dense(
+    problem: FairPruningProblem,
+    *,
+    steps: int | None = None,
+    batch_size: int = 128,
+    optimizer: optax.GradientTransformation | None = None,
+    learning_rate: float = 0.1,
+    seed: int = 0,
+    callback: Callback = lambda record: None,
+    costs: Costs | None = None,
+) -> Reference:
+    """Train the dense model on fit, stopped early on tune, and record its outcome on every row.
+
+    Args:
+        problem: what to train on.
+        steps: gradient steps; ``dense_steps`` by default.
+        batch_size: rows a step.
+        optimizer: any optax rule; SGD with a cosine to zero by default.
+        learning_rate: of the default rule.
+        seed: of the initial weights and the order of rows.
+        callback: receives a record every twentieth of the steps.
+        costs: where time and gradient evaluations are booked.
+
+    Raises:
+        DivergenceError: the loss is not finite.
+    """
+    steps = dense_steps(problem, batch_size) if steps is None else steps
+    segments = min(20, steps)
+    costs = Costs() if costs is None else costs
+    total = -(-steps // segments) * segments
+    rule = sgd(learning_rate, total, decay_to_zero=True) if optimizer is None else optimizer
+    pure = Steps(problem, rule, optax.identity(), (), 1, jnp.asarray(problem.share["fit"]))
+    init_key, key = jax.random.split(jax.random.key(seed))
+    params, model_state = problem.model.init(init_key)
+    before = costs.gradient_evaluations
+    best = Best()
+    run_weights(
+        WeightLoop(pure, costs),
+        Feed(problem, None, seed, batch_size),
+        pure.init(params, model_state, key),
+        lambda segment, state: jax.tree.map(lambda p: jnp.ones((), p.dtype), state.params),
+        phase="dense",
+        rows=problem.roles["fit"],
+        dual_rows=None,
+        steps=steps,
+        segments=segments,
+        report=Report(callback, costs),
+        best=best,
+        sparsity_at=lambda segment: 0.0,
+    )
+    assert best.network is not None
+    return problem.refer(best.network, costs.gradient_evaluations - before)

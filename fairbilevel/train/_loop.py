@@ -1,0 +1,370 @@
+"""The one training loop: compiled segments of many steps, checked and reported between them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
+
+from fairbilevel import _trees, _xla, fairness
+from fairbilevel.fairness import Outcomes
+from fairbilevel.problem import FairPruningProblem, Network, Reference
+from fairbilevel.train._batches import Batch, gather, stream_rows
+from fairbilevel.train._steps import DualState, StepLog, Steps, WeightState
+
+# Streams of rows: one number each, so that no two of a run share their order.
+STREAM_FIT, STREAM_SELECT, STREAM_DUALS, STREAM_REFRESH = 0, 1, 2, 3
+
+FORWARD_COST = 1 / 3  # of a gradient evaluation: forward and backward is 1
+
+Callback = Callable[[dict[str, Any]], None]
+
+
+class DivergenceError(ValueError):
+    """The loss is no longer finite.
+
+    Attributes:
+        phase: phase of the run.
+        step: step within the phase, from 1.
+        last_good: the network before the segment that diverged, and its masks, if any.
+    """
+
+    def __init__(self, phase: str, step: int, last_good: Any):
+        self.phase, self.step, self.last_good = phase, step, last_good
+        super().__init__(
+            f"the loss is not finite at step {step} of the {phase} phase: lower the learning rate "
+            "or look for extreme values in the inputs; the last good state was kept"
+        )
+
+
+@dataclass
+class Costs:
+    """What was spent, in the units of the protocol.
+
+    Attributes:
+        gradient_evaluations: one is forward plus backward on one nominal batch.
+        seconds: wall time of the compiled calls, compilation included.
+        compile_seconds: of that, the part spent compiling.
+    """
+
+    gradient_evaluations: float = 0.0
+    seconds: float = 0.0
+    compile_seconds: float = 0.0
+
+
+@dataclass
+class Compiled:
+    """A function compiled on first use per shape, its compile time booked apart.
+
+    The first argument is donated: what was passed is gone afterwards.
+    """
+
+    function: Callable[..., Any]
+    costs: Costs
+    _executables: dict[Any, Any] = field(default_factory=dict)
+
+    def __call__(self, *args: Any) -> Any:
+        """Run, compiling first where these shapes are new."""
+        args = jax.tree.map(jnp.asarray, args)
+        shapes = jax.tree.map(lambda a: (a.shape, str(a.dtype)), args)
+        leaves, structure = jax.tree.flatten(shapes, is_leaf=lambda s: isinstance(s, tuple))
+        key = (structure, tuple(leaves))
+        start = time.perf_counter()
+        if key not in self._executables:
+            lowered = jax.jit(self.function, donate_argnums=0).lower(*args)
+            self._executables[key] = lowered.compile()
+            self.costs.compile_seconds += time.perf_counter() - start
+        out = jax.block_until_ready(self._executables[key](*args))
+        self.costs.seconds += time.perf_counter() - start
+        return out
+
+
+def check_finite(log: StepLog, phase: str, first_step: int, last_good: Any) -> None:
+    """Raise ``DivergenceError`` naming the first step whose loss is not finite."""
+    bad = np.flatnonzero(~np.isfinite(np.asarray(log.loss)))
+    if len(bad):
+        raise DivergenceError(phase, first_step + int(bad[0]) + 1, last_good)
+
+
+class Feed:
+    """Stacked batches of named row sets, each its own endless stream.
+
+    Args:
+        problem: where rows live.
+        reference: dense outcomes to put beside each row.
+        seed: of the run.
+        batch_size: rows a batch; a smaller row set repeats rows within a batch.
+    """
+
+    def __init__(
+        self, problem: FairPruningProblem, reference: Reference | None, seed: int, batch_size: int
+    ):
+        self.problem, self.reference = problem, reference
+        self.seed, self.batch_size = seed, batch_size
+        self._position: dict[int, int] = {}
+
+    def take(self, rows: Int[np.ndarray, " n"], stream: int, steps: int) -> Batch:
+        """The next ``steps`` batches of a stream: leaves ``[steps, batch, ...]``."""
+        start = self._position.get(stream, 0)
+        count = steps * self.batch_size
+        self._position[stream] = start + count
+        chosen = stream_rows(rows, self.seed, stream, start, count)
+        return gather(self.problem, self.reference, chosen.reshape(steps, self.batch_size))
+
+
+def dual_batches(steps: int, every: int) -> int:
+    """How many dual batches a segment of ``steps`` needs when violations are measured ``every``."""
+    return -(-steps // every)
+
+
+def maybe_dual_step(
+    steps: Steps, every: int, index: Array, duals: DualState, z: Any, model_state: Any, batches: Any
+) -> DualState:
+    """A dual step on every ``every``-th step, else the duals as they are."""
+
+    def measure(state: DualState) -> DualState:
+        batch = jax.tree.map(lambda leaf: leaf[index // every], batches)
+        return steps.dual_step(state, z, model_state, batch)
+
+    if every == 1:
+        return measure(duals)
+    return jax.lax.cond(index % every == 0, measure, lambda state: state, duals)
+
+
+class WeightLoop:
+    """Compiled training of weights under fixed masks, with constraints if there are any.
+
+    Args:
+        steps: the pure steps.
+        costs: where time and gradient evaluations are booked.
+        violation_every: steps between measurements of the true violations.
+    """
+
+    def __init__(self, steps: Steps, costs: Costs, violation_every: int = 1):
+        self.steps, self.costs, self.every = steps, costs, violation_every
+        self._segment = Compiled(self._run_segment, costs)
+        self._refresh = Compiled(self._run_refresh, costs)
+
+    def _run_segment(
+        self, state: WeightState, factors: Any, batches: Batch, dual_batches: Batch | None
+    ) -> tuple[WeightState, StepLog]:
+        def body(carry: WeightState, xs: tuple[Array, Batch]) -> tuple[WeightState, StepLog]:
+            index, batch = xs
+            carry, _, log = self.steps.weight_step(carry, factors, batch)
+            if dual_batches is not None:
+                z = jax.tree.map(lambda m, p: m * p, factors, carry.params)
+                duals = maybe_dual_step(
+                    self.steps, self.every, index, carry.duals, z, carry.model_state, dual_batches
+                )
+                carry = carry._replace(duals=duals)
+            return carry, log
+
+        count = batches.y.shape[0]
+        return _xla.scan(body, state, (jnp.arange(count), batches))
+
+    def segment(
+        self, state: WeightState, factors: Any, batches: Batch, dual_batches: Batch | None
+    ) -> tuple[WeightState, StepLog]:
+        """Run one step per leading entry of ``batches`` in one compiled call; ``state`` is donated."""
+        count = batches.y.shape[0]
+        self.costs.gradient_evaluations += count
+        if dual_batches is not None:
+            self.costs.gradient_evaluations += FORWARD_COST * dual_batches.y.shape[0]
+        return self._segment(state, factors, batches, dual_batches)
+
+    def _run_refresh(self, model_state: Any, z: Any, batches: Batch) -> Any:
+        problem = self.steps.problem
+
+        def body(carry: Any, batch: Batch) -> tuple[Any, Any]:
+            x = problem.normalize(batch.x)
+            _, carry = problem.model.apply(z, carry, x, True, jax.random.key(0))
+            return carry, carry
+
+        last, seen = _xla.scan(body, model_state, batches)
+        half = batches.y.shape[0] // 2
+
+        def settle(final: Array, history: Array) -> Array:
+            if not jnp.issubdtype(final.dtype, jnp.floating):
+                return final
+            return history[half:].mean(0)
+
+        return jax.tree.map(settle, last, seen)
+
+    def refresh(self, model_state: Any, z: Any, batches: Batch) -> Any:
+        """Normalization statistics of the network ``z``: running statistics over ``batches``,
+        averaged over their second half."""
+        if not jax.tree.leaves(model_state):
+            return model_state
+        self.costs.gradient_evaluations += FORWARD_COST * batches.y.shape[0]
+        return self._refresh(model_state, z, batches)
+
+
+@dataclass
+class Best:
+    """The best network seen so far by its record on tune.
+
+    The criterion is accuracy less the violations where positive: both in the same unit, so that a
+    point of accuracy pays for a point of violation. Of equals the later one is kept.
+    """
+
+    score: float = -np.inf
+    network: Network | None = None
+
+    def offer(self, record: TuneRecord, network: Network) -> None:
+        """Keep a copy of ``network`` if it is at least as good."""
+        score = record.accuracy - sum(max(v, 0.0) for v in record.violations)
+        if score >= self.score:
+            self.score = score
+            self.network = Network(_trees.copy(network.params), _trees.copy(network.state))
+
+
+@dataclass(frozen=True)
+class TuneRecord:
+    """What a network does on tune: accuracy, violations, and the short form that logs keep."""
+
+    accuracy: float
+    violations: tuple[float, ...]
+    log: dict[str, Any]
+
+
+def tune_record(
+    problem: FairPruningProblem, network: Network, reference: Reference | None
+) -> TuneRecord:
+    """Evaluate a network on tune, beside the dense reference if there is one."""
+    rows = problem.roles["tune"]
+    correct, loss = problem.judge(network, rows)
+    performance = fairness.performance(correct, loss, problem.group[rows], problem.groups)
+    log = {"accuracy": performance["accuracy"], "loss": performance["loss"]}
+    violations: tuple[float, ...] = ()
+    if reference is None:
+        rates = performance["group_accuracy"].values()
+        log["worst_group_accuracy"] = min((r for r in rates if r is not None), default=None)
+    else:
+        outcomes = Outcomes(correct, reference.correct[rows], loss, reference.loss[rows])
+        summary = problem.summarize(outcomes, rows)
+        violations = tuple(v for v in summary["violations"] if v is not None)
+        log["worst_group_accuracy"] = summary["gaps"]["worst_group_accuracy"]
+        log["max_excess_accuracy_gap"] = summary["gaps"]["max_excess_accuracy_gap"]
+        log["largest_violation"] = max(violations, default=None)
+    # Without tune rows there is nothing to stop by: every network is as good, the last one stays.
+    return TuneRecord(performance["accuracy"] or 0.0, violations, log)
+
+
+def run_weights(
+    loop: WeightLoop,
+    feed: Feed,
+    state: WeightState,
+    factors_at: Callable[[int, WeightState], Any],
+    *,
+    phase: str,
+    rows: Int[np.ndarray, " n"],
+    dual_rows: Int[np.ndarray, " n"] | None,
+    steps: int,
+    segments: int,
+    report: Report,
+    best: Best | None,
+    sparsity_at: Callable[[int], float | None],
+) -> WeightState:
+    """Train weights for ``steps`` steps in ``segments`` compiled calls.
+
+    Args:
+        loop: the compiled steps.
+        feed: where batches come from.
+        state: start; donated.
+        factors_at: the multiplier of every parameter in a segment, from the state before it.
+        phase: name in the log.
+        rows: rows the weights are fitted to.
+        dual_rows: rows that move the multipliers, if they move.
+        steps: total, rounded up to whole segments.
+        segments: compiled calls.
+        report: receives one record a segment.
+        best: early stopping on tune, if wanted.
+        sparsity_at: sparsity of a segment, for the log.
+
+    Raises:
+        DivergenceError: the loss is not finite.
+    """
+    length = -(-steps // segments)
+    for segment in range(segments):
+        factors = factors_at(segment, state)
+        last_good = _trees.copy((state.params, state.model_state, factors))
+        batches = feed.take(rows, STREAM_FIT, length)
+        duals = None
+        if dual_rows is not None:
+            duals = feed.take(dual_rows, STREAM_DUALS, dual_batches(length, loop.every))
+        state, log = loop.segment(state, factors, batches, duals)
+        z = jax.tree.map(lambda m, p: m * p, last_good[2], last_good[0])
+        check_finite(log, phase, segment * length, Network(z, last_good[1]))
+        network = Network(jax.tree.map(lambda m, p: m * p, factors, state.params), state.model_state)
+        record = tune_record(loop.steps.problem, network, feed.reference)
+        if best is not None:
+            best.offer(record, network)
+        report.write(
+            phase, (segment + 1) * length, segments * length, log, record, loop.steps, state.duals,
+            sparsity_at(segment),
+        )  # fmt: skip
+    return state
+
+
+@dataclass
+class Report:
+    """Turns segments into records of ``metrics.jsonl`` and hands them on.
+
+    Args:
+        callback: receives each record.
+        costs: read for the running totals.
+    """
+
+    callback: Callback
+    costs: Costs
+    history: list[dict[str, Any]] = field(default_factory=list)
+    guard_steps: float = 0.0
+    steps: int = 0
+
+    def write(
+        self,
+        phase: str,
+        step: int,
+        steps: int,
+        log: StepLog,
+        record: TuneRecord,
+        rules: Steps,
+        duals: DualState,
+        sparsity: float | None,
+    ) -> None:
+        """One record: losses, tune, multipliers and the violations they last saw."""
+        entry: dict[str, Any] = {
+            "phase": phase,
+            "step": step,
+            "steps": steps,
+            "gradient_evaluations": round(self.costs.gradient_evaluations, 2),
+            "seconds": round(self.costs.seconds, 3),
+            "loss": float(np.mean(log.loss)),
+            "accuracy": float(np.mean(log.accuracy)),
+            "sparsity": sparsity,
+            "tune": record.log,
+        }
+        if rules.constraints:
+            stats = rules.statistics(duals)
+            names = rules.problem.groups
+            entry["violations"], entry["multipliers"] = {}, {}
+            for constraint, values in zip(rules.constraints, duals.multipliers, strict=True):
+                labels = constraint.labels(names)
+                measured = np.asarray(constraint.violations(stats))
+                entry["violations"][constraint.name] = _rounded(labels, measured)
+                entry["multipliers"][constraint.name] = _rounded(labels, np.asarray(values))
+            entry["guard"] = float(np.mean(log.guard))
+            self.guard_steps += float(np.sum(log.guard))
+            self.steps += len(np.asarray(log.guard))
+        self.history.append(entry)
+        self.callback(entry)
+
+
+def _rounded(labels: list[str], values: np.ndarray) -> dict[str, float]:
+    return {name: round(float(v), 6) for name, v in zip(labels, values, strict=True)}

@@ -1,0 +1,156 @@
+"""What every solver and pruner hands back, and the last stretch they all share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from fairbilevel import masks
+from fairbilevel.fairness import Constraint
+from fairbilevel.masks import Budget, Masks
+from fairbilevel.problem import FairPruningProblem, Network, Reference
+from fairbilevel.train._loop import (
+    STREAM_REFRESH,
+    Best,
+    Costs,
+    Feed,
+    Report,
+    WeightLoop,
+    run_weights,
+)
+from fairbilevel.train._steps import DualState, WeightState
+
+REFRESH_BATCHES = 4  # after the budget moved
+RECALIBRATION_BATCHES = 20  # of the final network
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A sparse network and how it came about.
+
+    Attributes:
+        method: name of the solver or pruner.
+        problem: what was solved.
+        reference: the dense network and its outcomes.
+        network: the sparse network, ``z = m * theta``; removed weights are exactly zero.
+        masks: hard 0/1 masks by layer name.
+        scores: final scores by layer name.
+        multipliers: final multipliers by constraint name and label.
+        granularity: ``"weight"`` or ``"filter"``.
+        budget: what could be kept.
+        sparsity: requested sparsity.
+        costs: spent on pruning; the dense model's cost is in ``reference``.
+        history: the records of ``metrics.jsonl``.
+        warnings: sentences a reader should know.
+    """
+
+    method: str
+    problem: FairPruningProblem
+    reference: Reference
+    network: Network
+    masks: Masks
+    scores: Masks
+    multipliers: dict[str, dict[str, float]]
+    granularity: str
+    budget: Budget
+    sparsity: float
+    costs: Costs
+    history: list[dict[str, Any]]
+    warnings: tuple[str, ...] = ()
+
+    def logits(self, inputs: Any) -> Float[np.ndarray, "rows classes"]:
+        """Logits of new rows in the form the data came in (a table's columns, raw images)."""
+        return self.problem.logits(self.network, self.problem.encoder.transform(inputs))
+
+    def predict(self, inputs: Any) -> Int[np.ndarray, " rows"]:
+        """Classes of new rows."""
+        return self.logits(inputs).argmax(-1)
+
+    def evaluate(self, role: str = "test") -> dict[str, Any]:
+        """Performance, gaps and violations on a role's rows."""
+        rows = self.problem.roles[role]
+        return self.problem.summarize(
+            self.problem.outcomes(self.network, self.reference, rows), rows
+        )
+
+
+def multiplier_record(
+    constraints: Sequence[Constraint], duals: DualState, groups: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """Multipliers by constraint name and label."""
+    return {
+        c.name: {n: float(v) for n, v in zip(c.labels(groups), np.asarray(m), strict=True)}
+        for c, m in zip(constraints, duals.multipliers, strict=True)
+    }
+
+
+def fine_tune(
+    loop: WeightLoop,
+    feed: Feed,
+    state: WeightState,
+    hard: Masks,
+    *,
+    granularity: str,
+    phase: str,
+    rows: Int[np.ndarray, " n"],
+    dual_rows: Int[np.ndarray, " n"] | None,
+    steps: int,
+    report: Report,
+    sparsity: float,
+) -> tuple[Network, WeightState]:
+    """Train the kept weights under fixed masks, stop early on tune, recalibrate statistics.
+
+    Returns:
+        The sparse network and the final state.
+
+    Raises:
+        ValueError: the masks cut the network: its logits are the same for every row.
+    """
+    problem = loop.steps.problem
+    factors = masks.expand(hard, state.params, problem.layers, granularity)
+    best = Best()
+    if steps > 0:
+        state = run_weights(
+            loop,
+            feed,
+            state,
+            lambda segment, current: factors,
+            phase=phase,
+            rows=rows,
+            dual_rows=dual_rows,
+            steps=steps,
+            segments=min(10, steps),
+            report=report,
+            best=best,
+            sparsity_at=lambda segment: sparsity,
+        )
+    if best.network is None:
+        z = jax.tree.map(lambda m, p: m * p, factors, state.params)
+        best.network = Network(z, state.model_state)
+    batches = feed.take(rows, STREAM_REFRESH, RECALIBRATION_BATCHES)
+    z = best.network.params
+    network = Network(z, loop.refresh(best.network.state, z, batches))
+    sample = rows[np.linspace(0, len(rows) - 1, min(len(rows), 64)).astype(int)]
+    logits = problem.logits(network, problem.inputs[sample])
+    if len(sample) > 1 and not np.any(logits != logits[:1]):
+        raise ValueError(
+            f"sparsity {sparsity} cut the network: its logits no longer depend on the input; ask "
+            "for less, or for the uniform budget"
+        )
+    return network, state
+
+
+def hard_masks(budget: Budget, scores: Masks, sparsity: float) -> Masks:
+    """Exact masks of final scores."""
+    return jax.jit(budget.top_k)(scores, masks.as_counts(budget.keep(sparsity)))
+
+
+def all_kept(params: Any) -> Any:
+    """Factors of a network nothing is removed from."""
+    return jax.tree.map(lambda p: jnp.ones((), p.dtype), params)

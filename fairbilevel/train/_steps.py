@@ -1,0 +1,182 @@
+"""The steps everything is made of: weights on one batch, multipliers on another, statistics.
+
+All are pure functions of states that ``train`` and ``solver`` put inside one compiled loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float
+
+from fairbilevel import fairness
+from fairbilevel.fairness import Buffers, Constraint, GroupStatistics, Outcomes, RowWeights
+from fairbilevel.problem import FairPruningProblem
+from fairbilevel.train._batches import Batch
+
+
+class DualState(NamedTuple):
+    """Multipliers, their update rule's state, and the buffers their violations are measured on."""
+
+    multipliers: fairness.Multipliers
+    rule: optax.OptState
+    buffers: Buffers
+
+
+class WeightState(NamedTuple):
+    """Everything a weight step reads and writes.
+
+    Attributes:
+        params: dense weights ``theta``; the network computes with ``m * theta``.
+        model_state: normalization statistics.
+        optimizer: state of the inner optimizer.
+        duals: multipliers and buffers.
+        key: random key (dropout).
+    """
+
+    params: Any
+    model_state: Any
+    optimizer: optax.OptState
+    duals: DualState
+    key: Array
+
+
+class StepLog(NamedTuple):
+    """What one step reports.
+
+    Attributes:
+        loss: cross-entropy on the fit batch, in nats.
+        accuracy: accuracy on the fit batch.
+        guard: whether the guard against negative weights changed one.
+    """
+
+    loss: Float[Array, ""]
+    accuracy: Float[Array, ""]
+    guard: Bool[Array, ""]
+
+
+class _Aux(NamedTuple):
+    model_state: Any
+    loss: Float[Array, ""]
+    accuracy: Float[Array, ""]
+
+
+@dataclass(frozen=True, eq=False)
+class Steps:
+    """The pure steps of one problem under a choice of constraints and update rules.
+
+    Attributes:
+        problem: the problem.
+        optimizer: moves the weights.
+        dual_rule: moves the multipliers; sees minus the violations.
+        constraints: bounds felt by weights and masks; may be empty.
+        buffer_size: rows a group in the replay buffers.
+        share: shares of the groups in the rows the weights are fitted to.
+    """
+
+    problem: FairPruningProblem
+    optimizer: optax.GradientTransformation
+    dual_rule: optax.GradientTransformation
+    constraints: Sequence[Constraint]
+    buffer_size: int
+    share: Float[Array, " groups"]
+
+    def init(self, params: Any, model_state: Any, key: Array) -> WeightState:
+        """A state at ``params``, multipliers at zero, buffers empty."""
+        groups = len(self.problem.groups)
+        multipliers = fairness.initial_multipliers(self.constraints, groups)
+        duals = DualState(
+            multipliers,
+            self.dual_rule.init(multipliers),
+            fairness.empty_buffers(groups, self.buffer_size),
+        )
+        return WeightState(params, model_state, self.optimizer.init(params), duals, key)
+
+    def statistics(self, duals: DualState) -> GroupStatistics:
+        """What the multipliers last saw: full buffers, weighed by the shares in select."""
+        return fairness.buffer_statistics(
+            duals.buffers,
+            jnp.asarray(self.problem.share["select"]),
+            jnp.asarray(self.problem.counted),
+        )
+
+    def weigh(self, duals: DualState, share: Float[Array, " groups"]) -> RowWeights:
+        """Guarded factors of the rows' harms."""
+        return fairness.row_weights(
+            self.constraints, duals.multipliers, share, self.statistics(duals)
+        )
+
+    def objective(
+        self, z: Any, model_state: Any, batch: Batch, weights: RowWeights, key: Array
+    ) -> tuple[Float[Array, ""], _Aux]:
+        """``mean_i w_i (loss_i + sum_c weight_c(group_i) harm_c,i)`` in train mode."""
+        x = self.problem.normalize(batch.x)
+        logits, model_state = self.problem.model.apply(z, model_state, x, True, key)
+        logits = logits.astype(jnp.float32)
+        v = fairness.margin(logits, batch.y)
+        loss = total = fairness.cross_entropy(v)
+        for constraint, weight in zip(self.constraints, weights.harm, strict=True):
+            total = total + weight[batch.group] * constraint.harm.harm(v)
+        aux = _Aux(
+            model_state,
+            jnp.mean(batch.weight * loss),
+            jnp.mean(logits.argmax(-1) == batch.y),
+        )
+        return jnp.mean(batch.weight * total), aux
+
+    def weight_step(
+        self, state: WeightState, factors: Any, batch: Batch
+    ) -> tuple[WeightState, Any, StepLog]:
+        """One step of the inner problem on a fit batch.
+
+        Only weights whose factor is not zero move (and decay): removed ones are frozen where they
+        were and can come back.
+
+        Returns:
+            The state, the gradient with respect to ``z = m * theta`` before the step, the log.
+        """
+        key, dropout = jax.random.split(state.key)
+        weights = self.weigh(state.duals, self.share)
+        z = jax.tree.map(lambda m, p: m * p, factors, state.params)
+        gradient, aux = jax.grad(self.objective, has_aux=True)(
+            z, state.model_state, batch, weights, dropout
+        )
+        inner = jax.tree.map(lambda m, q: m * q, factors, gradient)
+        updates, optimizer = self.optimizer.update(inner, state.optimizer, state.params)
+        params = jax.tree.map(
+            lambda p, u, m: p + jnp.where(m != 0, u, 0).astype(p.dtype),
+            state.params,
+            updates,
+            factors,
+        )
+        moved = WeightState(params, aux.model_state, optimizer, state.duals, key)
+        return moved, gradient, StepLog(aux.loss, aux.accuracy, weights.bound)
+
+    def outcomes(self, z: Any, model_state: Any, batch: Batch) -> Outcomes:
+        """Paired outcomes of a batch in evaluation mode: one forward pass."""
+        x = self.problem.normalize(batch.x)
+        logits, _ = self.problem.model.apply(z, model_state, x, False, jax.random.key(0))
+        v = fairness.margin(logits.astype(jnp.float32), batch.y)
+        correct = (logits.argmax(-1) == batch.y).astype(jnp.float32)
+        return Outcomes(correct, batch.dense_correct, fairness.cross_entropy(v), batch.dense_loss)
+
+    def dual_step(self, duals: DualState, z: Any, model_state: Any, batch: Batch) -> DualState:
+        """Measure the true violations on rows no gradient uses and move the multipliers."""
+        outcomes = self.outcomes(z, model_state, batch)
+        buffers = fairness.write(duals.buffers, outcomes, batch.group)
+        stats = self.statistics(duals._replace(buffers=buffers))
+        violations = tuple(c.violations(stats) for c in self.constraints)
+        multipliers, rule = fairness.ascend(
+            self.constraints, duals.multipliers, violations, self.dual_rule, duals.rule
+        )
+        return DualState(multipliers, rule, buffers)
+
+    def emptied(self, duals: DualState) -> DualState:
+        """The same multipliers with empty buffers: the network just changed."""
+        groups = len(self.problem.groups)
+        return duals._replace(buffers=fairness.empty_buffers(groups, self.buffer_size))

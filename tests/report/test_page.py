@@ -1,0 +1,395 @@
+"""The web page: complete, right, self-contained, and harmless whatever the groups are called."""
+
+import copy
+import json
+import re
+import shutil
+import subprocess
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fairbilevel.report import render, verdict, write_report
+
+MakeRun = Callable[..., tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]]
+
+VOID = {"meta", "link", "br", "img", "input", "hr"}
+
+
+class Outline(HTMLParser):
+    """Collects elements, rows of table cells and text; checks that every element is closed."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.rows: list[list[str]] = []
+        self.text: list[str] = []
+        self.stack: list[str] = []
+        self.feed(page)
+        assert self.stack == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+        if tag not in VOID:
+            self.stack.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.stack.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.stack:
+            self.text.append(data)
+        if "td" in self.stack or "th" in self.stack:
+            self.rows[-1][-1] += data
+
+
+def svgs(page: str) -> list[ET.Element]:
+    return [ET.fromstring(svg) for svg in re.findall(r"<svg .*?</svg>", page, flags=re.DOTALL)]
+
+
+def signed(value: float) -> str:
+    text = f"{abs(100 * value):.1f}"
+    return text if text == "0.0" else ("−" if value < 0 else "+") + text
+
+
+def cases(make: MakeRun, names: dict[str, list[str]]) -> dict[str, tuple[Any, Any, Any]]:
+    return {
+        "digits": make(names["digits"], constraints=["excess-accuracy-gap"]),
+        "race and gender": make(names["race_gender"], reported_only=[names["race_gender"][9]]),
+        "two groups": make(["women", "men"], constraints=["equalized-loss"]),
+        "no baseline": make(baseline=False, constraints=[]),
+        "diverged": make(diverged=True),
+        "hostile": make(names["hostile"]),
+        "one group": make(["everyone"]),
+    }
+
+
+@pytest.fixture(scope="module")
+def pages(
+    example_run: MakeRun, name_lists: dict[str, list[str]]
+) -> dict[str, tuple[dict[str, Any], str]]:
+    return {
+        name: (result, render(config, result, metrics))
+        for name, (config, result, metrics) in cases(example_run, name_lists).items()
+    }
+
+
+def test_nothing_comes_from_outside(pages: dict[str, tuple[dict[str, Any], str]]) -> None:
+    for _, page in pages.values():
+        for tag, attrs in Outline(page).elements:
+            assert tag not in ("script", "iframe", "object", "embed", "img", "base")
+            for name in ("src", "href", "srcset", "data", "action"):
+                assert (attrs.get(name) or "data:").startswith(("data:", "#"))
+            assert not any(name.startswith("on") for name in attrs)
+        style = re.search(r"<style>(.*?)</style>", page, flags=re.DOTALL)
+        assert style is not None
+        assert "@import" not in style[1]
+        assert "url(" not in style[1]
+
+
+def test_the_policy_forbids_what_the_page_does_not_need(
+    pages: dict[str, tuple[dict[str, Any], str]],
+) -> None:
+    for _, page in pages.values():
+        assert "default-src 'none'" in page
+
+
+def test_hostile_names_are_text_only(pages: dict[str, tuple[dict[str, Any], str]]) -> None:
+    _, page = pages["hostile"]
+    assert "<script" not in page
+    assert "<img" not in page
+    assert not re.search("[\x00-\x08\u202e\ud800-\udfff]", page)
+    page.encode("utf-8")
+    assert "<script>alert(1)</script>" in "".join(Outline(page).text)
+
+
+def test_every_string_of_the_run_is_escaped(example_run: MakeRun) -> None:
+    config, result, metrics = example_run(["a", "b"])
+    evil = "<script>x</script>\"'&"
+
+    def poison(tree: Any) -> Any:
+        if isinstance(tree, dict):
+            return {k: poison(v) for k, v in tree.items()}
+        if isinstance(tree, list):
+            return [poison(v) for v in tree]
+        return tree + evil if isinstance(tree, str) else tree
+
+    poisoned = poison(result)
+    poisoned["versions"][evil] = evil
+    poisoned["data"]["skipped"][evil] = 1
+    for line in metrics:
+        line.get("violations", {})[evil] = {evil: 0.1}
+        line.get("multipliers", {})[evil] = {evil: 0.1}
+    page = render({evil: evil, **poison(config)}, poisoned, metrics)
+    assert "<script" not in page
+    assert "".join(Outline(page).text).count("<script>x</script>") > 15
+    assert svgs(page)
+
+
+def test_charts_are_well_formed_and_say_what_they_show(
+    pages: dict[str, tuple[dict[str, Any], str]],
+) -> None:
+    for name, (_, page) in pages.items():
+        ids = [i for svg in svgs(page) for i in (e.get("id") for e in svg.iter()) if i]
+        assert len(ids) == len(set(ids)), name
+        charts = [svg for svg in svgs(page) if svg.get("aria-hidden") != "true"]
+        assert len(charts) >= 10
+        for svg in charts:
+            assert svg.get("role") == "img"
+            title, desc = svg.find("title"), svg.find("desc")
+            assert title is not None
+            assert desc is not None
+            assert svg.get("aria-labelledby") == f"{title.get('id')} {desc.get('id')}"
+            assert title.text
+            assert re.search(r"\d", desc.text or "")
+        for reference in re.findall(r"url\(#([^)]*)\)", page):
+            assert reference in ids
+
+
+def test_charts_stay_inside_their_frame(pages: dict[str, tuple[dict[str, Any], str]]) -> None:
+    for name, (_, page) in pages.items():
+        for svg in svgs(page):
+            _, _, width, height = map(float, svg.get("viewBox", "").split())
+            for element in svg.iter():
+                for key, size in (("x", width), ("x1", width), ("x2", width), ("cx", width)):
+                    assert -0.1 <= float(element.get(key, 0)) <= size + 0.1, (name, svg.get("role"))
+                for key in ("y", "y1", "y2", "cy"):
+                    assert -0.1 <= float(element.get(key, 0)) <= height + 0.1, name
+
+
+def test_the_group_table_holds_every_number(
+    pages: dict[str, tuple[dict[str, Any], str]], name_lists: dict[str, list[str]]
+) -> None:
+    result, page = pages["race and gender"]
+    rows = {row[0]: row[1:] for row in Outline(page).rows if len(row) == 9}
+    dense, pruned, other = (result[m]["test"] for m in ("dense", "pruned", "baseline"))
+    gaps, other_gaps = result["gaps"]["test"], result["baseline_gaps"]["test"]
+    for name in name_lists["race_gender"]:
+        shown = name if name in result["data"]["counted_groups"] else f"{name} †"
+        before, after = dense["group_accuracy"][name], pruned["group_accuracy"][name]
+        lost, won = gaps["discordant"][name]
+        assert rows[shown] == [
+            f"{dense['group_size'][name]:,}",
+            f"{100 * before:.1f}%",
+            f"{100 * after:.1f}%",
+            signed(after - before),
+            signed(gaps["excess_accuracy_gap"][name]),
+            f"{lost} / {won}",
+            f"{100 * other['group_accuracy'][name]:.1f}%",
+            signed(other_gaps["excess_accuracy_gap"][name]),
+        ]
+    assert rows["All rows"][:4] == [
+        "2,500",
+        f"{100 * dense['accuracy']:.1f}%",
+        f"{100 * pruned['accuracy']:.1f}%",
+        signed(pruned["accuracy"] - dense["accuracy"]),
+    ]
+    excess = [gaps["excess_accuracy_gap"][n.removesuffix(" †")] for n in list(rows)[2:]]
+    assert excess == sorted(excess, reverse=True)
+
+
+def test_gaps_stand_side_by_side_on_all_roles(
+    pages: dict[str, tuple[dict[str, Any], str]],
+) -> None:
+    result, page = pages["race and gender"]
+    rows = Outline(page).rows
+    for gaps in ("gaps", "baseline_gaps"):
+        for key, name in (
+            ("accuracy_gap", "Accuracy gap"),
+            ("degradation_gap", "Degradation gap"),
+            ("max_excess_accuracy_gap", "Largest excess loss"),
+        ):
+            values = [result[gaps][role][key] for role in ("fit", "select", "tune", "test")]
+            assert [name, *(f"{100 * v:.1f}" for v in values)] in rows
+
+
+def test_the_page_says_the_verdict(pages: dict[str, tuple[dict[str, Any], str]]) -> None:
+    for result, page in pages.values():
+        text = "".join(Outline(page).text)
+        assert verdict(result).split(". ")[0] in text
+        assert "No certificate has been computed: these are point estimates on" in text
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        [
+            "seed",
+            "versions",
+            "command",
+            "data",
+            "model",
+            "sparsity",
+            "layers",
+            "dense",
+            "pruned",
+            "baseline",
+            "gaps",
+            "baseline_gaps",
+            "constraints",
+            "cost",
+            "warnings",
+        ],
+        ["dense"],
+        ["pruned"],
+        ["gaps"],
+        ["baseline", "baseline_gaps"],
+        ["baseline_gaps"],
+        ["constraints"],
+        ["layers", "cost"],
+        ["data"],
+    ],
+    ids=" ".join,
+)
+def test_parts_may_be_missing_or_null(example_run: MakeRun, missing: list[str]) -> None:
+    config, result, metrics = example_run(["a", "b", "c"])
+    absent = {k: v for k, v in result.items() if k not in missing}
+    nulls = {k: None if k in missing else v for k, v in result.items()}
+    page = render(config, absent, metrics)
+    assert page == render(config, nulls, metrics)
+    Outline(page)
+    text = "".join(Outline(page).text)
+    assert not re.search(r"\bNone\b|\bnan\b|\binf\b", text)
+    assert svgs(render({}, absent, []))
+
+
+def test_numbers_may_be_null_or_not_finite(example_run: MakeRun) -> None:
+    config, result, metrics = example_run(["a", "b", "c"])
+
+    def blank(tree: Any, value: Any) -> Any:
+        if isinstance(tree, dict):
+            return {k: blank(v, value) for k, v in tree.items()}
+        if isinstance(tree, list):
+            return [blank(v, value) for v in tree]
+        return tree if isinstance(tree, str) or tree is None else value
+
+    for value in (None, float("nan"), float("inf")):
+        without_flips = copy.deepcopy(result)
+        for role in without_flips["gaps"].values():
+            role["discordant"] = {}
+        page = render(config, blank(without_flips, value), [blank(m, value) for m in metrics])
+        svgs(page)
+        Outline(page)
+
+
+def test_huge_values_of_a_diverged_run_are_drawn(example_run: MakeRun) -> None:
+    config, result, metrics = example_run(["a", "b"], diverged=True)
+    for i, line in enumerate(metrics):
+        for labels in line.get("multipliers", {}).values():
+            labels["a"] = 10.0 ** (i / 2)
+    assert svgs(render(config, result, metrics))
+
+
+def test_a_group_without_rows_is_named_as_unknown(example_run: MakeRun) -> None:
+    config, result, metrics = example_run(["a", "b", "nobody"])
+    for model in ("dense", "pruned", "baseline"):
+        result[model]["test"]["group_accuracy"]["nobody"] = None
+        result[model]["test"]["group_size"]["nobody"] = 0
+    for gaps in ("gaps", "baseline_gaps"):
+        result[gaps]["test"]["excess_accuracy_gap"]["nobody"] = None
+    outline = Outline(render(config, result, metrics))
+    assert ["nobody", "0", "–", "–"] in [row[:4] for row in outline.rows]
+    assert "No test rows, so nothing is known about: 1: nobody." in "".join(outline.text)
+
+
+def test_a_thousand_groups_do_not_explode_the_page(example_run: MakeRun) -> None:
+    groups = [f"group {i}" for i in range(1000)]
+    config, result, metrics = example_run(
+        groups, rows={"test": 20_000}, log_lines=5, layers=200, constraints=["excess-accuracy-gap"]
+    )
+    page = render(config, result, metrics)
+    assert len(page) < 400_000
+    outline = Outline(page)
+    assert sum(row[0].startswith("group ") for row in outline.rows) == 40
+    text = "".join(outline.text)
+    assert "960 groups between these are left out" in text
+    assert "8 of 1,000: largest multipliers." in text
+    excess = result["gaps"]["test"]["excess_accuracy_gap"]
+    assert max(excess, key=excess.__getitem__) in text
+    assert min(excess, key=excess.__getitem__) in text
+
+
+def test_the_baseline_column_is_there_only_with_a_baseline(
+    pages: dict[str, tuple[dict[str, Any], str]],
+) -> None:
+    assert "Gradual magnitude" in pages["digits"][1]
+    assert "Gradual magnitude" not in pages["no baseline"][1]
+
+
+def save(folder: Path, run: tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]) -> None:
+    config, result, metrics = run
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "result.json").write_text(json.dumps(result))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(m) + "\n" for m in metrics))
+
+
+def test_write_report_reads_the_run_folder(example_run: MakeRun, tmp_path: Path) -> None:
+    run = example_run()
+    save(tmp_path, run)
+    path = write_report(tmp_path)
+    assert path == tmp_path / "report.html"
+    assert path.read_text(encoding="utf-8") == render(*run)
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_write_report_needs_only_the_result(example_run: MakeRun, tmp_path: Path) -> None:
+    save(tmp_path, example_run())
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "metrics.jsonl").unlink()
+    assert "no progress lines" in write_report(tmp_path).read_text(encoding="utf-8")
+
+
+def test_a_last_line_cut_short_is_left_out(example_run: MakeRun, tmp_path: Path) -> None:
+    run = example_run()
+    save(tmp_path, run)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"phase": "fine')
+    assert write_report(tmp_path).read_text(encoding="utf-8") == render(*run)
+
+
+def test_errors_name_the_file(example_run: MakeRun, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"holds no result\.json"):
+        write_report(tmp_path)
+    save(tmp_path, example_run())
+    (tmp_path / "metrics.jsonl").write_text("{\n{}\n")
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 1"):
+        write_report(tmp_path)
+    (tmp_path / "result.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"result\.json must hold a JSON object"):
+        write_report(tmp_path)
+
+
+def test_a_browser_opens_the_page_without_complaint(
+    example_run: MakeRun, name_lists: dict[str, list[str]], tmp_path: Path
+) -> None:
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no Chromium on the PATH")
+    save(tmp_path, example_run(name_lists["hostile"]))
+    path = write_report(tmp_path)
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--dump-dom"]
+    log = ["--enable-logging=stderr", "--log-level=0"]
+    home = f"--user-data-dir={tmp_path / 'profile'}"
+    done = subprocess.run(
+        [browser, *flags, *log, home, path.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert "The fairness limit" in done.stdout or "fairness limits" in done.stdout
+    assert "No certificate has been computed" in done.stdout
+    assert "<script>alert" not in done.stdout
+    # Errors of the page, and requests refused by its policy, are reported as console messages.
+    assert "CONSOLE" not in done.stderr
