@@ -70,6 +70,7 @@ class FairPruningProblem:
     Attributes:
         inputs: encoded rows; images stay uint8 and are normalized on the device.
         layers: prunable layers of the model.
+        built_in: whether the model was given by name, and so can be rebuilt from a file.
         share: float32 ``[groups]`` by role: the groups' shares among that role's rows.
 
     Raises:
@@ -120,6 +121,7 @@ class FairPruningProblem:
             if data.weight is None
             else np.asarray(data.weight, np.float32)
         )
+        self.built_in, self.width = isinstance(model, str), width
         if isinstance(model, str):
             model = models.build(model, self.inputs.shape[1:], len(data.classes), width=width)
         elif isinstance(model, nnx.Module):

@@ -61,8 +61,10 @@ def from_arrays(
         {k: np.asarray(v) for k, v in arrays.items() if v is not None}, name, classes, groups
     )
     options = Options(
-        **{k: k for k in ("unit", "weight", "role") if arrays[k] is not None},
-        id="ids" if ids is not None else None,
+        id=None if ids is None else "ids",
+        unit=None if unit is None else "unit",
+        weight=None if weight is None else "weight",
+        role=None if role is None else "role",
     )
     request = Request(
         options,
@@ -99,7 +101,10 @@ class Arrays(Source):
             k: tuple(arrays.pop(k).astype(str).tolist()) if k in arrays else None
             for k in ("classes", "groups")
         }
-        needed = ("x", "y", "group") if request.labelled and not request.options.group else ("x",)
+        needed = ["x"]
+        if request.labelled:
+            needed += [] if request.options.target else ["y"]
+            needed += [] if request.options.group else ["group"]
         for name in needed:
             if name not in arrays:
                 raise DataError(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import TypeGuard
+
 import numpy as np
 import pandas as pd
 
@@ -77,7 +80,7 @@ def assemble(rows: Rows, request: Request) -> Dataset:
     if request.labelled and request.classes is None and len(classes) < 2:
         raise DataError(f"{rows.name} has a single class ({listing(classes)}), nothing to learn.")
     weight, unit, role = (
-        None if values is None else values[chosen] for values in _row_columns(rows, request, ids)
+        None if values is None else values[chosen] for values in _row_columns(rows, request, chosen)
     )
     data = Dataset(
         name=rows.name,
@@ -87,7 +90,7 @@ def assemble(rows: Rows, request: Request) -> Dataset:
         ids=ids,
         classes=classes,
         groups=groups,
-        weight=None if weight is None else (weight / weight.mean()).astype(np.float32),
+        weight=weight,
         unit=unit,
         role=role,
         skipped=skipped,
@@ -96,8 +99,7 @@ def assemble(rows: Rows, request: Request) -> Dataset:
     if not data.is_table:
         notes.append("Group attributes are no model inputs.")
     notes.extend(_twin_notes(data))
-    object.__setattr__(data, "notes", tuple(notes))
-    return data
+    return dataclasses.replace(data, notes=tuple(notes))
 
 
 def _column(rows: Rows, name: str, use: str) -> pd.Series:
@@ -178,6 +180,9 @@ def _group(
     target = options.target or rows.target
     edges = parse_bins(options.bins)
     names = options.group or rows.group
+    absent = np.full(len(ids), None, dtype=object)
+    if not names and not request.labelled:
+        return absent, ()
     if not names:
         # A source with neither a group of its own nor one that the user named.
         names = (target,) if target is not None else ()
@@ -185,7 +190,6 @@ def _group(
     for name in edges:
         if name not in (*names, target):
             raise DataError(f"bins were given for {name!r}, which is neither target nor group.")
-    absent = np.full(len(ids), None, dtype=object)
     known = set(rows.attributes.columns)
     if not names or (not request.labelled and not set(names) <= known):
         return absent, ()
@@ -212,13 +216,13 @@ def _group(
 
 
 def _row_columns(
-    rows: Rows, request: Request, ids: np.ndarray
+    rows: Rows, request: Request, chosen: np.ndarray
 ) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
     options = request.options
     present = set(rows.attributes.columns)
     weight = unit = role = None
 
-    def wanted(name: str | None) -> bool:
+    def wanted(name: str | None) -> TypeGuard[str]:
         # Rows that are only predicted need neither weights nor roles.
         return name is not None and (request.labelled or name in present)
 
@@ -227,12 +231,13 @@ def _row_columns(
         if not is_numeric(values):
             raise DataError(f"weight column {options.weight!r} does not hold numbers.")
         weight = values.to_numpy(dtype=np.float64, na_value=np.nan)
-        bad = np.flatnonzero(~np.isfinite(weight) | (weight < 0))
-        if bad.size or not weight.sum() > 0:
+        bad = int((~np.isfinite(weight) | (weight < 0)).sum())
+        if bad or not weight[chosen].sum() > 0:
             raise DataError(
                 f"weight column {options.weight!r} must hold numbers of at least 0, not all 0 "
-                f"({bad.size} rows are missing, infinite or negative)."
+                f"({bad} rows are missing, infinite or negative)."
             )
+        weight = (weight / weight[chosen].mean()).astype(np.float32)
     if wanted(options.unit):
         text = as_text(_column(rows, options.unit, "unit"))
         empty = sum(t is None for t in text)

@@ -40,7 +40,8 @@ def natural_order(text: np.ndarray, order: Sequence[str] | None = None) -> tuple
     if order is not None and present <= set(order):
         return tuple(v for v in order if v in present)
     try:
-        return tuple(sorted(present, key=float))
+        # The text itself breaks ties such as "1" and "01", which a set holds in any order.
+        return tuple(sorted(present, key=lambda v: (float(v), v)))
     except ValueError:
         return tuple(sorted(present))
 

@@ -56,7 +56,7 @@ class CelebA(Source):
             "attributes without an image": int((~listed).sum()),
             "image without attributes": len(by_name) - len(files),
         }
-        orders = {name: (f"not {name}", name) for name in joined.columns}
+        orders: dict[str, tuple[str, ...]] = {c: (f"not {c}", c) for c in joined.columns}
         attributes = pd.DataFrame(
             {name: np.array(orders[name])[joined[name].to_numpy()] for name in joined.columns}
         )

@@ -149,7 +149,7 @@ class Dataset:
         inputs = (
             self.inputs[rows] if isinstance(self.inputs, np.ndarray) else self.inputs.iloc[rows]
         )
-        fields = {
+        fields: dict[str, Any] = {
             name: None if getattr(self, name) is None else getattr(self, name)[rows]
             for name in ("y", "group", "ids", "weight", "unit", "role")
         }

@@ -303,4 +303,5 @@ def _column_from_json(values: Any) -> NumericColumn | CategoricalColumn:
     _expect(values.get("type") == "numeric" and set(values) == fields, f"column {name!r}")
     _expect(all(_is_number(values[k]) for k in numbers) and values["std"] > 0, f"column {name!r}")
     _expect(isinstance(values["indicator"], bool), f"column {name!r}")
-    return NumericColumn(name, *(float(values[k]) for k in numbers), values["indicator"])
+    median, mean, std = (float(values[k]) for k in numbers)
+    return NumericColumn(name, median, mean, std, values["indicator"])

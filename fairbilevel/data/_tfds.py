@@ -74,8 +74,8 @@ def _open(name: str, split: str, data_dir: str | None, download: bool) -> Any:
         ) from None
     except ImportError as error:
         raise DataError(
-            f"tfds:{name} cannot be read here ({error}); install array_record, or prepare the "
-            "data set as Parquet."
+            f"tfds:{name} cannot be read here ({error}); install what is missing (reading "
+            "needs array_record, or a data set prepared as Parquet)."
         ) from None
     except (KeyError, ValueError) as error:
         splits = _splits(tfds, name, data_dir)
@@ -89,7 +89,7 @@ def _open(name: str, split: str, data_dir: str | None, download: bool) -> Any:
 
 
 def _unprepared(name: str, where: str, error: Exception) -> DataError:
-    reason = " ".join(str(error).split()).split(". ")[0][:160].rstrip(".")
+    reason = " ".join(str(error).split()).split(". ")[0][:160].strip('".')
     return DataError(
         f"tfds:{name} is not prepared here ({reason}); run 'tfds build {name} "
         f"--file_format=array_record{where}' where there is a network, name its folder as "

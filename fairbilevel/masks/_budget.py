@@ -48,9 +48,11 @@ def unit_shape(layer: Layer, granularity: str) -> tuple[int, ...]:
     return layer.shape if granularity == "weight" else (layer.shape[layer.out_axis],)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Budget:
     """What may be kept, as counts. Both kinds offer the same three operations on scores.
+
+    Compared by identity, so that a compiled function can take it as a static argument.
 
     Attributes:
         kind: ``"global"`` (the best of all layers together) or ``"uniform"`` (the same share of

@@ -72,9 +72,8 @@ class Compiled:
     def __call__(self, *args: Any) -> Any:
         """Run, compiling first where these shapes are new."""
         args = jax.tree.map(jnp.asarray, args)
-        shapes = jax.tree.map(lambda a: (a.shape, str(a.dtype)), args)
-        leaves, structure = jax.tree.flatten(shapes, is_leaf=lambda s: isinstance(s, tuple))
-        key = (structure, tuple(leaves))
+        leaves, structure = jax.tree.flatten(args)
+        key = (structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves))
         start = time.perf_counter()
         if key not in self._executables:
             lowered = jax.jit(self.function, donate_argnums=0).lower(*args)

@@ -146,9 +146,12 @@ def fine_tune(
     return network, state
 
 
+_top_k = jax.jit(lambda budget, scores, keep: budget.top_k(scores, keep), static_argnums=0)
+
+
 def hard_masks(budget: Budget, scores: Masks, sparsity: float) -> Masks:
     """Exact masks of final scores."""
-    return jax.jit(budget.top_k)(scores, masks.as_counts(budget.keep(sparsity)))
+    return _top_k(budget, scores, masks.as_counts(budget.keep(sparsity)))
 
 
 def all_kept(params: Any) -> Any:

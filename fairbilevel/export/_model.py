@@ -1,0 +1,191 @@
+"""The ``model/`` folder: ``model.json``, ``sparse.npz``, ``dense.npz``.
+
+``sparse.npz`` holds masks as packed bits and, of every masked kernel, the kept values only:
+
+* ``mask/LAYER``: uint8, bits of the mask in flat order (``numpy.packbits``);
+* ``kept/KERNEL``: the kernel's values where its multiplier is one, in flat order;
+* ``param/NAME``: every other parameter, whole;
+* ``state/NAME``: normalization statistics.
+
+``dense.npz`` holds ``param/NAME`` and ``state/NAME`` of the dense reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fairbilevel._trees import fill_named, flatten_named
+from fairbilevel.data import Encoder
+from fairbilevel.masks import Layer, Masks, expand, unit_shape
+from fairbilevel.models import NAMES, Model, build
+from fairbilevel.problem import Network
+from fairbilevel.records import RecordError, read_arrays, read_json, write_arrays, write_json
+from fairbilevel.train import Solution
+
+
+def _network_arrays(network: Network) -> dict[str, np.ndarray]:
+    arrays = {f"param/{n}": np.asarray(v) for n, v in flatten_named(network.params).items()}
+    arrays |= {f"state/{n}": np.asarray(v) for n, v in flatten_named(network.state).items()}
+    return arrays
+
+
+def save_network(path: Path, network: Network) -> None:
+    """Write a network whole, as ``.npz``."""
+    write_arrays(path, _network_arrays(network))
+
+
+def _fill(model: Model, params: Mapping[str, Any], state: Mapping[str, Any]) -> Network:
+    like = jax.eval_shape(model.init, jax.random.key(0))
+    try:
+        return Network(
+            jax.tree.map(jnp.asarray, fill_named(like[0], params)),
+            jax.tree.map(jnp.asarray, fill_named(like[1], state)),
+        )
+    except ValueError as error:
+        raise RecordError(f"the stored network does not fit the model: {error}") from None
+
+
+def _part(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    return {n.removeprefix(prefix): v for n, v in arrays.items() if n.startswith(prefix)}
+
+
+def load_network(path: Path, model: Model) -> Network:
+    """Read a network written by ``save_network`` into a model.
+
+    Raises:
+        RecordError: missing or damaged file, or parameters of another model.
+    """
+    arrays = read_arrays(path)
+    return _fill(model, _part(arrays, "param/"), _part(arrays, "state/"))
+
+
+def save_model(folder: Path, solution: Solution, source_groups: tuple[str, ...]) -> None:
+    """Write the ``model/`` folder of a solution.
+
+    Args:
+        folder: an existing folder.
+        solution: what to save.
+        source_groups: group names before small groups were merged.
+    """
+    problem = solution.problem
+    description = {
+        "name": problem.model.name,
+        "width": problem.width,
+        "built_in": problem.built_in,
+        "input_shape": list(problem.inputs.shape[1:]),
+        "classes": list(problem.data.classes),
+        "groups": list(problem.groups),
+        "counted": [bool(c) for c in problem.counted],
+        "source_groups": list(source_groups),
+        "granularity": solution.granularity,
+        "layers": [asdict(layer) for layer in problem.layers],
+        "encoder": problem.encoder.to_json(),
+    }
+    arrays = _network_arrays(solution.network)
+    factors = flatten_named(
+        expand(solution.masks, solution.network.params, problem.layers, solution.granularity)
+    )
+    for layer in problem.layers:
+        whole = arrays.pop(f"param/{layer.kernel}")
+        kept = np.broadcast_to(np.asarray(factors[layer.kernel]) != 0, whole.shape)
+        arrays[f"mask/{layer.name}"] = np.packbits(np.asarray(solution.masks[layer.name]) != 0)
+        arrays[f"kept/{layer.kernel}"] = whole[kept]
+    write_arrays(folder / "sparse.npz", arrays)
+    save_network(folder / "dense.npz", solution.reference.network)
+    write_json(folder / "model.json", description)
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """A ``model/`` folder in memory.
+
+    Attributes:
+        model: the pure functions.
+        network: the sparse network.
+        dense: the dense reference.
+        masks: hard 0/1 masks by layer name.
+        encoder: from inputs as read to what the model takes.
+        description: contents of ``model.json``.
+    """
+
+    model: Model
+    network: Network
+    dense: Network
+    masks: Masks
+    encoder: Encoder
+    description: dict[str, Any]
+
+
+def _layers(description: Mapping[str, Any]) -> tuple[Layer, ...]:
+    return tuple(
+        Layer(
+            **{
+                **layer,
+                "shape": tuple(layer["shape"]),
+                "companions": tuple(layer["companions"]),
+            }
+        )
+        for layer in description["layers"]
+    )
+
+
+def load_model(folder: Path, model: Model | None = None) -> ModelFiles:
+    """Read a ``model/`` folder.
+
+    Args:
+        folder: the folder.
+        model: needed where the run's model was the user's own.
+
+    Raises:
+        RecordError: missing or damaged files, or a model of the user's own that was not given.
+    """
+    description = read_json(folder / "model.json")
+    try:
+        layers, granularity = _layers(description), description["granularity"]
+        name, shape = description["name"], description["input_shape"]
+        classes = len(description["classes"])
+        built_in, width = description["built_in"], description["width"]
+        encoder = Encoder.from_json(description["encoder"])
+    except (KeyError, TypeError) as error:
+        raise RecordError(f"{folder / 'model.json'} lacks or distorts {error}") from None
+    if model is None:
+        if not built_in or name not in NAMES:
+            raise RecordError(
+                f"the run's model {name!r} is not a built-in one: pass it as model=..."
+            )
+        model = build(name, shape, classes, width=width)
+    arrays = read_arrays(folder / "sparse.npz")
+    params = _part(arrays, "param/")
+    like = jax.eval_shape(model.init, jax.random.key(0))[0]
+    masks: Masks = {}
+    try:
+        for layer in layers:
+            units = unit_shape(layer, granularity)
+            count = int(np.prod(units))
+            bits = np.unpackbits(arrays[f"mask/{layer.name}"], count=count)
+            masks[layer.name] = jnp.asarray(bits.reshape(units), jnp.float32)
+        factors = flatten_named(
+            expand(
+                masks,
+                jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), like),
+                layers,
+                granularity,
+            )
+        )
+        for layer in layers:
+            values = arrays[f"kept/{layer.kernel}"]
+            whole = np.zeros(layer.shape, values.dtype)
+            whole[np.broadcast_to(np.asarray(factors[layer.kernel]) != 0, layer.shape)] = values
+            params[layer.kernel] = whole
+    except (KeyError, ValueError) as error:
+        raise RecordError(f"{folder / 'sparse.npz'} is damaged: {error}") from None
+    network = _fill(model, params, _part(arrays, "state/"))
+    dense = load_network(folder / "dense.npz", model)
+    return ModelFiles(model, network, dense, masks, encoder, description)

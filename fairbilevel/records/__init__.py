@@ -1,0 +1,41 @@
+"""Records: the run folder's schema, and readers and writers that leave nothing half written."""
+
+from fairbilevel.records._files import (
+    JsonLines,
+    RecordError,
+    read_arrays,
+    read_json,
+    read_json_lines,
+    write_arrays,
+    write_json,
+    write_text,
+)
+from fairbilevel.records._folder import (
+    CONFIG,
+    METRICS,
+    MODEL,
+    RESULT,
+    SCHEMA_VERSION,
+    check_run_folder,
+    is_run_folder,
+    read_result,
+)
+
+__all__ = [
+    "CONFIG",
+    "METRICS",
+    "MODEL",
+    "RESULT",
+    "SCHEMA_VERSION",
+    "JsonLines",
+    "RecordError",
+    "check_run_folder",
+    "is_run_folder",
+    "read_arrays",
+    "read_json",
+    "read_json_lines",
+    "read_result",
+    "write_arrays",
+    "write_json",
+    "write_text",
+]

@@ -1,0 +1,129 @@
+"""Files written whole or not at all, and read without executing anything in them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+
+class RecordError(ValueError):
+    """A file of a run folder is missing, damaged or of another kind; one sentence."""
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A binary file that takes the place of ``path`` only once it is complete."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file atomically."""
+    with _replacing(path) as stream:
+        stream.write(text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically. NaN and infinity are refused: JSON has no such numbers."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON.
+
+    Raises:
+        RecordError: missing, unreadable or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecordError(f"{path} does not exist") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise RecordError(f"{path} cannot be read as JSON: {error}") from None
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write named arrays as an uncompressed ``.npz``, atomically and without pickle.
+
+    Members carry a fixed time stamp, so that equal arrays give equal files.
+    """
+    with _replacing(path) as stream, zipfile.ZipFile(stream, "w") as archive:
+        for name, value in arrays.items():
+            member = zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0))
+            with archive.open(member, "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, np.asanyarray(value), allow_pickle=False)
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Read a ``.npz`` written by ``write_arrays``; pickled entries are refused.
+
+    Raises:
+        RecordError: missing, damaged or not such a file.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except FileNotFoundError:
+        raise RecordError(f"{path} does not exist") from None
+    except (OSError, ValueError, EOFError, KeyError, AttributeError, zipfile.BadZipFile) as error:
+        raise RecordError(f"{path} cannot be read as stored arrays: {error}") from None
+
+
+class JsonLines:
+    """Append-only JSON lines, flushed one by one.
+
+    Args:
+        path: file to create.
+    """
+
+    def __init__(self, path: Path):
+        self._stream = path.open("w", encoding="utf-8")
+
+    def write(self, record: Any) -> None:
+        """Append one record."""
+        self._stream.write(json.dumps(record, allow_nan=False) + "\n")
+        self._stream.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stream.close()
+
+
+def read_json_lines(path: Path) -> list[Any]:
+    """Records of a JSON lines file; a last line cut short by a crash is left out.
+
+    Raises:
+        RecordError: unreadable, or damaged before its last line.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecordError(f"{path} cannot be read: {error}") from None
+    records = []
+    for number, line in enumerate(lines, 1):
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            if number < len(lines):
+                raise RecordError(f"line {number} of {path} is not JSON") from None
+    return records
