@@ -1,0 +1,41 @@
+"""Bilevel fair pruning in JAX: masks, weights and fairness constraints solved together.
+
+The ten-line use::
+
+    import fairbilevel as fb
+
+    problem = fb.FairPruningProblem(
+        my_model, x, y, group, constraints=[fb.fairness.ExcessAccuracyGap(0.02)]
+    )
+    solution = fb.solve(problem, sparsity=0.9)
+    print(solution.evaluate("test"))
+    fb.save_run(solution, "runs/mine")
+"""
+
+from fairbilevel import data, fairness, hypergrad, masks, models, pruners, train
+from fairbilevel.problem import FairPruningProblem, Network, Reference
+from fairbilevel.run import Run, load_run, save_run
+from fairbilevel.solver import BilevelSolver, solve
+from fairbilevel.train import DivergenceError, Solution
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BilevelSolver",
+    "DivergenceError",
+    "FairPruningProblem",
+    "Network",
+    "Reference",
+    "Run",
+    "Solution",
+    "data",
+    "fairness",
+    "hypergrad",
+    "load_run",
+    "masks",
+    "models",
+    "pruners",
+    "save_run",
+    "solve",
+    "train",
+]

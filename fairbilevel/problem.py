@@ -173,12 +173,7 @@ class FairPruningProblem:
 
     def normalize(self, x: Array) -> Float[Array, "rows ..."]:
         """Encoded rows as the model takes them: float32, standardized by the fit rows."""
-        if self.encoder.kind == "table":
-            return x.astype(jnp.float32)
-        scale = 255.0 if self.encoder.kind == "image" else 1.0
-        mean = jnp.asarray(self.encoder.mean, jnp.float32)
-        std = jnp.asarray(self.encoder.std, jnp.float32)
-        return (x.astype(jnp.float32) / scale - mean) / std
+        return self.encoder.normalize(x)
 
     def _forward(
         self, params: Any, state: Any, x: Array

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ._dataset import Dataset
@@ -156,6 +158,21 @@ class Encoder:
             out[:, at : at + width] = column.encode(inputs[column.name])
             at += width
         return out
+
+    def normalize(self, x: jax.Array) -> jax.Array:
+        """Standardize encoded rows on the device, inside compiled code.
+
+        Arguments:
+            x: rows as `transform` gives them.
+
+        Returns:
+            float32, of the same shape.
+        """
+        x = x.astype(jnp.float32)
+        if self.mean is None or self.std is None:
+            return x
+        scale = 255.0 if self.kind == "image" else 1.0
+        return (x / scale - jnp.asarray(self.mean, x.dtype)) / jnp.asarray(self.std, x.dtype)
 
     def unseen(self, inputs: np.ndarray | pd.DataFrame) -> dict[str, int]:
         """Count, per categorical column, the rows whose level fit never held (encoded as zeros)."""

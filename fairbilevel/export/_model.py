@@ -66,13 +66,12 @@ def load_network(path: Path, model: Model) -> Network:
     return _fill(model, _part(arrays, "param/"), _part(arrays, "state/"))
 
 
-def save_model(folder: Path, solution: Solution, source_groups: tuple[str, ...]) -> None:
+def save_model(folder: Path, solution: Solution) -> None:
     """Write the ``model/`` folder of a solution.
 
     Args:
         folder: an existing folder.
         solution: what to save.
-        source_groups: group names before small groups were merged.
     """
     problem = solution.problem
     description = {
@@ -83,7 +82,7 @@ def save_model(folder: Path, solution: Solution, source_groups: tuple[str, ...])
         "classes": list(problem.data.classes),
         "groups": list(problem.groups),
         "counted": [bool(c) for c in problem.counted],
-        "source_groups": list(source_groups),
+        "merged": list(problem.data.merged),
         "granularity": solution.granularity,
         "layers": [asdict(layer) for layer in problem.layers],
         "encoder": problem.encoder.to_json(),

@@ -1,0 +1,307 @@
+"""Parses the command line, runs the command, and turns a user's mistakes into one sentence."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import errno
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+_HELP = """\
+usage: fairbilevel COMMAND [options]
+
+Prune a network and keep its accuracy fair across groups.
+
+commands:
+  solve      train, prune under fairness constraints, write a run folder and a report
+             (without options: the bundled digits)
+  plan       what a solve would do: rows per group and role, what they could certify, time
+  evaluate   a finished run on other data: fairbilevel evaluate RUN --data SOURCE
+  report     write a finished run's report.html again: fairbilevel report RUN
+
+`fairbilevel COMMAND --help` explains the options of a command.
+"""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Evaluate a finished run on any data of the form it was made with."""
+
+    run: tyro.conf.Positional[Path]
+    """Run folder."""
+    data: str
+    """What to read, as for solve; attributes and columns are those of the run."""
+    split: str | None = None
+    """Split of a TensorFlow data set."""
+    predictions: Path | None = None
+    """Write per-row predictions to this CSV: id, group, label, dense, pruned."""
+    json: bool = False
+    """Print the whole result as JSON instead of a table."""
+
+
+@dataclass(frozen=True)
+class MakeReport:
+    """Write a finished run's report.html again and print its verdict."""
+
+    run: tyro.conf.Positional[Path]
+    """Run folder."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Returns:
+        Exit code: 0, or 2 for a user's mistake (one sentence on standard error).
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    commands: dict[str, Callable[[list[str]], int]] = {
+        "solve": _solve,
+        "plan": _plan,
+        "evaluate": _evaluate,
+        "report": _report,
+    }
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_HELP, end="")
+        return 0 if words else 2
+    if words[0] == "--version":
+        from fairbilevel import __version__
+
+        print(f"fairbilevel {__version__}")
+        return 0
+    if words[0] not in commands:
+        near = difflib.get_close_matches(words[0], commands, 1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        return _fail(f"unknown command {words[0]!r}: {hint}choose from {', '.join(commands)}")
+    # TensorFlow Datasets and XLA write lines that are no concern of a user of this command.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        return commands[words[0]](words[1:])
+    except ValueError as error:
+        return _fail(str(error))
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            return _fail("the disk is full: free some space and run the command again")
+        name = f" {error.filename}" if error.filename else ""
+        return _fail(f"cannot read or write{name}: {error.strerror or error}")
+    except KeyboardInterrupt:
+        print("fairbilevel: stopped", file=sys.stderr)
+        return 130
+
+
+def _fail(sentence: str) -> int:
+    print(f"fairbilevel: error: {' '.join(sentence.split())}", file=sys.stderr)
+    return 2
+
+
+def _parse(kind: Any, name: str, words: list[str], default: Any = None) -> Any:
+    options = {} if default is None else {"default": default}
+    return tyro.cli(kind, prog=f"fairbilevel {name}", args=words, **options)
+
+
+def _configuration(name: str, words: list[str]) -> Any:
+    """Options from the command line over those of ``--config FILE``, if given."""
+    from fairbilevel.run import Config, read_config
+
+    default, rest = Config(), []
+    remaining = iter(words)
+    for word in remaining:
+        if word == "--config":
+            path = next(remaining, None)
+            if path is None:
+                raise ValueError("--config wants a TOML or JSON file")
+            default = read_config(Path(path))
+        elif word.startswith("--config="):
+            default = read_config(Path(word.removeprefix("--config=")))
+        else:
+            rest.append(word)
+    # A repeated option on the command line replaces the file's or default's values; tyro alone
+    # would append to them.
+    given = {w.split("=", 1)[0].lstrip("-").replace("-", "_") for w in rest if w.startswith("--")}
+    repeated = ("group", "exclude_feature", "bins", "constraint")
+    fallback = {n: getattr(default, n) for n in repeated}
+    cleared = dataclasses.replace(default, **{n: () for n in repeated})
+    help_default = default if {"help", "h"} & given or "-h" in rest else cleared
+    parsed = _parse(Config, name, rest, help_default)
+    if help_default is cleared:
+        kept = {n: fallback[n] for n in repeated if n not in given}
+        parsed = dataclasses.replace(parsed, **kept)
+    return parsed
+
+
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else 100)
+
+
+def _solve(words: list[str]) -> int:
+    config = _configuration("solve", words)
+    from fairbilevel import report
+    from fairbilevel.run import make_plan, prepare, run_folder, solve_run
+
+    console = _console()
+    path = run_folder(config)
+    prepared = prepare(config)
+    plan = make_plan(prepared)
+    _print_plan(console, prepared, plan)
+    from fairbilevel.cli._progress import Progress
+
+    with Progress(console, sum(plan.gradient_evaluations.values())) as progress:
+        result = solve_run(prepared, path, progress)
+    console.print()
+    console.print(report.summary_table(result))
+    for warning in result["warnings"]:
+        console.print(f"note: {warning}", highlight=False)
+    console.print(f"\nreport: {path / 'report.html'}", highlight=False, soft_wrap=True)
+    console.print(f"model:  {path / 'model'}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _plan(words: list[str]) -> int:
+    config = _configuration("plan", words)
+    from fairbilevel.run import make_plan, prepare
+
+    prepared = prepare(config)
+    _print_plan(_console(), prepared, make_plan(prepared))
+    return 0
+
+
+def _print_plan(console: Console, prepared: Any, plan: Any) -> None:
+    from fairbilevel.data import ROLES
+
+    problem, config = prepared.problem, prepared.config
+    data = problem.data
+    console.print(
+        f"[bold]{data.name}[/bold]: {len(data):,} rows, {len(data.classes)} classes, "
+        f"{len(data.groups)} groups; {problem.model.name}, {plan.removed:,} of "
+        f"{plan.prunable:,} {config.granularity}s to remove "
+        f"({100 * config.sparsity:g} %)",
+        highlight=False,
+        soft_wrap=True,
+    )
+    for reason, count in data.skipped.items():
+        console.print(f"skipped {count:,}: {reason}", highlight=False, markup=False, soft_wrap=True)
+    for note in data.notes:
+        console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("group", overflow="fold")
+    for role in ROLES:
+        table.add_column(role, justify="right")
+    table.add_column("least tolerance", justify="right")
+    shown = list(plan.rows)
+    if len(shown) > 40:
+        shown = sorted(shown, key=lambda g: sum(plan.rows[g].values()))[:20]
+    for group in shown:
+        least = plan.least[group]
+        cells = [f"{plan.rows[group][role]:,}" for role in ROLES]
+        mark = "" if group in plan.counted else " (reported only)"
+        bound = "-" if least is None or mark else f"{100 * least:.1f} points"
+        table.add_row(_plain(group) + mark, *cells, bound)
+    console.print(table, highlight=False)
+    if len(shown) < len(plan.rows):
+        console.print(f"({len(plan.rows) - len(shown)} larger groups not shown)")
+    least = plan.least_tolerance
+    console.print(
+        "No tolerance can be certified: a counted group has no certify rows."
+        if least is None
+        else f"Certify rows could prove, with {100 * plan.confidence:.0f} % confidence and at "
+        f"best, that no group loses more than {100 * least:.1f} points beyond the average.",
+        highlight=False,
+        soft_wrap=True,
+    )
+    work = ", ".join(f"{name} {count:,.0f}" for name, count in plan.gradient_evaluations.items())
+    expected = "" if plan.seconds is None else f"; expected time {_duration(plan.seconds)}"
+    console.print(f"Gradient evaluations: {work}{expected}", highlight=False, soft_wrap=True)
+    console.print()
+
+
+def _plain(text: str) -> str:
+    from rich.markup import escape
+
+    return escape("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text))
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"about {max(round(seconds / 5) * 5, 5)} s"
+    return f"about {round(seconds / 60)} min"
+
+
+def _evaluate(words: list[str]) -> int:
+    options = _parse(Evaluate, "evaluate", words)
+    from fairbilevel.run import evaluate_run, load_run
+
+    run = load_run(options.run)
+    result = evaluate_run(run, options.data, predictions=options.predictions, split=options.split)
+    if options.json:
+        print(json.dumps(result, indent=2))
+        return 0
+    console = _console()
+    console.print(
+        f"{result['rows']:,} rows, {result['scored']:,} scored, {result['unlabelled']:,} without a "
+        "label (predicted, not scored)",
+        highlight=False,
+        soft_wrap=True,
+    )
+    for reason, count in result["skipped"].items():
+        console.print(f"skipped {count:,}: {reason}", highlight=False, markup=False, soft_wrap=True)
+    for column, count in result["unseen_levels"].items():
+        console.print(
+            f"note: {count:,} rows hold a value of {column} never seen in fit",
+            highlight=False,
+            markup=False,
+        )
+    if result["scored"]:
+        _print_evaluation(console, result)
+    if options.predictions is not None:
+        console.print(f"predictions: {options.predictions}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _print_evaluation(console: Console, result: dict[str, Any]) -> None:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("group", overflow="fold")
+    for name in ("rows", "dense", "pruned", "excess gap"):
+        table.add_column(name, justify="right")
+
+    def percent(value: float | None) -> str:
+        return "-" if value is None else f"{100 * value:.1f} %"
+
+    for group, size in result["pruned"]["group_size"].items():
+        excess = result["gaps"]["excess_accuracy_gap"][group]
+        table.add_row(
+            _plain(group),
+            f"{size:,}",
+            percent(result["dense"]["group_accuracy"][group]),
+            percent(result["pruned"]["group_accuracy"][group]),
+            "-" if excess is None else f"{100 * excess:+.1f} points",
+        )
+    table.add_row(
+        "all",
+        f"{result['scored']:,}",
+        percent(result["dense"]["accuracy"]),
+        percent(result["pruned"]["accuracy"]),
+        "",
+    )
+    console.print(table, highlight=False)
+
+
+def _report(words: list[str]) -> int:
+    options = _parse(MakeReport, "report", words)
+    from fairbilevel import report
+    from fairbilevel.records import read_result
+
+    result = read_result(options.run)
+    path = report.write_report(options.run)
+    console = _console()
+    console.print(report.verdict(result), highlight=False, markup=False)
+    console.print(f"report: {path}", highlight=False, soft_wrap=True)
+    return 0

@@ -1,0 +1,90 @@
+"""What a user sees while a run goes on: one live line in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+_PHASES = {
+    "dense": "dense model",
+    "bilevel": "bilevel: mask and weights",
+    "finetune": "fine-tuning",
+    "baseline": "baseline: gradual magnitude",
+}
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def _points(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:+.1f} points"
+
+
+def _time(seconds: float) -> str:
+    minutes, rest = divmod(max(round(seconds), 0), 60)
+    return f"{minutes}:{rest:02d}"
+
+
+class Progress:
+    """Shows the records of ``metrics.jsonl`` as they come.
+
+    Args:
+        console: where to write; live where it is a terminal.
+        total: gradient evaluations of the whole run, for the time left.
+    """
+
+    def __init__(self, console: Console, total: float):
+        self.console, self.total = console, total
+        self._live = Live(console=console, refresh_per_second=4) if console.is_terminal else None
+        self._start = time.perf_counter()
+        self._done: dict[str, float] = {}
+        self._printed: tuple[str, int] = ("", -1)
+
+    def __enter__(self) -> Progress:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def __call__(self, record: dict[str, Any]) -> None:
+        """Show one record."""
+        # Fine-tuning continues the bilevel phase's count of gradient evaluations.
+        key = "solver" if record["phase"] in ("bilevel", "finetune") else record["phase"]
+        self._done[key] = record["gradient_evaluations"]
+        done = min(sum(self._done.values()) / self.total, 1.0)
+        elapsed = time.perf_counter() - self._start
+        left = elapsed / done * (1 - done) if done > 0 else 0.0
+        tune = record["tune"]
+        cells = [
+            ("phase", _PHASES.get(record["phase"], record["phase"])),
+            ("step", f"{record['step']:,} of {record['steps']:,}"),
+            ("sparsity", _percent(record["sparsity"])),
+            ("loss", f"{record['loss']:.3f}"),
+            ("accuracy on tune", _percent(tune["accuracy"])),
+            ("worst group", _percent(tune.get("worst_group_accuracy"))),
+            ("largest violation", _points(tune.get("largest_violation"))),
+            ("time left", _time(left)),
+        ]
+        if record.get("guard"):
+            cells.append(("guard", f"active in {100 * record['guard']:.0f} % of the steps"))
+        if self._live is not None:
+            table = Table.grid(padding=(0, 2))
+            for name, value in cells:
+                table.add_row(f"[dim]{name}[/dim]", value)
+            self._live.update(table)
+            return
+        # Plain lines: about five a phase, so that a log stays readable.
+        phase, step = record["phase"], record["step"]
+        fifth = 5 * step // record["steps"]
+        if (phase, fifth) != self._printed or step == record["steps"]:
+            self._printed = (phase, fifth)
+            text = "  ".join(f"{name} {value}" for name, value in cells[1:])
+            self.console.print(f"{cells[0][1]}: {text}", highlight=False, soft_wrap=True)

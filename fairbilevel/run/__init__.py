@@ -1,0 +1,26 @@
+"""Runs: configuration, the life of a run folder, plans and evaluations."""
+
+from fairbilevel.run._config import Config, read_config
+from fairbilevel.run._evaluate import evaluate_run
+from fairbilevel.run._folder import Run, check_free, load_run, save_run
+from fairbilevel.run._plan import Plan, make_plan
+from fairbilevel.run._prepare import Prepared, prepare
+from fairbilevel.run._solve import make_baseline, make_solver, run_folder, solve_run
+
+__all__ = [
+    "Config",
+    "Plan",
+    "Prepared",
+    "Run",
+    "check_free",
+    "evaluate_run",
+    "load_run",
+    "make_baseline",
+    "make_plan",
+    "make_solver",
+    "prepare",
+    "read_config",
+    "run_folder",
+    "save_run",
+    "solve_run",
+]

@@ -1,0 +1,268 @@
+"""What a run is asked to do: one flat dataclass, the command line's options and the configuration
+file's names."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from fairbilevel import fairness, hypergrad, masks
+from fairbilevel.data import ROLES, Options
+from fairbilevel.fairness import Constraint
+
+_Repeat = tyro.conf.UseAppendAction
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of ``fairbilevel solve`` and ``fairbilevel plan``."""
+
+    data: str = "digits"
+    """What to read: `digits` (bundled), a UTKFace or CelebA folder or zip, an image folder with a
+    CSV of labels, a .csv or .parquet table, an .npz with x, y and group, or tfds:NAME."""
+    target: str | None = None
+    """Attribute or column to predict; a table needs it, other sources have a default."""
+    group: Annotated[tuple[str, ...], _Repeat] = ()
+    """Attribute whose values are the groups; repeat it to cross several. The target may be named:
+    then groups are classes."""
+    image_size: int | None = None
+    """Resize images to this many pixels on both sides."""
+    positive: str | None = None
+    """This value of the target against all others."""
+    exclude_feature: Annotated[tuple[str, ...], _Repeat] = ()
+    """Table column that the model must not see; repeatable."""
+    weight: str | None = None
+    """Table column of row weights (training losses only; metrics count rows)."""
+    unit: str | None = None
+    """Column that names the person behind a row; a person never crosses roles."""
+    role: str | None = None
+    """Column that assigns each row to fit, select, tune, certify or test."""
+    id: str | None = None
+    """Column of unique row ids."""
+    missing_groups: str = "error"
+    """Rows without a group: `error`, `own` (a group named missing) or `drop`."""
+    bins: Annotated[tuple[str, ...], _Repeat] = ()
+    """Edges that cut a numeric attribute into groups, as age=25,45; repeatable."""
+    max_rows: int | None = None
+    """Read at most this many rows (a fixed random subset)."""
+    split: str | None = None
+    """Split of a TensorFlow data set."""
+    data_dir: str | None = None
+    """Folder of prepared TensorFlow data sets."""
+    download: bool = False
+    """Let TensorFlow Datasets download what is not prepared yet."""
+    role_fractions: str | None = None
+    """Shares of the roles, as fit=0.45,select=0.2,tune=0.1,certify=0.1,test=0.15."""
+    small_groups: str = "report-only"
+    """Groups below --min-group-rows: `merge` into one, `report-only` (trained on and shown, outside
+    every claim) or `error`."""
+    min_group_rows: int = 50
+    """Rows below which a group is small."""
+
+    model: str = "auto"
+    """mlp, cnn, resnet10 or resnet18; auto picks mlp for tables, cnn for images up to 16 pixels and
+    a resnet10 of width 16 above."""
+    width: int | None = None
+    """Channels of the first stage, or neurons of the first hidden layer."""
+    dense: str | None = None
+    """Take the dense model from a former run folder or from an .npz of parameters instead of
+    training one."""
+    prune_classifier: bool = False
+    """Prune the classifier's weights too."""
+
+    sparsity: float = 0.9
+    """Share of the prunable weights (or filters) to remove, in [0, 1)."""
+    granularity: str = "weight"
+    """weight, or filter (output channels of convolutions, neurons of dense layers)."""
+    budget: str = "global"
+    """global (the best of all layers together) or uniform (the same share of each layer)."""
+    relaxation: str = "top-k"
+    """top-k (straight-through), sigmoid (annealed temperature) or capped-simplex (projection)."""
+    score_start: str = "magnitude"
+    """Where mask scores start: magnitude, random or constant."""
+    constraint: Annotated[tuple[str, ...], _Repeat] = ("excess-accuracy-gap=2%",)
+    """NAME=TOLERANCE, repeatable; accuracy-gap, degradation-gap, excess-accuracy-gap,
+    equalized-loss or equalized-loss-signed; the tolerance a fraction (0.02) or a percentage (2%).
+    `none` drops them all."""
+    surrogate: str | None = None
+    """Smooth harm that stands for the constraints in gradients: sigmoid, loss, logistic, hinge or
+    squared-hinge; each constraint has its own default."""
+    hypergradient: str = "bilinear"
+    """bilinear (closed form) or none (no implicit term)."""
+    gamma: float = 1.0
+    """Curvature that the closed form assumes."""
+    steps: int = 1000
+    """Gradient evaluations to spend on pruning (one is forward and backward on one batch)."""
+    dense_steps: int | None = None
+    """Gradient steps of the dense model; by default 30 epochs, 500 to 3000 steps."""
+    batch_size: int = 128
+    """Rows a batch."""
+    learning_rate: float = 0.05
+    """Peak learning rate of the weights while pruning."""
+    dense_learning_rate: float = 0.1
+    """Peak learning rate of the dense model."""
+    score_step: float = 0.03
+    """Typical move of a mask score per outer step, in units of the scores' spread."""
+    dual_step: float = 0.05
+    """Step of the multipliers."""
+    buffer_size: int = 32
+    """Rows a group in the replay buffers."""
+    violation_every: int = 1
+    """Outer steps between measurements of the true violations."""
+    multipliers_from: str = "start"
+    """Multipliers move from the `start`, or only once the mask is final (`pruned`)."""
+    baseline: bool = True
+    """Also run gradual magnitude pruning on the same dense model and budget."""
+
+    seed: int = 0
+    """Of the roles, initial weights and batches."""
+    out: str | None = None
+    """Run folder to write; by default a new one below runs/."""
+    overwrite: bool = False
+    """Replace the run that is in the folder."""
+
+    def options(self) -> Options:
+        """How to read the data."""
+        return Options(**{f.name: getattr(self, f.name) for f in dataclasses.fields(Options)})
+
+    def constraints(self) -> tuple[Constraint, ...]:
+        """The constraints asked for.
+
+        Raises:
+            ValueError: an unknown name or surrogate, a bad tolerance, or one constraint twice.
+        """
+        if self.constraint == ("none",):
+            return ()
+        parsed = [fairness.parse_constraint(text) for text in self.constraint]
+        if len({c.name for c in parsed}) < len(parsed):
+            raise ValueError("each constraint can be given once")
+        if self.surrogate is not None:
+            parsed = [dataclasses.replace(c, surrogate=self.surrogate) for c in parsed]
+        return tuple(parsed)
+
+    def fractions(self) -> dict[str, float] | None:
+        """Role fractions, ``None`` for the default.
+
+        Raises:
+            ValueError: not of the form ``fit=0.45,select=0.2,...``.
+        """
+        if self.role_fractions is None:
+            return None
+        shares = dict.fromkeys(ROLES, 0.0)
+        for part in self.role_fractions.split(","):
+            name, _, value = part.partition("=")
+            try:
+                if name.strip() not in ROLES:
+                    raise ValueError
+                shares[name.strip()] = float(value)
+            except ValueError:
+                raise ValueError(
+                    f"role fractions are written fit=0.45,select=0.2,..., got {part!r}"
+                ) from None
+        return shares
+
+    def check(self) -> None:
+        """Refuse what can be refused without reading data.
+
+        Raises:
+            ValueError: one sentence that names the option.
+        """
+        if not 0 <= self.sparsity < 1:
+            raise ValueError(f"--sparsity must lie in [0, 1), got {self.sparsity}")
+        self.constraints()
+        self.fractions()
+        hypergrad.by_name(self.hypergradient, self.gamma)
+        for name, allowed in (
+            ("granularity", masks.GRANULARITIES),
+            ("budget", masks.BUDGETS),
+            ("relaxation", tuple(masks.RELAXATIONS)),
+            ("score_start", masks.STARTS),
+            ("small_groups", ("merge", "report-only", "error")),
+            ("multipliers_from", ("start", "pruned")),
+        ):
+            _one_of(name, getattr(self, name), allowed)
+        for name in ("steps", "batch_size", "buffer_size", "violation_every", "min_group_rows"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}"
+                )
+        if self.dense_steps is not None and self.dense_steps < 1:
+            raise ValueError(f"--dense-steps must be at least 1, got {self.dense_steps}")
+        for name in ("learning_rate", "dense_learning_rate", "score_step", "dual_step"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(
+                    f"--{name.replace('_', '-')} must be a finite number of at least 0, "
+                    f"got {getattr(self, name)}"
+                )
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"--seed must lie in [0, 2^32), got {self.seed}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Flat JSON values."""
+        values = dataclasses.asdict(self)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+    @staticmethod
+    def from_mapping(values: Mapping[str, Any]) -> Config:
+        """A configuration from plain values; names may use dashes.
+
+        Raises:
+            ValueError: unknown name (with the nearest one) or a value of the wrong kind.
+        """
+        fields = {f.name: f for f in dataclasses.fields(Config)}
+        known: dict[str, Any] = {}
+        defaults = Config()
+        for raw, value in values.items():
+            name = raw.replace("-", "_")
+            if name not in fields:
+                near = difflib.get_close_matches(name, fields, 1)
+                hint = f", did you mean {near[0]!r}" if near else ""
+                raise ValueError(f"there is no option {raw!r}{hint}")
+            default = getattr(defaults, name)
+            if isinstance(default, tuple):
+                value = (value,) if isinstance(value, str) else tuple(value)
+            elif isinstance(default, float) and isinstance(value, int):
+                value = float(value)
+            elif default is not None and type(value) is not type(default):
+                raise ValueError(
+                    f"option {raw!r} takes a {type(default).__name__}, got {value!r}"
+                )
+            known[name] = value
+        return Config(**known)
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        near = difflib.get_close_matches(value, allowed, 1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(
+            f"--{name.replace('_', '-')} {value!r} is unknown: {hint}choose from "
+            f"{', '.join(allowed)}"
+        )
+
+
+def read_config(path: Path) -> Config:
+    """A configuration file, TOML or JSON, with the option names of the command line.
+
+    Raises:
+        ValueError: missing, not TOML or JSON, or with unknown options.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"the configuration file {path} cannot be read: {error}") from None
+    try:
+        values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except ValueError as error:
+        raise ValueError(f"the configuration file {path} is malformed: {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"the configuration file {path} holds no table of options")
+    return Config.from_mapping(values)

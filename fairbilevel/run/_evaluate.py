@@ -1,0 +1,98 @@
+"""A finished run on other data of the same form."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fairbilevel import data as fb_data
+from fairbilevel import fairness
+from fairbilevel.data import Options
+from fairbilevel.records import write_text
+from fairbilevel.run._folder import Run, predict_logits
+
+
+def _options(run: Run, **changes: Any) -> Options:
+    known = {f.name for f in dataclasses.fields(Options)}
+    values = {k: v for k, v in run.config.items() if k in known}
+    # Roles, units and row weights belong to the run's own rows; trials' subsets too.
+    values |= {"role": None, "unit": None, "weight": None, "max_rows": None, **changes}
+    return Options.from_json(values)
+
+
+def evaluate_run(
+    run: Run, source: str, *, predictions: Path | None = None, split: str | None = None
+) -> dict[str, Any]:
+    """Evaluate the sparse and the dense network on a data source.
+
+    Args:
+        run: the run.
+        source: as ``--data`` of solve.
+        predictions: where to write one CSV row per data row, if wanted: id, group, label, dense,
+            pruned (names of groups and classes; an empty label where there is none).
+        split: of a TensorFlow data set.
+
+    Returns:
+        ``rows``, ``unlabelled`` (predicted and counted, never scored), ``skipped``, ``dense`` and
+        ``pruned`` performance, ``gaps``, ``unseen`` levels of categorical columns.
+
+    Raises:
+        ValueError: data of another form, labels or groups outside the run's.
+    """
+    options = _options(run, split=split)
+    merged = tuple(run.description.get("merged", ()))
+    data = fb_data.load(
+        source, options, classes=run.classes, groups=run.groups, merged=merged, labelled=False
+    )
+    dense = predict_logits(run.model, run.dense, run.encoder, data.inputs)
+    pruned = predict_logits(run.model, run.network, run.encoder, data.inputs)
+    scored = (data.y >= 0) & (data.group >= 0)
+    y, group = data.y[scored], data.group[scored]
+    counted = np.asarray(run.description["counted"], bool)
+    results: dict[str, Any] = {
+        "data": data.name,
+        "fingerprint": data.fingerprint,
+        "rows": len(data),
+        "scored": int(scored.sum()),
+        "unlabelled": int((data.y < 0).sum()),
+        "without_group": int(((data.group < 0) & (data.y >= 0)).sum()),
+        "skipped": dict(data.skipped),
+        "notes": list(data.notes),
+        "unseen_levels": run.encoder.unseen(data.inputs),
+    }
+    right = {}
+    for name, logits in (("dense", dense), ("pruned", pruned)):
+        right[name] = logits[scored].argmax(-1) == y
+        results[name] = fairness.performance(
+            right[name], _cross_entropy(logits[scored], y), group, run.groups
+        )
+    results["gaps"] = fairness.gaps(right["dense"], right["pruned"], group, run.groups, counted)
+    if predictions is not None:
+        _write_predictions(predictions, run, data, dense.argmax(-1), pruned.argmax(-1))
+    return results
+
+
+def _cross_entropy(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
+    top = logits.max(-1, keepdims=True) if len(logits) else logits[:, :1]
+    log_sum = top[:, 0] + np.log(np.exp(logits - top).sum(-1))
+    return log_sum - logits[np.arange(len(y)), y]
+
+
+def _write_predictions(
+    path: Path, run: Run, data: fb_data.Dataset, dense: np.ndarray, pruned: np.ndarray
+) -> None:
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["id", "group", "label", "dense", "pruned"])
+    for i in range(len(data)):
+        group = run.groups[data.group[i]] if data.group[i] >= 0 else ""
+        label = run.classes[data.y[i]] if data.y[i] >= 0 else ""
+        writer.writerow(
+            [data.ids[i], group, label, run.classes[dense[i]], run.classes[pruned[i]]]
+        )
+    write_text(path, stream.getvalue())

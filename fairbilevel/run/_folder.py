@@ -1,0 +1,215 @@
+"""The life of a run folder: claimed before work starts, filled file by file, read back whole."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+
+from fairbilevel import export, report
+from fairbilevel.data import Encoder
+from fairbilevel.masks import Masks
+from fairbilevel.models import Model
+from fairbilevel.problem import Network
+from fairbilevel.records import (
+    CONFIG,
+    METRICS,
+    MODEL,
+    RESULT,
+    JsonLines,
+    is_run_folder,
+    read_json,
+    read_json_lines,
+    read_result,
+    write_json,
+)
+from fairbilevel.run._result import build_result
+from fairbilevel.train import Solution
+
+
+def check_free(path: Path, overwrite: bool) -> None:
+    """Refuse a folder that would be written over.
+
+    Raises:
+        ValueError: it holds a run and ``overwrite`` is off, or it holds something else.
+    """
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise ValueError(f"{path} is a file, not a folder for a run")
+    if not any(path.iterdir()):
+        return
+    if not is_run_folder(path):
+        raise ValueError(f"{path} holds files that are no run: choose an empty or new folder")
+    if not overwrite:
+        raise ValueError(f"{path} already holds a run: choose another --out or add --overwrite")
+
+
+def claim(path: Path, config: dict[str, Any], overwrite: bool) -> JsonLines:
+    """Start a run folder: ``config.json`` and an open ``metrics.jsonl``.
+
+    Raises:
+        ValueError: see ``check_free``.
+        OSError: the folder cannot be written.
+    """
+    check_free(path, overwrite)
+    if path.exists() and is_run_folder(path):
+        # Only what a run writes is removed: whatever else a user keeps there stays.
+        for name in (RESULT, "report.html", METRICS, CONFIG):
+            (path / name).unlink(missing_ok=True)
+        shutil.rmtree(path / MODEL, ignore_errors=True)
+    path.mkdir(parents=True, exist_ok=True)
+    write_json(path / CONFIG, config)
+    return JsonLines(path / METRICS)
+
+
+def finish(path: Path, solution: Solution, result: dict[str, Any]) -> None:
+    """Model files, then the result, then the report: a folder with a result is complete."""
+    (path / MODEL).mkdir(exist_ok=True)
+    export.save_model(path / MODEL, solution)
+    write_json(path / RESULT, result)
+    report.write_report(path)
+
+
+def save_run(
+    solution: Solution,
+    path: str | Path,
+    *,
+    baseline: Solution | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> Path:
+    """Write a solution as a run folder, as the command line does.
+
+    Args:
+        solution: what ``fb.solve`` returned.
+        path: the folder; new or empty, unless ``overwrite``.
+        baseline: shown beside it in the report.
+        seed: recorded.
+        overwrite: replace the run that is there.
+
+    Raises:
+        ValueError: the folder holds something that would be lost.
+    """
+    folder = Path(path)
+    result = build_result(solution, baseline, seed=seed)
+    config = {"sparsity": solution.sparsity, "granularity": solution.granularity, "seed": seed}
+    lines = claim(folder, config, overwrite)
+    for record in [*solution.history, *([] if baseline is None else baseline.history)]:
+        lines.write(record)
+    lines.close()
+    finish(folder, solution, result)
+    return folder
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run, read back.
+
+    Attributes:
+        path: its folder.
+        config: options it was made with.
+        result: ``result.json``.
+        metrics: records of ``metrics.jsonl``.
+        model: the pure functions.
+        network: the sparse network; removed weights are exactly zero.
+        dense: the dense reference.
+        masks: hard 0/1 masks by layer name.
+        encoder: from inputs as read to what the model takes.
+        description: contents of ``model/model.json``.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    result: dict[str, Any]
+    metrics: list[dict[str, Any]]
+    model: Model
+    network: Network
+    dense: Network
+    masks: Masks
+    encoder: Encoder
+    description: dict[str, Any]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names."""
+        return tuple(self.description["classes"])
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Group names."""
+        return tuple(self.description["groups"])
+
+    def logits(
+        self, inputs: Any, *, dense: bool = False
+    ) -> Float[np.ndarray, "rows classes"]:
+        """Logits of rows in the form the data came in.
+
+        Args:
+            inputs: raw images, feature vectors or a table with the run's columns.
+            dense: of the dense reference instead of the sparse network.
+        """
+        network = self.dense if dense else self.network
+        return predict_logits(self.model, network, self.encoder, inputs)
+
+    def predict(self, inputs: Any) -> Int[np.ndarray, " rows"]:
+        """Classes of rows in the form the data came in."""
+        return self.logits(inputs).argmax(-1)
+
+
+def predict_logits(
+    model: Model, network: Network, encoder: Encoder, inputs: Any, chunk: int = 512
+) -> Float[np.ndarray, "rows classes"]:
+    """Logits of raw rows in evaluation mode, ``chunk`` rows at a time."""
+    x = encoder.transform(inputs)
+
+    @jax.jit
+    def forward(params: Any, state: Any, rows: Any) -> Any:
+        rows = encoder.normalize(rows)
+        return model.apply(params, state, rows, False, jax.random.key(0))[0]
+
+    size = min(chunk, max(len(x), 1))
+    parts: Sequence[np.ndarray] = [
+        np.asarray(forward(network.params, network.state, _padded(x[i : i + size], size)))[
+            : len(x) - i
+        ]
+        for i in range(0, len(x), size)
+    ]
+    return np.concatenate(parts)
+
+
+def _padded(x: np.ndarray, size: int) -> np.ndarray:
+    return np.concatenate([x, np.repeat(x[:1], size - len(x), 0)])
+
+
+def load_run(path: str | Path, *, model: Model | None = None) -> Run:
+    """Read a finished run folder; nothing in it is executed.
+
+    Args:
+        path: the folder.
+        model: needed where the run's model was the user's own.
+
+    Raises:
+        ValueError: not a finished run, damaged, or from a newer schema.
+    """
+    folder = Path(path)
+    result = read_result(folder)
+    files = export.load_model(folder / MODEL, model)
+    return Run(
+        folder,
+        read_json(folder / CONFIG),
+        result,
+        read_json_lines(folder / METRICS),
+        files.model,
+        files.network,
+        files.dense,
+        files.masks,
+        files.encoder,
+        files.description,
+    )

@@ -1,0 +1,89 @@
+"""From a configuration to a problem; refuses bad input before anything is written."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool
+
+from fairbilevel import data as fb_data
+from fairbilevel import export
+from fairbilevel.data import Dataset
+from fairbilevel.masks import Budget
+from fairbilevel.problem import FairPruningProblem, Network
+from fairbilevel.records import MODEL, RecordError, is_run_folder
+from fairbilevel.run._config import Config
+
+log = logging.getLogger("fairbilevel")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A problem and what led to it.
+
+    Attributes:
+        config: the configuration.
+        problem: data, roles, model, constraints.
+        dense: the dense network, if it was given.
+    """
+
+    config: Config
+    problem: FairPruningProblem
+    dense: Network | None
+
+
+def read_data(config: Config) -> tuple[Dataset, Bool[np.ndarray, " groups"]]:
+    """The data with small groups handled, and which groups count."""
+    data = fb_data.load(config.data, config.options())
+    return fb_data.handle_small_groups(data, config.small_groups, config.min_group_rows)
+
+
+def model_choice(config: Config, data: Dataset) -> tuple[str, int | None]:
+    """Name and width of the model, ``auto`` resolved by the shape of a row."""
+    if config.model != "auto":
+        return config.model, config.width
+    shape = np.shape(data.inputs)[1:] if isinstance(data.inputs, np.ndarray) else ()
+    if len(shape) != 3:
+        return "mlp", config.width
+    if max(shape[:2]) <= 16:
+        return "cnn", config.width
+    return "resnet10", config.width or 16
+
+
+def prepare(config: Config) -> Prepared:
+    """Read data, draw roles, build the problem, load a given dense model.
+
+    Raises:
+        ValueError: anything wrong with options, data or the dense model, in one sentence.
+    """
+    config.check()
+    data, counted = read_data(config)
+    fractions = config.fractions()
+    options = {} if fractions is None else {"fractions": fractions}
+    roles = fb_data.split_roles(data, seed=config.seed, counted=counted, **options)
+    name, width = model_choice(config, data)
+    problem = FairPruningProblem(
+        name,
+        data,
+        constraints=config.constraints(),
+        roles=roles,
+        counted=counted,
+        width=width,
+        prune_classifier=config.prune_classifier,
+        seed=config.seed,
+    )
+    Budget.of(problem.layers, config.granularity, config.budget).keep(config.sparsity)
+    dense = None if config.dense is None else _given_dense(Path(config.dense), problem)
+    return Prepared(config, problem, dense)
+
+
+def _given_dense(path: Path, problem: FairPruningProblem) -> Network:
+    source = path
+    if path.is_dir():
+        if not is_run_folder(path):
+            raise RecordError(f"--dense {path} is neither a run folder nor an .npz of parameters")
+        source = path / MODEL / "dense.npz"
+    return export.load_network(source, problem.model)

@@ -1,0 +1,171 @@
+"""``result.json``: what other tools read."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import resource
+import shlex
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+
+from fairbilevel import _trees
+from fairbilevel.problem import REPORTED_ROLES, FairPruningProblem, Network, Reference
+from fairbilevel.records import SCHEMA_VERSION
+from fairbilevel.train import Costs, Solution
+
+_PACKAGES = ("fairbilevel", "jax", "jaxlib", "flax", "optax", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that numbers depend on."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:  # run from a checkout, not installed
+            found[name] = "not installed"
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were made on."""
+    device = jax.devices()[0]
+    return {
+        "platform": platform.platform(terse=True),
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+        "backend": jax.default_backend(),
+        "device": device.device_kind,
+        "devices": jax.device_count(),
+    }
+
+
+def peak_memory_mb() -> float:
+    """Largest resident size of this process so far, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
+
+
+def command() -> str:
+    """The command line as typed."""
+    words = [os.path.basename(sys.argv[0]) or "python", *sys.argv[1:]]
+    if words[0] in ("__main__.py", "fairbilevel"):
+        words[0] = "fairbilevel"
+    return shlex.join(words)
+
+
+def describe_data(problem: FairPruningProblem) -> dict[str, Any]:
+    """The ``data`` part."""
+    data = problem.data
+    return {
+        "name": data.name,
+        "classes": list(data.classes),
+        "groups": list(data.groups),
+        "counted_groups": [g for g, c in zip(data.groups, problem.counted, strict=True) if c],
+        "roles": {name: len(rows) for name, rows in problem.roles.items()},
+        "skipped": dict(data.skipped),
+        "notes": list(data.notes),
+        "fingerprint": data.fingerprint,
+    }
+
+
+def evaluate_roles(
+    problem: FairPruningProblem, network: Network, reference: Reference
+) -> dict[str, dict[str, Any]]:
+    """Summaries of a network on every role that is reported."""
+    return {
+        role: problem.summarize(problem.outcomes(network, reference, rows), rows)
+        for role, rows in ((r, problem.roles[r]) for r in REPORTED_ROLES)
+    }
+
+
+def _part(summaries: dict[str, dict[str, Any]], name: str) -> dict[str, Any]:
+    return {role: summary[name] for role, summary in summaries.items()}
+
+
+def build_result(
+    solution: Solution,
+    baseline: Solution | None,
+    *,
+    seed: int,
+    dense_costs: Costs | None = None,
+    status: str = "completed",
+    diagnosis: str | None = None,
+) -> dict[str, Any]:
+    """The whole of ``result.json``.
+
+    Args:
+        solution: the solver's.
+        baseline: gradual magnitude pruning's, if it ran.
+        seed: of the run.
+        dense_costs: what training the dense model cost, if it was trained here.
+        status: ``"completed"`` or ``"diverged"``.
+        diagnosis: a sentence, if it diverged.
+    """
+    problem, reference = solution.problem, solution.reference
+    dense = evaluate_roles(problem, reference.network, reference)
+    pruned = evaluate_roles(problem, solution.network, reference)
+    other = None if baseline is None else evaluate_roles(problem, baseline.network, reference)
+    costs = [c for c in (dense_costs, solution.costs, baseline and baseline.costs) if c]
+    unit = solution.granularity
+    constraints = [
+        {
+            "name": constraint.name,
+            "tolerance": constraint.tolerance,
+            "surrogate": constraint.surrogate,
+            "largest_violation": {role: s["violations"][i] for role, s in pruned.items()},
+            "multipliers": solution.multipliers.get(constraint.name, {}),
+        }
+        for i, constraint in enumerate(problem.constraints)
+    ]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "status": status,
+        **({} if diagnosis is None else {"diagnosis": diagnosis}),
+        "command": command(),
+        "seed": seed,
+        "versions": versions(),
+        "machine": machine(),
+        "data": describe_data(problem),
+        "model": {
+            "name": problem.model.name,
+            "parameters": _trees.size(reference.network.params),
+        },
+        "sparsity": {
+            "requested": solution.sparsity,
+            **solution.budget.describe(solution.masks),
+            "unit": unit,
+            "granularity": solution.granularity,
+            "budget": solution.budget.kind,
+        },
+        "layers": [
+            {
+                "name": layer.name,
+                "prunable": int(np.size(solution.masks[layer.name])),
+                "kept": int(np.count_nonzero(np.asarray(solution.masks[layer.name]))),
+            }
+            for layer in problem.layers
+        ],
+        "dense": _part(dense, "performance"),
+        "pruned": _part(pruned, "performance"),
+        "baseline": None if other is None else _part(other, "performance"),
+        "gaps": _part(pruned, "gaps"),
+        "baseline_gaps": None if other is None else _part(other, "gaps"),
+        "constraints": constraints,
+        "cost": {
+            "gradient_evaluations": round(solution.costs.gradient_evaluations, 2),
+            "dense_gradient_evaluations": round(reference.gradient_evaluations, 2),
+            "baseline_gradient_evaluations": (
+                None if baseline is None else round(baseline.costs.gradient_evaluations, 2)
+            ),
+            "seconds": round(sum(c.seconds for c in costs), 3),
+            "compile_seconds": round(sum(c.compile_seconds for c in costs), 3),
+            "peak_memory_mb": peak_memory_mb(),
+        },
+        "warnings": list(solution.warnings),
+    }

@@ -1,0 +1,149 @@
+"""One run from configuration to a finished folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fairbilevel import export, hypergrad
+from fairbilevel.pruners import GradualMagnitude
+from fairbilevel.records import MODEL, RESULT, SCHEMA_VERSION, JsonLines, write_json
+from fairbilevel.run._config import Config
+from fairbilevel.run._folder import check_free, claim, finish
+from fairbilevel.run._prepare import Prepared
+from fairbilevel.run._result import build_result, command, describe_data, machine, versions
+from fairbilevel.solver import BilevelSolver
+from fairbilevel.train import Costs, DivergenceError, train_dense
+
+
+def make_solver(config: Config) -> BilevelSolver:
+    """The solver that a configuration asks for."""
+    return BilevelSolver(
+        sparsity=config.sparsity,
+        granularity=config.granularity,
+        budget=config.budget,
+        relaxation=config.relaxation,
+        score_start=config.score_start,
+        hypergradient=hypergrad.by_name(config.hypergradient, config.gamma),
+        steps=config.steps,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        score_step=config.score_step,
+        dual_step=config.dual_step,
+        buffer_size=config.buffer_size,
+        violation_every=config.violation_every,
+        multipliers_from=config.multipliers_from,
+        seed=config.seed,
+    )
+
+
+def make_baseline(config: Config) -> GradualMagnitude:
+    """Gradual magnitude pruning under the same budget."""
+    return GradualMagnitude(
+        sparsity=config.sparsity,
+        granularity=config.granularity,
+        budget=config.budget,
+        steps=config.steps,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        seed=config.seed,
+    )
+
+
+def run_folder(config: Config) -> Path:
+    """Where a run goes: ``--out``, or a new folder below ``runs/``.
+
+    Raises:
+        ValueError: ``--out`` holds something that would be lost.
+    """
+    if config.out is not None:
+        check_free(Path(config.out), config.overwrite)
+        return Path(config.out)
+    stem = Path(config.data.split("?")[0].replace("tfds:", "")).stem or "data"
+    base = Path("runs") / f"{stem}-{config.granularity}-{config.sparsity:g}-seed{config.seed}"
+    path, number = base, 2
+    while path.exists():
+        path, number = base.with_name(f"{base.name}-{number}"), number + 1
+    return path
+
+
+def solve_run(
+    prepared: Prepared, path: Path, progress: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
+    """Train, solve, compare, and write the run folder.
+
+    Args:
+        prepared: the problem.
+        path: the run folder, free or to be overwritten.
+        progress: receives every record of ``metrics.jsonl``.
+
+    Returns:
+        The result.
+
+    Raises:
+        DivergenceError: the loss is not finite; the folder then holds a result of status
+            ``diverged`` and the last good network in ``model/last_good.npz``.
+        OSError: the folder cannot be written.
+    """
+    config, problem = prepared.config, prepared.problem
+    lines = claim(path, config.to_json(), config.overwrite)
+
+    def record(entry: dict[str, Any]) -> None:
+        lines.write(entry)
+        progress(entry)
+
+    try:
+        dense_costs = Costs()
+        if prepared.dense is not None:
+            reference = problem.refer(prepared.dense)
+        else:
+            reference = train_dense(
+                problem,
+                steps=config.dense_steps,
+                batch_size=config.batch_size,
+                learning_rate=config.dense_learning_rate,
+                seed=config.seed,
+                callback=record,
+                costs=dense_costs,
+            )
+        solution = make_solver(config).run(problem, reference, callback=record)
+        baseline = None
+        if config.baseline:
+            baseline = make_baseline(config).run(problem, reference, callback=record)
+    except DivergenceError as error:
+        _keep_last_good(path, prepared, error, lines)
+        raise
+    finally:
+        lines.close()
+    result = build_result(
+        solution, baseline, seed=config.seed, dense_costs=dense_costs if not prepared.dense else None
+    )
+    finish(path, solution, result)
+    return result
+
+
+def _keep_last_good(
+    path: Path, prepared: Prepared, error: DivergenceError, lines: JsonLines
+) -> None:
+    """What a diverged run leaves: its diagnosis and the last network whose loss was finite."""
+    lines.close()
+    (path / MODEL).mkdir(exist_ok=True)
+    export.save_network(path / MODEL / "last_good.npz", error.last_good)
+    write_json(
+        path / RESULT,
+        {
+            "schema_version": SCHEMA_VERSION,
+            "status": "diverged",
+            "diagnosis": str(error),
+            "phase": error.phase,
+            "step": error.step,
+            "command": command(),
+            "seed": prepared.config.seed,
+            "versions": versions(),
+            "machine": machine(),
+            "data": describe_data(prepared.problem),
+        },
+    )
+
+
