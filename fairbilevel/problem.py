@@ -104,12 +104,10 @@ class FairPruningProblem:
             np.ones(len(data.groups), bool) if counted is None else np.asarray(counted, bool)
         )
         if roles is None:
-            options = {} if role_fractions is None else {"fractions": role_fractions}
-            roles = fb_data.split_roles(data, seed=seed, counted=self.counted, **options)
+            fractions = fb_data.FRACTIONS if role_fractions is None else role_fractions
+            roles = fb_data.split_roles(data, fractions, seed, self.counted)
         self.roles = {name: np.asarray(roles[name]) for name in fb_data.ROLES}
-        self.select_outer, self.select_duals = fb_data.role_halves(
-            self.roles["select"], data, seed
-        )
+        self.select_outer, self.select_duals = fb_data.role_halves(self.roles["select"], data, seed)
         self.encoder = fb_data.Encoder.fit(data, self.roles["fit"])
         self.inputs = self.encoder.transform(data.inputs)
         if self.inputs.dtype != np.uint8 and not np.isfinite(self.inputs).all():
@@ -175,21 +173,19 @@ class FairPruningProblem:
         """Encoded rows as the model takes them: float32, standardized by the fit rows."""
         return self.encoder.normalize(x)
 
-    def _forward(
-        self, params: Any, state: Any, x: Array
-    ) -> Float[Array, "rows classes"]:
+    def _forward(self, params: Any, state: Any, x: Array) -> Float[Array, "rows classes"]:
         return self.model.apply(params, state, self.normalize(x), False, jax.random.key(0))[0]
 
-    def logits(
-        self, network: Network, inputs: np.ndarray
-    ) -> Float[np.ndarray, "rows classes"]:
+    def logits(self, network: Network, inputs: np.ndarray) -> Float[np.ndarray, "rows classes"]:
         """Logits of encoded rows, in evaluation mode, a fixed number of rows at a time."""
         size = min(_EVALUATION_ROWS, max(len(inputs), 1))
         chunks = []
         for start in range(0, len(inputs), size):
             x = inputs[start : start + size]
             padded = np.concatenate([x, np.repeat(x[:1], size - len(x), 0)])
-            chunks.append(np.asarray(self._predict(network.params, network.state, padded))[: len(x)])
+            chunks.append(
+                np.asarray(self._predict(network.params, network.state, padded))[: len(x)]
+            )
         return np.concatenate(chunks) if chunks else np.zeros((0, len(self.data.classes)))
 
     def judge(

@@ -128,12 +128,12 @@ def _configuration(name: str, words: list[str]) -> Any:
     # would append to them.
     given = {w.split("=", 1)[0].lstrip("-").replace("-", "_") for w in rest if w.startswith("--")}
     repeated = ("group", "exclude_feature", "bins", "constraint")
-    fallback = {n: getattr(default, n) for n in repeated}
-    cleared = dataclasses.replace(default, **{n: () for n in repeated})
+    no_values: dict[str, Any] = dict.fromkeys(repeated, ())
+    cleared = dataclasses.replace(default, **no_values)
     help_default = default if {"help", "h"} & given or "-h" in rest else cleared
     parsed = _parse(Config, name, rest, help_default)
     if help_default is cleared:
-        kept = {n: fallback[n] for n in repeated if n not in given}
+        kept: dict[str, Any] = {n: getattr(default, n) for n in repeated if n not in given}
         parsed = dataclasses.replace(parsed, **kept)
     return parsed
 

@@ -38,7 +38,7 @@ class NumericColumn:
         """Names of the columns it becomes."""
         return (self.name, f"{self.name} {MISSING_LEVEL}") if self.indicator else (self.name,)
 
-    def encode(self, values: pd.Series) -> np.ndarray:
+    def encode(self, values: Any) -> np.ndarray:
         """Return float64 `[n, 1 or 2]`."""
         numbers = _as_numbers(values, self.name)
         missing = np.isnan(numbers)
@@ -58,7 +58,7 @@ class CategoricalColumn:
         """Names of the columns it becomes."""
         return tuple(f"{self.name}={level}" for level in self.levels)
 
-    def index(self, values: pd.Series) -> np.ndarray:
+    def index(self, values: Any) -> np.ndarray:
         """Return int64 `[n]` indices into the levels, -1 for an unseen one."""
         from ._attributes import as_text
 
@@ -66,7 +66,7 @@ class CategoricalColumn:
         text = as_text(values)
         return np.array([known.get(MISSING_LEVEL if t is None else t, -1) for t in text], np.int64)
 
-    def encode(self, values: pd.Series) -> np.ndarray:
+    def encode(self, values: Any) -> np.ndarray:
         """Return float64 `[n, levels]`."""
         return (self.index(values)[:, None] == np.arange(len(self.levels))).astype(np.float64)
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from fairbilevel.fairness._statistics import GroupStatistics, Outcomes
+from fairbilevel.fairness._statistics import GroupStatistics, Outcomes, from_means
 
 
 class Buffers(NamedTuple):
@@ -64,4 +64,4 @@ def buffer_statistics(
     """Group means over full buffers; groups whose buffer is not full yet are absent."""
     present = buffers.written >= buffers.values.shape[1]
     means = jnp.where(present[:, None], buffers.values.mean(1), 0)
-    return GroupStatistics(*means.T, share=share, present=present, counted=counted)
+    return from_means(list(means.T), share, present, counted)

@@ -298,8 +298,6 @@ def parse_constraint(text: str) -> Constraint:
     if name not in CONSTRAINTS:
         near = difflib.get_close_matches(name, CONSTRAINTS, 1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(
-            f"unknown constraint {name!r}: {hint}choose from {', '.join(CONSTRAINTS)}"
-        )
+        raise ValueError(f"unknown constraint {name!r}: {hint}choose from {', '.join(CONSTRAINTS)}")
     kind = CONSTRAINTS[name]
     return kind(tolerance=parse_tolerance(tolerance)) if separator else kind()

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from fairbilevel.fairness._constraint import Constraint
-from fairbilevel.fairness._statistics import GroupStatistics, Outcomes
+from fairbilevel.fairness._statistics import Outcomes, from_means
 
 
 def group_rates(
@@ -107,10 +107,10 @@ def largest_violation(
     size = np.bincount(group, minlength=groups)
     # In double precision, so that a violation is the reported gap minus the tolerance exactly.
     with jax.enable_x64():
-        stats = GroupStatistics(
-            *(jnp.asarray(r) for r in rates),
-            share=jnp.asarray(size / size.sum()),
-            present=jnp.asarray(size > 0),
-            counted=jnp.asarray(np.ones(groups, bool) if counted is None else counted),
+        stats = from_means(
+            [jnp.asarray(rate) for rate in rates],
+            jnp.asarray(size / size.sum()),
+            jnp.asarray(size > 0),
+            jnp.asarray(np.ones(groups, bool) if counted is None else counted),
         )
         return float(constraint.value(stats)) - constraint.tolerance

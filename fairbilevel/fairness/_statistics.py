@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 
 class Outcomes(NamedTuple):
@@ -19,10 +21,10 @@ class Outcomes(NamedTuple):
         dense_loss: cross-entropy of the dense model, in nats.
     """
 
-    correct: Float[Array, " rows"]
-    dense_correct: Float[Array, " rows"]
-    loss: Float[Array, " rows"]
-    dense_loss: Float[Array, " rows"]
+    correct: Shaped[Array | np.ndarray, " rows"]
+    dense_correct: Shaped[Array | np.ndarray, " rows"]
+    loss: Shaped[Array | np.ndarray, " rows"]
+    dense_loss: Shaped[Array | np.ndarray, " rows"]
 
 
 class GroupStatistics(NamedTuple):
@@ -69,6 +71,17 @@ class GroupStatistics(NamedTuple):
         return jnp.where(self.present, self.damage - self.overall(self.damage), 0)
 
 
+def from_means(
+    means: Sequence[Float[Array, " groups"]],
+    share: Float[Array, " groups"],
+    present: Bool[Array, " groups"],
+    counted: Bool[Array, " groups"],
+) -> GroupStatistics:
+    """Statistics from the group means of the four fields of ``Outcomes``, in their order."""
+    correct, dense_correct, loss, dense_loss = means
+    return GroupStatistics(correct, dense_correct, loss, dense_loss, share, present, counted)
+
+
 def group_statistics(
     outcomes: Outcomes,
     group: Int[Array, " rows"],
@@ -81,7 +94,7 @@ def group_statistics(
     present = count > 0
     safe = jnp.where(present, count, 1)
 
-    def mean(values: Float[Array, " rows"]) -> Float[Array, " groups"]:
+    def mean(values: Any) -> Float[Array, " groups"]:
         return jax.ops.segment_sum(values, group, groups) / safe
 
-    return GroupStatistics(*(mean(v) for v in outcomes), share=share, present=present, counted=counted)
+    return from_means([mean(v) for v in outcomes], share, present, counted)

@@ -15,9 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 
-def margin(
-    logits: Float[Array, "rows classes"], y: Int[Array, " rows"]
-) -> Float[Array, " rows"]:
+def margin(logits: Float[Array, "rows classes"], y: Int[Array, " rows"]) -> Float[Array, " rows"]:
     """``f_y - logsumexp_{c != y} f_c``: positive only where the answer is right."""
     own = jax.nn.one_hot(y, logits.shape[-1], dtype=bool)
     others = jnp.where(own, -jnp.inf, logits)
@@ -51,7 +49,9 @@ SURROGATES = {
         # sigmoid'(v) = s (1 - s) <= 1 - s = |cross_entropy'(v)|
         Surrogate("sigmoid", lambda v: jax.nn.sigmoid(-v), 1.0),
         Surrogate("loss", cross_entropy, 1.0),
-        Surrogate("logistic", lambda v: jax.nn.softplus(-v) / 0.6931471805599453, 1 / 0.6931471805599453),
+        Surrogate(
+            "logistic", lambda v: jax.nn.softplus(-v) / 0.6931471805599453, 1 / 0.6931471805599453
+        ),
         Surrogate("hinge", lambda v: jnp.maximum(0, 1 - v), float("inf")),
         Surrogate("squared-hinge", lambda v: jnp.maximum(0, 1 - v) ** 2, float("inf")),
     )

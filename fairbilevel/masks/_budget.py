@@ -112,9 +112,7 @@ class Budget:
                 )
         return keep
 
-    def _parts(
-        self, scores: Scores, keep: Mapping[str, Any]
-    ) -> list[tuple[dict[str, Array], Any]]:
+    def _parts(self, scores: Scores, keep: Mapping[str, Any]) -> list[tuple[dict[str, Array], Any]]:
         if self.kind == "global":
             return [(dict(scores), keep["all"])]
         return [({name: score}, keep[name]) for name, score in scores.items()]

@@ -186,9 +186,7 @@ def _contract(trace: _Trace, eqn: Any, values: list[Any]) -> Any:
 
 
 def _follow(trace: _Trace, jaxpr: Any, inputs: Sequence[Any]) -> list[Any]:
-    env: dict[Any, Any] = {
-        v: i for v, i in zip(jaxpr.invars, inputs, strict=True) if i is not None
-    }
+    env: dict[Any, Any] = {v: i for v, i in zip(jaxpr.invars, inputs, strict=True) if i is not None}
 
     def read(atom: Any) -> Any:
         return None if isinstance(atom, jex_core.Literal) else env.get(atom)
@@ -295,9 +293,7 @@ def _essential(
     return frozenset(kernel for kernel in kernels if not bool(check(where[kernel])))
 
 
-def select_layers(
-    layers: Sequence[Layer], *, prune_classifier: bool = False
-) -> tuple[Layer, ...]:
+def select_layers(layers: Sequence[Layer], *, prune_classifier: bool = False) -> tuple[Layer, ...]:
     """The layers that pruning touches: all but the classifier unless asked.
 
     Raises:

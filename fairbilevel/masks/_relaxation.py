@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from fairbilevel.masks._budget import Budget
 from fairbilevel.masks._threshold import Masks, Scores
 
 
+@runtime_checkable
 class Relaxation(Protocol):
     """A way from scores to masks in [0, 1] and back.
 
@@ -24,9 +25,7 @@ class Relaxation(Protocol):
     def start(self, scores: Scores, budget: Budget, keep: Mapping[str, Any]) -> Masks:
         """The scores to begin with."""
 
-    def mask(
-        self, scores: Scores, budget: Budget, keep: Mapping[str, Any], progress: Any
-    ) -> Masks:
+    def mask(self, scores: Scores, budget: Budget, keep: Mapping[str, Any], progress: Any) -> Masks:
         """Masks in [0, 1]."""
 
     def vjp(self, scores: Scores, masks: Masks, gradient: Masks, progress: Any) -> Masks:
@@ -44,9 +43,7 @@ class TopK:
         """Unchanged."""
         return dict(scores)
 
-    def mask(
-        self, scores: Scores, budget: Budget, keep: Mapping[str, Any], progress: Any
-    ) -> Masks:
+    def mask(self, scores: Scores, budget: Budget, keep: Mapping[str, Any], progress: Any) -> Masks:
         """Hard 0/1 masks of exactly the budget."""
         return budget.top_k(scores, keep)
 
@@ -79,9 +76,7 @@ class Sigmoid:
         """Unchanged."""
         return dict(scores)
 
-    def mask(
-        self, scores: Scores, budget: Budget, keep: Mapping[str, Any], progress: Any
-    ) -> Masks:
+    def mask(self, scores: Scores, budget: Budget, keep: Mapping[str, Any], progress: Any) -> Masks:
         """Soft masks, one half at the threshold."""
         threshold = budget.thresholds(scores, keep)
         temperature = self._temperature(progress)
@@ -114,9 +109,7 @@ class CappedSimplex:
         """The projection of the scores."""
         return budget.project(scores, keep)
 
-    def mask(
-        self, scores: Scores, budget: Budget, keep: Mapping[str, Any], progress: Any
-    ) -> Masks:
+    def mask(self, scores: Scores, budget: Budget, keep: Mapping[str, Any], progress: Any) -> Masks:
         """The projection again: the budget may have moved since the last step."""
         return budget.project(scores, keep)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt
@@ -39,9 +38,7 @@ def _kth_bits(keys: Sequence[UInt[Array, "..."]], keep: Int[Array, ""]) -> UInt[
     return lax.fori_loop(0, width, one_bit, jnp.zeros((), dtype))
 
 
-def top_k_masks(
-    scores: Scores, keep: Int[Array, ""] | int, reserved: Sequence[str] = ()
-) -> Masks:
+def top_k_masks(scores: Scores, keep: Int[Array, ""] | int, reserved: Sequence[str] = ()) -> Masks:
     """Masks that keep exactly ``keep`` entries of all arrays together: the largest.
 
     Args:

@@ -34,8 +34,14 @@ class Model:
     name: str = "model"
 
 
+def _parts(module: nnx.Module) -> tuple[Any, Any, Any, Any]:
+    """Structure, trained parameters, random streams, everything else."""
+    parts: Any = nnx.split(module, nnx.Param, nnx.RngState, ...)
+    return parts[0], parts[1], parts[2], parts[3]
+
+
 def _split_nnx(module: nnx.Module) -> tuple[Params, ModelState]:
-    _, params, _, state = nnx.split(module, nnx.Param, nnx.RngState, ...)
+    _, params, _, state = _parts(module)
     return nnx.to_pure_dict(params), nnx.to_pure_dict(state)
 
 
@@ -60,9 +66,7 @@ def from_nnx(
     # caller's module in the mode it was in.
     template = nnx.clone(built) if built is not None else nnx.eval_shape(lambda: build(_key(0)))
     template.train()
-    train_graph, params_like, rngs_like, state_like = nnx.split(
-        template, nnx.Param, nnx.RngState, ...
-    )
+    train_graph, params_like, rngs_like, state_like = _parts(template)
     template.eval()
     eval_graph = nnx.graphdef(template)
 

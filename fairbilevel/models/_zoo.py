@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -31,9 +32,7 @@ class MLP(nnx.Module):
         self, features: int, classes: int, hidden: Sequence[int] = (256, 128), *, rngs: nnx.Rngs
     ):
         sizes = (features, *hidden)
-        self.hidden = nnx.List(
-            [nnx.Linear(a, b, rngs=rngs) for a, b in zip(sizes[:-1], sizes[1:], strict=True)]
-        )
+        self.hidden = nnx.List([nnx.Linear(a, b, rngs=rngs) for a, b in itertools.pairwise(sizes)])
         self.classifier = nnx.Linear(sizes[-1], classes, rngs=rngs)
 
     def __call__(self, x: Float[Array, "rows ..."]) -> Float[Array, "rows classes"]:
@@ -59,7 +58,7 @@ class CNN(nnx.Module):
         self.convolutions = nnx.List(
             [
                 nnx.Conv(a, b, (3, 3), 1 if i == 0 else 2, use_bias=False, rngs=rngs)
-                for i, (a, b) in enumerate(zip(sizes[:-1], sizes[1:], strict=True))
+                for i, (a, b) in enumerate(itertools.pairwise(sizes))
             ]
         )
         self.norms = nnx.List([_norm(b, rngs=rngs) for b in sizes[1:]])
@@ -155,9 +154,7 @@ def _cnn(shape: tuple[int, ...], classes: int, width: int | None) -> Callable[..
 
 
 def _resnet(*blocks: int) -> _Builder:
-    def build(
-        shape: tuple[int, ...], classes: int, width: int | None
-    ) -> Callable[..., nnx.Module]:
+    def build(shape: tuple[int, ...], classes: int, width: int | None) -> Callable[..., nnx.Module]:
         small = max(shape[:2]) <= 64
         return lambda rngs: ResNet(blocks, shape[-1], classes, width or 64, small, rngs=rngs)
 

@@ -232,9 +232,7 @@ class Config:
             elif isinstance(default, float) and isinstance(value, int):
                 value = float(value)
             elif default is not None and type(value) is not type(default):
-                raise ValueError(
-                    f"option {raw!r} takes a {type(default).__name__}, got {value!r}"
-                )
+                raise ValueError(f"option {raw!r} takes a {type(default).__name__}, got {value!r}")
             known[name] = value
         return Config(**known)
 

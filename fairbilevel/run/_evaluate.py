@@ -92,7 +92,5 @@ def _write_predictions(
     for i in range(len(data)):
         group = run.groups[data.group[i]] if data.group[i] >= 0 else ""
         label = run.classes[data.y[i]] if data.y[i] >= 0 else ""
-        writer.writerow(
-            [data.ids[i], group, label, run.classes[dense[i]], run.classes[pruned[i]]]
-        )
+        writer.writerow([data.ids[i], group, label, run.classes[dense[i]], run.classes[pruned[i]]])
     write_text(path, stream.getvalue())

@@ -146,9 +146,7 @@ class Run:
         """Group names."""
         return tuple(self.description["groups"])
 
-    def logits(
-        self, inputs: Any, *, dense: bool = False
-    ) -> Float[np.ndarray, "rows classes"]:
+    def logits(self, inputs: Any, *, dense: bool = False) -> Float[np.ndarray, "rows classes"]:
         """Logits of rows in the form the data came in.
 
         Args:

@@ -62,8 +62,7 @@ def prepare(config: Config) -> Prepared:
     config.check()
     data, counted = read_data(config)
     fractions = config.fractions()
-    options = {} if fractions is None else {"fractions": fractions}
-    roles = fb_data.split_roles(data, seed=config.seed, counted=counted, **options)
+    roles = fb_data.split_roles(data, fractions or fb_data.FRACTIONS, config.seed, counted)
     name, width = model_choice(config, data)
     problem = FairPruningProblem(
         name,

@@ -117,7 +117,10 @@ def solve_run(
     finally:
         lines.close()
     result = build_result(
-        solution, baseline, seed=config.seed, dense_costs=dense_costs if not prepared.dense else None
+        solution,
+        baseline,
+        seed=config.seed,
+        dense_costs=dense_costs if not prepared.dense else None,
     )
     finish(path, solution, result)
     return result
@@ -145,5 +148,3 @@ def _keep_last_good(
             "data": describe_data(prepared.problem),
         },
     )
-
-

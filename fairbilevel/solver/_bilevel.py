@@ -7,7 +7,7 @@ schedule, and multipliers moved by rows that no gradient uses (Cotter et al. 201
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -102,7 +102,7 @@ class BilevelSolver:
     budget: str = "global"
     relaxation: str | Relaxation = "top-k"
     score_start: str = "magnitude"
-    hypergradient: Bilinear = Bilinear()
+    hypergradient: Bilinear = field(default_factory=Bilinear)
     steps: int = 1000
     bilevel_share: float = 0.5
     budget_share: float = 0.8
@@ -293,7 +293,7 @@ class _Run:
         """Move the budget, refresh statistics, empty buffers, run one compiled call."""
         options, problem, feed = self.options, self.problem, self.feed
         count = self.stage_steps
-        progress = np.float32((stage * count + np.arange(count)) / self.outer_steps)
+        progress = ((stage * count + np.arange(count)) / self.outer_steps).astype(np.float32)
         z = self._network(state, keep, progress[0])
         refresh = feed.take(problem.roles["fit"], STREAM_REFRESH, REFRESH_BATCHES)
         model_state = loop.refresh(state.weights.model_state, z, refresh)

@@ -1,10 +1,13 @@
-"""Which rows each step sees: endless shuffled streams addressed by position, so that any step's rows
-can be named again from ``(seed, stream, position)`` alone."""
+"""Which rows each step sees: endless shuffled streams addressed by position.
+
+The rows of any step can be named again from ``(seed, stream, position)`` alone.
+"""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
@@ -23,12 +26,12 @@ class Batch(NamedTuple):
         dense_loss: likewise, in nats.
     """
 
-    x: Shaped[Array, "rows ..."]
-    y: Int[Array, " rows"]
-    group: Int[Array, " rows"]
-    weight: Float[Array, " rows"]
-    dense_correct: Float[Array, " rows"]
-    dense_loss: Float[Array, " rows"]
+    x: Shaped[Array, "..."]
+    y: Int[Array, "..."]
+    group: Int[Array, "..."]
+    weight: Float[Array, "..."]
+    dense_correct: Float[Array, "..."]
+    dense_loss: Float[Array, "..."]
 
 
 def stream_rows(
@@ -56,13 +59,12 @@ def gather(
     problem: FairPruningProblem, reference: Reference | None, rows: Int[np.ndarray, "..."]
 ) -> Batch:
     """The batch of ``rows``, leading axes kept; without a reference the dense entries are 0."""
-    y = problem.y[rows]
-    zeros = np.zeros(y.shape, np.float32)
+    zeros = np.zeros(rows.shape, np.float32)
     return Batch(
-        problem.inputs[rows],
-        y,
-        problem.group[rows],
-        problem.weight[rows],
-        zeros if reference is None else reference.correct[rows].astype(np.float32),
-        zeros if reference is None else reference.loss[rows],
+        jnp.asarray(problem.inputs[rows]),
+        jnp.asarray(problem.y[rows]),
+        jnp.asarray(problem.group[rows]),
+        jnp.asarray(problem.weight[rows]),
+        jnp.asarray(zeros if reference is None else reference.correct[rows].astype(np.float32)),
+        jnp.asarray(zeros if reference is None else reference.loss[rows]),
     )

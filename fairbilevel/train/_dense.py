@@ -20,7 +20,6 @@ from fairbilevel.train._optimizers import sgd
 from fairbilevel.train._steps import Steps
 
 
-
 def dense_steps(problem: FairPruningProblem, batch_size: int) -> int:
     """Steps that train a dense model by default: 30 epochs of fit, 500 to 3,000 steps."""
     epoch = max(1, len(problem.roles["fit"]) // batch_size)

@@ -170,7 +170,7 @@ class WeightLoop:
     def segment(
         self, state: WeightState, factors: Any, batches: Batch, dual_batches: Batch | None
     ) -> tuple[WeightState, StepLog]:
-        """Run one step per leading entry of ``batches`` in one compiled call; ``state`` is donated."""
+        """Run a step for each leading entry of ``batches``, compiled; ``state`` is donated."""
         count = batches.y.shape[0]
         self.costs.gradient_evaluations += count
         if dual_batches is not None:
@@ -263,7 +263,7 @@ def run_weights(
     *,
     phase: str,
     rows: Int[np.ndarray, " n"],
-    dual_rows: Int[np.ndarray, " n"] | None,
+    dual_rows: Int[np.ndarray, " duals"] | None,
     steps: int,
     segments: int,
     report: Report,
@@ -300,7 +300,9 @@ def run_weights(
         state, log = loop.segment(state, factors, batches, duals)
         z = jax.tree.map(lambda m, p: m * p, last_good[2], last_good[0])
         check_finite(log, phase, segment * length, Network(z, last_good[1]))
-        network = Network(jax.tree.map(lambda m, p: m * p, factors, state.params), state.model_state)
+        network = Network(
+            jax.tree.map(lambda m, p: m * p, factors, state.params), state.model_state
+        )
         record = tune_record(loop.steps.problem, network, feed.reference)
         if best is not None:
             best.offer(record, network)

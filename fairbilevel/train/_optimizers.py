@@ -24,9 +24,7 @@ def sgd(
     warm = max(1, min(steps // 20, 50))
     rest = max(steps - warm, 1)
     after = (
-        optax.cosine_decay_schedule(rate, rest)
-        if decay_to_zero
-        else optax.constant_schedule(rate)
+        optax.cosine_decay_schedule(rate, rest) if decay_to_zero else optax.constant_schedule(rate)
     )
     schedule = optax.join_schedules([optax.linear_schedule(rate / warm, rate, warm), after], [warm])
     return optax.chain(
@@ -38,7 +36,7 @@ def sgd(
 
 class _GlobalScale(NamedTuple):
     mean_square: Float[Array, ""]
-    count: Int[Array, ""]
+    steps: Int[Array, ""]
 
 
 def scale_by_global_rms(decay: float = 0.95) -> optax.GradientTransformation:
@@ -57,9 +55,9 @@ def scale_by_global_rms(decay: float = 0.95) -> optax.GradientTransformation:
         leaves = jax.tree.leaves(updates)
         square = sum(jnp.sum(u**2) for u in leaves) / sum(u.size for u in leaves)
         mean = decay * state.mean_square + (1 - decay) * square
-        count = state.count + 1
-        root = jnp.sqrt(mean / (1 - decay**count)) + 1e-30
-        return jax.tree.map(lambda u: u / root, updates), _GlobalScale(mean, count)
+        steps = state.steps + 1
+        root = jnp.sqrt(mean / (1 - decay**steps)) + 1e-30
+        return jax.tree.map(lambda u: u / root, updates), _GlobalScale(mean, steps)
 
     return optax.GradientTransformation(init, update)
 

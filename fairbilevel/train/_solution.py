@@ -99,7 +99,7 @@ def fine_tune(
     granularity: str,
     phase: str,
     rows: Int[np.ndarray, " n"],
-    dual_rows: Int[np.ndarray, " n"] | None,
+    dual_rows: Int[np.ndarray, " duals"] | None,
     steps: int,
     report: Report,
     sparsity: float,
