@@ -160,7 +160,9 @@ class Dataset:
         """int64 `[n]`: equal numbers for rows with identical inputs, numbered by first row."""
         if isinstance(self.inputs, np.ndarray):
             rows = np.ascontiguousarray(self.inputs)
-            keys: list[Any] = [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in rows]
+            keys: list[Any] = [
+                hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in rows
+            ]
         else:
             import pandas as pd
 

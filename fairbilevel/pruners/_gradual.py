@@ -24,6 +24,7 @@ from fairbilevel.train import (
     WeightState,
     fine_tune,
     hard_masks,
+    recalibration_cost,
     run_weights,
     sgd,
 )
@@ -89,7 +90,7 @@ class GradualMagnitude:
         feed = Feed(problem, reference, self.seed, self.batch_size)
         pruning = int(self.pruning_share * self.steps) // STAGES * STAGES
         pruning = max(pruning, STAGES)
-        fine = max(self.steps - pruning, 0) // 10 * 10
+        fine = max(int(self.steps - pruning - recalibration_cost(reference.network)), 0) // 10 * 10
 
         def pure(phase_steps: int, final: bool) -> Steps:
             rule = self.optimizer or sgd(self.learning_rate, phase_steps, decay_to_zero=final)
@@ -122,6 +123,7 @@ class GradualMagnitude:
             report=report,
             best=None,
             sparsity_at=lambda stage: schedule((stage + 1) / STAGES),
+            steps_after=fine,
         )
         steps = pure(fine, final=True)
         hard = dict(kept)
@@ -137,6 +139,7 @@ class GradualMagnitude:
             steps=fine,
             report=report,
             sparsity=self.sparsity,
+            steps_before=pruning,
         )
         return Solution(
             "gradual-magnitude",

@@ -5,6 +5,7 @@ from fairbilevel.run._evaluate import evaluate_run
 from fairbilevel.run._folder import Run, check_free, load_run, save_run
 from fairbilevel.run._plan import Plan, make_plan
 from fairbilevel.run._prepare import Prepared, prepare
+from fairbilevel.run._result import machine, versions
 from fairbilevel.run._solve import make_baseline, make_solver, run_folder, solve_run
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "check_free",
     "evaluate_run",
     "load_run",
+    "machine",
     "make_baseline",
     "make_plan",
     "make_solver",
@@ -23,4 +25,5 @@ __all__ = [
     "run_folder",
     "save_run",
     "solve_run",
+    "versions",
 ]

@@ -109,7 +109,7 @@ class Config:
     """Peak learning rate of the weights while pruning."""
     dense_learning_rate: float = 0.1
     """Peak learning rate of the dense model."""
-    score_step: float = 0.03
+    score_step: float = 0.1
     """Typical move of a mask score per outer step, in units of the scores' spread."""
     dual_step: float = 0.05
     """Step of the multipliers."""

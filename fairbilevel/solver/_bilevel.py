@@ -45,6 +45,7 @@ from fairbilevel.train import (
     hard_masks,
     maybe_dual_step,
     multiplier_record,
+    recalibration_cost,
     score_descent,
     sgd,
     tune_record,
@@ -108,7 +109,7 @@ class BilevelSolver:
     budget_share: float = 0.8
     batch_size: int = 128
     learning_rate: float = 0.05
-    score_step: float = 0.03
+    score_step: float = 0.1
     dual_step: float = 0.05
     buffer_size: int = 32
     violation_every: int = 1
@@ -191,8 +192,8 @@ class _Run:
         bilevel = options.bilevel_share * options.steps - STAGES * FORWARD_COST * REFRESH_BATCHES
         self.stage_steps = max(1, int(bilevel / (2 + dual_cost) / STAGES))
         self.outer_steps = STAGES * self.stage_steps
-        left = (1 - options.bilevel_share) * options.steps
-        self.fine_steps = int(left / (1 + dual_cost)) // 10 * 10
+        left = (1 - options.bilevel_share) * options.steps - recalibration_cost(reference.network)
+        self.fine_steps = int(max(left, 0) / (1 + dual_cost)) // 10 * 10
         self.dual_rule = options.dual_optimizer or optax.sgd(options.dual_step)
         self.schedule = CubicSchedule(options.sparsity, options.budget_share)
 
@@ -315,9 +316,15 @@ class _Run:
         network = Network(self._network(state, keep, progress[-1]), state.weights.model_state)
         record = tune_record(problem, network, self.reference)
         self.report.write(
-            "bilevel", (stage + 1) * count, self.outer_steps, log, record, loop.steps,
-            state.weights.duals, sparsity,
-        )  # fmt: skip
+            "bilevel",
+            (stage + 1) * count,
+            self.outer_steps,
+            log,
+            record,
+            loop.steps,
+            state.weights.duals,
+            sparsity,
+        )
         return state
 
     def _network(self, state: BilevelState, keep: dict[str, Array], progress: Any) -> Any:

@@ -27,10 +27,10 @@ from fairbilevel.train._optimizers import scale_by_global_rms, score_descent, sg
 from fairbilevel.train._solution import (
     REFRESH_BATCHES,
     Solution,
-    all_kept,
     fine_tune,
     hard_masks,
     multiplier_record,
+    recalibration_cost,
 )
 from fairbilevel.train._steps import DualState, StepLog, Steps, WeightState
 
@@ -56,7 +56,6 @@ __all__ = [
     "TuneRecord",
     "WeightLoop",
     "WeightState",
-    "all_kept",
     "check_finite",
     "dense_steps",
     "dual_batches",
@@ -65,6 +64,7 @@ __all__ = [
     "hard_masks",
     "maybe_dual_step",
     "multiplier_record",
+    "recalibration_cost",
     "run_weights",
     "scale_by_global_rms",
     "score_descent",

@@ -84,6 +84,11 @@ class Compiled:
         return out
 
 
+def masked(factors: Any, params: Any) -> Any:
+    """``z = m * theta``, leaf by leaf."""
+    return jax.tree.map(lambda m, p: m * p, factors, params)
+
+
 def check_finite(log: StepLog, phase: str, first_step: int, last_good: Any) -> None:
     """Raise ``DivergenceError`` naming the first step whose loss is not finite."""
     bad = np.flatnonzero(~np.isfinite(np.asarray(log.loss)))
@@ -157,7 +162,7 @@ class WeightLoop:
             index, batch = xs
             carry, _, log = self.steps.weight_step(carry, factors, batch)
             if dual_batches is not None:
-                z = jax.tree.map(lambda m, p: m * p, factors, carry.params)
+                z = masked(factors, carry.params)
                 duals = maybe_dual_step(
                     self.steps, self.every, index, carry.duals, z, carry.model_state, dual_batches
                 )
@@ -208,8 +213,8 @@ class WeightLoop:
 class Best:
     """The best network seen so far by its record on tune.
 
-    The criterion is accuracy less the violations where positive: both in the same unit, so that a
-    point of accuracy pays for a point of violation. Of equals the later one is kept.
+    The criterion is accuracy less the violations where positive: a point of accuracy pays for a
+    point of violation (or 0.01 nats of one). Of equals the later one is kept.
     """
 
     score: float = -np.inf
@@ -269,6 +274,8 @@ def run_weights(
     report: Report,
     best: Best | None,
     sparsity_at: Callable[[int], float | None],
+    steps_before: int = 0,
+    steps_after: int = 0,
 ) -> WeightState:
     """Train weights for ``steps`` steps in ``segments`` compiled calls.
 
@@ -285,6 +292,8 @@ def run_weights(
         report: receives one record a segment.
         best: early stopping on tune, if wanted.
         sparsity_at: sparsity of a segment, for the log.
+        steps_before: steps of the same phase already done, for the log.
+        steps_after: steps of the same phase still to come, for the log.
 
     Raises:
         DivergenceError: the loss is not finite.
@@ -292,24 +301,28 @@ def run_weights(
     length = -(-steps // segments)
     for segment in range(segments):
         factors = factors_at(segment, state)
-        last_good = _trees.copy((state.params, state.model_state, factors))
+        # New arrays: what is donated below is gone afterwards.
+        last_good = Network(masked(factors, state.params), _trees.copy(state.model_state))
         batches = feed.take(rows, STREAM_FIT, length)
         duals = None
         if dual_rows is not None:
             duals = feed.take(dual_rows, STREAM_DUALS, dual_batches(length, loop.every))
         state, log = loop.segment(state, factors, batches, duals)
-        z = jax.tree.map(lambda m, p: m * p, last_good[2], last_good[0])
-        check_finite(log, phase, segment * length, Network(z, last_good[1]))
-        network = Network(
-            jax.tree.map(lambda m, p: m * p, factors, state.params), state.model_state
-        )
+        check_finite(log, phase, segment * length, last_good)
+        network = Network(masked(factors, state.params), state.model_state)
         record = tune_record(loop.steps.problem, network, feed.reference)
         if best is not None:
             best.offer(record, network)
         report.write(
-            phase, (segment + 1) * length, segments * length, log, record, loop.steps, state.duals,
+            phase,
+            steps_before + (segment + 1) * length,
+            steps_before + segments * length + steps_after,
+            log,
+            record,
+            loop.steps,
+            state.duals,
             sparsity_at(segment),
-        )  # fmt: skip
+        )
     return state
 
 

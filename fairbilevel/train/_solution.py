@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -16,12 +15,14 @@ from fairbilevel.fairness import Constraint
 from fairbilevel.masks import Budget, Masks
 from fairbilevel.problem import FairPruningProblem, Network, Reference
 from fairbilevel.train._loop import (
+    FORWARD_COST,
     STREAM_REFRESH,
     Best,
     Costs,
     Feed,
     Report,
     WeightLoop,
+    masked,
     run_weights,
 )
 from fairbilevel.train._steps import DualState, WeightState
@@ -103,6 +104,7 @@ def fine_tune(
     steps: int,
     report: Report,
     sparsity: float,
+    steps_before: int = 0,
 ) -> tuple[Network, WeightState]:
     """Train the kept weights under fixed masks, stop early on tune, recalibrate statistics.
 
@@ -129,10 +131,10 @@ def fine_tune(
             report=report,
             best=best,
             sparsity_at=lambda segment: sparsity,
+            steps_before=steps_before,
         )
     if best.network is None:
-        z = jax.tree.map(lambda m, p: m * p, factors, state.params)
-        best.network = Network(z, state.model_state)
+        best.network = Network(masked(factors, state.params), state.model_state)
     batches = feed.take(rows, STREAM_REFRESH, RECALIBRATION_BATCHES)
     z = best.network.params
     network = Network(z, loop.refresh(best.network.state, z, batches))
@@ -154,6 +156,6 @@ def hard_masks(budget: Budget, scores: Masks, sparsity: float) -> Masks:
     return _top_k(budget, scores, masks.as_counts(budget.keep(sparsity)))
 
 
-def all_kept(params: Any) -> Any:
-    """Factors of a network nothing is removed from."""
-    return jax.tree.map(lambda p: jnp.ones((), p.dtype), params)
+def recalibration_cost(network: Network) -> float:
+    """Gradient evaluations that the last refresh of statistics costs."""
+    return FORWARD_COST * RECALIBRATION_BATCHES if jax.tree.leaves(network.state) else 0.0

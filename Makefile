@@ -1,0 +1,68 @@
+# make demo    solve the bundled digits and say where the report is
+# make test    run the tests
+# make lint    check style and types
+# make clean   remove the environment and caches; runs/ stays
+#
+# Each sets up .venv by itself. The newest Python from 3.11 on is taken;
+# `make demo PYTHON=/path/to/python` takes another.
+
+VENV := .venv
+BIN := $(VENV)/bin
+
+# Of the interpreters that are new enough, the first that can make an environment.
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	if $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
+		>/dev/null 2>&1; then echo $$p; break; fi; done)
+
+.PHONY: help demo test lint clean
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+
+demo: $(VENV)/.installed
+	@$(BIN)/fairbilevel solve
+
+test: $(VENV)/.installed
+	@$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { \
+		for p in python3.13 python3.12 python3.11 python3; do \
+			if $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
+				echo "make: $$p lacks the modules venv and ensurepip: install them" \
+					"(on Debian and Ubuntu: apt install python3-venv) or give another" \
+					"Python, as in make demo PYTHON=/path/to/python" >&2; exit 1; \
+			fi; \
+		done; \
+		echo "make: no Python 3.11 or newer was found: install one or name it," \
+			"as in make demo PYTHON=/path/to/python" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "make: PYTHON=$(PYTHON) is not a Python 3.11 or newer: name another one" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+		echo "make: $(PYTHON) lacks the modules venv and ensurepip: install them (on Debian" \
+			"and Ubuntu: apt install python3-venv) or name another Python" >&2; exit 1; }
+	@echo "Making the environment $(VENV) with $$($(PYTHON) --version)."
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing fairbilevel and what it needs into $(VENV); a few minutes the first time."
+	@$(call install,test)
+	@touch $@
+
+$(VENV)/.installed-lint: $(VENV)/.installed
+	@echo "Installing ruff and mypy into $(VENV)."
+	@$(call install,dev)
+	@touch $@
+
+install = $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	-c constraints.txt -e '.[$(1)]' || { \
+	echo "make: installing failed: pip says why above; it needs a package index and about" \
+		"2 GB of disk" >&2; exit 1; }
