@@ -198,6 +198,10 @@ class FairPruningProblem:
         log_sum = top[:, 0] + np.log(np.exp(logits - top).sum(-1))
         return logits.argmax(-1) == y, (log_sum - logits[np.arange(len(y)), y]).astype(np.float32)
 
+    def initial_network(self, seed: int = 0) -> Network:
+        """The model's own start: the parameters of a module that was given, else random ones."""
+        return Network(*self.model.init(jax.random.key(seed)))
+
     def refer(self, network: Network, gradient_evaluations: float = 0.0) -> Reference:
         """The dense reference of a network: its outcome on every row except those of certify."""
         correct = np.zeros(len(self.y), bool)

@@ -253,6 +253,8 @@ def _evaluate(words: list[str]) -> int:
     )
     for reason, count in result["skipped"].items():
         console.print(f"skipped {count:,}: {reason}", highlight=False, markup=False, soft_wrap=True)
+    for note in result["notes"]:
+        console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
     for column, count in result["unseen_levels"].items():
         console.print(
             f"note: {count:,} rows hold a value of {column} never seen in fit",

@@ -54,6 +54,12 @@ def evaluate_run(
     scored = (data.y >= 0) & (data.group >= 0)
     y, group = data.y[scored], data.group[scored]
     counted = np.asarray(run.description["counted"], bool)
+    notes = list(data.notes)
+    if data.fingerprint == run.result["data"]["fingerprint"]:
+        notes.append(
+            "These are the rows that the run was made from, those it was fitted on among them: "
+            "they say nothing of new data."
+        )
     results: dict[str, Any] = {
         "data": data.name,
         "fingerprint": data.fingerprint,
@@ -62,7 +68,7 @@ def evaluate_run(
         "unlabelled": int((data.y < 0).sum()),
         "without_group": int(((data.group < 0) & (data.y >= 0)).sum()),
         "skipped": dict(data.skipped),
-        "notes": list(data.notes),
+        "notes": notes,
         "unseen_levels": run.encoder.unseen(data.inputs),
     }
     right = {}

@@ -1,5 +1,6 @@
 """Solvers: mask and weights together."""
 
-from fairbilevel.solver._bilevel import BilevelSolver, BilevelState, solve
+from fairbilevel.solver._bilevel import STAGES, BilevelRun, BilevelSolver, solve
+from fairbilevel.solver._step import BilevelState, OuterStep
 
-__all__ = ["BilevelSolver", "BilevelState", "solve"]
+__all__ = ["STAGES", "BilevelRun", "BilevelSolver", "BilevelState", "OuterStep", "solve"]

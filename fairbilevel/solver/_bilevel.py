@@ -8,19 +8,18 @@ schedule, and multipliers moved by rows that no gradient uses (Cotter et al. 201
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float
 
-from fairbilevel import _trees, _xla, masks
+from fairbilevel import _trees, masks
 from fairbilevel.hypergrad import Bilinear
 from fairbilevel.masks import Budget, CubicSchedule, Masks, Relaxation
 from fairbilevel.problem import FairPruningProblem, Network, Reference
+from fairbilevel.solver._step import BilevelState, OuterStep
 from fairbilevel.train import (
     FORWARD_COST,
     REFRESH_BATCHES,
@@ -28,44 +27,27 @@ from fairbilevel.train import (
     STREAM_FIT,
     STREAM_REFRESH,
     STREAM_SELECT,
-    Batch,
     Callback,
     Compiled,
     Costs,
     Feed,
     Report,
     Solution,
-    StepLog,
     Steps,
     WeightLoop,
-    WeightState,
     check_finite,
     dual_batches,
     fine_tune,
     hard_masks,
-    maybe_dual_step,
     multiplier_record,
     recalibration_cost,
     score_descent,
     sgd,
+    train_dense,
     tune_record,
 )
 
 STAGES = 20  # compiled calls of the bilevel phase; the budget moves between them
-
-
-class BilevelState(NamedTuple):
-    """The whole state of the bilevel phase: one pytree, donated to each compiled call.
-
-    Attributes:
-        weights: weights, statistics, inner optimizer, duals, key.
-        scores: differentiable mask scores by layer.
-        outer: state of the outer optimizer.
-    """
-
-    weights: WeightState
-    scores: Masks
-    outer: optax.OptState
 
 
 @dataclass(frozen=True)
@@ -163,11 +145,35 @@ class BilevelSolver:
             DivergenceError: the loss is not finite.
             ValueError: the sparsity leaves a layer empty where that cuts the network.
         """
-        return _Run(self, problem, reference, callback).solve()
+        run = self.start(problem, reference, callback=callback)
+        state = run.init()
+        for _ in range(STAGES):
+            state = run.step(state)
+        return run.finish(state)
+
+    def start(
+        self,
+        problem: FairPruningProblem,
+        reference: Reference,
+        *,
+        callback: Callback = lambda record: None,
+    ) -> BilevelRun:
+        """The same run stage by stage, to look at scores and masks on the way."""
+        return BilevelRun(self, problem, reference, callback)
 
 
-class _Run:
-    """One run of the solver: compiled programs and the plan they follow."""
+class BilevelRun:
+    """One run of the solver: ``init``, then ``step`` for each stage, then ``finish``.
+
+    Args:
+        options: the solver.
+        problem: what to solve.
+        reference: the dense model.
+        callback: receives one record per compiled call.
+
+    Raises:
+        ValueError: the sparsity leaves a layer empty where that cuts the network.
+    """
 
     def __init__(
         self,
@@ -179,23 +185,29 @@ class _Run:
         self.options, self.problem, self.reference = options, problem, reference
         self.budget = Budget.of(problem.layers, options.granularity, options.budget)
         self.budget.keep(options.sparsity)  # refuses what cannot be reached, before any work
-        self.relaxation = (
-            masks.RELAXATIONS[options.relaxation]
-            if isinstance(options.relaxation, str)
-            else options.relaxation
-        )
         self.costs = Costs()
         self.report = Report(callback, self.costs)
         self.feed = Feed(problem, reference, options.seed, options.batch_size)
         self.measures = bool(problem.constraints)
-        dual_cost = FORWARD_COST / options.violation_every if self.measures else 0.0
-        bilevel = options.bilevel_share * options.steps - STAGES * FORWARD_COST * REFRESH_BATCHES
-        self.stage_steps = max(1, int(bilevel / (2 + dual_cost) / STAGES))
-        self.outer_steps = STAGES * self.stage_steps
-        left = (1 - options.bilevel_share) * options.steps - recalibration_cost(reference.network)
-        self.fine_steps = int(max(left, 0) / (1 + dual_cost)) // 10 * 10
+        self.measures_early = self.measures and options.multipliers_from == "start"
         self.dual_rule = options.dual_optimizer or optax.sgd(options.dual_step)
         self.schedule = CubicSchedule(options.sparsity, options.budget_share)
+        self._plan()
+        self.stage = 0
+        self._kept: dict[str, int] | None = None
+
+    def _plan(self) -> None:
+        """Outer and fine-tuning steps that the gradient evaluations pay for."""
+        options = self.options
+        dual_cost = FORWARD_COST / options.violation_every
+        settle = recalibration_cost(self.reference.network)
+        refresh = FORWARD_COST * REFRESH_BATCHES * STAGES if settle else 0.0
+        outer_cost = 2 + dual_cost * self.measures_early
+        bilevel = options.bilevel_share * options.steps - refresh
+        self.stage_steps = max(1, int(bilevel / outer_cost / STAGES))
+        self.outer_steps = STAGES * self.stage_steps
+        left = options.steps - refresh - settle - self.outer_steps * outer_cost
+        self.fine_steps = int(max(left, 0) / (1 + dual_cost * self.measures)) // 10 * 10
 
     def _steps(self, phase_steps: int, *, final: bool) -> Steps:
         options = self.options
@@ -211,18 +223,118 @@ class _Run:
             jnp.asarray(self.problem.share["fit"]),
         )
 
-    def solve(self) -> Solution:
-        """Bilevel phase, exact masks, fine-tuning, recalibration."""
+    def init(self) -> BilevelState:
+        """The state at the dense weights and the scores' start; compiles nothing yet."""
         options, problem = self.options, self.problem
-        state = self._bilevel()
+        key, score_key = jax.random.split(jax.random.key(options.seed))
+        dense = self.reference.network
+        scores = masks.start_scores(
+            options.score_start, dense.params, problem.layers, options.granularity, score_key
+        )
+        steps = self._steps(self.outer_steps, final=False)
+        scale = max(float(masks.spread(scores)), 0.1)  # constant starts have no spread of their own
+        outer = options.outer_optimizer or score_descent(
+            options.score_step, scale, self.outer_steps
+        )
+        relaxation = (
+            masks.RELAXATIONS[options.relaxation]
+            if isinstance(options.relaxation, str)
+            else options.relaxation
+        )
+        self._step = OuterStep(
+            steps,
+            options.hypergradient,
+            outer,
+            relaxation,
+            self.budget,
+            options.granularity,
+            options.violation_every,
+        )
+        self._segment = Compiled(self._step.many, self.costs)
+        self._network = jax.jit(self._step.network)
+        self._loop = WeightLoop(steps, self.costs, options.violation_every)
+        self.stage, self._kept = 0, None
+        keep = masks.as_counts(self.budget.keep(self.sparsity))
+        scores = relaxation.start(scores, self.budget, keep)
+        weights = steps.init(_trees.copy(dense.params), _trees.copy(dense.state), key)
+        return BilevelState(weights, scores, outer.init(scores))
+
+    @property
+    def sparsity(self) -> float:
+        """Sparsity of the stage to come."""
+        return self.schedule(min(self.stage + 1, STAGES) / STAGES)
+
+    def masks(self, state: BilevelState) -> Masks:
+        """Hard masks of the current scores at the current sparsity."""
+        done = self.schedule(max(self.stage, 1) / STAGES)
+        return hard_masks(self.budget, state.scores, done)
+
+    def step(self, state: BilevelState) -> BilevelState:
+        """One stage: move the budget, refresh statistics, run one compiled call.
+
+        ``state`` is donated: use the one that comes back.
+
+        Raises:
+            DivergenceError: the loss is not finite.
+        """
+        options, problem, feed = self.options, self.problem, self.feed
+        sparsity, count = self.sparsity, self.stage_steps
+        kept = self.budget.keep(sparsity)
+        keep = masks.as_counts(kept)
+        first = self.stage * count
+        progress = jnp.arange(first, first + count, dtype=jnp.float32) / self.outer_steps
+        weights = state.weights
+        z = self._network(state.scores, weights.params, keep, progress[0])
+        if kept != self._kept:
+            batches = feed.take(problem.roles["fit"], STREAM_REFRESH, REFRESH_BATCHES)
+            weights = weights._replace(
+                model_state=self._loop.refresh(weights.model_state, z, batches),
+                duals=self._step.steps.emptied(weights.duals),
+            )
+            self._kept = kept
+        last_good = Network(z, _trees.copy(weights.model_state))
+        fit = feed.take(problem.roles["fit"], STREAM_FIT, count)
+        select = feed.take(problem.select_outer, STREAM_SELECT, count)
+        duals = None
+        if self.measures_early:
+            measured = dual_batches(count, options.violation_every)
+            duals = feed.take(problem.select_duals, STREAM_DUALS, measured)
+            self.costs.gradient_evaluations += FORWARD_COST * measured
+        self.costs.gradient_evaluations += 2 * count
+        state, log = self._segment(
+            state._replace(weights=weights), fit, select, duals, keep, progress
+        )
+        check_finite(log, "bilevel", first, last_good)
+        self.stage += 1
+        z = self._network(state.scores, state.weights.params, keep, progress[-1])
+        record = tune_record(problem, Network(z, state.weights.model_state), self.reference)
+        self.report.write(
+            "bilevel",
+            first + count,
+            self.outer_steps,
+            log,
+            record,
+            self._step.steps,
+            state.weights.duals,
+            sparsity,
+        )
+        return state
+
+    def finish(self, state: BilevelState) -> Solution:
+        """Exact masks, fine-tuning under the same constraints, recalibration.
+
+        Raises:
+            DivergenceError: the loss is not finite.
+            ValueError: the masks cut the network.
+        """
+        options, problem = self.options, self.problem
         hard = hard_masks(self.budget, state.scores, options.sparsity)
         steps = self._steps(self.fine_steps, final=True)
         weights = steps.init(state.weights.params, state.weights.model_state, state.weights.key)
         # The multipliers go on from where the bilevel phase left them; their buffers start afresh.
         weights = weights._replace(duals=steps.emptied(state.weights.duals))
-        loop = WeightLoop(steps, self.costs, options.violation_every)
         network, weights = fine_tune(
-            loop,
+            WeightLoop(steps, self.costs, options.violation_every),
             self.feed,
             weights,
             hard,
@@ -234,14 +346,6 @@ class _Run:
             report=self.report,
             sparsity=options.sparsity,
         )
-        warnings = []
-        if self.report.guard_steps:
-            share = self.report.guard_steps / self.report.steps
-            warnings.append(
-                "the guard against negative group weights was active in "
-                f"{100 * share:.0f} % of the steps: the multipliers ask for more than can be "
-                "taken from the better-off groups"
-            )
         return Solution(
             "bilevel",
             problem,
@@ -255,168 +359,17 @@ class _Run:
             options.sparsity,
             self.costs,
             self.report.history,
-            tuple(warnings),
+            self._warnings(),
         )
 
-    def _bilevel(self) -> BilevelState:
-        options, problem = self.options, self.problem
-        key, score_key = jax.random.split(jax.random.key(options.seed))
-        dense = self.reference.network
-        scores = masks.start_scores(
-            options.score_start, dense.params, problem.layers, options.granularity, score_key
+    def _warnings(self) -> tuple[str, ...]:
+        if not self.report.guard_steps:
+            return ()
+        share = self.report.guard_steps / self.report.steps
+        return (
+            f"the guard against negative group weights was active in {100 * share:.0f} % of the "
+            "steps: the multipliers ask for more than can be taken from the better-off groups",
         )
-        steps = self._steps(self.outer_steps, final=False)
-        scale = max(float(masks.spread(scores)), 0.1)  # constant starts have no spread of their own
-        outer = options.outer_optimizer or score_descent(
-            options.score_step, scale, self.outer_steps
-        )
-        keep = masks.as_counts(self.budget.keep(self.schedule(1 / STAGES)))
-        scores = self.relaxation.start(scores, self.budget, keep)
-        weights = steps.init(_trees.copy(dense.params), _trees.copy(dense.state), key)
-        state = BilevelState(weights, scores, outer.init(scores))
-        segment = Compiled(partial(self._segment, steps, outer), self.costs)
-        loop = WeightLoop(steps, self.costs, options.violation_every)
-        for stage in range(STAGES):
-            sparsity = self.schedule((stage + 1) / STAGES)
-            keep = masks.as_counts(self.budget.keep(sparsity))
-            state = self._stage(stage, sparsity, keep, state, segment, loop)
-        return state
-
-    def _stage(
-        self,
-        stage: int,
-        sparsity: float,
-        keep: dict[str, Array],
-        state: BilevelState,
-        segment: Compiled,
-        loop: WeightLoop,
-    ) -> BilevelState:
-        """Move the budget, refresh statistics, empty buffers, run one compiled call."""
-        options, problem, feed = self.options, self.problem, self.feed
-        count = self.stage_steps
-        progress = ((stage * count + np.arange(count)) / self.outer_steps).astype(np.float32)
-        z = self._network(state, keep, progress[0])
-        refresh = feed.take(problem.roles["fit"], STREAM_REFRESH, REFRESH_BATCHES)
-        model_state = loop.refresh(state.weights.model_state, z, refresh)
-        last_good = Network(z, _trees.copy(model_state))
-        weights = state.weights._replace(
-            model_state=model_state, duals=loop.steps.emptied(state.weights.duals)
-        )
-        state = state._replace(weights=weights)
-        fit = feed.take(problem.roles["fit"], STREAM_FIT, count)
-        select = feed.take(problem.select_outer, STREAM_SELECT, count)
-        duals = None
-        if self.measures and options.multipliers_from == "start":
-            batches = dual_batches(count, options.violation_every)
-            duals = feed.take(problem.select_duals, STREAM_DUALS, batches)
-            self.costs.gradient_evaluations += FORWARD_COST * batches
-        self.costs.gradient_evaluations += 2 * count
-        state, log = segment(state, fit, select, duals, keep, progress)
-        check_finite(log, "bilevel", stage * count, last_good)
-        network = Network(self._network(state, keep, progress[-1]), state.weights.model_state)
-        record = tune_record(problem, network, self.reference)
-        self.report.write(
-            "bilevel",
-            (stage + 1) * count,
-            self.outer_steps,
-            log,
-            record,
-            loop.steps,
-            state.weights.duals,
-            sparsity,
-        )
-        return state
-
-    def _network(self, state: BilevelState, keep: dict[str, Array], progress: Any) -> Any:
-        return self._apply_masks(state.scores, state.weights.params, keep, progress)
-
-    @property
-    def _apply_masks(self) -> Any:
-        if not hasattr(self, "_applied"):
-
-            def apply(scores: Masks, params: Any, keep: Any, progress: Any) -> Any:
-                relaxed = self.relaxation.mask(scores, self.budget, keep, progress)
-                return masks.apply(relaxed, params, self.problem.layers, self.options.granularity)
-
-            self._applied = jax.jit(apply)
-        return self._applied
-
-    def _segment(
-        self,
-        steps: Steps,
-        outer: optax.GradientTransformation,
-        state: BilevelState,
-        fit: Batch,
-        select: Batch,
-        dual_batch: Batch | None,
-        keep: dict[str, Array],
-        progress: Float[Array, " steps"],
-    ) -> tuple[BilevelState, StepLog]:
-        """Many outer steps in one compiled loop."""
-
-        def body(carry: BilevelState, xs: Any) -> tuple[BilevelState, StepLog]:
-            index, fit_batch, select_batch, now = xs
-            carry, z, log = self._outer_step(
-                steps, outer, carry, fit_batch, select_batch, keep, now
-            )
-            if dual_batch is not None:
-                weights = carry.weights
-                duals = maybe_dual_step(
-                    steps,
-                    self.options.violation_every,
-                    index,
-                    weights.duals,
-                    z,
-                    weights.model_state,
-                    dual_batch,
-                )
-                carry = carry._replace(weights=weights._replace(duals=duals))
-            return carry, log
-
-        index = jnp.arange(progress.shape[0])
-        return _xla.scan(body, state, (index, fit, select, progress))
-
-    def _outer_step(
-        self,
-        steps: Steps,
-        outer: optax.GradientTransformation,
-        state: BilevelState,
-        fit: Batch,
-        select: Batch,
-        keep: dict[str, Array],
-        progress: Float[Array, ""],
-    ) -> tuple[BilevelState, Any, StepLog]:
-        """Weights, then scores: two gradient evaluations.
-
-        Returns:
-            The state, the network ``z`` after the weight step, the log.
-        """
-        problem, granularity = self.problem, self.options.granularity
-        relaxed = self.relaxation.mask(state.scores, self.budget, keep, progress)
-        factors = masks.expand(relaxed, state.weights.params, problem.layers, granularity)
-        weights, inner_gradient, log = steps.weight_step(state.weights, factors, fit)
-        key, dropout = jax.random.split(weights.key)
-        z = jax.tree.map(lambda m, p: m * p, factors, weights.params)
-        share = jnp.asarray(problem.share["select"])
-        row_weights = steps.weigh(weights.duals, share)
-        # Train mode on select, its statistics dropped: only fit moves the running ones.
-        outer_gradient, _ = jax.grad(steps.objective, has_aux=True)(
-            z, weights.model_state, select, row_weights, dropout
-        )
-
-        def pullback(entries: Any) -> Masks:
-            of_masks = masks.collect(entries, problem.layers, granularity)
-            return self.relaxation.vjp(state.scores, relaxed, of_masks, progress)
-
-        gradient = self.options.hypergradient(
-            weights.params, factors, outer_gradient, inner_gradient, pullback
-        )
-        updates, outer_state = outer.update(gradient, state.outer, state.scores)
-        scores = self.relaxation.project(
-            optax.apply_updates(state.scores, updates), self.budget, keep
-        )
-        moved = BilevelState(weights._replace(key=key), scores, outer_state)
-        return moved, z, log
 
 
 def solve(
@@ -440,8 +393,6 @@ def solve(
         DivergenceError: the loss is not finite.
         ValueError: an option outside its range.
     """
-    from fairbilevel.train import train_dense
-
     solver = BilevelSolver(**options)
     Budget.of(problem.layers, solver.granularity, solver.budget).keep(solver.sparsity)
     if dense is None:
