@@ -1,6 +1,13 @@
 """Shapes and types of every public function are checked while the tests run."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import jaxtyping
+import numpy as np
 import pytest
 from jaxtyping import install_import_hook
 
@@ -8,7 +15,7 @@ from jaxtyping import install_import_hook
 CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 
 with install_import_hook("fairbilevel", CHECKER):
-    import fairbilevel  # noqa: F401
+    import fairbilevel as fb
 
 # Tests that hand over values of a wrong type on purpose, to see them refused by the package itself.
 WRONG_TYPES = ("test_bad_seeds",)
@@ -22,3 +29,40 @@ def _checked(request: pytest.FixtureRequest):
     yield
     if off:
         jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="session")
+def tiny_data() -> fb.data.Dataset:
+    """480 rows of 6 numbers, 3 classes that overlap, 3 groups of which one is small and harder."""
+    rng = np.random.default_rng(0)
+    group = rng.permutation(np.repeat([0, 1, 2], [240, 160, 80]))
+    y = np.arange(480) % 3
+    centers = rng.normal(0, 1.6, (3, 6))
+    x = centers[y] + rng.normal(size=(480, 6)) * np.where(group == 2, 1.6, 1.0)[:, None]
+    names = {"classes": ("x", "y", "z"), "groups": ("many", "some", "few")}
+    return fb.data.from_arrays(x.astype(np.float32), y, group, **names)
+
+
+@pytest.fixture(scope="session")
+def tiny_problem(tiny_data: fb.data.Dataset) -> Callable[..., fb.FairPruningProblem]:
+    """A small problem on the tiny data: an MLP of 12 and 6 neurons by default."""
+
+    def make(*constraints: Any, model: Any = "mlp", **options: Any) -> fb.FairPruningProblem:
+        if model == "mlp":
+            options.setdefault("width", 12)
+        return fb.FairPruningProblem(model, tiny_data, constraints=constraints, **options)
+
+    return make
+
+
+@pytest.fixture
+def tree() -> Callable[[Path], dict[str, bytes]]:
+    """Every file below a folder and what is in it."""
+
+    def read(folder: Path) -> dict[str, bytes]:
+        return {
+            str(p.relative_to(folder)): p.read_bytes() if p.is_file() else b""
+            for p in sorted(folder.rglob("*"))
+        }
+
+    return read

@@ -234,7 +234,7 @@ def test_cubic_schedule(final, share, one, other):
     assert schedule(share / 2) == pytest.approx(final * 7 / 8, abs=1e-12)
 
 
-# ---------------------------------------------------------------- projection onto the capped simplex
+# ---------------------------------------------------------------- the capped simplex
 
 
 def projection_by_sorting(point, total):
@@ -549,20 +549,13 @@ def bare_params(key):
     }
 
 
-def found(model, shape, seed=0):
-    """Layers of a model whose every parameter and statistic was moved off its initial value."""
-    params, state = model.init(jax.random.key(seed))
-    keys = iter(jax.random.split(jax.random.key(seed + 1), 200))
-    params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(next(keys), p.shape), params)
-    state = jax.tree.map(
-        lambda s: (
-            s + 0.1 * jax.random.uniform(next(keys), s.shape)
-            if jnp.issubdtype(s.dtype, jnp.floating)
-            else s
-        ),
-        state,
-    )
-    x = jax.random.normal(jax.random.key(seed + 2), (4, *shape))
+def found(model, shape):
+    """Layers of a model with drawn parameters and statistics, and these."""
+    rng = np.random.default_rng(0)
+    params, state = jax.eval_shape(model.init, jax.random.key(0))
+    params = jax.tree.map(lambda p: jnp.asarray(rng.normal(0, 0.5, p.shape), p.dtype), params)
+    state = jax.tree.map(lambda s: jnp.asarray(rng.uniform(0.5, 1.5, s.shape), s.dtype), state)
+    x = jnp.asarray(rng.normal(size=(4, *shape)), jnp.float32)
     return masks.find_layers(model.apply, params, state, x), params, state, x
 
 
@@ -571,7 +564,7 @@ def by_name(layers):
 
 
 def test_layers_of_the_mlp():
-    layers, params, _, _ = found(models.build("mlp", (5,), 3, width=6), (5,))
+    layers, *_ = found(models.build("mlp", (5,), 3, width=6), (5,))
     assert [la.name for la in layers] == ["hidden/0", "hidden/1", "classifier"]
     assert [la.classifier for la in layers] == [False, False, True]
     assert all(la.out_axis == 1 and la.essential for la in layers)
@@ -712,10 +705,11 @@ class ConvNet(nnx.Module):
         self.head = nnx.Linear(4, 3, rngs=rngs)
 
     def hidden(self, x):
-        return nnx.relu(self.norm1(self.conv1(x)))
+        return self.norm1(self.conv1(x))
 
     def __call__(self, x):
-        return self.head(nnx.relu(self.norm2(self.conv2(self.hidden(x)))).mean((1, 2)))
+        x = nnx.relu(self.norm2(self.conv2(nnx.relu(self.hidden(x)))))
+        return self.head(x.mean((1, 2)))
 
 
 class Hidden(ConvNet):

@@ -70,6 +70,8 @@ class BilevelSolver:
         dual_step: multipliers' step.
         buffer_size: rows a group in the replay buffers.
         violation_every: outer steps between measurements of the true violations.
+        fine_tune_on: ``"fit"``, or ``"fit+select"``: once the mask is final, the rows of select that
+            moved its scores join in; those that move the multipliers stay unseen either way.
         multipliers_from: ``"start"`` of the run, or when the mask is final (``"pruned"``, CEAG).
         inner_optimizer: any optax rule for the weights, restarted for fine-tuning.
         outer_optimizer: any optax rule for the scores.
@@ -96,6 +98,7 @@ class BilevelSolver:
     buffer_size: int = 32
     violation_every: int = 1
     multipliers_from: str = "start"
+    fine_tune_on: str = "fit"
     inner_optimizer: optax.GradientTransformation | None = None
     outer_optimizer: optax.GradientTransformation | None = None
     dual_optimizer: optax.GradientTransformation | None = None
@@ -117,6 +120,8 @@ class BilevelSolver:
             raise ValueError(
                 f"multipliers_from is 'start' or 'pruned', got {self.multipliers_from!r}"
             )
+        if self.fine_tune_on not in ("fit", "fit+select"):
+            raise ValueError(f"fine_tune_on is 'fit' or 'fit+select', got {self.fine_tune_on!r}")
         for name in ("steps", "batch_size", "buffer_size", "violation_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -333,6 +338,9 @@ class BilevelRun:
         weights = steps.init(state.weights.params, state.weights.model_state, state.weights.key)
         # The multipliers go on from where the bilevel phase left them; their buffers start afresh.
         weights = weights._replace(duals=steps.emptied(state.weights.duals))
+        rows = problem.roles["fit"]
+        if options.fine_tune_on == "fit+select":
+            rows = np.sort(np.concatenate([rows, problem.select_outer]))
         network, weights = fine_tune(
             WeightLoop(steps, self.costs, options.violation_every),
             self.feed,
@@ -340,7 +348,7 @@ class BilevelRun:
             hard,
             granularity=options.granularity,
             phase="finetune",
-            rows=problem.roles["fit"],
+            rows=rows,
             dual_rows=problem.select_duals if self.measures else None,
             steps=self.fine_steps,
             report=self.report,

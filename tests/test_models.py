@@ -1,0 +1,284 @@
+"""Built-in models have the published sizes; adapters keep modes, statistics and modules apart."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from fairbilevel import _trees, models
+
+KEY = jax.random.key(0)
+
+
+def parameters(model):
+    params, _ = jax.eval_shape(model.init, KEY)
+    return _trees.size(params)
+
+
+def same(one, other):
+    return jax.tree.structure(one) == jax.tree.structure(other) and all(
+        np.array_equal(a, b)
+        for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    )
+
+
+# ---------------------------------------------------------------- sizes
+
+
+def test_resnet18_has_the_published_number_of_parameters():
+    """11,689,512 trainable ones (He et al. 2016; torchvision's resnet18) at 224 pixels."""
+    assert parameters(models.build("resnet18", (224, 224, 3), 1000)) == 11_689_512
+
+
+def resnet_size(blocks, channels, classes, width, kernel):
+    """Convolutions, two norm vectors each, classifier, counted by hand."""
+    total, inputs = kernel**2 * channels * width + 2 * width, width
+    for stage, count in enumerate(blocks):
+        outputs = width * 2**stage
+        for block in range(count):
+            total += 9 * inputs * outputs + 9 * outputs**2 + 4 * outputs
+            if block == 0 and (stage > 0 or inputs != outputs):
+                total += inputs * outputs + 2 * outputs
+            inputs = outputs
+    return total + inputs * classes + classes
+
+
+@pytest.mark.parametrize(
+    ("name", "blocks", "size", "width"),
+    [
+        ("resnet10", (1, 1, 1, 1), 224, None),
+        ("resnet10", (1, 1, 1, 1), 32, 16),
+        ("resnet18", (2, 2, 2, 2), 32, 8),
+        ("resnet18", (2, 2, 2, 2), 65, None),
+    ],
+)
+def test_residual_networks_by_formula(name, blocks, size, width):
+    kernel = 3 if size <= 64 else 7
+    built = models.build(name, (size, size, 3), 7, width=width)
+    assert parameters(built) == resnet_size(blocks, 3, 7, width or 64, kernel)
+
+
+def test_mlp_and_cnn_by_formula():
+    assert parameters(models.build("mlp", (8, 8, 1), 10)) == (
+        64 * 256 + 256 + 256 * 128 + 128 + 128 * 10 + 10
+    )
+    assert parameters(models.build("mlp", (5,), 2, width=1)) == 5 + 1 + 1 + 1 + 2 + 2
+    assert parameters(models.build("cnn", (8, 8, 1), 10, width=4)) == (
+        9 * (1 * 4 + 4 * 8 + 8 * 16) + 2 * (4 + 8 + 16) + 16 * 10 + 10
+    )
+
+
+@pytest.mark.parametrize(
+    ("size", "before_the_mean"), [(224, (7, 7)), (64, (8, 8)), (32, (4, 4)), (9, (2, 2))]
+)
+def test_residual_networks_shrink_images_as_published(size, before_the_mean):
+    shapes = []
+
+    model = models.build("resnet18", (size, size, 3), 5, width=2)
+    params, state = jax.eval_shape(model.init, KEY)
+    x = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    jaxpr = jax.make_jaxpr(lambda p, s, x: model.apply(p, s, x, False, KEY)[0])(params, state, x)
+
+    def walk(jaxpr):
+        for eqn in jaxpr.eqns:
+            if eqn.primitive.name == "conv_general_dilated":
+                shapes.append(eqn.outvars[0].aval.shape)
+            for value in eqn.params.values():
+                if hasattr(value, "jaxpr"):
+                    walk(value.jaxpr)
+
+    walk(jaxpr.jaxpr)
+    assert shapes[-1] == (1, *before_the_mean, 16)
+    assert len(shapes) == 20  # 17 and three shortcuts
+
+
+@pytest.mark.parametrize("name", models.NAMES)
+def test_built_in_models_classify(name):
+    model = models.build(name, (8, 8, 3), 4, width=2)
+    shapes = jax.eval_shape(model.init, KEY)
+    x = jax.ShapeDtypeStruct((3, 8, 8, 3), jnp.float32)
+    for train in (True, False):
+        logits, after = jax.eval_shape(lambda p, s, x: model.apply(p, s, x, train, KEY), *shapes, x)
+        assert logits.shape == (3, 4)
+        assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, shapes[1])
+    assert model.name == name
+
+
+def test_refused_builds():
+    with pytest.raises(ValueError, match="unknown model 'resnet-18': did you mean 'resnet18'"):
+        models.build("resnet-18", (8, 8, 3), 4)
+    with pytest.raises(ValueError, match=r"wants images \[height, width, channels\].*--model mlp"):
+        models.build("cnn", (12,), 4)
+    with pytest.raises(ValueError, match="width must be at least 1, got 0"):
+        models.build("mlp", (12,), 4, width=0)
+
+
+# ---------------------------------------------------------------- adapters: the same net three ways
+
+
+class NnxNet(nnx.Module):
+    def __init__(self, *, rngs):
+        self.first = nnx.Linear(4, 6, rngs=rngs)
+        self.norm = nnx.BatchNorm(6, momentum=0.5, rngs=rngs)
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+        self.head = nnx.Linear(6, 3, rngs=rngs)
+
+    def __call__(self, x):
+        return self.head(self.dropout(nnx.relu(self.norm(self.first(x)))))
+
+
+class LinenNet(nn.Module):
+    @nn.compact
+    def __call__(self, x, train: bool):
+        x = nn.Dense(6, name="first")(x)
+        x = nn.BatchNorm(use_running_average=not train, momentum=0.5, name="norm")(x)
+        x = nn.Dropout(0.5, deterministic=not train)(nn.relu(x))
+        return nn.Dense(3, name="head")(x)
+
+
+class LinenDeterministic(nn.Module):
+    @nn.compact
+    def __call__(self, x, deterministic: bool = True):
+        x = nn.Dropout(0.5, deterministic=deterministic)(nn.relu(nn.Dense(6)(x)))
+        return nn.Dense(3)(x)
+
+
+def full_form(params, state, x, train, key):
+    x = x @ params["first"]
+    if train:
+        mean = x.mean(0)
+        state = {"mean": 0.5 * state["mean"] + 0.5 * mean}
+    else:
+        mean = state["mean"]
+    x = jax.nn.relu(x - mean)
+    if train:
+        x = jnp.where(jax.random.bernoulli(key, 0.5, x.shape), 2 * x, 0)
+    return x @ params["head"], state
+
+
+def full_params(key):
+    one, two = jax.random.split(key)
+    return {"first": jax.random.normal(one, (4, 6)), "head": jax.random.normal(two, (6, 3))}
+
+
+MODELS = {
+    "nnx constructor": lambda: models.from_nnx(lambda rngs: NnxNet(rngs=rngs)),
+    "nnx module": lambda: models.from_nnx(NnxNet(rngs=nnx.Rngs(3))),
+    "linen": lambda: models.from_linen(LinenNet(), jnp.zeros((1, 4))),
+    "function": lambda: models.from_function(full_form, full_params, {"mean": jnp.zeros(6)}),
+}
+X = jax.random.normal(jax.random.key(9), (16, 4)) + 2
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_modes_statistics_and_dropout(kind):
+    model = MODELS[kind]()
+    params, state = model.init(KEY)
+    apply = jax.jit(model.apply, static_argnums=3)
+    other = jax.random.key(1)
+
+    calm, unchanged = apply(params, state, X, False, KEY)
+    assert same(unchanged, state)
+    np.testing.assert_array_equal(calm, apply(params, state, X, False, other)[0])
+
+    noisy, moved = apply(params, state, X, True, KEY)
+    assert not same(moved, state)
+    assert jax.tree.map(jnp.shape, moved) == jax.tree.map(jnp.shape, state)
+    np.testing.assert_array_equal(noisy, apply(params, state, X, True, KEY)[0])
+    assert np.any(noisy != apply(params, state, X, True, other)[0])
+    # Evaluation uses the statistics it is given.
+    assert np.any(apply(params, moved, X, False, KEY)[0] != calm)
+    # Statistics do not depend on dropout behind them, and move half way to the batch's mean.
+    assert same(moved, apply(params, state, X, True, other)[1])
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_init_follows_its_key(kind):
+    model = MODELS[kind]()
+    one, same_again, other = (model.init(k)[0] for k in (KEY, KEY, jax.random.key(1)))
+    assert same(one, same_again)
+    if kind == "nnx module":  # a built module is the start of every run
+        assert same(one, other)
+    else:
+        assert not same(one, other)
+
+
+def test_a_users_module_is_left_as_it_was():
+    module = NnxNet(rngs=nnx.Rngs(0))
+    module.eval()
+    before = jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(module, nnx.Param)))
+    model = models.from_nnx(module)
+    params, state = model.init(KEY)
+    for train in (True, False):
+        model.apply(params, state, X, train, KEY)
+    assert module.norm.use_running_average is True
+    assert module.dropout.deterministic is True
+    assert same(jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(module, nnx.Param))), before)
+    np.testing.assert_array_equal(module.norm.mean[...], np.zeros(6))
+    # And what was handed out are copies: a donated parameter does not take the module's along.
+    jax.jit(lambda p: p, donate_argnums=0)(params)
+    assert np.isfinite(module(X)).all()
+
+
+def test_nnx_and_linen_agree_on_the_same_numbers():
+    linen, other = MODELS["linen"](), MODELS["nnx constructor"]()
+    params, state = linen.init(KEY)
+    nnx_params, nnx_state = other.init(KEY)
+    assert jax.tree.structure(params) == jax.tree.structure(nnx_params)
+    left = linen.apply(params, state, X, False, KEY)[0]
+    right = other.apply(params, nnx_state, X, False, KEY)[0]
+    np.testing.assert_allclose(left, right, rtol=1e-5, atol=1e-6)
+    _, moved = linen.apply(params, state, X, True, KEY)
+    _, nnx_moved = other.apply(params, nnx_state, X, True, KEY)
+    np.testing.assert_allclose(
+        moved["batch_stats"]["norm"]["mean"], nnx_moved["norm"]["mean"], rtol=1e-5, atol=1e-6
+    )
+
+
+def test_linen_deterministic_argument():
+    model = models.from_linen(LinenDeterministic(), jnp.zeros((1, 4)))
+    params, state = model.init(KEY)
+    calm = model.apply(params, state, X, False, KEY)[0]
+    np.testing.assert_array_equal(calm, model.apply(params, state, X, False, jax.random.key(1))[0])
+    assert np.any(model.apply(params, state, X, True, KEY)[0] != calm)
+    assert model.name == "LinenDeterministic"
+
+
+def test_bare_functions():
+    model = models.from_function(lambda p, x: x @ p["w"], {"w": jnp.ones((4, 3))})
+    params, state = model.init(KEY)
+    assert state == {}
+    logits, after = model.apply(params, state, X, True, KEY)
+    np.testing.assert_allclose(logits, X @ np.ones((4, 3)), rtol=1e-6)
+    assert after == {}
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 4, 6])
+def test_functions_of_another_arity(count):
+    arguments = ", ".join(f"a{i}" for i in range(count))
+    function = eval(f"lambda {arguments}: None")
+    with pytest.raises(ValueError, match=f"takes {count} arguments"):
+        models.from_function(function, {})
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn", "resnet10"])
+def test_gradients_reach_every_parameter(name):
+    model = models.build(name, (8, 8, 1), 3, width=4)
+    rng = np.random.default_rng(0)
+    params, state = jax.eval_shape(model.init, KEY)
+    params = jax.tree.map(lambda p: jnp.asarray(rng.normal(0, 0.3, p.shape), p.dtype), params)
+    state = jax.tree.map(lambda s: jnp.ones(s.shape, s.dtype), state)
+    x = jnp.asarray(rng.normal(size=(8, 8, 8, 1)), jnp.float32)
+
+    def loss(p):
+        logits = model.apply(p, state, x, True, KEY)[0]
+        return jnp.mean(jax.nn.logsumexp(logits, -1) ** 2 + logits[:, 0])
+
+    gradient = jax.jit(jax.grad(loss))(params)
+    for leaf_name, leaf in _trees.flatten_named(gradient).items():
+        assert np.isfinite(leaf).all(), leaf_name
+        assert np.any(leaf != 0), leaf_name
