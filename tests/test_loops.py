@@ -280,9 +280,9 @@ def test_linear_solver_products_inside_a_loop():
 
 
 def test_training_steps_of_a_residual_network_with_batch_normalization():
-    model = models.from_nnx(lambda rngs: models.ResNet((1, 1), 3, 4, width=4, rngs=rngs))
+    model = models.from_nnx(lambda rngs: models.ResNet((1,), 3, 4, width=4, rngs=rngs))
     params, state = model.init(jax.random.key(0))
-    x = jax.random.normal(jax.random.key(1), (3, 6, 8, 8, 3))
+    x = jax.random.normal(jax.random.key(1), (3, 6, 6, 6, 3))
     y = jax.random.randint(jax.random.key(2), (3, 6), 0, 4)
 
     def body(carry, batch):

@@ -402,28 +402,32 @@ def as_jax(tree, dtype=jnp.float32):
     return jax.tree.map(lambda a: jnp.asarray(a, dtype), tree)
 
 
+def magnitude_start(params, granularity):
+    return masks.start_scores("magnitude", params, LAYERS, granularity, jax.random.key(0))
+
+
 def test_magnitude_scores():
     params = as_jax(layer_params())
-    weights = masks.magnitude(params, LAYERS, "weight")
-    every = np.concatenate([np.asarray(s).reshape(-1) for s in weights.values()])
+    weights = magnitude_start(params, "weight")
+    every = join_any(weights)
     assert every.mean() == pytest.approx(1, rel=1e-5)
     raw = np.concatenate(
         [np.abs(layer_params()[n]["kernel"]).reshape(-1) for n in ("conv", "dense")]
     )
     np.testing.assert_array_equal(np.argsort(every), np.argsort(raw))  # global magnitude's order
-    filters = masks.magnitude(params, LAYERS, "filter")
+    filters = magnitude_start(params, "filter")
     assert [s.shape for s in filters.values()] == [(4,), (5,)]
     norms = np.sqrt((layer_params()["conv"]["kernel"] ** 2).mean((0, 1, 2)))
     ratio = np.asarray(filters["conv"]) / norms
     assert np.ptp(ratio) < 1e-5
     # The network's scale does not matter.
-    larger = masks.magnitude(jax.tree.map(lambda p: 100 * p, params), LAYERS, "weight")
+    larger = magnitude_start(jax.tree.map(lambda p: 100 * p, params), "weight")
     np.testing.assert_allclose(larger["conv"], weights["conv"], rtol=1e-5)
 
 
 def test_magnitude_of_a_network_of_zeros():
     zero = jax.tree.map(jnp.zeros_like, as_jax(layer_params()))
-    assert not join_any(masks.magnitude(zero, LAYERS, "weight")).any()
+    assert not join_any(magnitude_start(zero, "weight")).any()
 
 
 def join_any(arrays):

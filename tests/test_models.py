@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -102,7 +104,8 @@ def test_built_in_models_classify(name):
     shapes = jax.eval_shape(model.init, KEY)
     x = jax.ShapeDtypeStruct((3, 8, 8, 3), jnp.float32)
     for train in (True, False):
-        logits, after = jax.eval_shape(lambda p, s, x: model.apply(p, s, x, train, KEY), *shapes, x)
+        apply = partial(model.apply, train=train, key=KEY)
+        logits, after = jax.eval_shape(apply, *shapes, x)
         assert logits.shape == (3, 4)
         assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, shapes[1])
     assert model.name == name

@@ -144,6 +144,8 @@ def test_weight_steps_follow_the_gradient_of_the_constrained_objective(tiny_prob
     reference = any_reference(problem)
     steps = make_steps(problem, optax.sgd(1.0))
     params, model_state = problem.model.init(jax.random.key(0))
+    noise = np.random.default_rng(1)  # off the kinks, where biases of zero would leave dead neurons
+    params = jax.tree.map(lambda p: p + noise.normal(0, 0.1, p.shape).astype(np.float32), params)
     _, factors = half_masks(problem, params, soft)
     state = with_multipliers(steps.init(params, model_state, jax.random.key(1)))
     state = fed_buffers(steps, state, problem, reference)
@@ -271,7 +273,7 @@ def test_only_the_fit_pass_moves_statistics(tiny_problem):
 def picker():
     """Logits are the first three inputs: a network whose answers are written down by hand."""
     return fb.models.from_function(
-        lambda p, x: x[:, :3] @ (p["w"] + jnp.eye(3)) * 10, {"w": jnp.zeros((3, 3))}, name="picker"
+        lambda p, x: x[:, :3] @ p["w"], {"w": 10 * jnp.eye(3)}, name="picker"
     )
 
 
@@ -421,11 +423,12 @@ def test_costs_of_weight_segments(tiny_problem):
     fit = problem.roles["fit"]
     duals = feed.take(problem.select_duals, 2, train.dual_batches(5, 2))
     state, log = loop.segment(state, ones, feed.take(fit, 0, 5), duals)
+    before = np.asarray(state.model_state["norm"]["mean"])
     assert costs.gradient_evaluations == pytest.approx(5 + 3 * FORWARD_COST)
     assert log.loss.shape == (5,)
     moved = loop.refresh(state.model_state, state.params, feed.take(fit, 3, 4))
     assert costs.gradient_evaluations == pytest.approx(5 + 7 * FORWARD_COST)
-    assert np.any(moved["norm"]["mean"] != state.model_state["norm"]["mean"])
+    assert np.any(moved["norm"]["mean"] != before)
     assert 0 < costs.compile_seconds <= costs.seconds
 
 
@@ -540,7 +543,7 @@ def test_best_picks_accuracy_less_violations():
 def test_early_stopping_keeps_the_best_of_dense_training(tiny_problem):
     """A rule that first learns and then forgets."""
     problem = tiny_problem()
-    rule = optax.sgd(lambda count: jnp.where(count < 40, 0.3, -0.05))
+    rule = optax.sgd(lambda count: jnp.where(count < 40, 0.3, -0.2))
     records = []
     reference = fb.train.train_dense(
         problem, steps=60, batch_size=32, optimizer=rule, callback=records.append

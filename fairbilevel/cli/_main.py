@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import errno
+import io
 import json
 import os
 import sys
@@ -105,7 +107,28 @@ def _fail(sentence: str) -> int:
 
 def _parse(kind: Any, name: str, words: list[str], default: Any = None) -> Any:
     options = {} if default is None else {"default": default}
-    return tyro.cli(kind, prog=f"fairbilevel {name}", args=words, **options)
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(kind, prog=f"fairbilevel {name}", args=words, **options)
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise ValueError(_sentence(complaint.getvalue(), name)) from None
+
+
+def _sentence(box: str, name: str) -> str:
+    """The parser's boxed complaint as one sentence, with its first suggestion."""
+    lines = [line.strip(" │") for line in box.splitlines()]
+    # The box: a titled top edge, what is wrong, then ruled-off help and a bottom edge.
+    edges = [i for i, line in enumerate(lines) if line[:2] in ("──", "--", "╭─", "╰─")]
+    first, last = (edges[0] + 1, edges[1]) if len(edges) > 1 else (0, len(lines))
+    said = " ".join(line for line in lines[first:last] if line).rstrip(".")
+    suggested = next(
+        (lines[i + 1].split()[0] for i, line in enumerate(lines[:-1]) if "Perhaps" in line), None
+    )
+    hint = f"; did you mean {suggested}?" if suggested else ""
+    return f"{said}{hint} (`fairbilevel {name} --help` lists the options)"
 
 
 def _configuration(name: str, words: list[str]) -> Any:

@@ -122,7 +122,7 @@ def _rows(
 ) -> Rows:
     import pandas as pd
 
-    inputs = _inputs(arrays["x"])
+    inputs = as_inputs(arrays["x"])
     n = len(inputs)
     columns: dict[str, np.ndarray] = {}
     for key, values in arrays.items():
@@ -149,7 +149,8 @@ def _rows(
     )
 
 
-def _inputs(x: np.ndarray) -> np.ndarray:
+def as_inputs(x: np.ndarray) -> np.ndarray:
+    """Images as uint8 `[n, h, w, c]`, any other numbers as finite float32."""
     if x.dtype == np.uint8 and x.ndim in (3, 4):
         return x[..., None] if x.ndim == 3 else x
     if x.ndim < 2 or x.dtype.kind not in "fiub" or 0 in x.shape:

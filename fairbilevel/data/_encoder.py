@@ -141,9 +141,16 @@ class Encoder:
                 text in a numeric column.
         """
         if self.kind != "table":
+            from ._arrays import as_inputs
+
+            if not isinstance(inputs, np.ndarray):
+                raise DataError(f"this run reads {self.kind} inputs, not a table.")
+            inputs = as_inputs(inputs)
             dtype = np.dtype(np.uint8 if self.kind == "image" else np.float32)
-            if not isinstance(inputs, np.ndarray) or inputs.dtype != dtype:
-                raise DataError(f"this run reads {self.kind} inputs of type {dtype}, not a table.")
+            if inputs.dtype != dtype:
+                raise DataError(
+                    f"this run was fitted on {self.kind} inputs of type {dtype}; give those."
+                )
             if inputs.shape[1:] != self.input_shape:
                 raise DataError(
                     f"inputs have shape {inputs.shape[1:]}; this run was fitted on "

@@ -152,7 +152,7 @@ def _refuse_unusable(features: pd.DataFrame, name: str) -> None:
         elif values.nunique() > _MAX_LEVELS:
             raise DataError(
                 f"column {column!r} of {name} has {values.nunique()} different texts, too many for "
-                "a category; exclude it (exclude_feature), or name it as id or unit."
+                "a category; exclude it (--exclude-feature), or name it as id or unit."
             )
 
 
@@ -164,7 +164,8 @@ def _input_note(group: tuple[str, ...], target: str | None, features: list[str])
         verb = "is a model input" if len(seen) == 1 else "are model inputs"
         parts.append(
             f"group attribute{'s' * (len(seen) > 1)} {' and '.join(seen)} {verb} "
-            f"(exclude_feature {' '.join(seen)} takes {'it' if len(seen) == 1 else 'them'} out)"
+            f"({' '.join(f'--exclude-feature {s}' for s in seen)} "
+            f"takes {'it' if len(seen) == 1 else 'them'} out)"
         )
     if hidden:
         verb = "is no model input" if len(hidden) == 1 else "are no model inputs"

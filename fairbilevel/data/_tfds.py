@@ -93,7 +93,7 @@ def _unprepared(name: str, where: str, error: Exception) -> DataError:
     return DataError(
         f"tfds:{name} is not prepared here ({reason}); run 'tfds build {name} "
         f"--file_format=array_record{where}' where there is a network, name its folder as "
-        "data_dir, or set download."
+        "--data-dir, or set --download."
     )
 
 

@@ -20,7 +20,7 @@ from fairbilevel.masks._relaxation import (
     TopK,
     spread,
 )
-from fairbilevel.masks._score import STARTS, magnitude, start_scores
+from fairbilevel.masks._score import STARTS, magnitude, magnitude_scale, start_scores
 from fairbilevel.masks._threshold import Masks, Scores, capped_simplex, kth_largest, top_k_masks
 
 __all__ = [
@@ -45,6 +45,7 @@ __all__ = [
     "find_layers",
     "kth_largest",
     "magnitude",
+    "magnitude_scale",
     "removed",
     "select_layers",
     "spread",

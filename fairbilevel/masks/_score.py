@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from fairbilevel._trees import flatten_named
 from fairbilevel.masks._budget import unit_shape
@@ -18,14 +18,7 @@ STARTS = ("magnitude", "random", "constant")
 
 
 def magnitude(params: Any, layers: Sequence[Layer], granularity: str) -> Masks:
-    """Scaled magnitudes: ``|w|``, or a filter's root mean square, over the mean of all scores.
-
-    One scale for all layers keeps the order of global magnitude pruning while the scores' size no
-    longer depends on how the network was initialized (HYDRA, Sehwag et al. 2020, scales likewise).
-
-    Returns:
-        Non-negative scores by layer name, of mean 1 over all layers.
-    """
+    """Magnitudes by layer name: ``|w|``, or the root mean square of a filter's weights."""
     named = flatten_named(params)
     scores = {}
     for layer in layers:
@@ -35,9 +28,18 @@ def magnitude(params: Any, layers: Sequence[Layer], granularity: str) -> Masks:
         else:
             axes = tuple(a for a in range(weights.ndim) if a != layer.out_axis)
             scores[layer.name] = jnp.sqrt(jnp.mean(weights**2, axes))
-    total = sum(jnp.sum(s) for s in scores.values())
-    mean = total / sum(s.size for s in scores.values())
-    return {name: s / jnp.where(mean > 0, mean, 1) for name, s in scores.items()}
+    return scores
+
+
+def magnitude_scale(magnitudes: Masks) -> Float[Array, ""]:
+    """Mean magnitude over all layers (1 where all are zero): the unit of scaled magnitudes.
+
+    One scale for all layers keeps the order of global magnitude pruning while the scores' size no
+    longer depends on how the network was initialized (HYDRA, Sehwag et al. 2020, scales likewise).
+    """
+    total = sum(jnp.sum(s) for s in magnitudes.values())
+    mean = total / sum(s.size for s in magnitudes.values())
+    return jnp.where(mean > 0, mean, 1)
 
 
 def start_scores(
@@ -46,8 +48,8 @@ def start_scores(
     """Scores to begin with.
 
     Args:
-        kind: ``"magnitude"`` (scaled, default everywhere), ``"random"`` (uniform in [0, 2]) or
-            ``"constant"`` (one everywhere: the first masks are decided by index alone).
+        kind: ``"magnitude"`` (scaled to mean one, default everywhere), ``"random"`` (uniform in
+            [0, 2]) or ``"constant"`` (one everywhere: the first masks are decided by index alone).
         params: dense parameters.
         layers: prunable layers.
         granularity: ``"weight"`` or ``"filter"``.
@@ -57,7 +59,9 @@ def start_scores(
         ValueError: unknown kind.
     """
     if kind == "magnitude":
-        return magnitude(params, layers, granularity)
+        scores = magnitude(params, layers, granularity)
+        scale = magnitude_scale(scores)
+        return {name: s / scale for name, s in scores.items()}
     shapes = {layer.name: unit_shape(layer, granularity) for layer in layers}
     if kind == "constant":
         return {name: jnp.ones(shape) for name, shape in shapes.items()}

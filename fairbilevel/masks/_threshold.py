@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, UInt
+from jaxtyping import Array, Bool, Float, Int, Num, UInt
 
 Scores = Mapping[str, Float[Array, "..."]]
 Masks = dict[str, Float[Array, "..."]]
@@ -84,7 +84,7 @@ def kth_largest(scores: Scores, keep: Int[Array, ""] | int) -> Float[Array, ""]:
 
 
 def capped_simplex(
-    point: Scores, total: Float[Array, ""] | int, iterations: int = 60
+    point: Scores, total: Num[Array, ""] | int, iterations: int = 60
 ) -> dict[str, Float[Array, "..."]]:
     """Euclidean projection of all arrays together onto ``{0 <= m <= 1, sum m = total}``.
 

@@ -84,6 +84,7 @@ def solve_run(
     Raises:
         DivergenceError: the loss is not finite; the folder then holds a result of status
             ``diverged`` and the last good network in ``model/last_good.npz``.
+        ValueError: the masks cut the network; the result's status is ``failed``.
         OSError: the folder cannot be written.
     """
     config, problem = prepared.config, prepared.problem
@@ -111,8 +112,8 @@ def solve_run(
         baseline = None
         if config.baseline:
             baseline = make_baseline(config).run(problem, reference, callback=record)
-    except DivergenceError as error:
-        _keep_last_good(path, prepared, error, lines)
+    except ValueError as error:
+        _record_failure(path, prepared, error)
         raise
     finally:
         lines.close()
@@ -126,21 +127,19 @@ def solve_run(
     return result
 
 
-def _keep_last_good(
-    path: Path, prepared: Prepared, error: DivergenceError, lines: JsonLines
-) -> None:
-    """What a diverged run leaves: its diagnosis and the last network whose loss was finite."""
-    lines.close()
-    (path / MODEL).mkdir(exist_ok=True)
-    export.save_network(path / MODEL / "last_good.npz", error.last_good)
+def _record_failure(path: Path, prepared: Prepared, error: ValueError) -> None:
+    """What a run that could not end leaves: its diagnosis and, if it diverged, the last network
+    whose loss was finite."""
+    status: dict[str, Any] = {"status": "failed", "diagnosis": str(error)}
+    if isinstance(error, DivergenceError):
+        (path / MODEL).mkdir(exist_ok=True)
+        export.save_network(path / MODEL / "last_good.npz", error.last_good)
+        status |= {"status": "diverged", "phase": error.phase, "step": error.step}
     write_json(
         path / RESULT,
         {
             "schema_version": SCHEMA_VERSION,
-            "status": "diverged",
-            "diagnosis": str(error),
-            "phase": error.phase,
-            "step": error.step,
+            **status,
             "command": command(),
             "seed": prepared.config.seed,
             "versions": versions(),

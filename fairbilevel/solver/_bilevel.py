@@ -70,8 +70,11 @@ class BilevelSolver:
         dual_step: multipliers' step.
         buffer_size: rows a group in the replay buffers.
         violation_every: outer steps between measurements of the true violations.
-        fine_tune_on: ``"fit"``, or ``"fit+select"``: once the mask is final, the rows of select that
-            moved its scores join in; those that move the multipliers stay unseen either way.
+        follow_weights: scores that started as magnitudes also move with them, so that what the
+            inner problem makes of a weight counts beside the hypergradient. At a score step of
+            zero they are the scores of gradual magnitude pruning.
+        fine_tune_on: ``"fit"``, or ``"fit+select"``: once the mask is final, the rows of select
+            that moved its scores join in; those that move the multipliers stay unseen either way.
         multipliers_from: ``"start"`` of the run, or when the mask is final (``"pruned"``, CEAG).
         inner_optimizer: any optax rule for the weights, restarted for fine-tuning.
         outer_optimizer: any optax rule for the scores.
@@ -98,6 +101,7 @@ class BilevelSolver:
     buffer_size: int = 32
     violation_every: int = 1
     multipliers_from: str = "start"
+    follow_weights: bool = True
     fine_tune_on: str = "fit"
     inner_optimizer: optax.GradientTransformation | None = None
     outer_optimizer: optax.GradientTransformation | None = None
@@ -239,7 +243,7 @@ class BilevelRun:
         steps = self._steps(self.outer_steps, final=False)
         scale = max(float(masks.spread(scores)), 0.1)  # constant starts have no spread of their own
         outer = options.outer_optimizer or score_descent(
-            options.score_step, scale, self.outer_steps
+            options.score_step, scale, self.outer_steps, options.budget_share
         )
         relaxation = (
             masks.RELAXATIONS[options.relaxation]
@@ -254,6 +258,7 @@ class BilevelRun:
             self.budget,
             options.granularity,
             options.violation_every,
+            self._magnitude_scale(dense.params),
         )
         self._segment = Compiled(self._step.many, self.costs)
         self._network = jax.jit(self._step.network)
@@ -263,6 +268,13 @@ class BilevelRun:
         scores = relaxation.start(scores, self.budget, keep)
         weights = steps.init(_trees.copy(dense.params), _trees.copy(dense.state), key)
         return BilevelState(weights, scores, outer.init(scores))
+
+    def _magnitude_scale(self, params: Any) -> float | None:
+        options = self.options
+        if not options.follow_weights or options.score_start != "magnitude":
+            return None
+        magnitudes = masks.magnitude(params, self.problem.layers, options.granularity)
+        return float(masks.magnitude_scale(magnitudes))
 
     @property
     def sparsity(self) -> float:

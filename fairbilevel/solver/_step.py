@@ -44,6 +44,8 @@ class OuterStep:
         budget: what may be kept.
         granularity: ``"weight"`` or ``"filter"``.
         violation_every: outer steps between dual steps.
+        magnitude_scale: unit of scaled magnitudes where scores follow their weights: a weight that
+            the inner problem grows gains as much score. ``None``: only the outer problem moves them.
     """
 
     steps: Steps
@@ -53,6 +55,7 @@ class OuterStep:
     budget: Budget
     granularity: str
     violation_every: int
+    magnitude_scale: float | None
 
     def network(
         self, scores: Masks, params: Any, keep: dict[str, Array], progress: Float[Array, ""]
@@ -95,8 +98,16 @@ class OuterStep:
         )
         updates, outer_state = self.outer.update(gradient, state.outer, state.scores)
         moved = optax.apply_updates(state.scores, updates)
+        if self.magnitude_scale is not None:
+            moved = self._follow(moved, state.weights.params, weights.params)
         scores = self.relaxation.project(moved, self.budget, keep)
         return BilevelState(weights._replace(key=key), scores, outer_state), z, log
+
+    def _follow(self, scores: Masks, before: Any, after: Any) -> Masks:
+        layers = self.steps.problem.layers
+        old = masks.magnitude(before, layers, self.granularity)
+        new = masks.magnitude(after, layers, self.granularity)
+        return {n: s + (new[n] - old[n]) / self.magnitude_scale for n, s in scores.items()}
 
     def many(
         self,

@@ -62,14 +62,24 @@ def scale_by_global_rms(decay: float = 0.95) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
-def score_descent(step: float, spread: float, steps: int) -> optax.GradientTransformation:
+def score_descent(
+    step: float, spread: float, steps: int, hold: float = 0.8
+) -> optax.GradientTransformation:
     """The default outer rule: momentum SGD whose step is in units of the scores' spread.
 
     Args:
-        step: typical move of a score per outer step, as a share of ``spread``, at the start; it
-            falls to zero along a cosine, so that the mask settles.
+        step: typical move of a score per outer step, as a share of ``spread``.
         spread: standard deviation of the scores at the start.
         steps: outer steps.
+        hold: part of them at the full step, best while the budget moves; the step then falls to
+            zero along a cosine, so that the mask settles.
     """
-    schedule = optax.cosine_decay_schedule(step * spread, max(steps, 1))
+    held = round(hold * steps)
+    schedule = optax.join_schedules(
+        [
+            optax.constant_schedule(step * spread),
+            optax.cosine_decay_schedule(step * spread, max(steps - held, 1)),
+        ],
+        [held],
+    )
     return optax.chain(scale_by_global_rms(), optax.sgd(schedule, momentum=0.9))

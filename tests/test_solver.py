@@ -1,0 +1,351 @@
+"""The bilevel solver and gradual magnitude pruning, end to end on a tiny problem."""
+
+from __future__ import annotations
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import fairbilevel as fb
+from fairbilevel import fairness, masks
+from fairbilevel._trees import flatten_named
+from fairbilevel.masks import removed, uniform_removed
+
+QUICK = {"steps": 120, "batch_size": 16, "buffer_size": 4}
+
+
+@pytest.fixture(scope="module")
+def dense(tiny_problem):
+    """One dense network for all problems on the tiny data."""
+    return fb.train.train_dense(tiny_problem(), steps=60, batch_size=32).network
+
+
+@pytest.fixture(scope="module")
+def base(tiny_problem, dense):
+    """The default way to solve, shared by the tests that compare with it."""
+    problem = tiny_problem(fairness.ExcessAccuracyGap(0.02))
+    return fb.solve(problem, dense=dense, sparsity=0.6, **QUICK)
+
+
+def assert_exact(solution, sparsity, granularity, budget):
+    """Counts, zeros and finiteness of a solution."""
+    problem = solution.problem
+    units = {la.name: int(np.prod(masks.unit_shape(la, granularity))) for la in problem.layers}
+    kept = {name: int(np.count_nonzero(np.asarray(m))) for name, m in solution.masks.items()}
+    assert {float(v) for m in solution.masks.values() for v in np.unique(m)} <= {0.0, 1.0}
+    if budget == "global":
+        total = sum(units.values())
+        assert sum(kept.values()) == total - removed(sparsity, total)
+    else:
+        gone = uniform_removed(sparsity, units)
+        assert kept == {name: units[name] - gone[name] for name in units}
+    values = flatten_named(solution.network.params)
+    for layer in problem.layers:
+        mask = np.asarray(solution.masks[layer.name])
+        kernel = np.asarray(values[layer.kernel])
+        if granularity == "weight":
+            np.testing.assert_array_equal(kernel != 0, mask != 0)
+        else:
+            kernel = np.moveaxis(kernel, layer.out_axis, -1)
+            assert not kernel[..., mask == 0].any()
+            assert kernel[..., mask == 1].any()
+            for companion in layer.companions:
+                assert not np.asarray(values[companion])[mask == 0].any()
+    for name, leaf in values.items():
+        assert np.isfinite(leaf).all(), name
+    assert solution.sparsity == sparsity
+    json.dumps(solution.history, allow_nan=False)
+
+
+# Every granularity with every budget, every relaxation, start and constraint, at least once.
+CASES = {
+    "weight global": (
+        {},
+        [fairness.ExcessAccuracyGap(0.02)],
+    ),
+    "weight uniform": (
+        {"budget": "uniform", "relaxation": "sigmoid", "score_start": "random"},
+        [fairness.AccuracyGap(0.02)],
+    ),
+    "filter global": (
+        {"granularity": "filter", "relaxation": "capped-simplex"},
+        [fairness.DegradationGap(0.02)],
+    ),
+    "filter uniform": (
+        {"granularity": "filter", "budget": "uniform", "score_start": "constant"},
+        [fairness.EqualizedLoss(0.02)],
+    ),
+    "several constraints": (
+        {"relaxation": "capped-simplex", "score_start": "constant", "violation_every": 2},
+        [
+            fairness.SignedEqualizedLoss(0.02),
+            fairness.ExcessAccuracyGap(0.02, surrogate="hinge"),
+            fairness.AccuracyGap(0.05),
+        ],
+    ),
+    "no constraint": (
+        {
+            "granularity": "filter",
+            "relaxation": "sigmoid",
+            "hypergradient": fb.hypergrad.Bilinear(1e4),
+        },
+        [],
+    ),
+    "multipliers from the pruned network": (
+        {"multipliers_from": "pruned", "relaxation": masks.Sigmoid(1.0, 0.1)},
+        [fairness.ExcessAccuracyGap(0.02)],
+    ),
+    "any optimizer": (
+        {
+            "inner_optimizer": optax.adam(1e-3),
+            "outer_optimizer": optax.adam(1e-2),
+            "dual_optimizer": optax.adam(1e-2),
+        },
+        [fairness.ExcessAccuracyGap(0.02)],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_way_to_solve(case, tiny_problem, dense, base):
+    options, constraints = CASES[case]
+    problem = tiny_problem(*constraints)
+    solution = (
+        base
+        if case == "weight global"
+        else fb.solve(problem, dense=dense, sparsity=0.6, **QUICK, **options)
+    )
+    assert_exact(
+        solution, 0.6, options.get("granularity", "weight"), options.get("budget", "global")
+    )
+    assert 0.6 * QUICK["steps"] < solution.costs.gradient_evaluations <= QUICK["steps"]
+    assert set(solution.multipliers) == {c.name for c in constraints}
+    for constraint in constraints:
+        values = solution.multipliers[constraint.name]
+        assert list(values) == constraint.labels(problem.groups)
+        assert constraint.signed or min(values.values()) >= 0
+    if case == "multipliers from the pruned network":
+        early = [r for r in solution.history if r["phase"] == "bilevel"]
+        assert not any(any(r["multipliers"]["excess-accuracy-gap"].values()) for r in early)
+    # The dense reference is what was given, to the bit.
+    jax.tree.map(np.testing.assert_array_equal, solution.reference.network.params, dense.params)
+    report = solution.evaluate("test")
+    assert 0 <= report["performance"]["accuracy"] <= 1
+    assert len(report["violations"]) == len(constraints)
+    phases = [r["phase"] for r in solution.history]
+    assert phases.count("bilevel") == 20
+    assert "finetune" in phases
+
+
+class Normalized(nnx.Module):
+    """With running statistics, which have to be refreshed as the budget moves."""
+
+    def __init__(self, *, rngs):
+        self.first = nnx.Linear(6, 8, rngs=rngs)
+        self.norm = nnx.BatchNorm(8, momentum=0.8, rngs=rngs)
+        self.second = nnx.Linear(8, 8, rngs=rngs)
+        self.head = nnx.Linear(8, 3, rngs=rngs)
+
+    def __call__(self, x):
+        return self.head(nnx.relu(self.second(nnx.relu(self.norm(self.first(x))))))
+
+
+def test_a_users_module_with_statistics(tiny_problem):
+    module = Normalized(rngs=nnx.Rngs(0))
+    problem = tiny_problem(fairness.ExcessAccuracyGap(0.02), model=module)
+    solution = fb.solve(
+        problem, dense=problem.initial_network(), granularity="filter", sparsity=0.5, **QUICK
+    )
+    assert_exact(solution, 0.5, "filter", "global")
+    assert solution.costs.gradient_evaluations <= QUICK["steps"]
+    # The last statistics are those of the sparse network, not of the module.
+    mean = np.asarray(solution.network.state["norm"]["mean"])
+    assert np.isfinite(mean).all()
+    assert np.any(mean != 0)
+    removed_channels = np.asarray(solution.masks["first"]) == 0
+    np.testing.assert_allclose(mean[removed_channels], 0, atol=1e-6)
+
+
+def test_the_baseline(tiny_problem, dense):
+    problem = tiny_problem(fairness.ExcessAccuracyGap(0.02))
+    pruner = fb.pruners.GradualMagnitude(sparsity=0.6, steps=80, batch_size=16)
+    solution = pruner.run(problem, problem.refer(dense))
+    assert_exact(solution, 0.6, "weight", "global")
+    assert solution.costs.gradient_evaluations <= 80
+
+
+def bits(solution):
+    values = {n: np.asarray(v).tobytes() for n, v in flatten_named(solution.network.params).items()}
+    return values | {f"mask {n}": np.asarray(m).tobytes() for n, m in solution.masks.items()}
+
+
+def test_seeds_and_unseen_rows(tiny_problem, dense, base):
+    """The same seed gives the same bits, whatever stands in the rows of test and certify (NaN: one
+    look at them would spread); another seed gives others."""
+    poisoned = tiny_problem(fairness.ExcessAccuracyGap(0.02))
+    poisoned.inputs = poisoned.inputs.copy()
+    poisoned.inputs[poisoned.roles["certify"]] = np.nan
+    poisoned.inputs[poisoned.roles["test"]] = 0
+    blind = fb.solve(poisoned, dense=dense, sparsity=0.6, **QUICK)
+    assert bits(blind) == bits(base)
+    assert np.isfinite(blind.reference.loss).all()
+    other = fb.solve(base.problem, dense=dense, sparsity=0.6, seed=1, **QUICK)
+    assert bits(other) != bits(base)
+
+
+def test_labels_as_groups_and_certify_rows_that_nobody_looks_at(tiny_data, monkeypatch, tmp_path):
+    data = fb.data.from_arrays(
+        tiny_data.inputs, tiny_data.y, tiny_data.y, classes=("x", "y", "z"), groups=("x", "y", "z")
+    )
+    problem = fb.FairPruningProblem(
+        "mlp", data, width=12, constraints=[fairness.EqualizedLoss(0.1), fairness.AccuracyGap(0.1)]
+    )
+    forbidden = set(problem.roles["certify"].tolist())
+    judge, stream = fb.FairPruningProblem.judge, fb.train.stream_rows
+    seen = {"judged": 0, "streamed": 0}
+
+    def watch_judge(self, network, rows):
+        seen["judged"] += 1
+        assert not forbidden & set(np.asarray(rows).tolist())
+        return judge(self, network, rows)
+
+    def watch_stream(rows, *args):
+        seen["streamed"] += 1
+        assert not forbidden & set(np.asarray(rows).tolist())
+        return stream(rows, *args)
+
+    monkeypatch.setattr(fb.FairPruningProblem, "judge", watch_judge)
+    monkeypatch.setattr("fairbilevel.train._loop.stream_rows", watch_stream)
+    # From the dense model to the report: nothing may look.
+    solution = fb.solve(problem, sparsity=0.6, dense_steps=20, **QUICK)
+    assert_exact(solution, 0.6, "weight", "global")
+    pruner = fb.pruners.GradualMagnitude(sparsity=0.6, steps=40, batch_size=16)
+    fb.save_run(solution, tmp_path / "run", baseline=pruner.run(problem, solution.reference))
+    assert min(seen.values()) > 10
+
+
+def test_select_halves_are_kept_apart(tiny_problem):
+    """Rows that move multipliers are seen by no gradient."""
+    problem = tiny_problem()
+    outer, duals = set(problem.select_outer.tolist()), set(problem.select_duals.tolist())
+    assert not outer & duals
+    assert outer | duals == set(problem.roles["select"].tolist())
+
+
+def test_the_multipliers_answer_to_violations(tiny_problem, dense, base):
+    """A tolerance that nothing violates leaves them at zero; a tight one moves them."""
+    loose = fb.solve(
+        tiny_problem(fairness.ExcessAccuracyGap(1.0)), dense=dense, sparsity=0.6, **QUICK
+    )
+    assert not any(loose.multipliers["excess-accuracy-gap"].values())
+    assert any(base.multipliers["excess-accuracy-gap"].values())
+    assert bits(base) != bits(loose)
+
+
+@pytest.mark.parametrize("granularity", masks.GRANULARITIES)
+def test_scores_that_follow_their_weights_alone_are_magnitudes(granularity, tiny_problem, dense):
+    """At a score step of zero nothing but the weights moves them."""
+    problem = tiny_problem()
+    solver = fb.BilevelSolver(sparsity=0.6, granularity=granularity, score_step=0.0, **QUICK)
+    run = solver.start(problem, problem.refer(dense))
+    state = run.init()
+    start = flatten_named(dense.params)
+    for _ in range(3):
+        state = run.step(state)
+    now = flatten_named(state.weights.params)
+    key = jax.random.key(0)
+    begun = masks.start_scores("magnitude", dense.params, problem.layers, granularity, key)
+    for layer in problem.layers:
+        axes = tuple(a for a in range(2) if a != layer.out_axis)
+
+        def size(kernel, axes=axes):
+            kernel = np.asarray(kernel, np.float64)
+            return np.abs(kernel) if granularity == "weight" else np.sqrt((kernel**2).mean(axes))
+
+        first = np.asarray(begun[layer.name], np.float64)
+        unit = size(start[layer.kernel]).ravel()[0] / first.ravel()[0]
+        np.testing.assert_allclose(
+            state.scores[layer.name], size(now[layer.kernel]) / unit, atol=1e-4
+        )
+        assert np.any(np.asarray(now[layer.kernel]) != np.asarray(start[layer.kernel]))
+
+
+def test_a_sparsity_of_zero_keeps_everything(tiny_problem, dense):
+    solution = fb.solve(tiny_problem(), dense=dense, sparsity=0.0, **QUICK)
+    assert_exact(solution, 0.0, "weight", "global")
+
+
+def test_pruning_the_classifier_too(tiny_problem, dense):
+    problem = tiny_problem(prune_classifier=True)
+    solution = fb.solve(problem, dense=dense, sparsity=0.95, **QUICK)
+    assert_exact(solution, 0.95, "weight", "global")
+    assert all(np.asarray(m).any() for m in solution.masks.values())  # reserved
+
+
+def test_sparsities_that_cut_the_network(tiny_problem, dense):
+    problem = tiny_problem()
+    with pytest.raises(ValueError, match="empty, which cuts the network"):
+        fb.solve(problem, dense=dense, sparsity=0.995, budget="uniform", **QUICK)
+    with pytest.raises(ValueError, match="fewer than the 2 layers"):
+        fb.solve(problem, dense=dense, sparsity=0.995, **QUICK)
+    # Two weights are left, one a layer, and no path leads through both.
+    params = jax.tree.map(lambda p: 1e-3 * p, dense.params)
+    params["hidden"][0]["kernel"] = params["hidden"][0]["kernel"].at[0, 0].set(5.0)
+    params["hidden"][1]["kernel"] = params["hidden"][1]["kernel"].at[5, 0].set(5.0)
+    with pytest.raises(ValueError, match=r"sparsity 0\.99 cut the network") as caught:
+        fb.solve(
+            problem, dense=fb.Network(params, {}), sparsity=0.99, score_step=0.0,
+            learning_rate=0.0, **QUICK,
+        )  # fmt: skip
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"sparsity": -0.1}, "sparsity must lie in"),
+        ({"sparsity": 1.0}, "sparsity must lie in"),
+        ({"sparsity": float("nan")}, "sparsity must lie in"),
+        ({"granularity": "channel"}, "unknown granularity 'channel'"),
+        ({"budget": "local"}, "unknown budget 'local'"),
+        ({"relaxation": "gumbel"}, "unknown relaxation 'gumbel'"),
+        ({"score_start": "snip"}, "unknown score start 'snip'"),
+        ({"fine_tune_on": "test"}, "fine_tune_on is 'fit' or 'fit\\+select'"),
+        ({"multipliers_from": "end"}, "multipliers_from is 'start' or 'pruned'"),
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"buffer_size": 0}, "buffer_size must be at least 1"),
+        ({"violation_every": 0}, "violation_every must be at least 1"),
+        ({"bilevel_share": 0.0}, "bilevel_share must lie in"),
+        ({"budget_share": 1.5}, "budget_share must lie in"),
+        ({"learning_rate": -1.0}, "learning_rate must be a finite number"),
+        ({"score_step": float("nan")}, "score_step must be a finite number"),
+        ({"dual_step": float("inf")}, "dual_step must be a finite number"),
+    ],
+)
+def test_bad_options(tiny_problem, dense, option, message):
+    with pytest.raises(ValueError, match=message):
+        fb.solve(tiny_problem(), dense=dense, **{"steps": 20, **option})
+
+
+def test_bad_problems(tiny_data):
+    x, y, group = tiny_data.inputs, tiny_data.y, tiny_data.group
+    with pytest.raises(ValueError, match="arrays need x, y and group"):
+        fb.FairPruningProblem("mlp", x)
+    with pytest.raises(ValueError, match="gives 3 logits a row, the data has 2 classes"):
+        fb.FairPruningProblem(
+            fb.models.from_function(lambda p, x: x @ p["w"], {"w": jnp.ones((6, 3))}),
+            x, (y > 0).astype(int), group,
+        )  # fmt: skip
+    with pytest.raises(ValueError, match="does not take rows of shape") as caught:
+        fb.FairPruningProblem(
+            fb.models.from_function(lambda p, x: x @ p["w"], {"w": jnp.ones((5, 3))}), x, y, group
+        )
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="y has shape"):
+        fb.FairPruningProblem("mlp", x, y[:-1], group)
