@@ -88,7 +88,10 @@ class Options:
         for name in values:
             if name not in known:
                 raise DataError(f"there is no option {name!r}{did_you_mean(name, known)}.")
-        return Options(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        plain: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+        }
+        return Options(**plain)
 
 
 @dataclass(frozen=True, eq=False)

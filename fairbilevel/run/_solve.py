@@ -8,7 +8,7 @@ from typing import Any
 
 from fairbilevel import export, hypergrad
 from fairbilevel.pruners import GradualMagnitude
-from fairbilevel.records import MODEL, RESULT, SCHEMA_VERSION, JsonLines, write_json
+from fairbilevel.records import MODEL, RESULT, SCHEMA_VERSION, write_json
 from fairbilevel.run._config import Config
 from fairbilevel.run._folder import check_free, claim, finish
 from fairbilevel.run._prepare import Prepared

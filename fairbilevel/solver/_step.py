@@ -44,8 +44,8 @@ class OuterStep:
         budget: what may be kept.
         granularity: ``"weight"`` or ``"filter"``.
         violation_every: outer steps between dual steps.
-        magnitude_scale: unit of scaled magnitudes where scores follow their weights: a weight that
-            the inner problem grows gains as much score. ``None``: only the outer problem moves them.
+        magnitude_scale: unit of scaled magnitudes where scores follow their weights (a weight that
+            the inner problem grows gains as much score); ``None`` where they do not.
     """
 
     steps: Steps
@@ -99,15 +99,15 @@ class OuterStep:
         updates, outer_state = self.outer.update(gradient, state.outer, state.scores)
         moved = optax.apply_updates(state.scores, updates)
         if self.magnitude_scale is not None:
-            moved = self._follow(moved, state.weights.params, weights.params)
+            moved = self._follow(moved, state.weights.params, weights.params, self.magnitude_scale)
         scores = self.relaxation.project(moved, self.budget, keep)
         return BilevelState(weights._replace(key=key), scores, outer_state), z, log
 
-    def _follow(self, scores: Masks, before: Any, after: Any) -> Masks:
+    def _follow(self, scores: Masks, before: Any, after: Any, scale: float) -> Masks:
         layers = self.steps.problem.layers
         old = masks.magnitude(before, layers, self.granularity)
         new = masks.magnitude(after, layers, self.granularity)
-        return {n: s + (new[n] - old[n]) / self.magnitude_scale for n, s in scores.items()}
+        return {n: s + (new[n] - old[n]) / scale for n, s in scores.items()}
 
     def many(
         self,
