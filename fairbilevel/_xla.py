@@ -88,7 +88,9 @@ def _rewrite_param(value: Any) -> Any:
     if isinstance(value, jex_core.Jaxpr) and not value.constvars:
         return _rewrite(jex_core.ClosedJaxpr(value, ())).jaxpr
     if isinstance(value, tuple) and any(isinstance(v, jex_core.ClosedJaxpr) for v in value):
-        return tuple(_rewrite_param(v) for v in value)
+        parts = [_rewrite_param(v) for v in value]
+        # The jaxprs of a linear solve come as a named tuple, and are read by name.
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
     return value
 
 

@@ -12,8 +12,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from fairbilevel import _trees, fairness, masks, models
 from fairbilevel import data as fb_data
-from fairbilevel import fairness, masks, models
 from fairbilevel.fairness import Constraint, Outcomes
 
 REPORTED_ROLES = ("fit", "select", "tune", "test")
@@ -204,6 +204,9 @@ class FairPruningProblem:
 
     def refer(self, network: Network, gradient_evaluations: float = 0.0) -> Reference:
         """The dense reference of a network: its outcome on every row except those of certify."""
+        for name, leaf in _trees.flatten_named(network.params).items():
+            if not np.isfinite(np.asarray(leaf)).all():
+                raise ValueError(f"the dense model's parameter {name!r} holds values not finite")
         correct = np.zeros(len(self.y), bool)
         loss = np.zeros(len(self.y), np.float32)
         for name in REPORTED_ROLES:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from rich.console import Console
@@ -41,8 +40,8 @@ class Progress:
     def __init__(self, console: Console, total: float):
         self.console, self.total = console, total
         self._live = Live(console=console, refresh_per_second=4) if console.is_terminal else None
-        self._start = time.perf_counter()
-        self._done: dict[str, float] = {}
+        # Of each of the three parts of a run: gradient evaluations, seconds apart from compiling.
+        self._done: dict[str, tuple[float, float]] = {}
         self._printed: tuple[str, int] = ("", -1)
 
     def __enter__(self) -> Progress:
@@ -58,10 +57,11 @@ class Progress:
         """Show one record."""
         # Fine-tuning continues the bilevel phase's count of gradient evaluations.
         key = "solver" if record["phase"] in ("bilevel", "finetune") else record["phase"]
-        self._done[key] = record["gradient_evaluations"]
-        done = min(sum(self._done.values()) / self.total, 1.0)
-        elapsed = time.perf_counter() - self._start
-        left = elapsed / done * (1 - done) if done > 0 else 0.0
+        running = record["seconds"] - record["compile_seconds"]
+        self._done[key] = (record["gradient_evaluations"], running)
+        done = sum(gradients for gradients, _ in self._done.values())
+        elapsed = sum(seconds for _, seconds in self._done.values())
+        left = elapsed / done * max(self.total - done, 0) if done > 0 else 0.0
         tune = record["tune"]
         cells = [
             ("phase", _PHASES.get(record["phase"], record["phase"])),

@@ -47,6 +47,7 @@ def assemble(rows: Rows, request: Request) -> Dataset:
     if not len(rows.ids):
         raise DataError(f"{rows.name} has no rows.")
     ids = _ids(rows, options.id)
+    target = options.target or rows.target
     label, class_order = _target(rows, request, ids)
     group, group_order = _group(rows, request, label, class_order, ids)
     skipped, notes = dict(rows.skipped), list(rows.notes)
@@ -95,6 +96,8 @@ def assemble(rows: Rows, request: Request) -> Dataset:
         role=role,
         skipped=skipped,
         merged=request.merged,
+        target=target,
+        attributes=_group_names(rows, request),
     )
     if not data.is_table:
         notes.append("Group attributes are no model inputs.")
@@ -173,19 +176,24 @@ def _target(rows: Rows, request: Request, ids: np.ndarray) -> tuple[np.ndarray, 
     return np.array(picked, dtype=object), names
 
 
+def _group_names(rows: Rows, request: Request) -> tuple[str, ...]:
+    """The attributes to cross: the user's, the source's own, or else the target."""
+    names = tuple(request.options.group) or rows.group
+    target = request.options.target or rows.target
+    if names or not request.labelled or target is None:
+        return names
+    return (target,)
+
+
 def _group(
     rows: Rows, request: Request, label: np.ndarray, class_order: tuple | None, ids: np.ndarray
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     options = request.options
     target = options.target or rows.target
     edges = parse_bins(options.bins)
-    names = options.group or rows.group
+    names = _group_names(rows, request)
     absent = np.full(len(ids), None, dtype=object)
-    if not names and not request.labelled:
-        return absent, ()
-    if not names:
-        # A source with neither a group of its own nor one that the user named.
-        names = (target,) if target is not None else ()
+    if request.labelled and not (options.group or rows.group):
         rows.notes.append("No group attribute was named: the groups are the classes.")
     for name in edges:
         if name not in (*names, target):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -43,16 +43,16 @@ class Options:
     """
 
     target: str | None = None
-    group: tuple[str, ...] = ()
+    group: Sequence[str] = ()
     image_size: int | None = None
     positive: str | None = None
-    exclude_feature: tuple[str, ...] = ()
+    exclude_feature: Sequence[str] = ()
     weight: str | None = None
     unit: str | None = None
     role: str | None = None
     id: str | None = None
     missing_groups: str = "error"
-    bins: tuple[str, ...] = ()
+    bins: Sequence[str] = ()
     max_rows: int | None = None
     split: str | None = None
     data_dir: str | None = None
@@ -112,6 +112,8 @@ class Dataset:
         skipped: reason -> number of rows left out.
         notes: sentences that belong beside every result from these rows.
         merged: names of the groups that were pooled into "other (merged)".
+        target: the attribute that `y` holds, or None where rows have none.
+        attributes: the attributes that `group` crosses.
 
     Raises:
         DataError: the arrays do not belong together.
@@ -130,6 +132,8 @@ class Dataset:
     skipped: dict[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     merged: tuple[str, ...] = ()
+    target: str | None = None
+    attributes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         n = len(self.inputs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +157,7 @@ def _refuse_unusable(features: pd.DataFrame, name: str) -> None:
             )
 
 
-def _input_note(group: tuple[str, ...], target: str | None, features: list[str]) -> str:
+def _input_note(group: Sequence[str], target: str | None, features: list[str]) -> str:
     seen = [g for g in group if g in features]
     hidden = [g for g in group if g not in features and g != target]
     parts = []

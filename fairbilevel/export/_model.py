@@ -83,6 +83,8 @@ def save_model(folder: Path, solution: Solution) -> None:
         "groups": list(problem.groups),
         "counted": [bool(c) for c in problem.counted],
         "merged": list(problem.data.merged),
+        "target": problem.data.target,
+        "group": list(problem.data.attributes),
         "granularity": solution.granularity,
         "layers": [asdict(layer) for layer in problem.layers],
         "encoder": problem.encoder.to_json(),

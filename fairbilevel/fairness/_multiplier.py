@@ -12,7 +12,8 @@ from jaxtyping import Array, Bool, Float
 from fairbilevel.fairness._constraint import Constraint
 from fairbilevel.fairness._statistics import GroupStatistics
 
-Multipliers = tuple[Float[Array, " multipliers"], ...]
+# One array a constraint, each of its own length.
+Multipliers = tuple[Float[Array, " _"], ...]
 
 
 def initial_multipliers(constraints: Sequence[Constraint], groups: int) -> Multipliers:

@@ -79,7 +79,8 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         RecordError: missing, damaged or not such a file.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # numpy leaves a file open that it opened and could not read.
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise RecordError(f"{path} does not exist") from None

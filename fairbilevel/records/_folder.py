@@ -33,6 +33,17 @@ def check_run_folder(path: Path) -> None:
         raise RecordError(f"the run in {path} did not finish: it has no {RESULT}")
 
 
+def check_completed(path: Path, result: dict[str, Any]) -> None:
+    """Refuse a run that ended without a model.
+
+    Raises:
+        RecordError: it diverged or failed; says why.
+    """
+    status = result.get("status", "completed")
+    if status != "completed":
+        raise RecordError(f"the run in {path} {status}, it has no model: {result.get('diagnosis')}")
+
+
 def read_result(path: Path) -> dict[str, Any]:
     """``result.json`` of a run folder.
 

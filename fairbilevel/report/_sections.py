@@ -47,10 +47,11 @@ def verdict_section(result: dict[str, Any]) -> str:
     """The card at the top: headline, sentences, caution; then four key figures, warnings."""
     found = judge(result)
     sentences = "".join(f"<p>{esc(s)}</p>" for s in found.sentences)
+    caution = f'<p class="caution">{esc(found.caution)}</p>' if found.caution else ""
     card = (
         f'<section class="verdict {found.state}" aria-labelledby="verdict-heading">'
         f'<h2 id="verdict-heading">{sign(found.state)}<span>{esc(found.headline)}</span></h2>'
-        f'{sentences}<p class="caution">{esc(found.caution)}</p></section>'
+        f"{sentences}{caution}</section>"
     )
     warnings = bullets(w[:1].upper() + w[1:] for w in strings(result, "warnings"))
     if warnings:

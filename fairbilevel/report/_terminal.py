@@ -31,7 +31,7 @@ def summary_table(result: dict[str, Any]) -> RenderableType:
     found = judge(result)
     # Names are put in as `Text`: a group called "[red]" is no instruction to the terminal.
     words = Text(found.headline, style=f"bold {_COLORS.get(found.state, 'yellow')}")
-    lines = Text("\n".join((*found.sentences, found.caution)))
+    lines = Text("\n".join(s for s in (*found.sentences, found.caution) if s))
     parts: list[RenderableType] = [_groups(result), _gaps(result), words, lines]
     return Group(*parts)
 

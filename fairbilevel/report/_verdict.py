@@ -142,7 +142,7 @@ def limits(result: dict[str, Any]) -> list[Limit]:
 
 def diverged(result: dict[str, Any]) -> bool:
     """Whether the run ended without a usable model."""
-    return dig(result, "status") == "diverged"
+    return dig(result, "status") in ("diverged", "failed")
 
 
 def test_rows(result: dict[str, Any]) -> float | None:
@@ -165,9 +165,9 @@ def judge(result: dict[str, Any]) -> Verdict:
         sentences = [str(reason), stopped if any(numbers) else "", *numbers]
     else:
         sentences = [*numbers, *(limit.sentence() for limit in bounds), _comparison(result)]
-    return Verdict(
-        state, headline, tuple(printable(s) for s in sentences if s), printable(_caution(result))
-    )
+    # Without a model there is nothing to warn about.
+    caution = "" if state == "diverged" and not any(numbers) else printable(_caution(result))
+    return Verdict(state, headline, tuple(printable(s) for s in sentences if s), caution)
 
 
 def verdict(result: dict[str, Any]) -> str:
@@ -181,11 +181,13 @@ def verdict(result: dict[str, Any]) -> str:
     loses most, each fairness limit on test, and that no certificate has been computed.
     """
     found = judge(result)
-    return " ".join((found.headline, *found.sentences, found.caution))
+    return " ".join(part for part in (found.headline, *found.sentences, found.caution) if part)
 
 
 def _headline(result: dict[str, Any], bounds: list[Limit]) -> tuple[State, str]:
     if diverged(result):
+        if dig(result, "status") == "failed":
+            return "diverged", "The run failed: there is no pruned model."
         return "diverged", "The run diverged: the pruned model must not be used."
     if not bounds:
         return "none", "No fairness limit was set for this run."

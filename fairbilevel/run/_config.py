@@ -117,6 +117,13 @@ class Config:
     """Rows a group in the replay buffers."""
     violation_every: int = 1
     """Outer steps between measurements of the true violations."""
+    bilevel_share: float = 0.5
+    """Share of the steps that search the mask; the rest fine-tunes under it."""
+    follow_weights: bool = True
+    """Let scores that started as magnitudes move with their weights too."""
+    fine_tune_on: str = "fit+select"
+    """fit, or fit+select (the rows of select that moved the scores join in once the mask is final;
+    those that move the multipliers stay unseen)."""
     multipliers_from: str = "start"
     """Multipliers move from the `start`, or only once the mask is final (`pruned`)."""
     baseline: bool = True
@@ -187,6 +194,7 @@ class Config:
             ("score_start", masks.STARTS),
             ("small_groups", ("merge", "report-only", "error")),
             ("multipliers_from", ("start", "pruned")),
+            ("fine_tune_on", ("fit", "fit+select")),
         ):
             _one_of(name, getattr(self, name), allowed)
         for name in ("steps", "batch_size", "buffer_size", "violation_every", "min_group_rows"):
@@ -194,6 +202,8 @@ class Config:
                 raise ValueError(
                     f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}"
                 )
+        if not 0 < self.bilevel_share <= 1:
+            raise ValueError(f"--bilevel-share must lie in (0, 1], got {self.bilevel_share}")
         if self.dense_steps is not None and self.dense_steps < 1:
             raise ValueError(f"--dense-steps must be at least 1, got {self.dense_steps}")
         for name in ("learning_rate", "dense_learning_rate", "score_step", "dual_step"):
@@ -226,15 +236,27 @@ class Config:
                 near = difflib.get_close_matches(name, fields, 1)
                 hint = f", did you mean {near[0]!r}" if near else ""
                 raise ValueError(f"there is no option {raw!r}{hint}")
-            default = getattr(defaults, name)
-            if isinstance(default, tuple):
-                value = (value,) if isinstance(value, str) else tuple(value)
-            elif isinstance(default, float) and isinstance(value, int):
-                value = float(value)
-            elif default is not None and type(value) is not type(default):
-                raise ValueError(f"option {raw!r} takes a {type(default).__name__}, got {value!r}")
-            known[name] = value
+            known[name] = _checked(raw, value, fields[name].type, getattr(defaults, name))
         return Config(**known)
+
+
+def _checked(name: str, value: Any, annotation: Any, default: Any) -> Any:
+    """A value of a configuration file as its field wants it."""
+    if isinstance(default, tuple):
+        items = (value,) if isinstance(value, str) else value
+        if not isinstance(items, (list, tuple)) or not all(isinstance(i, str) for i in items):
+            raise ValueError(f"option {name!r} takes a text or a list of texts, got {value!r}")
+        return tuple(items)
+    # Annotations are strings here: "int | None", "str", "bool", ...
+    kinds = [part.strip() for part in str(annotation).split("|")]
+    if value is None and "None" in kinds:
+        return None
+    if isinstance(value, int) and not isinstance(value, bool) and "float" in kinds:
+        return float(value)
+    if type(value).__name__ not in kinds:
+        wanted = " or ".join(k for k in kinds if k != "None")
+        raise ValueError(f"option {name!r} takes a {wanted}, got {value!r}")
+    return value
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -20,6 +20,8 @@ from fairbilevel.run._folder import Run, predict_logits
 def _options(run: Run, **changes: Any) -> Options:
     known = {f.name for f in dataclasses.fields(Options)}
     values = {k: v for k, v in run.config.items() if k in known}
+    # What the run predicted and compared, though it may have left that to its source.
+    values |= {name: run.description[name] for name in ("target", "group")}
     # Roles, units and row weights belong to the run's own rows; trials' subsets too.
     values |= {"role": None, "unit": None, "weight": None, "max_rows": None, **changes}
     return Options.from_json(values)

@@ -23,6 +23,7 @@ from fairbilevel.records import (
     MODEL,
     RESULT,
     JsonLines,
+    check_completed,
     is_run_folder,
     read_json,
     read_json_lines,
@@ -198,6 +199,7 @@ def load_run(path: str | Path, *, model: Model | None = None) -> Run:
     """
     folder = Path(path)
     result = read_result(folder)
+    check_completed(folder, result)
     files = export.load_model(folder / MODEL, model)
     return Run(
         folder,

@@ -33,6 +33,9 @@ def make_solver(config: Config) -> BilevelSolver:
         dual_step=config.dual_step,
         buffer_size=config.buffer_size,
         violation_every=config.violation_every,
+        bilevel_share=config.bilevel_share,
+        follow_weights=config.follow_weights,
+        fine_tune_on=config.fine_tune_on,
         multipliers_from=config.multipliers_from,
         seed=config.seed,
     )

@@ -102,7 +102,7 @@ class BilevelSolver:
     violation_every: int = 1
     multipliers_from: str = "start"
     follow_weights: bool = True
-    fine_tune_on: str = "fit"
+    fine_tune_on: str = "fit+select"
     inner_optimizer: optax.GradientTransformation | None = None
     outer_optimizer: optax.GradientTransformation | None = None
     dual_optimizer: optax.GradientTransformation | None = None
@@ -213,10 +213,10 @@ class BilevelRun:
         refresh = FORWARD_COST * REFRESH_BATCHES * STAGES if settle else 0.0
         outer_cost = 2 + dual_cost * self.measures_early
         bilevel = options.bilevel_share * options.steps - refresh
-        self.stage_steps = max(1, int(bilevel / outer_cost / STAGES))
+        self.stage_steps = max(1, int(bilevel / outer_cost / STAGES + 1e-9))
         self.outer_steps = STAGES * self.stage_steps
         left = options.steps - refresh - settle - self.outer_steps * outer_cost
-        self.fine_steps = int(max(left, 0) / (1 + dual_cost * self.measures)) // 10 * 10
+        self.fine_steps = int(max(left, 0) / (1 + dual_cost * self.measures) + 1e-9) // 10 * 10
 
     def _steps(self, phase_steps: int, *, final: bool) -> Steps:
         options = self.options
@@ -321,7 +321,8 @@ class BilevelRun:
         state, log = self._segment(
             state._replace(weights=weights), fit, select, duals, keep, progress
         )
-        check_finite(log, "bilevel", first, last_good)
+        left = (state.weights.params, state.weights.model_state, state.scores)
+        check_finite(log, left, "bilevel", first, last_good)
         self.stage += 1
         z = self._network(state.scores, state.weights.params, keep, progress[-1])
         record = tune_record(problem, Network(z, state.weights.model_state), self.reference)

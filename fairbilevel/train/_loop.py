@@ -89,11 +89,35 @@ def masked(factors: Any, params: Any) -> Any:
     return jax.tree.map(lambda m, p: m * p, factors, params)
 
 
-def check_finite(log: StepLog, phase: str, first_step: int, last_good: Any) -> None:
-    """Raise ``DivergenceError`` naming the first step whose loss is not finite."""
-    bad = np.flatnonzero(~np.isfinite(np.asarray(log.loss)))
+def check_finite(
+    log: StepLog, values: Any, phase: str, first_step: int, last_good: Network
+) -> None:
+    """Refuse a segment that diverged.
+
+    Args:
+        log: of the segment's steps.
+        values: what the segment left behind (weights, statistics, scores): a last step can spoil
+            them although its own loss was still finite.
+        phase: phase of the run.
+        first_step: steps done before the segment.
+        last_good: the network before the segment.
+
+    Raises:
+        DivergenceError: naming the first step whose loss, or whose outcome, is not finite.
+    """
+    losses = np.asarray(log.loss)
+    bad = np.flatnonzero(~np.isfinite(losses))
     if len(bad):
         raise DivergenceError(phase, first_step + int(bad[0]) + 1, last_good)
+    if not bool(_all_finite(values)):
+        # The loss of the step that would come next.
+        raise DivergenceError(phase, first_step + len(losses) + 1, last_good)
+
+
+@jax.jit
+def _all_finite(tree: Any) -> Array:
+    leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves]))
 
 
 class Feed:
@@ -308,7 +332,8 @@ def run_weights(
         if dual_rows is not None:
             duals = feed.take(dual_rows, STREAM_DUALS, dual_batches(length, loop.every))
         state, log = loop.segment(state, factors, batches, duals)
-        check_finite(log, phase, segment * length, last_good)
+        left = (state.params, state.model_state)
+        check_finite(log, left, phase, steps_before + segment * length, last_good)
         network = Network(masked(factors, state.params), state.model_state)
         record = tune_record(loop.steps.problem, network, feed.reference)
         if best is not None:
@@ -359,6 +384,7 @@ class Report:
             "steps": steps,
             "gradient_evaluations": round(self.costs.gradient_evaluations, 2),
             "seconds": round(self.costs.seconds, 3),
+            "compile_seconds": round(self.costs.compile_seconds, 3),
             "loss": float(np.mean(log.loss)),
             "accuracy": float(np.mean(log.accuracy)),
             "sparsity": sparsity,

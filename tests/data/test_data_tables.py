@@ -232,7 +232,7 @@ def test_options_round_trip():
     assert Options(group="race").group == ("race",)
     with pytest.raises(DataError, match="did you mean 'target'"):
         Options.from_json({"taget": "x"})
-    for bad in (dict(image_size=0), dict(max_rows=1.5), dict(group=("a", "a"))):
+    for bad in (dict(image_size=0), dict(max_rows=-1), dict(group=("a", "a"))):
         with pytest.raises(DataError):
             Options(**bad)
 
