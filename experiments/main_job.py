@@ -57,9 +57,9 @@ SETTINGS = {
         "utkface",
         Options(target="gender", group=("race", "gender"), image_size=32),
         "resnet10",
-        8,
+        16,
         0.98,
-        1000,
+        800,
         1000,
     ),
 }

@@ -110,7 +110,7 @@ class Config:
     dense_learning_rate: float = 0.1
     """Peak learning rate of the dense model."""
     score_step: float = 0.1
-    """Typical move of a mask score per outer step, in units of the scores' spread."""
+    """Largest move of a mask score per outer step, in units of the scores' spread."""
     dual_step: float = 0.05
     """Step of the multipliers."""
     buffer_size: int = 32

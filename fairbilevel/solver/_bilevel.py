@@ -66,7 +66,7 @@ class BilevelSolver:
         budget_share: part of the bilevel phase after which the final sparsity is reached.
         batch_size: rows a batch on either level.
         learning_rate: of the default inner optimizer.
-        score_step: typical move of a score per outer step in units of the scores' spread.
+        score_step: largest move of a score per outer step in units of the scores' spread.
         dual_step: multipliers' step.
         buffer_size: rows a group in the replay buffers.
         violation_every: outer steps between measurements of the true violations.

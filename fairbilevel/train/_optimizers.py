@@ -65,10 +65,15 @@ def scale_by_global_rms(decay: float = 0.95) -> optax.GradientTransformation:
 def score_descent(
     step: float, spread: float, steps: int, hold: float = 0.8
 ) -> optax.GradientTransformation:
-    """The default outer rule: momentum SGD whose step is in units of the scores' spread.
+    """The default outer rule: Adam whose step is in units of the scores' spread.
+
+    Adam, because a score's gradient is mostly noise on one batch: a score then moves as far as its
+    gradient is consistent, and no kept weight with a large noisy one is thrown about. Gradients
+    are brought to a root mean square of one first, so that Adam's epsilon means the same for every
+    loss and network: entries a thousand times smaller than that hardly move.
 
     Args:
-        step: typical move of a score per outer step, as a share of ``spread``.
+        step: the most that a score moves per outer step, as a share of ``spread``.
         spread: standard deviation of the scores at the start.
         steps: outer steps.
         hold: part of them at the full step, best while the budget moves; the step then falls to
@@ -82,4 +87,4 @@ def score_descent(
         ],
         [held],
     )
-    return optax.chain(scale_by_global_rms(), optax.sgd(schedule, momentum=0.9))
+    return optax.chain(scale_by_global_rms(), optax.adam(schedule, eps=1e-3))
