@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from fairbilevel import _trees, fairness, masks, models
 from fairbilevel import data as fb_data
@@ -31,6 +31,30 @@ class Network:
 
     params: Any
     state: Any
+
+
+def predictor(
+    model: models.Model, encoder: fb_data.Encoder
+) -> Callable[[Network, np.ndarray], np.ndarray]:
+    """A function from a network and encoded rows to logits, in evaluation mode on the host.
+
+    It is compiled once, for a fixed number of rows at a time.
+    """
+
+    @jax.jit
+    def forward(params: Any, state: Any, x: Array) -> Array:
+        return model.apply(params, state, encoder.normalize(x), False, jax.random.key(0))[0]
+
+    def predict(network: Network, inputs: np.ndarray) -> np.ndarray:
+        size = min(_EVALUATION_ROWS, max(len(inputs), 1))
+        chunks = []
+        for start in range(0, max(len(inputs), 1), size):
+            x = inputs[start : start + size]
+            padded = np.concatenate([x, np.zeros((size - len(x), *x.shape[1:]), x.dtype)])
+            chunks.append(np.asarray(forward(network.params, network.state, padded))[: len(x)])
+        return np.concatenate(chunks)
+
+    return predict
 
 
 @dataclass(frozen=True)
@@ -133,7 +157,7 @@ class FairPruningProblem:
             masks.find_layers(model.apply, params, state, sample),
             prune_classifier=prune_classifier,
         )
-        self._predict = jax.jit(self._forward)
+        self._predict = predictor(model, self.encoder)
 
     def _shares(self, rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, " groups"]:
         count = np.bincount(self.group[rows], minlength=len(self.data.groups))
@@ -173,30 +197,17 @@ class FairPruningProblem:
         """Encoded rows as the model takes them: float32, standardized by the fit rows."""
         return self.encoder.normalize(x)
 
-    def _forward(self, params: Any, state: Any, x: Array) -> Float[Array, "rows classes"]:
-        return self.model.apply(params, state, self.normalize(x), False, jax.random.key(0))[0]
-
-    def logits(self, network: Network, inputs: np.ndarray) -> Float[np.ndarray, "rows classes"]:
-        """Logits of encoded rows, in evaluation mode, a fixed number of rows at a time."""
-        size = min(_EVALUATION_ROWS, max(len(inputs), 1))
-        chunks = []
-        for start in range(0, len(inputs), size):
-            x = inputs[start : start + size]
-            padded = np.concatenate([x, np.repeat(x[:1], size - len(x), 0)])
-            chunks.append(
-                np.asarray(self._predict(network.params, network.state, padded))[: len(x)]
-            )
-        return np.concatenate(chunks) if chunks else np.zeros((0, len(self.data.classes)))
+    def logits(
+        self, network: Network, inputs: Shaped[np.ndarray, "rows ..."]
+    ) -> Float[np.ndarray, "rows classes"]:
+        """Logits of encoded rows, in evaluation mode."""
+        return self._predict(network, inputs)
 
     def judge(
         self, network: Network, rows: Int[np.ndarray, " n"]
     ) -> tuple[Bool[np.ndarray, " n"], Float[np.ndarray, " n"]]:
         """Correctness and cross-entropy (nats) of a network on rows of this problem."""
-        logits = self.logits(network, self.inputs[rows])
-        y = self.y[rows]
-        top = logits.max(-1, keepdims=True)
-        log_sum = top[:, 0] + np.log(np.exp(logits - top).sum(-1))
-        return logits.argmax(-1) == y, (log_sum - logits[np.arange(len(y)), y]).astype(np.float32)
+        return fairness.judge(self.logits(network, self.inputs[rows]), self.y[rows])
 
     def initial_network(self, seed: int = 0) -> Network:
         """The model's own start: the parameters of a module that was given, else random ones."""

@@ -12,7 +12,13 @@ from fairbilevel.fairness._constraint import (
     parse_constraint,
     parse_tolerance,
 )
-from fairbilevel.fairness._metrics import gaps, group_rates, largest_violation, performance
+from fairbilevel.fairness._metrics import (
+    gaps,
+    group_rates,
+    judge,
+    largest_violation,
+    performance,
+)
 from fairbilevel.fairness._multiplier import (
     Multipliers,
     RowWeights,
@@ -46,6 +52,7 @@ __all__ = [
     "group_rates",
     "group_statistics",
     "initial_multipliers",
+    "judge",
     "largest_violation",
     "margin",
     "parse_constraint",

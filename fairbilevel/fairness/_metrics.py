@@ -26,6 +26,17 @@ def group_rates(
         return np.where(size > 0, total / np.maximum(size, 1), np.nan), size
 
 
+def judge(
+    logits: Float[np.ndarray, "rows classes"], y: Int[np.ndarray, " rows"]
+) -> tuple[Bool[np.ndarray, " rows"], Float[np.ndarray, " rows"]]:
+    """Which rows are right, and their cross-entropy in nats (float32)."""
+    if not len(y):
+        return np.zeros(0, bool), np.zeros(0, np.float32)
+    top = logits.max(-1, keepdims=True)
+    log_sum = top[:, 0] + np.log(np.exp(logits - top).sum(-1))
+    return logits.argmax(-1) == y, (log_sum - logits[np.arange(len(y)), y]).astype(np.float32)
+
+
 def _named(names: Sequence[str], values: np.ndarray) -> dict[str, Any]:
     return {n: None if np.isnan(v) else float(v) for n, v in zip(names, values, strict=True)}
 

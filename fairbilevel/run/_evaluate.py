@@ -14,7 +14,7 @@ from fairbilevel import data as fb_data
 from fairbilevel import fairness
 from fairbilevel.data import Options
 from fairbilevel.records import write_text
-from fairbilevel.run._folder import Run, predict_logits
+from fairbilevel.run._folder import Run
 
 
 def _options(run: Run, **changes: Any) -> Options:
@@ -51,8 +51,7 @@ def evaluate_run(
     data = fb_data.load(
         source, options, classes=run.classes, groups=run.groups, merged=merged, labelled=False
     )
-    dense = predict_logits(run.model, run.dense, run.encoder, data.inputs)
-    pruned = predict_logits(run.model, run.network, run.encoder, data.inputs)
+    dense, pruned = run.logits(data.inputs, dense=True), run.logits(data.inputs)
     scored = (data.y >= 0) & (data.group >= 0)
     y, group = data.y[scored], data.group[scored]
     counted = np.asarray(run.description["counted"], bool)
@@ -75,20 +74,12 @@ def evaluate_run(
     }
     right = {}
     for name, logits in (("dense", dense), ("pruned", pruned)):
-        right[name] = logits[scored].argmax(-1) == y
-        results[name] = fairness.performance(
-            right[name], _cross_entropy(logits[scored], y), group, run.groups
-        )
+        right[name], loss = fairness.judge(logits[scored], y)
+        results[name] = fairness.performance(right[name], loss, group, run.groups)
     results["gaps"] = fairness.gaps(right["dense"], right["pruned"], group, run.groups, counted)
     if predictions is not None:
         _write_predictions(predictions, run, data, dense.argmax(-1), pruned.argmax(-1))
     return results
-
-
-def _cross_entropy(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
-    top = logits.max(-1, keepdims=True) if len(logits) else logits[:, :1]
-    log_sum = top[:, 0] + np.log(np.exp(logits - top).sum(-1))
-    return log_sum - logits[np.arange(len(y)), y]
 
 
 def _write_predictions(

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -16,7 +14,7 @@ from fairbilevel import export, report
 from fairbilevel.data import Encoder
 from fairbilevel.masks import Masks
 from fairbilevel.models import Model
-from fairbilevel.problem import Network
+from fairbilevel.problem import Network, predictor
 from fairbilevel.records import (
     CONFIG,
     METRICS,
@@ -155,36 +153,11 @@ class Run:
             dense: of the dense reference instead of the sparse network.
         """
         network = self.dense if dense else self.network
-        return predict_logits(self.model, network, self.encoder, inputs)
+        return predictor(self.model, self.encoder)(network, self.encoder.transform(inputs))
 
     def predict(self, inputs: Any) -> Int[np.ndarray, " rows"]:
         """Classes of rows in the form the data came in."""
         return self.logits(inputs).argmax(-1)
-
-
-def predict_logits(
-    model: Model, network: Network, encoder: Encoder, inputs: Any, chunk: int = 512
-) -> Float[np.ndarray, "rows classes"]:
-    """Logits of raw rows in evaluation mode, ``chunk`` rows at a time."""
-    x = encoder.transform(inputs)
-
-    @jax.jit
-    def forward(params: Any, state: Any, rows: Any) -> Any:
-        rows = encoder.normalize(rows)
-        return model.apply(params, state, rows, False, jax.random.key(0))[0]
-
-    size = min(chunk, max(len(x), 1))
-    parts: Sequence[np.ndarray] = [
-        np.asarray(forward(network.params, network.state, _padded(x[i : i + size], size)))[
-            : len(x) - i
-        ]
-        for i in range(0, len(x), size)
-    ]
-    return np.concatenate(parts)
-
-
-def _padded(x: np.ndarray, size: int) -> np.ndarray:
-    return np.concatenate([x, np.repeat(x[:1], size - len(x), 0)])
 
 
 def load_run(path: str | Path, *, model: Model | None = None) -> Run:
