@@ -111,7 +111,7 @@ class Config:
     """Peak learning rate of the dense model."""
     score_step: float = 0.1
     """Largest move of a mask score per outer step, in units of the scores' spread."""
-    dual_step: float = 0.05
+    dual_step: float = 0.01
     """Step of the multipliers."""
     buffer_size: int = 32
     """Rows a group in the replay buffers."""

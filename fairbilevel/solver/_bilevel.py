@@ -97,7 +97,7 @@ class BilevelSolver:
     batch_size: int = 128
     learning_rate: float = 0.05
     score_step: float = 0.1
-    dual_step: float = 0.05
+    dual_step: float = 0.01
     buffer_size: int = 32
     violation_every: int = 1
     multipliers_from: str = "start"

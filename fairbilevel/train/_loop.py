@@ -237,8 +237,10 @@ class WeightLoop:
 class Best:
     """The best network seen so far by its record on tune.
 
-    The criterion is accuracy less the violations where positive: a point of accuracy pays for a
-    point of violation (or 0.01 nats of one). Of equals the later one is kept.
+    The criterion is accuracy less the violations, as far as they exceed what noise explains: a
+    point of accuracy then pays for a point of violation (or 0.01 nats of one). Largest gaps of
+    small groups are mostly noise; stopping by them would throw accuracy away for luck. Of equals
+    the later network is kept.
     """
 
     score: float = -np.inf
@@ -246,7 +248,7 @@ class Best:
 
     def offer(self, record: TuneRecord, network: Network) -> None:
         """Keep a copy of ``network`` if it is at least as good."""
-        score = record.accuracy - sum(max(v, 0.0) for v in record.violations)
+        score = record.accuracy - sum(max(v - record.noise, 0.0) for v in record.violations)
         if score >= self.score:
             self.score = score
             self.network = Network(_trees.copy(network.params), _trees.copy(network.state))
@@ -254,10 +256,15 @@ class Best:
 
 @dataclass(frozen=True)
 class TuneRecord:
-    """What a network does on tune: accuracy, violations, and the short form that logs keep."""
+    """What a network does on tune: accuracy, violations, and the short form that logs keep.
+
+    ``noise`` is the standard error of the loss of accuracy of the smallest counted group: the root
+    of the share of rows whose outcome changed over the group's rows.
+    """
 
     accuracy: float
     violations: tuple[float, ...]
+    noise: float
     log: dict[str, Any]
 
 
@@ -270,6 +277,7 @@ def tune_record(
     performance = fairness.performance(correct, loss, problem.group[rows], problem.groups)
     log = {"accuracy": performance["accuracy"], "loss": performance["loss"]}
     violations: tuple[float, ...] = ()
+    noise = 0.0
     if reference is None:
         rates = performance["group_accuracy"].values()
         log["worst_group_accuracy"] = min((r for r in rates if r is not None), default=None)
@@ -277,11 +285,15 @@ def tune_record(
         outcomes = Outcomes(correct, reference.correct[rows], loss, reference.loss[rows])
         summary = problem.summarize(outcomes, rows)
         violations = tuple(v for v in summary["violations"] if v is not None)
+        changed = float(np.mean(correct != reference.correct[rows])) if len(rows) else 0.0
+        size = np.bincount(problem.group[rows], minlength=len(problem.groups))
+        smallest = size[problem.counted & (size > 0)].min(initial=max(len(rows), 1))
+        noise = float(np.sqrt(changed / smallest))
         log["worst_group_accuracy"] = summary["gaps"]["worst_group_accuracy"]
         log["max_excess_accuracy_gap"] = summary["gaps"]["max_excess_accuracy_gap"]
         log["largest_violation"] = max(violations, default=None)
     # Without tune rows there is nothing to stop by: every network is as good, the last one stays.
-    return TuneRecord(performance["accuracy"] or 0.0, violations, log)
+    return TuneRecord(performance["accuracy"] or 0.0, violations, noise, log)
 
 
 def run_weights(
