@@ -535,11 +535,14 @@ def test_best_picks_accuracy_less_violations():
         (0.90, (0.13,), 3),
     ]
     for i, (accuracy, violations, expected) in enumerate(offers):
-        best.offer(TuneRecord(accuracy, violations, {}), network(float(i)))
+        best.offer(TuneRecord(accuracy, violations, 0.0, {}), network(float(i)))
         assert float(best.network.params["w"][0]) == expected
+    # 0.95 less what exceeds the noise of 0.03: 0.83 wins although the violation is the largest.
+    best.offer(TuneRecord(0.95, (0.15,), 0.03, {}), network(5.0))
+    assert float(best.network.params["w"][0]) == 5
     # What was kept is a copy: later donation does not take it along.
     mine = network(9.0)
-    best.offer(TuneRecord(1.0, (), {}), mine)
+    best.offer(TuneRecord(1.0, (), 0.0, {}), mine)
     jax.jit(lambda p: p, donate_argnums=0)(mine.params)
     assert float(best.network.params["w"][0]) == 9
 
