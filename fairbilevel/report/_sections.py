@@ -229,8 +229,8 @@ def roles_section(result: dict[str, Any]) -> str:
         "<p>A model can look fair on the rows it was trained on and be unfair on new ones. The "
         "same measures therefore stand side by side on four disjoint parts of the data: "
         "<b>fit</b> (the weights were learned here), <b>select</b> (what to remove was learned "
-        "here), <b>tune</b> (never trained on, used to choose settings) and <b>test</b> (used "
-        "only for this report).</p>"
+        "here; some of it may join the last training of the kept weights), <b>tune</b> (never "
+        "trained on, used to choose settings) and <b>test</b> (used only for this report).</p>"
     )
     tables = _limits_table(result) + _gaps_table(result)
     charts = _role_charts(result)
