@@ -198,6 +198,8 @@ class BilevelRun:
         self.report = Report(callback, self.costs)
         self.feed = Feed(problem, reference, options.seed, options.batch_size)
         self.measures = bool(problem.constraints)
+        # Without constraints there are no multipliers to keep rows for.
+        self.select_rows = problem.select_outer if self.measures else problem.roles["select"]
         self.measures_early = self.measures and options.multipliers_from == "start"
         self.dual_rule = options.dual_optimizer or optax.sgd(options.dual_step)
         self.schedule = CubicSchedule(options.sparsity, options.budget_share)
@@ -311,7 +313,7 @@ class BilevelRun:
             self._kept = kept
         last_good = Network(z, _trees.copy(weights.model_state))
         fit = feed.take(problem.roles["fit"], STREAM_FIT, count)
-        select = feed.take(problem.select_outer, STREAM_SELECT, count)
+        select = feed.take(self.select_rows, STREAM_SELECT, count)
         duals = None
         if self.measures_early:
             measured = dual_batches(count, options.violation_every)
@@ -353,7 +355,7 @@ class BilevelRun:
         weights = weights._replace(duals=steps.emptied(state.weights.duals))
         rows = problem.roles["fit"]
         if options.fine_tune_on == "fit+select":
-            rows = np.sort(np.concatenate([rows, problem.select_outer]))
+            rows = np.sort(np.concatenate([rows, self.select_rows]))
         network, weights = fine_tune(
             WeightLoop(steps, self.costs, options.violation_every),
             self.feed,
