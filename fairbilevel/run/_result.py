@@ -18,18 +18,15 @@ from fairbilevel.problem import REPORTED_ROLES, FairPruningProblem, Network, Ref
 from fairbilevel.records import SCHEMA_VERSION
 from fairbilevel.train import Costs, Solution
 
-_PACKAGES = ("fairbilevel", "jax", "jaxlib", "flax", "optax", "numpy")
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that numbers depend on."""
-    found = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:  # run from a checkout, not installed
-            found[name] = "not installed"
-    return found
+    from fairbilevel import __version__
+
+    found = {"python": platform.python_version(), "fairbilevel": __version__}
+    return found | {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
 def machine() -> dict[str, Any]:
