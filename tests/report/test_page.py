@@ -279,8 +279,8 @@ def test_numbers_may_be_null_or_not_finite(example_run: MakeRun) -> None:
         for role in without_flips["gaps"].values():
             role["discordant"] = {}
         page = render(config, blank(without_flips, value), [blank(m, value) for m in metrics])
-        svgs(page)
-        Outline(page)
+        assert svgs(page)
+        assert not re.search(r"\b(None|nan|inf)\b", "".join(Outline(page).text))
 
 
 def test_huge_values_of_a_diverged_run_are_drawn(example_run: MakeRun) -> None:
