@@ -1,24 +1,38 @@
 """Hypergradients: derivatives of the outer problem through the solution of the inner one."""
 
-import difflib
-import math
-
 from fairbilevel.hypergrad._bilinear import Bilinear
+from fairbilevel.hypergrad._conjugate_gradient import ConjugateGradient
+from fairbilevel.hypergrad._first_order import FirstOrder, FirstOrderState
+from fairbilevel.hypergrad._hypergradient import hypergradient
+from fairbilevel.hypergrad._krylov import GMRES, BiCGStab
+from fairbilevel.hypergrad._losses import CompositeLoss, MaskedLoss
+from fairbilevel.hypergrad._names import METHODS, by_name
+from fairbilevel.hypergrad._neumann import Neumann
+from fairbilevel.hypergrad._point import Hypergradient, Info, Status
+from fairbilevel.hypergrad._preconditioner import Diagonal, Nystrom, Preconditioner
+from fairbilevel.hypergrad._single_loop import SingleLoop, SingleLoopState
+from fairbilevel.hypergrad._unrolled import Unrolled
 
-METHODS = ("bilinear", "none")
-
-
-def by_name(name: str, gamma: float) -> Bilinear:
-    """A method by its command-line name; ``"none"`` leaves the implicit term out.
-
-    Raises:
-        ValueError: unknown name (with the nearest one), or a bad ``gamma``.
-    """
-    if name not in METHODS:
-        near = difflib.get_close_matches(name, METHODS, 1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"unknown hypergradient {name!r}: {hint}choose from {', '.join(METHODS)}")
-    return Bilinear(gamma if name == "bilinear" else math.inf)
-
-
-__all__ = ["METHODS", "Bilinear", "by_name"]
+__all__ = [
+    "GMRES",
+    "METHODS",
+    "BiCGStab",
+    "Bilinear",
+    "CompositeLoss",
+    "ConjugateGradient",
+    "Diagonal",
+    "FirstOrder",
+    "FirstOrderState",
+    "Hypergradient",
+    "Info",
+    "MaskedLoss",
+    "Neumann",
+    "Nystrom",
+    "Preconditioner",
+    "SingleLoop",
+    "SingleLoopState",
+    "Status",
+    "Unrolled",
+    "by_name",
+    "hypergradient",
+]

@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+
+from fairbilevel.hypergrad import _vectors as vectors
+from fairbilevel.hypergrad._losses import MaskedLoss
+from fairbilevel.hypergrad._point import Hypergradient, Info, Level, Point, Status, status_of
 
 
 @dataclass(frozen=True)
-class Bilinear:
+class Bilinear(Hypergradient):
     """``theta * q_up - (1 / gamma) * q_low * (m * q_up)``, pulled back to the scores.
 
-    Both losses are functions of ``z = m * theta`` alone; ``q_up`` and ``q_low`` are their gradients
-    with respect to ``z``, ridge left out. The second term is ``(d theta* / dm)^T dL/d theta`` for
-    an inner problem ``L(m * theta) + gamma / 2 |theta|^2`` whose loss is linear around its
-    solution: **exact where d^2 L / dz^2 = 0**, an approximation with ``gamma`` standing for the
-    curvature everywhere else.
+    Both losses are ``MaskedLoss``: functions of ``z = m * theta`` alone with the same mask;
+    ``q_up`` and ``q_low`` are their gradients with respect to ``z``, ridge left out. The second
+    term is ``(d theta* / dm)^T dL/d theta`` for an inner problem ``L(m * theta) + gamma / 2
+    |theta|^2`` whose loss is linear around its solution: **exact where d^2 L / dz^2 = 0**, an
+    approximation with ``gamma`` standing for the curvature everywhere else.
 
-    ``q_low`` comes from the weights before their update (the pass that moved them), so weights and
-    scores cost two gradient evaluations together and the implicit term is one step stale.
+    Two gradients, whatever the size of the inner problem: one backward pass gives ``q``, and both
+    ``dL/dm = theta * q`` and ``dL/d theta = m * q`` follow.
 
     Attributes:
         gamma: stands for the inner curvature, positive. Infinity leaves the implicit term out.
 
     Raises:
         ValueError: ``gamma`` is not positive.
+        TypeError: when called with losses that are not ``MaskedLoss`` of one mask.
     """
 
     gamma: float = 1.0
@@ -35,33 +40,53 @@ class Bilinear:
         if not self.gamma > 0:
             raise ValueError(f"gamma must be positive, got {self.gamma}")
 
-    def __call__(
-        self,
-        weights: Any,
-        factors: Any,
-        outer_gradient: Any,
-        inner_gradient: Any,
-        pullback: Callable[[Any], Any],
-    ) -> Any:
-        """The hypergradient of the scores.
+    @property
+    def gradient_evaluations(self) -> float:
+        """Two."""
+        return 2.0
 
-        Args:
-            weights: ``theta``, a pytree of arrays.
-            factors: ``m`` expanded to a pytree like ``theta``, broadcastable to it.
-            outer_gradient: ``q_up``, like ``theta``.
-            inner_gradient: ``q_low``, like ``theta``.
-            pullback: from a pytree like ``theta``, holding the derivative with respect to each
-                entry's multiplier, to the gradient of the scores: the sum over shared units and
-                the relaxation's VJP.
-        """
-        if self.gamma == float("inf"):
-            entries = jax.tree.map(lambda w, up: w * up, weights, outer_gradient)
-        else:
-            entries = jax.tree.map(
-                lambda w, m, up, low: w * up - low * (m * up) / self.gamma,
-                weights,
-                factors,
-                outer_gradient,
-                inner_gradient,
+    def compute(self, point: Point, state: Any) -> tuple[Any, Info]:
+        """The closed form at ``point``."""
+        outer, inner = point.outer.function, point.inner.function
+        if not (isinstance(outer, MaskedLoss) and isinstance(inner, MaskedLoss)):
+            raise TypeError(
+                "Bilinear is the closed form of a masked problem: give both levels as "
+                "fb.hypergrad.MaskedLoss, or choose another method"
             )
-        return pullback(entries)
+        if outer.mask is not inner.mask or outer.vjp is not inner.vjp:
+            raise TypeError("Bilinear needs the same mask function in both levels")
+        factors, pullback = inner.factors(point.outer_var)
+        z = jax.tree.map(lambda m, p: m.astype(p.dtype) * p, factors, point.inner_var)
+        up, (outer_value, outer_aux) = _at(outer, point.outer, z)
+        low, (inner_value, inner_aux) = _at(inner, point.inner, z)
+
+        def entry(w: Any, m: Any, up: Any, low: Any) -> Any:
+            if self.gamma == float("inf"):
+                return w * up
+            return w * up - low * (m * up) / self.gamma
+
+        gradient = pullback(jax.tree.map(entry, point.inner_var, factors, up, low))
+        info = Info(
+            inner_grad=jax.tree.map(lambda m, q: m.astype(q.dtype) * q, factors, low),
+            outer_value=outer_value,
+            inner_value=inner_value,
+            outer_aux=outer_aux,
+            inner_aux=inner_aux,
+            inner_var=None,
+            iterations=jnp.zeros((), jnp.int32),
+            residual=jnp.zeros(()),
+            status=status_of((~vectors.all_finite(gradient), Status.NOT_FINITE)),
+            state=(),
+        )
+        return gradient, info
+
+
+def _at(masked: MaskedLoss, level: Level, z: Any) -> tuple[Any, tuple[Any, Any]]:
+    """Gradient with respect to ``z``, and ``(value, aux)``."""
+
+    def loss(z: Any) -> Any:
+        out = masked.loss(z, *level.args)
+        return out if level.has_aux else (out, None)
+
+    out, gradient = jax.value_and_grad(loss, has_aux=True)(z)
+    return gradient, out

@@ -1,0 +1,99 @@
+"""The one entry point for hypergradients, for any bilevel problem."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fairbilevel import _trees, _xla
+from fairbilevel.hypergrad._point import Hypergradient, Info, Level, Point
+
+
+def hypergradient(
+    outer: Callable[..., Any],
+    inner: Callable[..., Any],
+    outer_var: Any,
+    inner_var: Any,
+    *,
+    method: Hypergradient,
+    outer_args: tuple[Any, ...] = (),
+    inner_args: tuple[Any, ...] = (),
+    has_aux: bool = False,
+    state: Any = None,
+) -> tuple[Any, Info]:
+    """Total derivative of ``outer(x, y*(x))`` where ``y*(x)`` minimizes ``inner(x, .)``.
+
+    Call it inside ``jax.jit``, where its loops run at full speed on CPU too, or under ``vmap`` and
+    in loops. Implicit methods take ``inner_var`` for the inner solution; the further it is from
+    there the larger their bias.
+
+    ::
+
+        step = jax.jit(lambda x, y, batch: fb.hypergradient(
+            valid_loss, train_loss, x, y, method=fb.hypergrad.ConjugateGradient(10),
+            inner_args=(batch,)))
+        gradient, info = step(x, y, batch)
+
+    Args:
+        outer: scalar function ``(outer_var, inner_var, *outer_args)``.
+        inner: scalar function ``(outer_var, inner_var, *inner_args)``.
+        outer_var: ``x``, a pytree of floating arrays.
+        inner_var: ``y``, likewise. What is frozen goes through the arguments.
+        method: how, and at what cost: ``Bilinear``, ``ConjugateGradient``, ``Neumann``,
+            ``GMRES``, ``BiCGStab``, ``SingleLoop``, ``Unrolled`` or ``FirstOrder``.
+        outer_args: further arguments of ``outer``: batches, multipliers, keys, frozen parts.
+        inner_args: further arguments of ``inner``.
+        has_aux: whether both functions return ``(value, auxiliary output)``.
+        state: ``Info.state`` of the former call, or ``None`` for the first one. Methods that keep
+            none take and return ``()``.
+
+    Returns:
+        The gradient, like ``outer_var``, and ``Info``: the inner gradient (a weight step costs no
+        further pass), both values and auxiliary outputs, the diagnosis, the state.
+
+    Raises:
+        TypeError: ``method`` is not one, or does not fit the losses.
+        ValueError: a variable has leaves that are not floating, or a state of another shape.
+    """
+    if not isinstance(method, Hypergradient):
+        raise TypeError(
+            f"method must be one of fb.hypergrad's, such as fb.hypergrad.ConjugateGradient(10), "
+            f"got {method!r}"
+        )
+    for name, tree in (("outer_var", outer_var), ("inner_var", inner_var)):
+        _check_floating(name, tree)
+    first = state is None
+    state = method.init(outer_var, inner_var) if first else state
+    if not first:
+        _check_state(method, outer_var, inner_var, state)
+
+    def compute(outer_var: Any, inner_var: Any, state: Any) -> tuple[Any, Info]:
+        levels = Level(outer, outer_args, has_aux), Level(inner, inner_args, has_aux)
+        return method.compute(Point(*levels, outer_var, inner_var), state)
+
+    return _xla.canonical_convolutions(compute)(outer_var, inner_var, state)
+
+
+def _check_floating(name: str, tree: Any) -> None:
+    for path, leaf in _trees.flatten_named(tree).items():
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            raise ValueError(
+                f"{name} has an entry {path!r} of type {jnp.result_type(leaf)}: only floating "
+                "entries can be moved, give the others as outer_args or inner_args"
+            )
+
+
+def _check_state(method: Hypergradient, outer_var: Any, inner_var: Any, state: Any) -> None:
+    expected = jax.eval_shape(method.init, outer_var, inner_var)
+    same = jax.tree.structure(expected) == jax.tree.structure(state) and all(
+        jnp.shape(a) == b.shape
+        for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True)
+    )
+    if not same:
+        raise ValueError(
+            f"state does not belong to {type(method).__name__} and these variables: give "
+            "Info.state of a former call, or None"
+        )

@@ -1,0 +1,146 @@
+"""Implicit differentiation: ``grad_x f - (d^2 g / dx dy)^T v`` with ``H v = grad_y f``.
+
+The inner gradient is linearized once; every product of a solve, the cross term and the final
+residual reuse it, and so share batch, dropout key, mask and state. No gradient is ever transposed:
+the Hessian is symmetric, so the derivative of the joint gradient along ``v`` holds the product with
+the Hessian and the cross term both.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
+
+from fairbilevel.hypergrad import _vectors as vectors
+from fairbilevel.hypergrad._losses import CompositeLoss
+from fairbilevel.hypergrad._point import Hypergradient, Info, Point, Status, status_of
+
+CURVATURES = ("hessian", "gauss-newton")
+PRODUCT_COST = 2.0  # gradients a product with a linearized gradient costs (arithmetic)
+
+Operator = Callable[[Any], Any]
+
+
+class Solved(NamedTuple):
+    """What a linear solver found.
+
+    Attributes:
+        v: approximate solution of ``A v = b``.
+        iterations: done.
+        negative: whether a direction of non-positive curvature stopped it.
+        unreliable: whether ``v`` is only to be trusted where its residual is below that of zero.
+        state: for the next call.
+    """
+
+    v: Any
+    iterations: Int[Array, ""]
+    negative: Bool[Array, ""]
+    unreliable: bool
+    state: Any
+
+
+class Implicit(Hypergradient):
+    """What implicit methods share: one linear system in the damped inner Hessian.
+
+    Attributes:
+        damping: added to the Hessian's diagonal, at least 0. It biases the result towards the
+            direct gradient and makes weakly indefinite systems solvable.
+        tolerance: relative residual at which to stop, and above which the result is diagnosed as
+            ``NOT_CONVERGED``; 0 runs all iterations and asks nothing.
+        curvature: ``"hessian"``, or ``"gauss-newton"`` where ``inner`` is a ``CompositeLoss``.
+    """
+
+    damping: float
+    tolerance: float
+    curvature: str
+
+    def __post_init__(self) -> None:
+        for name in ("damping", "tolerance"):
+            value = getattr(self, name)
+            if not 0 <= value < float("inf"):
+                raise ValueError(f"{name} must be a finite number of at least 0, got {value}")
+        if self.curvature not in CURVATURES:
+            raise ValueError(
+                f"curvature is {' or '.join(map(repr, CURVATURES))}, got {self.curvature!r}"
+            )
+
+    @abstractmethod
+    def solve(self, operator: Operator, b: Any, state: Any) -> Solved:
+        """Solve ``operator(v) = b``; the damping is in the operator."""
+
+    def compute(self, point: Point, state: Any) -> tuple[Any, Info]:
+        """Linearize, solve, take the cross term along the solution."""
+        x, y = point.outer_var, point.inner_var
+        direct, b, (outer_value, outer_aux) = point.outer.gradients(x, y)
+
+        def joint(y: Any) -> Any:
+            of_outer, of_inner, out = point.inner.gradients(x, y)
+            return (of_outer, of_inner), out
+
+        (_, inner_grad), linear, (inner_value, inner_aux) = jax.linearize(joint, y, has_aux=True)
+        if self.curvature == "gauss-newton":
+            if not isinstance(point.inner.function, CompositeLoss):
+                raise TypeError(
+                    "Gauss-Newton products need the inner level as a fb.hypergrad.CompositeLoss "
+                    "(outputs and a loss of them)"
+                )
+            product = point.inner.function.gauss_newton(x, y, point.inner.args)
+        else:
+
+            def product(v: Any) -> Any:
+                return linear(v)[1]
+
+        def operator(v: Any) -> Any:
+            return vectors.add(product(v), v, self.damping)
+
+        solved = self.solve(operator, b, state)
+        cross, through = linear(solved.v)
+        # The cross term's product is the Hessian's too: the true residual comes free.
+        if self.curvature == "hessian":
+            after = vectors.add(through, solved.v, self.damping)
+        else:
+            after = operator(solved.v)
+        size = vectors.norm(b)
+        residual = jnp.where(size > 0, vectors.norm(vectors.sub(b, after)) / size, 0.0)
+        implicit_finite = vectors.all_finite(cross, residual)
+        diverged = solved.unreliable & (residual > 1)
+        keep = implicit_finite & ~diverged
+        gradient = vectors.where(keep, vectors.sub(direct, cross), direct)
+        bad = ~implicit_finite | ~vectors.all_finite(gradient, inner_grad)
+        status = status_of(
+            (bad, Status.NOT_FINITE),
+            (diverged, Status.DIVERGED),
+            (solved.negative, Status.NEGATIVE_CURVATURE),
+            ((self.tolerance > 0) & (residual > self.tolerance), Status.NOT_CONVERGED),
+        )
+        # A state that went wrong must not spoil the calls that follow.
+        fresh = self.init(x, y)
+        carried = jax.tree.map(lambda new, old: jnp.where(keep, new, old), solved.state, fresh)
+        info = Info(
+            inner_grad=inner_grad,
+            outer_value=outer_value,
+            inner_value=inner_value,
+            outer_aux=outer_aux,
+            inner_aux=inner_aux,
+            inner_var=None,
+            iterations=solved.iterations,
+            residual=residual,
+            status=status,
+            state=carried,
+        )
+        return gradient, info
+
+
+def check_count(name: str, value: int, least: int = 1) -> None:
+    """Refuse a count below ``least``.
+
+    Raises:
+        ValueError: it is.
+    """
+    if not (isinstance(value, int) and value >= least):
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {value}")

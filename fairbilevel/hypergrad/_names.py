@@ -1,0 +1,91 @@
+"""Methods by name, as the command line and configuration files write them."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from typing import Any
+
+from fairbilevel.hypergrad._bilinear import Bilinear
+from fairbilevel.hypergrad._conjugate_gradient import ConjugateGradient
+from fairbilevel.hypergrad._first_order import FirstOrder
+from fairbilevel.hypergrad._krylov import GMRES, BiCGStab
+from fairbilevel.hypergrad._neumann import Neumann
+from fairbilevel.hypergrad._point import Hypergradient
+from fairbilevel.hypergrad._single_loop import SingleLoop
+from fairbilevel.hypergrad._unrolled import Unrolled
+
+# Defaults for pruned networks: few products, and damping of the size of the curvatures that a
+# batch can measure (the Hessian of a network is indefinite).
+_METHODS: dict[str, tuple[type[Hypergradient], dict[str, Any]]] = {
+    "bilinear": (Bilinear, {}),
+    "none": (Bilinear, {"gamma": math.inf}),
+    "cg": (ConjugateGradient, {"iterations": 5, "damping": 1.0}),
+    "neumann": (Neumann, {"products": 5, "damping": 1.0}),
+    "gmres": (GMRES, {"iterations": 5, "damping": 1.0}),
+    "bicgstab": (BiCGStab, {"iterations": 3, "damping": 1.0}),
+    "single-loop": (SingleLoop, {"damping": 1.0}),
+    "unrolled": (Unrolled, {"steps": 3, "args_per_step": True}),
+    "first-order": (FirstOrder, {}),
+}
+# Set by the solver from its own options, or without meaning on a command line.
+_FIXED = {
+    "none": {"gamma"},
+    "unrolled": {"optimizer", "args_per_step", "mode", "restart"},
+    "first-order": {"optimizer", "inner_steps"},
+    "single-loop": {"optimizer"},
+    "cg": {"preconditioner", "curvature"},
+    "neumann": {"curvature"},
+    "gmres": {"curvature"},
+    "bicgstab": {"curvature"},
+}
+
+METHODS = tuple(_METHODS)
+
+
+def by_name(text: str) -> Hypergradient:
+    """A method by name with options: ``"cg"``, ``"cg:iterations=10,damping=0.1"``.
+
+    ``"none"`` leaves the implicit term out.
+
+    Raises:
+        ValueError: unknown name or option (with the nearest one), or a value outside its range.
+    """
+    name, _, rest = text.partition(":")
+    if name not in _METHODS:
+        raise ValueError(f"unknown hypergradient {name!r}: {_choose(name, METHODS)}")
+    method, options = _METHODS[name]
+    fixed = _FIXED.get(name, set())
+    known = [f.name for f in dataclasses.fields(method) if f.name not in fixed]  # type: ignore[arg-type]
+    given = {}
+    for part in filter(None, rest.split(",")):
+        key, _, value = part.partition("=")
+        if key not in known:
+            raise ValueError(
+                f"hypergradient {name!r} has no option {key!r}: {_choose(key, known)}"
+            )
+        given[key] = _value(name, key, value)
+    try:
+        return method(**{**options, **given})
+    except TypeError as error:
+        raise ValueError(f"hypergradient {text!r}: {error}") from error
+
+
+def _value(name: str, key: str, text: str) -> Any:
+    if text in ("true", "false"):
+        return text == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    if text and key == "keep":
+        return text
+    raise ValueError(f"hypergradient {name!r}: {key} must be a number, got {text!r}")
+
+
+def _choose(given: str, names: Any) -> str:
+    near = difflib.get_close_matches(given, list(names), 1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"{hint}choose from {', '.join(names)}" if names else "it has none"

@@ -1,0 +1,122 @@
+"""Single loop: the linear system's solution is tracked, one product a step (SOBA)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from fairbilevel.hypergrad import _vectors as vectors
+from fairbilevel.hypergrad._point import Hypergradient, Info, Point, Status, status_of
+
+
+class SingleLoopState(NamedTuple):
+    """The tracked system.
+
+    Attributes:
+        v: current solution of ``(H + damping) v = grad_y f``, like the inner variable.
+        rule: state of the rule that moves it.
+    """
+
+    v: Any
+    rule: optax.OptState
+
+
+@dataclass(frozen=True)
+class SingleLoop(Hypergradient):
+    """``grad_x f - (d^2 g / dx dy)^T v``, ``v`` moved by one step a call (Dagreou et al. 2022).
+
+    One derivative of the joint inner gradient along ``v`` gives the inner gradient, the cross term
+    and the product with the Hessian together; ``v`` then moves against the residual
+    ``(H + damping) v - grad_y f``. All three variables move at once, so the system is solved only
+    as the run goes on: the first calls give the direct gradient, and outer steps must be small
+    beside the system's. Exact where ``v`` has converged; unbiased noise for batches averages out
+    in ``v``.
+
+    A step is never longer than ``1 / s``, ``s`` the ratio of the product's norm to that of ``v``:
+    too long a step makes the stiffest direction grow, which raises ``s``.
+
+    Attributes:
+        step: along the residual, in units of one over curvature; stable below 2 over the largest.
+        damping: added to the Hessian's diagonal, at least 0.
+        optimizer: any optax rule for ``v`` instead (schedules, momentum); its updates are taken as
+            they are, and ``step`` is not used.
+
+    Raises:
+        ValueError: an option outside its range.
+    """
+
+    step: float = 0.1
+    damping: float = 0.0
+    optimizer: optax.GradientTransformation | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.step < float("inf"):
+            raise ValueError(f"step must be positive and finite, got {self.step}")
+        if not 0 <= self.damping < float("inf"):
+            raise ValueError(f"damping must be a finite number of at least 0, got {self.damping}")
+
+    @property
+    def gradient_evaluations(self) -> float:
+        """Four: the outer gradient, and the inner one with its derivative."""
+        return 4.0
+
+    def _rule(self) -> optax.GradientTransformation:
+        return optax.sgd(self.step) if self.optimizer is None else self.optimizer
+
+    def init(self, outer_var: Any, inner_var: Any) -> SingleLoopState:
+        """A zero solution."""
+        v = vectors.zeros(inner_var)
+        return SingleLoopState(v, self._rule().init(v))
+
+    def compute(self, point: Point, state: SingleLoopState) -> tuple[Any, Info]:
+        """The hypergradient at the tracked solution, and the solution's own step."""
+        x, y = point.outer_var, point.inner_var
+        direct, b, (outer_value, outer_aux) = point.outer.gradients(x, y)
+
+        def joint(y: Any) -> Any:
+            of_outer, of_inner, out = point.inner.gradients(x, y)
+            return (of_outer, of_inner), out
+
+        (_, inner_grad), (cross, through), (inner_value, inner_aux) = jax.jvp(
+            joint, (y,), (state.v,), has_aux=True
+        )
+        through = vectors.add(through, state.v, self.damping)
+        miss = vectors.sub(through, b)
+        updates, rule = self._rule().update(miss, state.rule, state.v)
+        if self.optimizer is None:
+            updates = vectors.scaled(self._shorten(through, state.v), updates)
+        moved = SingleLoopState(optax.apply_updates(state.v, updates), rule)
+        finite = vectors.all_finite(cross, moved.v)
+        size = vectors.norm(b)
+        residual = jnp.where(size > 0, vectors.norm(miss) / size, 0.0)
+        gradient = vectors.where(finite, vectors.sub(direct, cross), direct)
+        bad = ~finite | ~vectors.all_finite(gradient, inner_grad)
+        # A system that went wrong starts again from zero: it must not spoil the calls that follow.
+        fresh = self.init(x, y)
+        info = Info(
+            inner_grad=inner_grad,
+            outer_value=outer_value,
+            inner_value=inner_value,
+            outer_aux=outer_aux,
+            inner_aux=inner_aux,
+            inner_var=None,
+            iterations=jnp.ones((), jnp.int32),
+            residual=residual,
+            status=status_of(
+                (bad, Status.NOT_FINITE),
+                (vectors.dot(state.v, through) < 0, Status.NEGATIVE_CURVATURE),
+            ),
+            state=jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, fresh),
+        )
+        return gradient, info
+
+    def _shorten(self, through: Any, v: Any) -> Float[Array, ""]:
+        """The share of a step that is no longer than one over the curvature met along ``v``."""
+        size = vectors.norm(v)
+        met = jnp.where(size > 0, vectors.norm(through) / jnp.where(size > 0, size, 1), 0)
+        return 1 / jnp.maximum(1.0, self.step * met)
