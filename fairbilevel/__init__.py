@@ -13,6 +13,7 @@ The ten-line use::
 """
 
 from fairbilevel import data, fairness, hypergrad, masks, models, pruners, train
+from fairbilevel.hypergrad import hypergradient
 from fairbilevel.problem import FairPruningProblem, Network, Reference
 from fairbilevel.run import Run, load_run, save_run
 from fairbilevel.solver import BilevelSolver, solve
@@ -31,6 +32,7 @@ __all__ = [
     "data",
     "fairness",
     "hypergrad",
+    "hypergradient",
     "load_run",
     "masks",
     "models",

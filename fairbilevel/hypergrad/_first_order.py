@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
+from fairbilevel import _trees
 from fairbilevel.hypergrad import _vectors as vectors
 from fairbilevel.hypergrad._implicit import check_count
 from fairbilevel.hypergrad._point import Hypergradient, Info, Level, Point, Status, status_of
@@ -74,9 +75,9 @@ class FirstOrder(Hypergradient):
         """Both copies together."""
         rule = self.optimizer.init(inner_var)
         return FirstOrderState(
-            jax.tree.map(jnp.asarray, inner_var),
+            _trees.copy(inner_var),  # its own buffers: callers donate states
             rule,
-            rule if self.inner_steps else (),
+            self.optimizer.init(inner_var) if self.inner_steps else (),
             jnp.zeros((), jnp.int32),
         )
 

@@ -47,7 +47,9 @@ class MaskedLoss:
             return _product(self.mask(scores), weights)
 
         def forward(scores: Any, weights: Any) -> Any:
-            return product(scores, weights), (scores, weights)
+            # Plain code, not `product`: forward mode goes through here on the way to products
+            # with the Hessian.
+            return _product(self.mask(scores), weights), (scores, weights)
 
         def backward(saved: Any, q: Any) -> Any:
             scores, weights = saved

@@ -96,9 +96,9 @@ class Config:
     """Smooth harm that stands for the constraints in gradients: sigmoid, loss, logistic, hinge or
     squared-hinge; each constraint has its own default."""
     hypergradient: str = "bilinear"
-    """bilinear (closed form) or none (no implicit term)."""
-    gamma: float = 1.0
-    """Curvature that the closed form assumes."""
+    """bilinear (closed form), none (no implicit term), cg, neumann, gmres, bicgstab, single-loop,
+    unrolled or first-order; options after a colon, as in bilinear:gamma=10 or
+    cg:iterations=10,damping=0.1."""
     steps: int = 1000
     """Gradient evaluations to spend on pruning (one is forward and backward on one batch)."""
     dense_steps: int | None = None
@@ -186,7 +186,7 @@ class Config:
             raise ValueError(f"--sparsity must lie in [0, 1), got {self.sparsity}")
         self.constraints()
         self.fractions()
-        hypergrad.by_name(self.hypergradient, self.gamma)
+        hypergrad.by_name(self.hypergradient)
         for name, allowed in (
             ("granularity", masks.GRANULARITIES),
             ("budget", masks.BUDGETS),

@@ -25,7 +25,7 @@ def make_solver(config: Config) -> BilevelSolver:
         budget=config.budget,
         relaxation=config.relaxation,
         score_start=config.score_start,
-        hypergradient=hypergrad.by_name(config.hypergradient, config.gamma),
+        hypergradient=hypergrad.by_name(config.hypergradient),
         steps=config.steps,
         batch_size=config.batch_size,
         learning_rate=config.learning_rate,

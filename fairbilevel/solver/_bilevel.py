@@ -16,10 +16,10 @@ import numpy as np
 import optax
 
 from fairbilevel import _trees, masks
-from fairbilevel.hypergrad import Bilinear
+from fairbilevel.hypergrad import Bilinear, Hypergradient, Status
 from fairbilevel.masks import Budget, CubicSchedule, Masks, Relaxation
 from fairbilevel.problem import FairPruningProblem, Network, Reference
-from fairbilevel.solver._step import BilevelState, OuterStep
+from fairbilevel.solver._step import BilevelState, OuterLog, OuterStep, inner_steps
 from fairbilevel.train import (
     FORWARD_COST,
     REFRESH_BATCHES,
@@ -60,7 +60,8 @@ class BilevelSolver:
         budget: ``"global"`` or ``"uniform"``.
         relaxation: how scores become masks.
         score_start: ``"magnitude"``, ``"random"`` or ``"constant"``.
-        hypergradient: the closed form; ``Bilinear(inf)`` leaves the implicit term out.
+        hypergradient: any method of ``fb.hypergrad``; ``Bilinear(inf)`` leaves the implicit term
+            out. Methods that take inner steps themselves take them by ``inner_optimizer``.
         steps: gradient evaluations to spend, dense training apart.
         bilevel_share: part of them spent on the bilevel phase, the rest fine-tunes.
         budget_share: part of the bilevel phase after which the final sparsity is reached.
@@ -90,7 +91,7 @@ class BilevelSolver:
     budget: str = "global"
     relaxation: str | Relaxation = "top-k"
     score_start: str = "magnitude"
-    hypergradient: Bilinear = field(default_factory=Bilinear)
+    hypergradient: Hypergradient = field(default_factory=Bilinear)
     steps: int = 1000
     bilevel_share: float = 0.5
     budget_share: float = 0.8
@@ -213,7 +214,7 @@ class BilevelRun:
         dual_cost = FORWARD_COST / options.violation_every
         settle = recalibration_cost(self.reference.network)
         refresh = FORWARD_COST * REFRESH_BATCHES * STAGES if settle else 0.0
-        outer_cost = 2 + dual_cost * self.measures_early
+        outer_cost = options.hypergradient.gradient_evaluations + dual_cost * self.measures_early
         bilevel = options.bilevel_share * options.steps - refresh
         self.stage_steps = max(1, int(bilevel / outer_cost / STAGES + 1e-9))
         self.outer_steps = STAGES * self.stage_steps
@@ -269,7 +270,7 @@ class BilevelRun:
         keep = masks.as_counts(self.budget.keep(self.sparsity))
         scores = relaxation.start(scores, self.budget, keep)
         weights = steps.init(_trees.copy(dense.params), _trees.copy(dense.state), key)
-        return BilevelState(weights, scores, outer.init(scores))
+        return self._step.init(weights, scores)
 
     def _magnitude_scale(self, params: Any) -> float | None:
         options = self.options
@@ -312,19 +313,20 @@ class BilevelRun:
             )
             self._kept = kept
         last_good = Network(z, _trees.copy(weights.model_state))
-        fit = feed.take(problem.roles["fit"], STREAM_FIT, count)
+        each = inner_steps(options.hypergradient)
+        fit = feed.take(problem.roles["fit"], STREAM_FIT, count * each)
         select = feed.take(self.select_rows, STREAM_SELECT, count)
         duals = None
         if self.measures_early:
             measured = dual_batches(count, options.violation_every)
             duals = feed.take(problem.select_duals, STREAM_DUALS, measured)
             self.costs.gradient_evaluations += FORWARD_COST * measured
-        self.costs.gradient_evaluations += 2 * count
+        self.costs.gradient_evaluations += options.hypergradient.gradient_evaluations * count
         state, log = self._segment(
             state._replace(weights=weights), fit, select, duals, keep, progress
         )
         left = (state.weights.params, state.weights.model_state, state.scores)
-        check_finite(log, left, "bilevel", first, last_good)
+        check_finite(log.weights, left, "bilevel", first, last_good)
         self.stage += 1
         z = self._network(state.scores, state.weights.params, keep, progress[-1])
         record = tune_record(problem, Network(z, state.weights.model_state), self.reference)
@@ -332,11 +334,12 @@ class BilevelRun:
             "bilevel",
             first + count,
             self.outer_steps,
-            log,
+            log.weights,
             record,
             self._step.steps,
             state.weights.duals,
             sparsity,
+            hypergradient=_diagnosis(log),
         )
         return state
 
@@ -393,6 +396,16 @@ class BilevelRun:
             f"the guard against negative group weights was active in {100 * share:.0f} % of the "
             "steps: the multipliers ask for more than can be taken from the better-off groups",
         )
+
+
+def _diagnosis(log: OuterLog) -> dict[str, Any]:
+    """Mean residual of a stage's linear systems, and the share of steps by status."""
+    status = np.asarray(log.status)
+    shares = {s.name.lower(): float(np.mean(status == s)) for s in Status if s != Status.DONE}
+    return {
+        "residual": float(np.mean(log.residual)),
+        **{name: share for name, share in shares.items() if share},
+    }
 
 
 def solve(

@@ -33,7 +33,7 @@ from fairbilevel.train._solution import (
     multiplier_record,
     recalibration_cost,
 )
-from fairbilevel.train._steps import DualState, StepLog, Steps, WeightState
+from fairbilevel.train._steps import DualState, StepLog, Steps, WeightState, frozen
 
 __all__ = [
     "FORWARD_COST",
@@ -61,6 +61,7 @@ __all__ = [
     "dense_steps",
     "dual_batches",
     "fine_tune",
+    "frozen",
     "gather",
     "hard_masks",
     "masked",

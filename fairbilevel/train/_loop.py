@@ -184,7 +184,7 @@ class WeightLoop:
     ) -> tuple[WeightState, StepLog]:
         def body(carry: WeightState, xs: tuple[Array, Batch]) -> tuple[WeightState, StepLog]:
             index, batch = xs
-            carry, _, log = self.steps.weight_step(carry, factors, batch)
+            carry, log = self.steps.weight_step(carry, factors, batch)
             if dual_batches is not None:
                 z = masked(factors, carry.params)
                 duals = maybe_dual_step(
@@ -388,8 +388,9 @@ class Report:
         rules: Steps,
         duals: DualState,
         sparsity: float | None,
+        **more: Any,
     ) -> None:
-        """One record: losses, tune, multipliers and the violations they last saw."""
+        """One record: losses, tune, multipliers and the violations they last saw, and ``more``."""
         entry: dict[str, Any] = {
             "phase": phase,
             "step": step,
@@ -401,6 +402,7 @@ class Report:
             "accuracy": float(np.mean(log.accuracy)),
             "sparsity": sparsity,
             "tune": record.log,
+            **more,
         }
         if rules.constraints:
             stats = rules.statistics(duals)

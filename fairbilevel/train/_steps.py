@@ -60,10 +60,31 @@ class StepLog(NamedTuple):
     guard: Bool[Array, ""]
 
 
-class _Aux(NamedTuple):
+class Aux(NamedTuple):
+    """What the objective says beside its value.
+
+    Attributes:
+        model_state: normalization statistics after the pass.
+        loss: cross-entropy, in nats.
+        accuracy: share of rows that are right.
+    """
+
     model_state: Any
     loss: Float[Array, ""]
     accuracy: Float[Array, ""]
+
+
+def frozen(rule: optax.GradientTransformation, factors: Any) -> optax.GradientTransformation:
+    """``rule`` on the weights whose factor is not zero; the others stay, decay and momentum too."""
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        updates, state = rule.update(updates, state, params)
+        kept = jax.tree.map(
+            lambda m, u: jnp.where(m != 0, u, 0).astype(u.dtype), factors, updates
+        )
+        return kept, state
+
+    return optax.GradientTransformation(rule.init, update)
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +134,7 @@ class Steps:
 
     def objective(
         self, z: Any, model_state: Any, batch: Batch, weights: RowWeights, key: Array
-    ) -> tuple[Float[Array, ""], _Aux]:
+    ) -> tuple[Float[Array, ""], Aux]:
         """``mean_i w_i (loss_i + sum_c weight_c(group_i) harm_c,i)`` in train mode."""
         x = self.problem.normalize(batch.x)
         logits, model_state = self.problem.model.apply(z, model_state, x, True, key)
@@ -122,7 +143,7 @@ class Steps:
         loss = total = fairness.cross_entropy(v)
         for constraint, weight in zip(self.constraints, weights.harm, strict=True):
             total = total + weight[batch.group] * constraint.harm.harm(v)
-        aux = _Aux(
+        aux = Aux(
             model_state,
             jnp.mean(batch.weight * loss),
             jnp.mean(logits.argmax(-1) == batch.y),
@@ -131,14 +152,11 @@ class Steps:
 
     def weight_step(
         self, state: WeightState, factors: Any, batch: Batch
-    ) -> tuple[WeightState, Any, StepLog]:
+    ) -> tuple[WeightState, StepLog]:
         """One step of the inner problem on a fit batch.
 
         Only weights whose factor is not zero move (and decay): removed ones are frozen where they
         were and can come back.
-
-        Returns:
-            The state, the gradient with respect to ``z = m * theta`` before the step, the log.
         """
         key, dropout = jax.random.split(state.key)
         weights = self.weigh(state.duals, self.share)
@@ -147,15 +165,11 @@ class Steps:
             z, state.model_state, batch, weights, dropout
         )
         inner = jax.tree.map(lambda m, q: m * q, factors, gradient)
-        updates, optimizer = self.optimizer.update(inner, state.optimizer, state.params)
-        params = jax.tree.map(
-            lambda p, u, m: p + jnp.where(m != 0, u, 0).astype(p.dtype),
-            state.params,
-            updates,
-            factors,
-        )
+        rule = frozen(self.optimizer, factors)
+        updates, optimizer = rule.update(inner, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, updates)
         moved = WeightState(params, aux.model_state, optimizer, state.duals, key)
-        return moved, gradient, StepLog(aux.loss, aux.accuracy, weights.bound)
+        return moved, StepLog(aux.loss, aux.accuracy, weights.bound)
 
     def outcomes(self, z: Any, model_state: Any, batch: Batch) -> Outcomes:
         """Paired outcomes of a batch in evaluation mode: one forward pass."""
