@@ -57,7 +57,8 @@ def by_name(text: str) -> Hypergradient:
         raise ValueError(f"unknown hypergradient {name!r}: {_choose(name, METHODS)}")
     method, options = _METHODS[name]
     fixed = _FIXED.get(name, set())
-    known = [f.name for f in dataclasses.fields(method) if f.name not in fixed]  # type: ignore[arg-type]
+    fields = dataclasses.fields(method)  # type: ignore[arg-type]
+    known = {f.name: f for f in fields if f.name not in fixed}
     given = {}
     for part in filter(None, rest.split(",")):
         key, _, value = part.partition("=")
@@ -65,24 +66,21 @@ def by_name(text: str) -> Hypergradient:
             raise ValueError(
                 f"hypergradient {name!r} has no option {key!r}: {_choose(key, known)}"
             )
-        given[key] = _value(name, key, value)
+        given[key] = _value(name, known[key], value)
+    return method(**{**options, **given})
+
+
+def _value(name: str, field: dataclasses.Field[Any], text: str) -> Any:
+    kinds = {"int": "a whole number", "float": "a number", "bool": "true or false"}
+    kind = str(field.type).split(" ")[0]
     try:
-        return method(**{**options, **given})
-    except TypeError as error:
-        raise ValueError(f"hypergradient {text!r}: {error}") from error
-
-
-def _value(name: str, key: str, text: str) -> Any:
-    if text in ("true", "false"):
-        return text == "true"
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    if text and key == "keep":
-        return text
-    raise ValueError(f"hypergradient {name!r}: {key} must be a number, got {text!r}")
+        if kind == "bool":
+            return {"true": True, "false": False}[text]
+        return {"int": int, "float": float}.get(kind, str)(text)
+    except (KeyError, ValueError):
+        raise ValueError(
+            f"hypergradient {name!r}: {field.name} must be {kinds[kind]}, got {text!r}"
+        ) from None
 
 
 def _choose(given: str, names: Any) -> str:

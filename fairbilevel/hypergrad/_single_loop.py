@@ -20,10 +20,12 @@ class SingleLoopState(NamedTuple):
     Attributes:
         v: current solution of ``(H + damping) v = grad_y f``, like the inner variable.
         rule: state of the rule that moves it.
+        curvature: largest ratio ``|(H + damping) v| / |v|`` met.
     """
 
     v: Any
     rule: optax.OptState
+    curvature: Float[Array, ""]
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,8 @@ class SingleLoop(Hypergradient):
     beside the system's. Exact where ``v`` has converged; unbiased noise for batches averages out
     in ``v``.
 
-    A step is never longer than ``1 / s``, ``s`` the ratio of the product's norm to that of ``v``:
-    too long a step makes the stiffest direction grow, which raises ``s``.
+    A step is never longer than one over the largest ratio ``|(H + damping) v| / |v|`` met in
+    the run: too long a step makes the stiffest direction grow, which raises the ratio.
 
     Attributes:
         step: along the residual, in units of one over curvature; stable below 2 over the largest.
@@ -71,7 +73,7 @@ class SingleLoop(Hypergradient):
     def init(self, outer_var: Any, inner_var: Any) -> SingleLoopState:
         """A zero solution."""
         v = vectors.zeros(inner_var)
-        return SingleLoopState(v, self._rule().init(v))
+        return SingleLoopState(v, self._rule().init(v), jnp.zeros_like(vectors.norm(v)))
 
     def compute(self, point: Point, state: SingleLoopState) -> tuple[Any, Info]:
         """The hypergradient at the tracked solution, and the solution's own step."""
@@ -88,9 +90,12 @@ class SingleLoop(Hypergradient):
         through = vectors.add(through, state.v, self.damping)
         miss = vectors.sub(through, b)
         updates, rule = self._rule().update(miss, state.rule, state.v)
+        length = vectors.norm(state.v)
+        ratio = vectors.norm(through) / jnp.where(length > 0, length, 1)
+        curvature = jnp.maximum(state.curvature, ratio)
         if self.optimizer is None:
-            updates = vectors.scaled(self._shorten(through, state.v), updates)
-        moved = SingleLoopState(optax.apply_updates(state.v, updates), rule)
+            updates = vectors.scaled(1 / jnp.maximum(1, self.step * curvature), updates)
+        moved = SingleLoopState(optax.apply_updates(state.v, updates), rule, curvature)
         finite = vectors.all_finite(cross, moved.v)
         size = vectors.norm(b)
         residual = jnp.where(size > 0, vectors.norm(miss) / size, 0.0)
@@ -114,9 +119,3 @@ class SingleLoop(Hypergradient):
             state=jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, fresh),
         )
         return gradient, info
-
-    def _shorten(self, through: Any, v: Any) -> Float[Array, ""]:
-        """The share of a step that is no longer than one over the curvature met along ``v``."""
-        size = vectors.norm(v)
-        met = jnp.where(size > 0, vectors.norm(through) / jnp.where(size > 0, size, 1), 0)
-        return 1 / jnp.maximum(1.0, self.step * met)
