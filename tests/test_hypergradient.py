@@ -172,6 +172,7 @@ def test_shared_units_of_a_filter():
             return outer_of(jax.tree.map(lambda f, t: f * t, factors_of(m), best(m)))
 
         exact = jax.grad(reduced)(m)
+
         def inner_of(z):
             return sum(
                 jnp.sum(z * c) for z, c in zip(jax.tree.leaves(z), jax.tree.leaves(c), strict=True)
@@ -181,9 +182,7 @@ def test_shared_units_of_a_filter():
             return factors_of(m), lambda entries: masks.collect(entries, (layer,), "filter")
 
         for given in (vjp, None):  # the library's transpose of expand, and autodiff's
-            ours, _ = of_masked(
-                outer_of, inner_of, factors_of, m, best(m), Bilinear(GAMMA), given
-            )
+            ours, _ = of_masked(outer_of, inner_of, factors_of, m, best(m), Bilinear(GAMMA), given)
             np.testing.assert_allclose(ours["conv"], exact["conv"], rtol=1e-6)
 
 

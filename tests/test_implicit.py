@@ -684,9 +684,7 @@ def test_bfloat16_compute_over_float32_masters(method):
         )
 
     gradient, info = jax.jit(
-        lambda x, y: fb.hypergradient(
-            low(problem.outer), low(problem.inner), x, y, method=method
-        )
+        lambda x, y: fb.hypergradient(low(problem.outer), low(problem.inner), x, y, method=method)
     )(x, y)
     assert gradient.dtype == jnp.float32
     assert info.inner_grad.dtype == jnp.float32
@@ -713,7 +711,8 @@ def test_convolutions_are_canonical_wherever_a_method_puts_them():
             if eqn.primitive.name == "conv_general_dilated":
                 yield eqn.params["dimension_numbers"]
             for value in jax.tree.leaves(
-                list(eqn.params.values()), is_leaf=lambda v: hasattr(v, "jaxpr") or hasattr(v, "eqns")
+                list(eqn.params.values()),
+                is_leaf=lambda v: hasattr(v, "jaxpr") or hasattr(v, "eqns"),
             ):
                 inside = getattr(value, "jaxpr", value)
                 if hasattr(inside, "eqns"):

@@ -63,9 +63,7 @@ def by_name(text: str) -> Hypergradient:
     for part in filter(None, rest.split(",")):
         key, _, value = part.partition("=")
         if key not in known:
-            raise ValueError(
-                f"hypergradient {name!r} has no option {key!r}: {_choose(key, known)}"
-            )
+            raise ValueError(f"hypergradient {name!r} has no option {key!r}: {_choose(key, known)}")
         given[key] = _value(name, known[key], value)
     return method(**{**options, **given})
 

@@ -184,15 +184,11 @@ class Unrolled(Hypergradient):
                 return (new, new_floats), (_others(state), (gradient, out))
 
             moved, linear, (others, last) = jax.linearize(advance, x, y, floats, has_aux=True)
-            tangents = _each(
-                lambda d, t: linear(unravel(d), *t), (basis, tangents)
-            )
+            tangents = _each(lambda d, t: linear(unravel(d), *t), (basis, tangents))
             return (moved, others, tangents), last
 
         start = (carry[0], float_state)
-        tangents = jax.tree.map(
-            lambda leaf: jnp.zeros((flat.size, *leaf.shape), leaf.dtype), start
-        )
+        tangents = jax.tree.map(lambda leaf: jnp.zeros((flat.size, *leaf.shape), leaf.dtype), start)
         (moved, others, tangents), lasts = jax.lax.scan(
             step, (start, _others(carry[1]), tangents), first + jnp.arange(count)
         )

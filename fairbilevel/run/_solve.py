@@ -29,6 +29,7 @@ def make_solver(config: Config) -> BilevelSolver:
         steps=config.steps,
         batch_size=config.batch_size,
         learning_rate=config.learning_rate,
+        score_rule=config.score_rule,
         score_step=config.score_step,
         dual_step=config.dual_step,
         buffer_size=config.buffer_size,

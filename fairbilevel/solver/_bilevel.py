@@ -23,6 +23,7 @@ from fairbilevel.solver._step import BilevelState, OuterLog, OuterStep, inner_st
 from fairbilevel.train import (
     FORWARD_COST,
     REFRESH_BATCHES,
+    SCORE_RULES,
     STREAM_DUALS,
     STREAM_FIT,
     STREAM_REFRESH,
@@ -67,7 +68,9 @@ class BilevelSolver:
         budget_share: part of the bilevel phase after which the final sparsity is reached.
         batch_size: rows a batch on either level.
         learning_rate: of the default inner optimizer.
-        score_step: largest move of a score per outer step in units of the scores' spread.
+        score_rule: ``"adam"`` or ``"momentum"``, the default outer optimizers
+            (``fb.train.score_descent``); momentum wants a budget of a thousand outer steps.
+        score_step: of that rule, in units of the scores' spread.
         dual_step: multipliers' step.
         buffer_size: rows a group in the replay buffers.
         violation_every: outer steps between measurements of the true violations.
@@ -97,6 +100,7 @@ class BilevelSolver:
     budget_share: float = 0.8
     batch_size: int = 128
     learning_rate: float = 0.05
+    score_rule: str = "adam"
     score_step: float = 0.1
     dual_step: float = 0.01
     buffer_size: int = 32
@@ -120,6 +124,10 @@ class BilevelSolver:
         if self.score_start not in masks.STARTS:
             raise ValueError(
                 f"unknown score start {self.score_start!r}: choose from {', '.join(masks.STARTS)}"
+            )
+        if self.score_rule not in SCORE_RULES:
+            raise ValueError(
+                f"unknown score rule {self.score_rule!r}: choose from {', '.join(SCORE_RULES)}"
             )
         if self.multipliers_from not in ("start", "pruned"):
             raise ValueError(
@@ -246,7 +254,7 @@ class BilevelRun:
         steps = self._steps(self.outer_steps, final=False)
         scale = max(float(masks.spread(scores)), 0.1)  # constant starts have no spread of their own
         outer = options.outer_optimizer or score_descent(
-            options.score_step, scale, self.outer_steps, options.budget_share
+            options.score_rule, options.score_step, scale, self.outer_steps, options.budget_share
         )
         relaxation = (
             masks.RELAXATIONS[options.relaxation]

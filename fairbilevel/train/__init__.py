@@ -24,7 +24,7 @@ from fairbilevel.train._loop import (
     run_weights,
     tune_record,
 )
-from fairbilevel.train._optimizers import scale_by_global_rms, score_descent, sgd
+from fairbilevel.train._optimizers import SCORE_RULES, scale_by_global_rms, score_descent, sgd
 from fairbilevel.train._solution import (
     REFRESH_BATCHES,
     Solution,
@@ -38,6 +38,7 @@ from fairbilevel.train._steps import DualState, StepLog, Steps, WeightState, fro
 __all__ = [
     "FORWARD_COST",
     "REFRESH_BATCHES",
+    "SCORE_RULES",
     "STREAM_DUALS",
     "STREAM_FIT",
     "STREAM_REFRESH",

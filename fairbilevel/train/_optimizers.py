@@ -62,18 +62,26 @@ def scale_by_global_rms(decay: float = 0.95) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
-def score_descent(
-    step: float, spread: float, steps: int, hold: float = 0.8
-) -> optax.GradientTransformation:
-    """The default outer rule: Adam whose step is in units of the scores' spread.
+SCORE_RULES = ("adam", "momentum")
 
-    Adam, because a score's gradient is mostly noise on one batch: a score then moves as far as its
-    gradient is consistent, and no kept weight with a large noisy one is thrown about. Gradients
-    are brought to a root mean square of one first, so that Adam's epsilon means the same for every
-    loss and network: entries a thousand times smaller than that hardly move.
+
+def score_descent(
+    rule: str, step: float, spread: float, steps: int, hold: float = 0.8
+) -> optax.GradientTransformation:
+    """The outer rules by name; their steps are in units of the scores' spread.
+
+    Gradients are brought to a root mean square of one over all scores first, so that a step means
+    the same for every loss and network.
+
+    ``"adam"`` moves a score as far as its gradient is consistent: little is risked where a score's
+    gradient is mostly noise (few steps, small networks whose masks are nearly empty). ``"momentum"``
+    (SGD, 0.9) lets scores with large gradients run far ahead of the others: it finds better masks
+    where the budget pays for a thousand outer steps.
 
     Args:
-        step: the most that a score moves per outer step, as a share of ``spread``.
+        rule: ``"adam"`` or ``"momentum"``.
+        step: of ``"adam"``, the most that a score moves per outer step; of ``"momentum"``, the
+            root mean square move of a step without its momentum. As a share of ``spread``.
         spread: standard deviation of the scores at the start.
         steps: outer steps.
         hold: part of them at the full step, best while the budget moves; the step then falls to
@@ -87,4 +95,5 @@ def score_descent(
         ],
         [held],
     )
-    return optax.chain(scale_by_global_rms(), optax.adam(schedule, eps=1e-3))
+    moved = optax.adam(schedule, eps=1e-3) if rule == "adam" else optax.sgd(schedule, momentum=0.9)
+    return optax.chain(scale_by_global_rms(), moved)

@@ -79,9 +79,7 @@ def frozen(rule: optax.GradientTransformation, factors: Any) -> optax.GradientTr
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         updates, state = rule.update(updates, state, params)
-        kept = jax.tree.map(
-            lambda m, u: jnp.where(m != 0, u, 0).astype(u.dtype), factors, updates
-        )
+        kept = jax.tree.map(lambda m, u: jnp.where(m != 0, u, 0).astype(u.dtype), factors, updates)
         return kept, state
 
     return optax.GradientTransformation(rule.init, update)
