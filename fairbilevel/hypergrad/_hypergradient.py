@@ -88,11 +88,8 @@ def _check_floating(name: str, tree: Any) -> None:
 
 def _check_state(method: Hypergradient, outer_var: Any, inner_var: Any, state: Any) -> None:
     expected = jax.eval_shape(method.init, outer_var, inner_var)
-    same = jax.tree.structure(expected) == jax.tree.structure(state) and all(
-        jnp.shape(a) == b.shape
-        for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True)
-    )
-    if not same:
+    given, wanted = jax.tree.flatten(state), jax.tree.flatten(expected)
+    if given[1] != wanted[1] or [jnp.shape(a) for a in given[0]] != [a.shape for a in wanted[0]]:
         raise ValueError(
             f"state does not belong to {type(method).__name__} and these variables: give "
             "Info.state of a former call, or None"

@@ -217,9 +217,9 @@ def _split(state: Any) -> tuple[list[Any], Callable[[Any, Any], Any]]:
     floating = [_is_float(leaf) for leaf in leaves]
 
     def rebuild(floats: list[Any], others: list[Any]) -> Any:
-        floats, others = iter(floats), iter(others)
+        moving, still = iter(floats), iter(others)
         return jax.tree.unflatten(
-            structure, [next(floats if is_float else others) for is_float in floating]
+            structure, [next(moving if is_float else still) for is_float in floating]
         )
 
     return [leaf for leaf in leaves if _is_float(leaf)], rebuild

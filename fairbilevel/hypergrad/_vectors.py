@@ -16,7 +16,8 @@ def dot(a: Any, b: Any) -> Float[Array, ""]:
         wide = jnp.promote_types(jnp.result_type(x, y), jnp.float32)
         return jnp.sum(x.astype(wide) * y.astype(wide))
 
-    return sum((leaf(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)), 0)
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return jnp.asarray(sum(leaf(x, y) for x, y in pairs))
 
 
 def norm(a: Any) -> Float[Array, ""]:

@@ -74,9 +74,9 @@ def score_descent(
     the same for every loss and network.
 
     ``"adam"`` moves a score as far as its gradient is consistent: little is risked where a score's
-    gradient is mostly noise (few steps, small networks whose masks are nearly empty). ``"momentum"``
-    (SGD, 0.9) lets scores with large gradients run far ahead of the others: it finds better masks
-    where the budget pays for a thousand outer steps.
+    gradient is mostly noise (few steps, masks that are nearly empty). ``"momentum"`` (SGD, 0.9)
+    lets scores with large gradients run far ahead of the others: it finds better masks where the
+    budget pays for hundreds of outer steps.
 
     Args:
         rule: ``"adam"`` or ``"momentum"``.
