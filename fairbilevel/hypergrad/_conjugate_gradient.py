@@ -118,19 +118,17 @@ class ConjugateGradient(Implicit):
         def iterate(c: _Carry) -> _Carry:
             through = moved(c.p)
             curvature = vectors.dot(c.p, through)
-            bound = epsilon * vectors.norm(c.p) * vectors.norm(through)
             # Written so that a NaN counts as negative curvature and stops the loop.
-            negative = ~(curvature > bound)
+            negative = ~(curvature > 0)
             step = jnp.where(negative, 0, c.rz / jnp.where(negative, 1, curvature))
+            v = vectors.add(c.v, c.p, step)
             r = vectors.add(c.r, through, -step)
             z = inverse(r)
             rz = vectors.dot(r, z)
+            # Without a preconditioner z is r, and the norm is known.
+            left = jnp.sqrt(rz) if self.preconditioner is None else vectors.norm(r)
             p = vectors.add(z, c.p, rz / c.rz)
-            v = vectors.add(c.v, c.p, step)
-            done = negative | (vectors.norm(r) <= stop)
-            # At negative curvature everything stays: 0 times an infinite product would not.
-            v = vectors.where(negative, c.v, v)
-            return _Carry(c.k + 1, v, r, p, rz, done, negative)
+            return _Carry(c.k + 1, v, r, p, rz, negative | (left <= stop), negative)
 
         end = jax.lax.while_loop(unfinished, iterate, start)
         return Solved(end.v, end.k, end.negative, False, end.v if self.warm_start else ())

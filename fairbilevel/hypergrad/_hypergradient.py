@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from fairbilevel import _trees, _xla
+from fairbilevel.hypergrad._losses import share_mask
 from fairbilevel.hypergrad._point import Hypergradient, Info, Level, Point
 
 
@@ -71,7 +72,10 @@ def hypergradient(
         _check_state(method, outer_var, inner_var, state)
 
     def compute(outer_var: Any, inner_var: Any, state: Any) -> tuple[Any, Info]:
-        levels = Level(outer, outer_args, has_aux), Level(inner, inner_args, has_aux)
+        upper, lower = outer, inner
+        if method.holds_outer_still:
+            upper, lower = share_mask(outer, inner, outer_var)
+        levels = Level(upper, outer_args, has_aux), Level(lower, inner_args, has_aux)
         return method.compute(Point(*levels, outer_var, inner_var), state)
 
     return _xla.canonical_convolutions(compute)(outer_var, inner_var, state)
@@ -89,7 +93,9 @@ def _check_floating(name: str, tree: Any) -> None:
 def _check_state(method: Hypergradient, outer_var: Any, inner_var: Any, state: Any) -> None:
     expected = jax.eval_shape(method.init, outer_var, inner_var)
     given, wanted = jax.tree.flatten(state), jax.tree.flatten(expected)
-    if given[1] != wanted[1] or [jnp.shape(a) for a in given[0]] != [a.shape for a in wanted[0]]:
+    if given[1] != wanted[1] or [  # type: ignore[operator]
+        jnp.shape(a) for a in given[0]
+    ] != [a.shape for a in wanted[0]]:
         raise ValueError(
             f"state does not belong to {type(method).__name__} and these variables: give "
             "Info.state of a former call, or None"

@@ -72,6 +72,20 @@ class MaskedLoss:
         return factors, pullback
 
 
+def share_mask(outer: Any, inner: Any, scores: Any) -> tuple[Any, Any]:
+    """Two masked losses of one mask, the mask of ``scores`` taken once for all their passes.
+
+    Anything else comes back as it is.
+    """
+    if not (isinstance(outer, MaskedLoss) and isinstance(inner, MaskedLoss)):
+        return outer, inner
+    if outer.mask is not inner.mask or outer.vjp is not inner.vjp:
+        return outer, inner
+    taken = inner.factors(scores)
+    mask, vjp = (lambda _: taken[0]), (lambda _: taken)
+    return MaskedLoss(outer.loss, mask, vjp), MaskedLoss(inner.loss, mask, vjp)
+
+
 def _product(factors: Any, weights: Any) -> Any:
     return jax.tree.map(lambda m, p: m.astype(p.dtype) * p, factors, weights)
 

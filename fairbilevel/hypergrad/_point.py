@@ -122,6 +122,11 @@ class Hypergradient(ABC):
         """The hypergradient, like ``point.outer_var``, and what comes with it."""
 
     @property
+    def holds_outer_still(self) -> bool:
+        """Whether levels are only differentiated at ``point.outer_var``, never along it."""
+        return True
+
+    @property
     @abstractmethod
     def gradient_evaluations(self) -> float:
         """Cost of a call by arithmetic, in gradients of one batch (forward plus backward).

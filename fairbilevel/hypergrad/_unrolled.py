@@ -66,6 +66,11 @@ class Unrolled(Hypergradient):
             raise ValueError(f"mode is 'reverse' or 'forward', got {self.mode!r}")
 
     @property
+    def holds_outer_still(self) -> bool:
+        """Forward mode moves it."""
+        return self.mode == "reverse"
+
+    @property
     def differentiated(self) -> int:
         """Steps that the derivative goes through."""
         return self.steps if self.truncate is None else min(self.truncate, self.steps)

@@ -1,0 +1,494 @@
+"""What each hypergradient costs, in gradients of the same model and batch.
+
+    python -m experiments.bench_hypergradient                  # ResNet-10, 32x32, two CPU cores
+    python -m experiments.bench_hypergradient --suite mlp
+    python -m experiments.bench_hypergradient --suite accelerator --dtype bfloat16
+
+Every program is compiled once and run in turn with all others, several rounds; a ratio is the
+median over rounds of its time over that of the plain gradient in the same round. Iterations and
+products are fixed, tolerances off, both levels have batches of the same size and different rows.
+Beside each ratio stands the count of passes that the method must make. Writes
+``results/bench_hypergradient_NAME.csv`` and ``.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import fairbilevel as fb
+from fairbilevel import _xla, fairness, masks
+from fairbilevel.hypergrad import (
+    Bilinear,
+    ConjugateGradient,
+    FirstOrder,
+    MaskedLoss,
+    Neumann,
+    SingleLoop,
+    Unrolled,
+)
+from fairbilevel.masks import Budget
+from fairbilevel.records import write_text
+from fairbilevel.run import machine, versions
+
+RESULTS = Path(__file__).parent / "results"
+SPARSITY = 0.9
+PRODUCTS = 10
+INNER_STEPS = 10
+# Enough for the Hessian of a network at its start, so that all iterations are done.
+DAMPING = 1.0
+# A product with a linearized gradient measured beside a gradient (DESIGN: fact 4).
+PRODUCT = (1.6, 2.0)
+
+
+@dataclass(frozen=True)
+class Suite:
+    """One model, and the bars it is held to."""
+
+    model: str
+    size: int
+    width: int
+    batch: int
+    rival_batch: int
+    bars: bool
+    rounds: int = 5
+
+
+SUITES = {
+    "resnet10": Suite("resnet10", 32, 16, 128, 32, True),
+    "mlp": Suite("mlp", 28, 256, 128, 128, False, 15),
+    "accelerator": Suite("resnet18", 64, 64, 512, 64, False, 10),
+}
+
+
+@dataclass
+class Program:
+    """One row of the table: something to call with ``arguments``, and what it may cost."""
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    passes: str = ""
+    bar: float | None = None
+    iterations: int = 0
+    seconds: list[float] = field(default_factory=list)
+    compile_seconds: float = 0.0
+    memory: int = 0
+    call: Callable[..., Any] | None = None
+
+    def prepare(self) -> None:
+        """Compile, and run once."""
+        begin = time.perf_counter()
+        compiled = jax.jit(self.function).lower(*self.arguments).compile()
+        self.compile_seconds = time.perf_counter() - begin
+        analysis = compiled.memory_analysis()
+        self.memory = 0 if analysis is None else analysis.temp_size_in_bytes
+        self.call = compiled
+        out = jax.block_until_ready(compiled(*self.arguments))
+        if self.iterations and int(out[-1]) != self.iterations:
+            raise RuntimeError(f"{int(out[-1])} iterations were done, {self.iterations} asked for")
+
+    def time(self) -> None:
+        """One more measurement."""
+        assert self.call is not None
+        begin = time.perf_counter()
+        jax.block_until_ready(self.call(*self.arguments))
+        self.seconds.append(time.perf_counter() - begin)
+
+
+class Problem:
+    """A masked problem on random images: what a step costs does not depend on what they show."""
+
+    def __init__(self, suite: Suite, dtype: Any, batch: int):
+        shape = (suite.size, suite.size, 3) if suite.model != "mlp" else (suite.size**2,)
+        self.model = fb.models.build(suite.model, shape, 2, width=suite.width)
+        self.dtype = dtype
+        self.params, self.state = self.model.init(jax.random.key(0))
+        keys = jax.random.split(jax.random.key(1), 4)
+        self.fit = (
+            jax.random.normal(keys[0], (batch, *shape), dtype),
+            jax.random.randint(keys[1], (batch,), 0, 2),
+        )
+        self.select = (
+            jax.random.normal(keys[2], (batch, *shape), dtype),
+            jax.random.randint(keys[3], (batch,), 0, 2),
+        )
+        sample = jnp.asarray(self.fit[0][:2], jnp.float32)
+        self.layers = masks.select_layers(
+            masks.find_layers(self.model.apply, self.params, self.state, sample),
+            prune_classifier=False,
+        )
+        self.budget = Budget.of(self.layers, "weight", "global")
+        self.keep = masks.as_counts(self.budget.keep(SPARSITY))
+        self.scores = masks.start_scores(
+            "magnitude", self.params, self.layers, "weight", jax.random.key(2)
+        )
+
+    def logits(self, z: Any, x: Any, train: bool) -> Any:
+        """Float32 logits of a network computed in ``dtype``."""
+        low = jax.tree.map(lambda p: p.astype(self.dtype), z)
+        out, _ = self.model.apply(low, self.state, x, train, jax.random.key(0))
+        return out.astype(jnp.float32)
+
+    def loss(self, z: Any, batch: Any) -> Any:
+        """Cross-entropy of float32 masters, computed in ``dtype``."""
+        x, y = batch
+        return optax.softmax_cross_entropy_with_integer_labels(self.logits(z, x, True), y).mean()
+
+    def factors(self, scores: Any) -> Any:
+        """Hard masks, for every parameter."""
+        hard = self.budget.top_k(scores, self.keep)
+        return masks.expand(hard, self.params, self.layers, "weight")
+
+    def vjp(self, scores: Any) -> Any:
+        """With the straight-through derivative."""
+        return self.factors(scores), lambda entries: masks.collect(entries, self.layers, "weight")
+
+    def masked_loss(self, soft: bool = False) -> MaskedLoss:
+        """Both levels: a hard mask with its straight-through derivative, or a smooth one."""
+        if not soft:
+            return MaskedLoss(self.loss, self.factors, self.vjp)
+
+        def smooth(scores: Any) -> Any:
+            relaxed = {name: jax.nn.sigmoid(score) for name, score in scores.items()}
+            return masks.expand(relaxed, self.params, self.layers, "weight")
+
+        return MaskedLoss(self.loss, smooth)
+
+    def violation_forward(self, z: Any, batch: Any) -> Any:
+        """What a true violation is measured from."""
+        x, y = batch
+        return jnp.mean(self.logits(z, x, False).argmax(-1) == y)
+
+
+def gradient_program(problem: Problem) -> Program:
+    """The unit: one gradient of the weights on one batch."""
+
+    def plain(params: Any, batch: Any) -> Any:
+        return _xla.canonical_convolutions(jax.value_and_grad(problem.loss))(params, batch)
+
+    return Program(plain, (problem.params, problem.fit), "1")
+
+
+def hypergradient_program(
+    problem: Problem, method: Any, passes: str, bar: float | None, *, soft: bool = False
+) -> Program:
+    """The hypergradient of the scores, and what comes with it."""
+    level = problem.masked_loss(soft)
+    state = method.init(problem.scores, problem.params)
+
+    def call(scores: Any, params: Any, fit: Any, select: Any, state: Any) -> Any:
+        gradient, info = fb.hypergradient(
+            level,
+            level,
+            scores,
+            params,
+            method=method,
+            inner_args=(fit,),
+            outer_args=(select,),
+            state=state,
+        )
+        return gradient, info.inner_grad, info.inner_var, info.state, info.iterations
+
+    arguments = (problem.scores, problem.params, problem.fit, problem.select, state)
+    return Program(call, arguments, passes, bar, getattr(method, "iterations", 0))
+
+
+def step_program(
+    problem: Problem, method: Any, passes: str, bar: float | None, *, violations: bool = False
+) -> Program:
+    """A whole outer step: hypergradient, weights by momentum, scores by momentum."""
+    level = problem.masked_loss()
+    inner_rule, outer_rule = optax.sgd(0.05, 0.9), optax.sgd(0.01, 0.9)
+    start = (
+        problem.scores,
+        problem.params,
+        outer_rule.init(problem.scores),
+        inner_rule.init(problem.params),
+        method.init(problem.scores, problem.params),
+    )
+
+    def call(carry: Any, fit: Any, select: Any) -> Any:
+        scores, params, outer_state, inner_state, state = carry
+        gradient, info = fb.hypergradient(
+            level,
+            level,
+            scores,
+            params,
+            method=method,
+            inner_args=(fit,),
+            outer_args=(select,),
+            state=state,
+        )
+        updates, inner_state = inner_rule.update(info.inner_grad, inner_state, params)
+        params = optax.apply_updates(params, updates)
+        updates, outer_state = outer_rule.update(gradient, outer_state, scores)
+        scores = optax.apply_updates(scores, updates)
+        extra = ()
+        if violations:
+            z = jax.tree.map(jnp.multiply, problem.factors(scores), params)
+            extra = _xla.canonical_convolutions(problem.violation_forward)(z, select)
+        return (scores, params, outer_state, inner_state, info.state), extra
+
+    return Program(call, (start, problem.fit, problem.select), passes, bar)
+
+
+def method_programs(problem: Problem, bars: bool) -> dict[str, Program]:
+    """The methods' rows."""
+    low, high = PRODUCT
+    implicit = f"2 + {PRODUCTS + 1} h = {2 + (PRODUCTS + 1) * low:.1f} to {2 + 11 * high:.0f}"
+    unroll = f"1 + {INNER_STEPS} (1 + h)"
+    momentum = optax.sgd(0.05, 0.9)
+
+    def bar(value: float) -> float | None:
+        return value if bars else None
+
+    step, hyper = partial(step_program, problem), partial(hypergradient_program, problem)
+    return {
+        "gradient": gradient_program(problem),
+        "bilinear outer step": step(Bilinear(), "2 + mask", bar(2.1)),
+        "bilinear outer step with violations": step(
+            Bilinear(), "2 1/3 + 2 masks", bar(2.45), violations=True
+        ),
+        "conjugate gradient 10": hyper(ConjugateGradient(PRODUCTS, DAMPING), implicit, bar(22)),
+        "Neumann 10": hyper(Neumann(PRODUCTS, DAMPING), implicit, bar(22)),
+        "single-loop outer step": step(SingleLoop(), "1 + joint JVP (3)", bar(4.2)),
+        "first-order outer step, fused": step(FirstOrder(optimizer=momentum), "3", bar(3.4)),
+        "first-order, sequential, T = 2": hyper(
+            FirstOrder(inner_steps=2, optimizer=momentum), "3 (T + 1) = 9", bar(9.9)
+        ),
+        "unrolled K = 10, all kept": hyper(
+            Unrolled(INNER_STEPS, momentum), f"{unroll}, h = 2 to 2.8", bar(40)
+        ),
+        "unrolled K = 10, sqrt(K) kept": hyper(
+            Unrolled(INNER_STEPS, momentum, keep="sqrt"), f"{unroll} + 10", bar(50)
+        ),
+    }
+
+
+def measure(programs: dict[str, Program], rounds: int) -> None:
+    """Compile all, then time them in turn."""
+    for name, program in programs.items():
+        program.prepare()
+        print(f"compiled {name} in {program.compile_seconds:.1f} s", flush=True)
+    for _ in range(rounds):
+        for program in programs.values():
+            program.time()
+
+
+def ratio(program: Program, unit: Program) -> float:
+    """Median over rounds of the time beside the unit's."""
+    return float(np.median(np.divide(program.seconds, unit.seconds)))
+
+
+def rows_of(programs: dict[str, Program]) -> list[dict[str, Any]]:
+    """The table's rows; the first program is the unit."""
+    unit = next(iter(programs.values()))
+    rows = []
+    for name, program in programs.items():
+        value = ratio(program, unit)
+        rows.append(
+            {
+                "method": name,
+                "passes": program.passes,
+                "gradients": round(value, 2),
+                "at most": "" if program.bar is None else program.bar,
+                "met": "" if program.bar is None else ("yes" if value <= program.bar else "NO"),
+                "ms": round(1e3 * float(np.median(program.seconds)), 2),
+                "compile s": round(program.compile_seconds, 1),
+                "temporary MB": round(program.memory / 2**20, 1),
+            }
+        )
+    return rows
+
+
+def unrolled_memory(problem: Problem) -> dict[str, Any]:
+    """Temporary memory of sqrt(K) checkpoints at K = 16 and 64, from the compiler."""
+    sizes = {}
+    for steps in (16, 64):
+        program = hypergradient_program(
+            problem, Unrolled(steps, optax.sgd(0.05, 0.9), keep="sqrt"), "", None
+        )
+        compiled = jax.jit(program.function).lower(*program.arguments).compile()
+        sizes[steps] = compiled.memory_analysis().temp_size_in_bytes
+    value = sizes[64] / sizes[16]
+    return _claim("unrolled, sqrt(K) kept: memory at K = 64 over K = 16", value, 2.2)
+
+
+def rival(problem: Problem, rounds: int, least: float | None) -> dict[str, Any]:
+    """jaxopt's root derivative by ``solve_cg`` and ours, ten iterations each, the same problem."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        from jaxopt import implicit_diff, linear_solve
+
+    # A soft mask: jaxopt differentiates the mask in the inner gradient, where a straight-through
+    # one has no derivative, and the compiler would drop its whole solve.
+    level = problem.masked_loss(soft=True)
+    solve = partial(linear_solve.solve_cg, maxiter=PRODUCTS, tol=0.0)
+
+    def theirs(scores: Any, params: Any, fit: Any, select: Any, _: Any) -> Any:
+        direct, of_params = jax.grad(level, (0, 1))(scores, params, select)
+        root = jax.grad(level, 1)
+
+        def optimality(params: Any, scores: Any) -> Any:
+            return root(scores, params, fit)
+
+        # Its system has the sign of the root's Jacobian, so ours and its damping agree.
+        damped = partial(solve, ridge=DAMPING)
+        (through,) = implicit_diff.root_vjp(optimality, params, (scores,), of_params, damped)
+        return jax.tree.map(jnp.add, direct, through)
+
+    method = ConjugateGradient(PRODUCTS, DAMPING)
+    ours = hypergradient_program(problem, method, "", None, soft=True)
+    jaxopts = Program(theirs, ours.arguments)
+    measure({"ours, beside jaxopt": ours, "jaxopt": jaxopts}, rounds)
+    assert ours.call is not None
+    assert jaxopts.call is not None
+    for a, b in zip(
+        jax.tree.leaves(ours.call(*ours.arguments)[0]),
+        jax.tree.leaves(jaxopts.call(*jaxopts.arguments)),
+        strict=True,
+    ):
+        error = float(jnp.abs(a - b).max() / jnp.abs(a).max())
+        if error > 1e-2:
+            raise RuntimeError(f"jaxopt and fairbilevel disagree by {error:.1%}")
+    value = float(np.median(np.divide(jaxopts.seconds, ours.seconds)))
+    name = f"jaxopt's root_vjp by solve_cg over ours, batch {problem.fit[1].shape[0]}"
+    return _claim(name, value, least, at_least=True)
+
+
+def dual_step(rounds: int = 200) -> dict[str, Any]:
+    """Ring buffers and a dual step: 1,000 groups, 64 rows each, a batch of 128."""
+    groups, rows, batch = 1000, 64, 128
+    constraints = (fairness.ExcessAccuracyGap(0.02),)
+    rng = np.random.default_rng(0)
+    outcomes = fairness.Outcomes(*(jnp.asarray(rng.random(batch), jnp.float32) for _ in range(4)))
+    group = jnp.asarray(rng.integers(0, groups, batch), jnp.int32)
+    share = jnp.full(groups, 1 / groups, jnp.float32)
+    counted = jnp.ones(groups, bool)
+    rule = optax.sgd(0.01)
+
+    def step(carry: Any, outcomes: Any, group: Any) -> Any:
+        buffers, multipliers, state = carry
+        buffers = fairness.write(buffers, outcomes, group)
+        stats = fairness.buffer_statistics(buffers, share, counted)
+        violations = tuple(c.violations(stats) for c in constraints)
+        multipliers, state = fairness.ascend(constraints, multipliers, violations, rule, state)
+        return buffers, multipliers, state
+
+    multipliers = fairness.initial_multipliers(constraints, groups)
+    carry = (fairness.empty_buffers(groups, rows), multipliers, rule.init(multipliers))
+    compiled = jax.jit(step, donate_argnums=0)
+    seconds = []
+    for _ in range(rounds):
+        begin = time.perf_counter()
+        carry = jax.block_until_ready(compiled(carry, outcomes, group))
+        seconds.append(time.perf_counter() - begin)
+    value = 1e3 * float(np.median(seconds))
+    return _claim("ring buffers and dual step, 1,000 groups, k = 64, batch 128 (ms)", value, 0.5)
+
+
+def compile_time() -> dict[str, Any]:
+    """Of a conjugate-gradient step of ResNet-18."""
+    suite = Suite("resnet18", 32, 64, 128, 0, False)
+    problem = Problem(suite, jnp.float32, suite.batch)
+    program = hypergradient_program(problem, ConjugateGradient(PRODUCTS, DAMPING), "", None)
+    begin = time.perf_counter()
+    jax.jit(program.function).lower(*program.arguments).compile()
+    return _claim("compile a ResNet-18 CG step (s)", time.perf_counter() - begin, 30)
+
+
+def _claim(name: str, value: float, bar: float | None, *, at_least: bool = False) -> dict[str, Any]:
+    met = "" if bar is None else "yes" if (value >= bar if at_least else value <= bar) else "NO"
+    text = "" if bar is None else f"at {'least' if at_least else 'most'} {bar:g}"
+    return {"what": name, "measured": float(f"{value:.3g}"), "bar": text, "met": met}
+
+
+def table(rows: list[dict[str, Any]]) -> list[str]:
+    """A markdown table."""
+    return [
+        "| " + " | ".join(rows[0]) + " |",
+        "|" + "---|" * len(rows[0]),
+        *("| " + " | ".join(str(v) for v in row.values()) + " |" for row in rows),
+    ]
+
+
+def to_csv(rows: list[dict[str, Any]]) -> str:
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--suite", choices=SUITES, default="resnet10")
+    parser.add_argument("--width", type=int, help="of the network; each suite has its own")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--no-rival", action="store_true", help="leave jaxopt out")
+    arguments = parser.parse_args()
+    suite = SUITES[arguments.suite]
+    if arguments.width is not None:
+        suite = Suite(**{**suite.__dict__, "width": arguments.width})
+    rounds = arguments.rounds or suite.rounds
+    problem = Problem(suite, jnp.dtype(arguments.dtype), suite.batch)
+    programs = method_programs(problem, suite.bars)
+    measure(programs, rounds)
+    rows = rows_of(programs)
+    claims = [unrolled_memory(problem)]
+    if not arguments.no_rival:
+        least = 30 if suite.bars else 0.95 if suite.model == "mlp" else None
+        small = Problem(suite, jnp.dtype(arguments.dtype), suite.rival_batch)
+        claims.append(rival(small, 2 if suite.bars else rounds, least))
+    if suite.bars:
+        claims += [dual_step(), compile_time()]
+    parameters = sum(math.prod(layer.shape) for layer in problem.layers)
+    text = [
+        f"# Hypergradients in gradients: {suite.model}, width {suite.width}, {suite.size} pixels, "
+        f"batch {suite.batch}, {arguments.dtype}",
+        "",
+        f"{parameters:,} scores, {100 * SPARSITY:g} % of the weights removed, on "
+        f"{machine()['device']}, {machine()['cores']} cores. Medians over {rounds} interleaved "
+        "rounds; h is a product with the linearized gradient.",
+        "",
+        *table(rows),
+        "",
+        *table(claims),
+        "",
+        "Made by `python -m experiments.bench_hypergradient"
+        + (f" --suite {arguments.suite}" if arguments.suite != "resnet10" else "")
+        + (f" --width {arguments.width}" if arguments.width else "")
+        + (f" --dtype {arguments.dtype}" if arguments.dtype != "float32" else "")
+        + "` with "
+        + ", ".join(f"{k} {v}" for k, v in versions().items())
+        + ".",
+        "",
+    ]
+    name = f"bench_hypergradient_{arguments.suite}"
+    name += f"_width{arguments.width}" if arguments.width else ""
+    name += f"_{arguments.dtype}" if arguments.dtype != "float32" else ""
+    RESULTS.mkdir(exist_ok=True)
+    write_text(RESULTS / f"{name}.csv", to_csv(rows))
+    write_text(RESULTS / f"{name}_claims.csv", to_csv(claims))
+    write_text(RESULTS / f"{name}.md", "\n".join(text))
+    print("\n".join(text))
+
+
+if __name__ == "__main__":
+    main()
