@@ -1,0 +1,247 @@
+"""What each hypergradient buys: error against cost, and truncation against its proven rate.
+
+    python -m experiments.hypergradient_error
+
+Left: a quadratic of condition 25, where truncated methods have proven rates. Right: one real
+bilevel problem, softmax regression on the digits under a soft mask of its weights, where every
+method applies. Errors are relative to the exact hypergradient (dense Hessians in float64); costs
+count gradients by arithmetic (a product with a linearized gradient is 2). Needs matplotlib
+(``pip install 'fairbilevel[notebooks]'``). Writes ``results/hypergradient_error.csv`` and ``.png``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import fairbilevel as fb
+from fairbilevel.hypergrad import (
+    GMRES,
+    BiCGStab,
+    Bilinear,
+    ConjugateGradient,
+    FirstOrder,
+    MaskedLoss,
+    Neumann,
+    Nystrom,
+    SingleLoop,
+    Unrolled,
+)
+from fairbilevel.records import write_text
+
+RESULTS = Path(__file__).parent / "results"
+RIDGE = 0.01
+COUNTS = (1, 2, 3, 5, 8, 13, 21, 34, 55)
+
+
+def relative(got: Any, exact: Any) -> float:
+    """Relative error in the Euclidean norm."""
+    return float(jnp.linalg.norm(got - exact) / jnp.linalg.norm(exact))
+
+
+def quadratic() -> Iterator[dict[str, Any]]:
+    """``inner = y'Hy / 2 - x'y``, ``outer = g'y``: the hypergradient is ``H^-1 g``."""
+    rng = np.random.default_rng(0)
+    size, condition = 100, 25.0
+    basis = np.linalg.qr(rng.normal(size=(size, size)))[0]
+    h = jnp.asarray(basis @ np.diag(np.geomspace(1 / condition, 1, size)) @ basis.T)
+    g = jnp.asarray(rng.normal(size=size))
+    exact = jnp.linalg.solve(h, g)
+    energy = lambda v: float(jnp.sqrt(v @ h @ v))  # noqa: E731
+
+    def inner(x: Any, y: Any) -> Any:
+        return 0.5 * y @ h @ y - x @ y
+
+    def outer(x: Any, y: Any) -> Any:
+        return g @ y
+
+    root, slow = np.sqrt(condition), 1 - 1 / condition
+    zero = jnp.zeros(size)
+    for k in COUNTS:
+        for name, method, bound in (
+            ("conjugate gradient", ConjugateGradient(k), 2 * ((root - 1) / (root + 1)) ** k),
+            ("Neumann", Neumann(k, scale=1.0), slow ** (k + 1)),
+            ("unrolled", Unrolled(k, optax.sgd(1.0)), slow**k),
+        ):
+            v, _ = fb.hypergradient(outer, inner, zero, zero, method=method)
+            in_energy = name == "conjugate gradient"
+            error = energy(v - exact) / energy(exact) if in_energy else relative(v, exact)
+            yield {"problem": "quadratic", "method": name, "count": k, "cost": "", "error": error,
+                   "bound": bound}  # fmt: skip
+
+
+class Digits:
+    """Weights of a softmax regression fitted under a soft mask; the mask's scores are outer."""
+
+    def __init__(self) -> None:
+        from sklearn.datasets import load_digits
+
+        x, y = load_digits(return_X_y=True)
+        rows = np.random.default_rng(0).permutation(len(x))
+        self.batches = [(jnp.asarray(x[r][:, 1::4] / 16), jnp.asarray(y[r]))
+                        for r in (rows[:800], rows[800:])]  # fmt: skip
+        self.shape = (self.batches[0][0].shape[1], 10)
+        self.scores = jnp.asarray(np.random.default_rng(1).normal(size=self.shape))
+        self.theta = self.solve(jnp.zeros(self.shape), 15)
+        self.exact = self._dense_formula()
+
+    def loss(self, z: Any, batch: Any) -> Any:
+        """Cross-entropy in nats; ``z`` holds the masked weights."""
+        x, y = batch
+        return optax.softmax_cross_entropy_with_integer_labels(x @ z, y).mean()
+
+    def level(self) -> MaskedLoss:
+        """A loss of ``z = sigmoid(scores) * theta``."""
+        return MaskedLoss(self.loss, jax.nn.sigmoid)
+
+    def inner(self, scores: Any, theta: Any, batch: Any) -> Any:
+        """With its ridge, as every method but the closed form takes it."""
+        return self.loss(jax.nn.sigmoid(scores) * theta, batch) + RIDGE / 2 * jnp.sum(theta**2)
+
+    def solve(self, theta: Any, steps: int) -> Any:
+        """Newton's method."""
+
+        def flat(t: Any) -> Any:
+            return self.inner(self.scores, t.reshape(self.shape), self.batches[0])
+
+        step = jax.jit(lambda t: t - jnp.linalg.solve(jax.hessian(flat)(t), jax.grad(flat)(t)))
+        t = theta.ravel()
+        for _ in range(steps):
+            t = step(t)
+        return t.reshape(self.shape)
+
+    def _dense_formula(self) -> Any:
+        size = self.theta.size
+
+        def flat(s: Any, t: Any) -> Any:
+            return self.inner(s.reshape(self.shape), t.reshape(self.shape), self.batches[0])
+
+        point = self.scores.ravel(), self.theta.ravel()
+        hessian = jax.hessian(flat, 1)(*point)
+        self.step = 1 / float(jnp.linalg.eigvalsh(hessian)[-1])
+        cross = jax.jacobian(jax.grad(flat, 1))(*point)
+        direct, of_theta = jax.grad(self.level(), (0, 1))(self.scores, self.theta, self.batches[1])
+        through = cross.T @ jnp.linalg.solve(hessian, of_theta.reshape(size))
+        return direct - through.reshape(self.shape)
+
+    def error(self, method: Any, *, calls: int = 1, start: Any = None) -> float:
+        """Of a method's last call; the weights stand at their optimum unless told otherwise."""
+        fit, select = self.batches
+        closed = isinstance(method, Bilinear)
+        level = self.level()
+        theta = self.theta if start is None else start
+
+        def call(state: Any, _: Any) -> Any:
+            gradient, info = fb.hypergradient(
+                level, level if closed else self.inner, self.scores, theta, method=method,
+                outer_args=(select,), inner_args=(fit,), state=state,
+            )  # fmt: skip
+            return info.state, gradient
+
+        state = method.init(self.scores, theta)
+        _, gradients = jax.jit(lambda s: jax.lax.scan(call, s, None, calls))(state)
+        return relative(gradients[-1], self.exact)
+
+
+def digits() -> Iterator[dict[str, Any]]:
+    """Every method on one problem, more and more of it."""
+    problem = Digits()
+    rate = optax.sgd(problem.step)
+
+    def row(name: str, count: int, cost: float, error: float) -> dict[str, Any]:
+        return {"problem": "digits", "method": name, "count": count, "cost": cost, "error": error,
+                "bound": ""}  # fmt: skip
+
+    for name, method in (
+        ("no implicit term", Bilinear(float("inf"))),
+        ("bilinear, gamma = ridge", Bilinear(RIDGE)),
+        ("bilinear, gamma = 1", Bilinear(1.0)),
+    ):
+        yield row(name, 0, method.gradient_evaluations, problem.error(method))
+    sweeps: dict[str, Callable[[int], Any]] = {
+        "conjugate gradient": ConjugateGradient,
+        "conjugate gradient, Nystrom 20": lambda k: ConjugateGradient(
+            k, preconditioner=Nystrom(20)
+        ),
+        "Neumann": Neumann,
+        "GMRES": GMRES,
+        "BiCGStab": BiCGStab,
+        "unrolled": lambda k: Unrolled(k, rate),
+        "first-order": lambda k: FirstOrder(300.0, k, rate),
+    }
+    for name, make in sweeps.items():
+        for k in COUNTS:
+            method = make(k)
+            yield row(name, k, method.gradient_evaluations, problem.error(method))
+    # Tracked: the cost of all calls so far. The outer variable stands still here.
+    for k in (*COUNTS, 100, 200):
+        method = SingleLoop(problem.step)
+        yield row("single loop, k calls", k, k * method.gradient_evaluations,
+                  problem.error(method, calls=k))  # fmt: skip
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Two panels."""
+    import matplotlib.pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.6), layout="constrained")
+    markers = "osD^vP*X<>"
+    right.set_prop_cycle(color=[*plt.get_cmap("tab10").colors, "black"])
+    for marker, name in zip(markers, _names(rows, "quadratic"), strict=False):
+        mine = [r for r in rows if r["problem"] == "quadratic" and r["method"] == name]
+        fill = "none" if name == "unrolled" else None  # it is the series: show both
+        line = left.plot(_column(mine, "count"), _column(mine, "error"), marker,
+                         fillstyle=fill, ms=9 if fill else 6, label=name)  # fmt: skip
+        left.plot(_column(mine, "count"), _column(mine, "bound"), "--", lw=1,
+                  color=line[0].get_color(), label=f"{name}: proven bound")  # fmt: skip
+    left.set(yscale="log", xlabel="products or steps", ylabel="relative error",
+             title="A quadratic of condition 25", ylim=(1e-3, 3))  # fmt: skip
+    for marker, name in zip(markers + "hp", _names(rows, "digits"), strict=False):
+        mine = [r for r in rows if r["problem"] == "digits" and r["method"] == name]
+        style = marker if len(mine) == 1 else marker + "-"
+        right.plot(_column(mine, "cost"), _column(mine, "error"), style, ms=5, lw=1, label=name)
+    right.set(xscale="log", yscale="log", xlabel="cost in gradients", ylabel="relative error",
+              title="Softmax regression under a soft mask (digits)", ylim=(1e-6, 1))  # fmt: skip
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=7, loc="upper right" if axes is left else "lower left")
+    figure.savefig(path, dpi=120)
+
+
+def _names(rows: list[dict[str, Any]], problem: str) -> list[str]:
+    return list(dict.fromkeys(r["method"] for r in rows if r["problem"] == problem))
+
+
+def _column(rows: list[dict[str, Any]], name: str) -> list[float]:
+    return [float(r[name]) for r in rows]
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__.split("\n\n")[0]).parse_args()
+    with jax.enable_x64(True):
+        rows = [*quadratic(), *digits()]
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(
+        {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows
+    )
+    RESULTS.mkdir(exist_ok=True)
+    write_text(RESULTS / "hypergradient_error.csv", stream.getvalue())
+    draw(rows, RESULTS / "hypergradient_error.png")
+    for row in rows:
+        if row["problem"] == "digits":
+            print(f"{row['method']:32} {row['count']:4} {row['cost']:7.0f} {row['error']:.2e}")
+
+
+if __name__ == "__main__":
+    main()
