@@ -1,4 +1,9 @@
-"""Gradual magnitude pruning with fine-tuning (Zhu and Gupta 2018): the baseline to beat."""
+"""Gradual magnitude pruning with fine-tuning (Zhu and Gupta 2018), constrained if asked.
+
+With ``enforce`` the problem's constraints act from the moment pruning ends, with multipliers moved
+by the rows that the weights train on: with an excess accuracy gap this is CEAG, with the signed
+equalized loss the EL baseline beside it (Hashemizadeh et al. 2024, Tran et al. 2022).
+"""
 
 from __future__ import annotations
 
@@ -24,6 +29,7 @@ from fairbilevel.train import (
     WeightState,
     fine_tune,
     hard_masks,
+    multiplier_record,
     recalibration_cost,
     run_weights,
     sgd,
@@ -37,7 +43,7 @@ class GradualMagnitude:
     """Remove the smallest weights along a cubic schedule while training, then fine-tune.
 
     It has no outer problem, so it trains on fit and select together: all methods see the same
-    data. No fairness term.
+    data.
 
     Attributes:
         sparsity: share of units to remove, in [0, 1).
@@ -48,6 +54,10 @@ class GradualMagnitude:
         budget_share: part of the pruning phase after which the final sparsity is reached.
         batch_size: rows a batch.
         learning_rate: of the default optimizer.
+        enforce: whether the problem's constraints act on the fine-tuning; else they are only
+            measured.
+        dual_step: of the multipliers' gradient ascent.
+        buffer_size: rows a group in the replay buffers.
         optimizer: any optax rule, restarted for fine-tuning.
         seed: of batches and dropout.
     """
@@ -60,6 +70,9 @@ class GradualMagnitude:
     budget_share: float = 0.8
     batch_size: int = 128
     learning_rate: float = 0.05
+    enforce: bool = False
+    dual_step: float = 0.01
+    buffer_size: int = 32
     optimizer: optax.GradientTransformation | None = None
     seed: int = 0
 
@@ -73,7 +86,7 @@ class GradualMagnitude:
         """Prune a problem's dense reference.
 
         Args:
-            problem: what to prune; its constraints are measured, not enforced.
+            problem: what to prune.
             reference: the dense model.
             callback: receives one record per compiled call.
 
@@ -95,7 +108,10 @@ class GradualMagnitude:
         def pure(phase_steps: int, final: bool) -> Steps:
             rule = self.optimizer or sgd(self.learning_rate, phase_steps, decay_to_zero=final)
             share = jnp.asarray(problem.share["fit"])
-            return Steps(problem, rule, optax.identity(), (), 1, share)
+            if not (final and self.enforce):
+                return Steps(problem, rule, optax.identity(), (), 1, share)
+            ascent = optax.sgd(self.dual_step)
+            return Steps(problem, rule, ascent, problem.constraints, self.buffer_size, share)
 
         kept: dict[str, Any] = {}
 
@@ -135,20 +151,22 @@ class GradualMagnitude:
             granularity=self.granularity,
             phase="baseline",
             rows=rows,
-            dual_rows=None,
+            # The true violations need no pass of their own in this method: the steps are planned
+            # as if they came from the training batch, and the forwards booked on top.
+            dual_rows=rows if self.enforce and problem.constraints else None,
             steps=fine,
             report=report,
             sparsity=self.sparsity,
             steps_before=pruning,
         )
         return Solution(
-            "gradual-magnitude",
+            "gradual-magnitude-constrained" if self.enforce else "gradual-magnitude",
             problem,
             reference,
             network,
             hard,
             masks.magnitude(state.params, problem.layers, self.granularity),
-            {},
+            multiplier_record(steps.constraints, state.duals, problem.groups),
             self.granularity,
             budget,
             self.sparsity,

@@ -48,7 +48,7 @@ from fairbilevel.train import (
     tune_record,
 )
 
-STAGES = 20  # compiled calls of the bilevel phase; the budget moves between them
+STAGES = 20  # compiled calls of the bilevel phase at most; the budget moves between them
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ class BilevelSolver:
         """
         run = self.start(problem, reference, callback=callback)
         state = run.init()
-        for _ in range(STAGES):
+        for _ in range(run.stages):
             state = run.step(state)
         return run.finish(state)
 
@@ -181,7 +181,7 @@ class BilevelSolver:
 
 
 class BilevelRun:
-    """One run of the solver: ``init``, then ``step`` for each stage, then ``finish``.
+    """One run of the solver: ``init``, then ``step`` for each of ``stages``, then ``finish``.
 
     Args:
         options: the solver.
@@ -221,11 +221,13 @@ class BilevelRun:
         options = self.options
         dual_cost = FORWARD_COST / options.violation_every
         settle = recalibration_cost(self.reference.network)
-        refresh = FORWARD_COST * REFRESH_BATCHES * STAGES if settle else 0.0
         outer_cost = options.hypergradient.gradient_evaluations + dual_cost * self.measures_early
-        bilevel = options.bilevel_share * options.steps - refresh
-        self.stage_steps = max(1, int(bilevel / outer_cost / STAGES + 1e-9))
-        self.outer_steps = STAGES * self.stage_steps
+        share = options.bilevel_share * options.steps
+        moved = FORWARD_COST * REFRESH_BATCHES if settle else 0.0  # statistics after a stage
+        self.stages = min(STAGES, max(1, int(share / (outer_cost + moved) + 1e-9)))
+        refresh = moved * self.stages
+        self.stage_steps = max(1, int((share - refresh) / outer_cost / self.stages + 1e-9))
+        self.outer_steps = self.stages * self.stage_steps
         left = options.steps - refresh - settle - self.outer_steps * outer_cost
         self.fine_steps = int(max(left, 0) / (1 + dual_cost * self.measures) + 1e-9) // 10 * 10
 
@@ -290,11 +292,11 @@ class BilevelRun:
     @property
     def sparsity(self) -> float:
         """Sparsity of the stage to come."""
-        return self.schedule(min(self.stage + 1, STAGES) / STAGES)
+        return self.schedule(min(self.stage + 1, self.stages) / self.stages)
 
     def masks(self, state: BilevelState) -> Masks:
         """Hard masks of the current scores at the current sparsity."""
-        done = self.schedule(max(self.stage, 1) / STAGES)
+        done = self.schedule(max(self.stage, 1) / self.stages)
         return hard_masks(self.budget, state.scores, done)
 
     def step(self, state: BilevelState) -> BilevelState:
