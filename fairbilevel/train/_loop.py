@@ -165,6 +165,28 @@ def maybe_dual_step(
     return jax.lax.cond(index % every == 0, measure, lambda state: state, duals)
 
 
+def settled_statistics(
+    problem: FairPruningProblem, model_state: Any, z: Any, batches: Batch
+) -> Any:
+    """Normalization statistics of the network ``z``: running statistics over stacked batches,
+    averaged over their second half. Pure."""
+
+    def body(carry: Any, batch: Batch) -> tuple[Any, Any]:
+        x = problem.normalize(batch.x)
+        _, carry = problem.model.apply(z, carry, x, True, jax.random.key(0))
+        return carry, carry
+
+    last, seen = _xla.scan(body, model_state, batches)
+    half = batches.y.shape[0] // 2
+
+    def settle(final: Array, history: Array) -> Array:
+        if not jnp.issubdtype(final.dtype, jnp.floating):
+            return final
+        return history[half:].mean(0)
+
+    return jax.tree.map(settle, last, seen)
+
+
 class WeightLoop:
     """Compiled training of weights under fixed masks, with constraints if there are any.
 
@@ -207,26 +229,10 @@ class WeightLoop:
         return self._segment(state, factors, batches, dual_batches)
 
     def _run_refresh(self, model_state: Any, z: Any, batches: Batch) -> Any:
-        problem = self.steps.problem
-
-        def body(carry: Any, batch: Batch) -> tuple[Any, Any]:
-            x = problem.normalize(batch.x)
-            _, carry = problem.model.apply(z, carry, x, True, jax.random.key(0))
-            return carry, carry
-
-        last, seen = _xla.scan(body, model_state, batches)
-        half = batches.y.shape[0] // 2
-
-        def settle(final: Array, history: Array) -> Array:
-            if not jnp.issubdtype(final.dtype, jnp.floating):
-                return final
-            return history[half:].mean(0)
-
-        return jax.tree.map(settle, last, seen)
+        return settled_statistics(self.steps.problem, model_state, z, batches)
 
     def refresh(self, model_state: Any, z: Any, batches: Batch) -> Any:
-        """Normalization statistics of the network ``z``: running statistics over ``batches``,
-        averaged over their second half."""
+        """``settled_statistics``, compiled and booked."""
         if not jax.tree.leaves(model_state):
             return model_state
         self.costs.gradient_evaluations += FORWARD_COST * batches.y.shape[0]
