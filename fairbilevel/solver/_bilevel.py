@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Int
 
 from fairbilevel import _trees, masks
 from fairbilevel.hypergrad import Bilinear, Hypergradient, Status
@@ -263,7 +264,7 @@ class BilevelRun:
             if isinstance(options.relaxation, str)
             else options.relaxation
         )
-        self._step = OuterStep(
+        self.outer_step = OuterStep(
             steps,
             options.hypergradient,
             outer,
@@ -273,14 +274,39 @@ class BilevelRun:
             options.violation_every,
             self._magnitude_scale(dense.params),
         )
-        self._segment = Compiled(self._step.many, self.costs)
-        self._network = jax.jit(self._step.network)
+        self._segment = Compiled(self.outer_step.many, self.costs)
+        self._network = jax.jit(self.outer_step.network)
         self._loop = WeightLoop(steps, self.costs, options.violation_every)
         self.stage, self._kept = 0, None
         keep = masks.as_counts(self.budget.keep(self.sparsity))
         scores = relaxation.start(scores, self.budget, keep)
         weights = steps.init(_trees.copy(dense.params), _trees.copy(dense.state), key)
-        return self._step.init(weights, scores)
+        return self.outer_step.init(weights, scores)
+
+    def final_steps(self) -> Steps:
+        """The pure steps of the fine-tuning."""
+        return self._steps(self.fine_steps, final=True)
+
+    def fine_tune_rows(self) -> Int[np.ndarray, " n"]:
+        """Rows that the kept weights are fitted to once the mask is final."""
+        fit = self.problem.roles["fit"]
+        if self.options.fine_tune_on == "fit":
+            return fit
+        return np.sort(np.concatenate([fit, self.select_rows]))
+
+    def planned_evaluations(self) -> float:
+        """Gradient evaluations of the whole run."""
+        dual_cost = FORWARD_COST / self.options.violation_every
+        outer = self.options.hypergradient.gradient_evaluations + dual_cost * self.measures_early
+        moved = (
+            FORWARD_COST * REFRESH_BATCHES if jax.tree.leaves(self.reference.network.state) else 0
+        )
+        return (
+            self.stages * moved
+            + self.outer_steps * outer
+            + self.fine_steps * (1 + dual_cost * self.measures)
+            + recalibration_cost(self.reference.network)
+        )
 
     def _magnitude_scale(self, params: Any) -> float | None:
         options = self.options
@@ -319,7 +345,7 @@ class BilevelRun:
             batches = feed.take(problem.roles["fit"], STREAM_REFRESH, REFRESH_BATCHES)
             weights = weights._replace(
                 model_state=self._loop.refresh(weights.model_state, z, batches),
-                duals=self._step.steps.emptied(weights.duals),
+                duals=self.outer_step.steps.emptied(weights.duals),
             )
             self._kept = kept
         last_good = Network(z, _trees.copy(weights.model_state))
@@ -346,7 +372,7 @@ class BilevelRun:
             self.outer_steps,
             log.weights,
             record,
-            self._step.steps,
+            self.outer_step.steps,
             state.weights.duals,
             sparsity,
             hypergradient=_diagnosis(log),
@@ -362,13 +388,10 @@ class BilevelRun:
         """
         options, problem = self.options, self.problem
         hard = hard_masks(self.budget, state.scores, options.sparsity)
-        steps = self._steps(self.fine_steps, final=True)
+        steps = self.final_steps()
         weights = steps.init(state.weights.params, state.weights.model_state, state.weights.key)
         # The multipliers go on from where the bilevel phase left them; their buffers start afresh.
         weights = weights._replace(duals=steps.emptied(state.weights.duals))
-        rows = problem.roles["fit"]
-        if options.fine_tune_on == "fit+select":
-            rows = np.sort(np.concatenate([rows, self.select_rows]))
         network, weights = fine_tune(
             WeightLoop(steps, self.costs, options.violation_every),
             self.feed,
@@ -376,7 +399,7 @@ class BilevelRun:
             hard,
             granularity=options.granularity,
             phase="finetune",
-            rows=rows,
+            rows=self.fine_tune_rows(),
             dual_rows=problem.select_duals if self.measures else None,
             steps=self.fine_steps,
             report=self.report,

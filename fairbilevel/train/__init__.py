@@ -22,10 +22,12 @@ from fairbilevel.train._loop import (
     masked,
     maybe_dual_step,
     run_weights,
+    settled_statistics,
     tune_record,
 )
 from fairbilevel.train._optimizers import SCORE_RULES, scale_by_global_rms, score_descent, sgd
 from fairbilevel.train._solution import (
+    RECALIBRATION_BATCHES,
     REFRESH_BATCHES,
     Solution,
     fine_tune,
@@ -37,6 +39,7 @@ from fairbilevel.train._steps import DualState, StepLog, Steps, WeightState, fro
 
 __all__ = [
     "FORWARD_COST",
+    "RECALIBRATION_BATCHES",
     "REFRESH_BATCHES",
     "SCORE_RULES",
     "STREAM_DUALS",
@@ -72,6 +75,7 @@ __all__ = [
     "run_weights",
     "scale_by_global_rms",
     "score_descent",
+    "settled_statistics",
     "sgd",
     "stream_rows",
     "train_dense",

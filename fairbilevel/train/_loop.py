@@ -137,13 +137,22 @@ class Feed:
         self.seed, self.batch_size = seed, batch_size
         self._position: dict[int, int] = {}
 
-    def take(self, rows: Int[np.ndarray, " n"], stream: int, steps: int) -> Batch:
-        """The next ``steps`` batches of a stream: leaves ``[steps, batch, ...]``."""
+    def rows(
+        self, rows: Int[np.ndarray, " n"], stream: int, steps: int
+    ) -> Int[np.ndarray, "steps batch"]:
+        """Row numbers of the next ``steps`` batches of a stream."""
         start = self._position.get(stream, 0)
         count = steps * self.batch_size
         self._position[stream] = start + count
-        chosen = stream_rows(rows, self.seed, stream, start, count)
-        return gather(self.problem, self.reference, chosen.reshape(steps, self.batch_size))
+        return stream_rows(rows, self.seed, stream, start, count).reshape(steps, self.batch_size)
+
+    def take(self, rows: Int[np.ndarray, " n"], stream: int, steps: int) -> Batch:
+        """The next ``steps`` batches of a stream: leaves ``[steps, batch, ...]``."""
+        return gather(self.problem, self.reference, self.rows(rows, stream, steps))
+
+    def everything(self) -> Batch:
+        """All rows, to gather batches from on the device."""
+        return gather(self.problem, self.reference, np.arange(len(self.problem.y)))
 
 
 def dual_batches(steps: int, every: int) -> int:
@@ -198,12 +207,14 @@ class WeightLoop:
 
     def __init__(self, steps: Steps, costs: Costs, violation_every: int = 1):
         self.steps, self.costs, self.every = steps, costs, violation_every
-        self._segment = Compiled(self._run_segment, costs)
+        self._segment = Compiled(self.many, costs)
         self._refresh = Compiled(self._run_refresh, costs)
 
-    def _run_segment(
+    def many(
         self, state: WeightState, factors: Any, batches: Batch, dual_batches: Batch | None
     ) -> tuple[WeightState, StepLog]:
+        """A step for each leading entry of ``batches``, in one loop. Pure."""
+
         def body(carry: WeightState, xs: tuple[Array, Batch]) -> tuple[WeightState, StepLog]:
             index, batch = xs
             carry, log = self.steps.weight_step(carry, factors, batch)
