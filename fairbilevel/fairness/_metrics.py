@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from fairbilevel.fairness._constraint import Constraint
-from fairbilevel.fairness._statistics import Outcomes, from_means
+from fairbilevel.fairness._statistics import GroupStatistics, Outcomes, group_statistics
 
 
 def group_rates(
@@ -104,24 +104,75 @@ def gaps(
     }
 
 
-def largest_violation(
-    constraint: Constraint,
+class Measurement(NamedTuple):
+    """A constraint on a set of rows, in double precision.
+
+    Attributes:
+        value: the disparity as reported, ``None`` if no group is claimed.
+        violation: how far the tolerance is exceeded at most (at most 0: it holds).
+        distances: measured minus tolerance by the constraint's labels, groups claimed only.
+    """
+
+    value: float | None
+    violation: float | None
+    distances: dict[str, float]
+
+
+def measure(
+    constraints: Sequence[Constraint],
     outcomes: Outcomes,
     group: Int[np.ndarray, " rows"],
-    groups: int,
+    groups: Sequence[str],
     counted: Bool[np.ndarray, " groups"] | None = None,
-) -> float | None:
-    """A constraint's reported value on a set of rows minus its tolerance; ``None`` without rows."""
+    classes: int | None = None,
+) -> list[Measurement]:
+    """Every constraint's value and violations on a set of rows.
+
+    Args:
+        constraints: what is measured.
+        outcomes: of the rows, with labels and answers if a constraint needs them.
+        group: index into ``groups``.
+        groups: group names.
+        counted: groups that claims speak of; all by default.
+        classes: number of classes, if a constraint counts answers by group and label.
+    """
     if len(group) == 0:
-        return None
-    rates = [np.nan_to_num(group_rates(np.asarray(v), group, groups)[0]) for v in outcomes]
-    size = np.bincount(group, minlength=groups)
+        return [Measurement(None, None, {}) for _ in constraints]
+    number = len(groups)
     # In double precision, so that a violation is the reported gap minus the tolerance exactly.
     with jax.enable_x64():
-        stats = from_means(
-            [jnp.asarray(rate) for rate in rates],
-            jnp.asarray(size / size.sum()),
-            jnp.asarray(size > 0),
-            jnp.asarray(np.ones(groups, bool) if counted is None else counted),
+        cells = None
+        if any(c.of_cells for c in constraints):
+            if outcomes.label is None or classes is None:
+                raise ValueError("answers by group and label need labels and the number of classes")
+            cell = np.asarray(group) * classes + np.asarray(outcomes.label)
+            count = np.bincount(cell, minlength=number * classes).reshape(number, classes)
+            cells = jnp.asarray(count / len(group))
+        doubled = outcomes._replace(
+            **{
+                name: np.asarray(getattr(outcomes, name), np.float64)
+                for name in ("correct", "dense_correct", "loss", "dense_loss")
+            },
+            own={name: np.asarray(v, np.float64) for name, v in outcomes.own.items()},
         )
-        return float(constraint.value(stats)) - constraint.tolerance
+        size = np.bincount(group, minlength=number)
+        stats = group_statistics(
+            doubled,
+            jnp.asarray(group),
+            jnp.asarray(size / size.sum()),
+            jnp.asarray(np.ones(number, bool) if counted is None else counted),
+            cells,
+        )
+        return [_measured(c, stats, c.labels(groups)) for c in constraints]
+
+
+def _measured(constraint: Constraint, stats: GroupStatistics, labels: Sequence[str]) -> Measurement:
+    distances = np.asarray(constraint.distances(stats))
+    claimed = np.isfinite(distances)
+    if not claimed.any():
+        return Measurement(None, None, {})
+    return Measurement(
+        float(constraint.value(stats)),
+        float(distances.max()),
+        {n: float(d) for n, d, c in zip(labels, distances, claimed, strict=True) if c},
+    )

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fairbilevel import _trees, masks
+from fairbilevel import _trees, fairness, masks
 from fairbilevel.hypergrad import Bilinear, Hypergradient, Status
 from fairbilevel.masks import Budget, CubicSchedule, Masks, Relaxation
 from fairbilevel.problem import FairPruningProblem, Network, Reference
@@ -71,7 +71,10 @@ class BilevelSolver:
         score_rule: ``"adam"`` or ``"momentum"``, the default outer optimizers
             (``fb.train.score_descent``); momentum wants a budget of a thousand outer steps.
         score_step: of that rule, in units of the scores' spread.
-        dual_step: multipliers' step.
+        dual_rule: how multipliers move, with options after a colon: ``"gradient-ascent"``,
+            ``"augmented-lagrangian:penalty=0.1"``, ``"nupi:proportional=0.1,smoothing=0.9"`` or
+            ``"multiplicative-weights:budget=1"``.
+        dual_step: of that rule.
         buffer_size: rows a group in the replay buffers.
         violation_every: outer steps between measurements of the true violations.
         follow_weights: scores that started as magnitudes also move with them, so that what the
@@ -82,7 +85,7 @@ class BilevelSolver:
         multipliers_from: ``"start"`` of the run, or when the mask is final (``"pruned"``, CEAG).
         inner_optimizer: any optax rule for the weights, restarted for fine-tuning.
         outer_optimizer: any optax rule for the scores.
-        dual_optimizer: any optax rule for the multipliers.
+        dual_optimizer: any optax rule for the multipliers, in place of ``dual_rule``.
         seed: of batches, random scores and dropout.
 
     Raises:
@@ -102,6 +105,7 @@ class BilevelSolver:
     learning_rate: float = 0.05
     score_rule: str = "adam"
     score_step: float = 0.1
+    dual_rule: str = "gradient-ascent"
     dual_step: float = 0.01
     buffer_size: int = 32
     violation_every: int = 1
@@ -144,6 +148,7 @@ class BilevelSolver:
         for name in ("learning_rate", "score_step", "dual_step"):
             if not 0 <= getattr(self, name) < np.inf:
                 raise ValueError(f"{name} must be a finite number of at least 0")
+        fairness.multiplier_rule(self.dual_rule, self.dual_step)
 
     def run(
         self,
@@ -210,7 +215,9 @@ class BilevelRun:
         # Without constraints there are no multipliers to keep rows for.
         self.select_rows = problem.select_outer if self.measures else problem.roles["select"]
         self.measures_early = self.measures and options.multipliers_from == "start"
-        self.dual_rule = options.dual_optimizer or optax.sgd(options.dual_step)
+        self.dual_rule = options.dual_optimizer or fairness.multiplier_rule(
+            options.dual_rule, options.dual_step
+        )
         self.schedule = CubicSchedule(options.sparsity, options.budget_share)
         self._plan()
         self.stage = 0

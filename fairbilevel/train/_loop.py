@@ -13,7 +13,6 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from fairbilevel import _trees, _xla, fairness
-from fairbilevel.fairness import Outcomes
 from fairbilevel.problem import FairPruningProblem, Network, Reference
 from fairbilevel.train._batches import Batch, gather, stream_rows
 from fairbilevel.train._steps import DualState, StepLog, Steps, WeightState
@@ -273,8 +272,11 @@ def tune_record(
 ) -> TuneRecord:
     """Evaluate a network on tune, beside the dense reference if there is one."""
     rows = problem.roles["tune"]
-    correct, loss = problem.judge(network, rows)
-    performance = fairness.performance(correct, loss, problem.group[rows], problem.groups)
+    outcomes = problem.outcomes(network, reference, rows)
+    correct = np.asarray(outcomes.correct)
+    performance = fairness.performance(
+        correct, np.asarray(outcomes.loss), problem.group[rows], problem.groups
+    )
     log = {"accuracy": performance["accuracy"], "loss": performance["loss"]}
     violations: tuple[float, ...] = ()
     noise = 0.0
@@ -282,7 +284,6 @@ def tune_record(
         rates = performance["group_accuracy"].values()
         log["worst_group_accuracy"] = min((r for r in rates if r is not None), default=None)
     else:
-        outcomes = Outcomes(correct, reference.correct[rows], loss, reference.loss[rows])
         summary = problem.summarize(outcomes, rows)
         violations = tuple(v for v in summary["violations"] if v is not None)
         changed = float(np.mean(correct != reference.correct[rows])) if len(rows) else 0.0
