@@ -208,7 +208,7 @@ def test_kept_weights_decay_even_without_a_gradient(tiny_problem):
     hard, factors = half_masks(problem, params)
     state = steps.init(params, model_state, jax.random.key(1))
     batch = train.gather(problem, None, problem.roles["fit"][:8])._replace(weight=jnp.zeros(8))
-    moved, _, _ = steps.weight_step(state, factors, batch)
+    moved, _ = steps.weight_step(state, factors, batch)
     for layer in problem.layers:
         start = np.asarray(flatten_named(params)[layer.kernel])
         expected = np.where(np.asarray(hard[layer.name]) == 0, start, 0.5 * start)
@@ -471,7 +471,7 @@ def test_score_steps_do_not_depend_on_the_scale_of_the_loss():
     ]
 
     def trajectory(scale):
-        rule = train.score_descent(0.03, 0.5, 20)
+        rule = train.score_descent("adam", 0.03, 0.5, 20)
         scores = {"a": jnp.zeros(5), "b": jnp.zeros(2)}
         state, points = rule.init(scores), []
         for gradient in gradients:
@@ -493,7 +493,7 @@ def test_score_steps_do_not_depend_on_the_scale_of_the_loss():
 
 
 def test_scores_without_a_gradient_stay():
-    rule = train.score_descent(0.03, 0.5, 20)
+    rule = train.score_descent("adam", 0.03, 0.5, 20)
     scores = {"a": jnp.ones(3)}
     updates, _ = rule.update({"a": jnp.zeros(3)}, rule.init(scores), scores)
     np.testing.assert_array_equal(updates["a"], 0)

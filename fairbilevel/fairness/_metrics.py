@@ -33,8 +33,11 @@ def judge(
     if not len(y):
         return np.zeros(0, bool), np.zeros(0, np.float32)
     top = logits.max(-1, keepdims=True)
-    log_sum = top[:, 0] + np.log(np.exp(logits - top).sum(-1))
-    return logits.argmax(-1) == y, (log_sum - logits[np.arange(len(y)), y]).astype(np.float32)
+    # Infinite logits have a loss of NaN: the caller's to refuse.
+    with np.errstate(invalid="ignore"):
+        log_sum = top[:, 0] + np.log(np.exp(logits - top).sum(-1))
+        loss = log_sum - logits[np.arange(len(y)), y]
+    return logits.argmax(-1) == y, loss.astype(np.float32)
 
 
 def _named(names: Sequence[str], values: np.ndarray) -> dict[str, Any]:

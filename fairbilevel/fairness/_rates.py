@@ -57,7 +57,9 @@ class _EqualRates(Constraint):
 
     def bound_to(self, groups: Sequence[str], classes: Sequence[str]) -> Constraint:
         """The same constraint for these groups and classes."""
-        return dataclasses.replace(super().bound_to(groups, classes), classes=tuple(classes))
+        bound = super().bound_to(groups, classes)
+        assert isinstance(bound, _EqualRates)
+        return dataclasses.replace(bound, classes=tuple(classes))
 
     def _answers(self) -> range:
         return range(1, 2) if len(self.classes) == 2 else range(len(self.classes))

@@ -35,8 +35,10 @@ from fairbilevel.train import (
     Report,
     Solution,
     Steps,
+    Watch,
     WeightLoop,
     check_finite,
+    check_judged,
     dual_batches,
     fine_tune,
     hard_masks,
@@ -345,6 +347,7 @@ class BilevelRun:
         self.stage += 1
         z = self._network(state.scores, state.weights.params, keep, progress[-1])
         record = tune_record(problem, Network(z, state.weights.model_state), self.reference)
+        check_judged(record, "bilevel", first + count, last_good)
         self.report.write(
             "bilevel",
             first + count,
@@ -374,6 +377,7 @@ class BilevelRun:
         rows = problem.roles["fit"]
         if options.fine_tune_on == "fit+select":
             rows = np.sort(np.concatenate([rows, self.select_rows]))
+        watch = Watch(problem, self.reference)
         network, weights = fine_tune(
             WeightLoop(steps, self.costs, options.violation_every),
             self.feed,
@@ -386,6 +390,7 @@ class BilevelRun:
             steps=self.fine_steps,
             report=self.report,
             sparsity=options.sparsity,
+            look=watch.look if self.measures else None,
         )
         return Solution(
             "bilevel",
@@ -401,6 +406,7 @@ class BilevelRun:
             self.costs,
             self.report.history,
             self._warnings(),
+            watch.assess(network) if self.measures else None,
         )
 
     def _warnings(self) -> tuple[str, ...]:

@@ -113,6 +113,17 @@ def check_finite(
         raise DivergenceError(phase, first_step + len(losses) + 1, last_good)
 
 
+def check_judged(record: TuneRecord, phase: str, step: int, last_good: Network) -> None:
+    """Refuse finite weights whose logits on tune are not: the next loss would show it.
+
+    Raises:
+        DivergenceError: naming ``step``.
+    """
+    loss = record.log["loss"]
+    if loss is not None and not np.isfinite(loss):
+        raise DivergenceError(phase, step, last_good)
+
+
 @jax.jit
 def _all_finite(tree: Any) -> Array:
     leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
@@ -313,6 +324,7 @@ def run_weights(
     sparsity_at: Callable[[int], float | None],
     steps_before: int = 0,
     steps_after: int = 0,
+    look: Callable[[Network, DualState], None] | None = None,
 ) -> WeightState:
     """Train weights for ``steps`` steps in ``segments`` compiled calls.
 
@@ -331,6 +343,7 @@ def run_weights(
         sparsity_at: sparsity of a segment, for the log.
         steps_before: steps of the same phase already done, for the log.
         steps_after: steps of the same phase still to come, for the log.
+        look: sees the network and the multipliers after each segment.
 
     Raises:
         DivergenceError: the loss is not finite.
@@ -349,8 +362,11 @@ def run_weights(
         check_finite(log, left, phase, steps_before + segment * length, last_good)
         network = Network(masked(factors, state.params), state.model_state)
         record = tune_record(loop.steps.problem, network, feed.reference)
+        check_judged(record, phase, steps_before + (segment + 1) * length, last_good)
         if best is not None:
             best.offer(record, network)
+        if look is not None:
+            look(network, state.duals)
         report.write(
             phase,
             steps_before + (segment + 1) * length,
