@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from fairbilevel.fairness._constraint import Constraint
-from fairbilevel.fairness._statistics import GroupStatistics, Outcomes, group_statistics
+from fairbilevel.fairness._statistics import (
+    GroupStatistics,
+    Outcomes,
+    cell_answers,
+    from_means,
+)
 
 
 def group_rates(
@@ -142,40 +148,45 @@ def measure(
     if len(group) == 0:
         return [Measurement(None, None, {}) for _ in constraints]
     number = len(groups)
+    size = np.bincount(group, minlength=number)
+    means = [np.nan_to_num(group_rates(np.asarray(v), group, number)[0]) for v in outcomes.paired]
+    own = {n: np.nan_to_num(group_rates(v, group, number)[0]) for n, v in outcomes.own.items()}
     # In double precision, so that a violation is the reported gap minus the tolerance exactly.
     with jax.enable_x64():
-        cells = None
+        answers = None
         if any(c.of_cells for c in constraints):
-            if outcomes.label is None or classes is None:
-                raise ValueError("answers by group and label need labels and the number of classes")
+            if outcomes.label is None or outcomes.answer is None or classes is None:
+                raise ValueError("rates of answers need labels, answers and the number of classes")
             cell = np.asarray(group) * classes + np.asarray(outcomes.label)
-            count = np.bincount(cell, minlength=number * classes).reshape(number, classes)
-            cells = jnp.asarray(count / len(group))
-        doubled = outcomes._replace(
-            **{
-                name: np.asarray(getattr(outcomes, name), np.float64)
-                for name in ("correct", "dense_correct", "loss", "dense_loss")
-            },
-            own={name: np.asarray(v, np.float64) for name, v in outcomes.own.items()},
-        )
-        size = np.bincount(group, minlength=number)
-        stats = group_statistics(
-            doubled,
-            jnp.asarray(group),
+            tally = np.zeros((number * classes, classes))
+            np.add.at(tally, (cell, np.asarray(outcomes.answer)), 1)
+            share = tally.sum(1).reshape(number, classes) / len(group)
+            answers = cell_answers(jnp.asarray(tally), 1, jnp.asarray(share))
+        stats = from_means(
+            [jnp.asarray(mean) for mean in means],
             jnp.asarray(size / size.sum()),
+            jnp.asarray(size > 0),
             jnp.asarray(np.ones(number, bool) if counted is None else counted),
-            cells,
+            answers,
+            {name: jnp.asarray(mean) for name, mean in own.items()},
         )
         return [_measured(c, stats, c.labels(groups)) for c in constraints]
 
 
+@partial(jax.jit, static_argnums=0)
+def _evaluated(
+    constraint: Constraint, stats: GroupStatistics
+) -> tuple[Float[Array, ""], Float[Array, " multipliers"]]:
+    return constraint.value(stats), constraint.distances(stats)
+
+
 def _measured(constraint: Constraint, stats: GroupStatistics, labels: Sequence[str]) -> Measurement:
-    distances = np.asarray(constraint.distances(stats))
+    value, distances = (np.asarray(found) for found in _evaluated(constraint, stats))
     claimed = np.isfinite(distances)
     if not claimed.any():
         return Measurement(None, None, {})
     return Measurement(
-        float(constraint.value(stats)),
+        float(value),
         float(distances.max()),
         {n: float(d) for n, d, c in zip(labels, distances, claimed, strict=True) if c},
     )
