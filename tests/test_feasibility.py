@@ -131,7 +131,8 @@ class Course:
 
     def __init__(self, tiny_problem, monkeypatch, violations, multipliers, last):
         problem = tiny_problem(ExcessAccuracyGap(0.02))
-        self.watch = Watch(problem, problem.refer(problem.initial_network(0)))
+        self.network = problem.initial_network(0)
+        self.watch = Watch(problem, problem.refer(self.network))
         shown = iter([*violations, last])
 
         def measure(network):
@@ -141,11 +142,11 @@ class Course:
 
         monkeypatch.setattr(self.watch, "_measure", measure)
         for multiplier in multipliers:
-            duals = DualState((jnp.array([0.0, 0.0, multiplier]),), (), None)
-            self.watch.look(None, duals)
+            values = (jnp.array([0.0, 0.0, multiplier]),)
+            self.watch.look(self.network, DualState(values, (), fairness.empty_buffers(3, 1)))
 
     def status(self):
-        (reached,) = self.watch.assess(None).constraints
+        (reached,) = self.watch.assess(self.network).constraints
         return reached
 
 
