@@ -211,9 +211,11 @@ def test_the_sigmoid_stands_for_an_answer_by_its_probability(classes):
         np.testing.assert_allclose(got, jax.nn.softmax(logits), atol=1e-12)
 
 
-@pytest.mark.parametrize("surrogate", SURROGATES)
+@pytest.mark.parametrize(
+    ("kind", "surrogate"),
+    [(kind, "sigmoid") for kind in RATES] + [(EqualizedOdds, s) for s in SURROGATES],
+)
 @pytest.mark.parametrize("classes", [2, 3])
-@pytest.mark.parametrize("kind", RATES)
 def test_weights_of_cells_are_the_gradient_of_the_written_out_lagrangian(kind, classes, surrogate):
     """sum (low - high) (rate of the others - rate of g), rates by the smooth stand-in."""
     constraint = bound(kind, classes, surrogate=surrogate)
@@ -223,18 +225,18 @@ def test_weights_of_cells_are_the_gradient_of_the_written_out_lagrangian(kind, c
         multipliers = jnp.asarray(rng.uniform(size=len(constraint.labels(NAMES))))
         rates = constraint.rates()
         low, high = multipliers.reshape(2, len(rates), 3)
+        answer = np.array([rate.answer for rate in rates])
+        among = np.stack([rate.among for rate in rates])[:, np.asarray(y)]
 
         def written_out(logits):
             smooth = constraint.answered(logits, fairness.margin(logits, y), y)
+            value = smooth[:, answer].T
             total = 0.0
-            for q, rate in enumerate(rates):
-                among = jnp.asarray(rate.among)[y]
-                for g in range(3):
-                    own, rest = among & (group == g), among & (group != g)
-                    value = smooth[:, rate.answer]
-                    of_own = jnp.sum(jnp.where(own, value, 0)) / own.sum()
-                    of_rest = jnp.sum(jnp.where(rest, value, 0)) / rest.sum()
-                    total = total + (low[q, g] - high[q, g]) * (of_rest - of_own)
+            for g in range(3):
+                own, rest = among & (group == g), among & (group != g)
+                of_own = jnp.sum(own * value, 1) / own.sum(1)
+                of_rest = jnp.sum(rest * value, 1) / rest.sum(1)
+                total = total + jnp.sum((low - high)[:, g] * (of_rest - of_own))
             return total
 
         coefficients = constraint.coefficients(multipliers, share, some_stats(share))
