@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from fairbilevel import _trees, fairness, masks, models
 from fairbilevel import data as fb_data
-from fairbilevel.fairness import Constraint, Outcomes
+from fairbilevel.fairness import Constraint, Custom, Measurement, Outcomes
 
 REPORTED_ROLES = ("fit", "select", "tune", "test")
 _EVALUATION_ROWS = 512
@@ -83,7 +83,7 @@ class FairPruningProblem:
             labels and groups with it.
         y: int ``[rows]``, class of each row.
         group: int or str ``[rows]``, group of each row.
-        constraints: fairness constraints; none means accuracy alone.
+        constraints: fairness constraints, each at most once; none means accuracy alone.
         roles: row indices by role (``fb.data.split_roles``); drawn from ``seed`` by default.
         counted: bool ``[groups]``, groups that claims speak of; all by default.
         role_fractions: shares of the five roles where ``roles`` is not given.
@@ -123,7 +123,13 @@ class FairPruningProblem:
             x = fb_data.from_arrays(x, y, group)
         data: fb_data.Dataset = x
         self.data = data
-        self.constraints = tuple(constraints)
+        self.constraints = tuple(c.bound_to(data.groups, data.classes) for c in constraints)
+        names = [c.name for c in self.constraints]
+        if len(set(names)) < len(names):
+            raise ValueError(
+                f"each constraint can be given once, got {', '.join(names)}: a tolerance may "
+                "differ by group"
+            )
         self.counted = (
             np.ones(len(data.groups), bool) if counted is None else np.asarray(counted, bool)
         )
@@ -161,6 +167,13 @@ class FairPruningProblem:
 
     def _shares(self, rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, " groups"]:
         count = np.bincount(self.group[rows], minlength=len(self.data.groups))
+        return (count / max(count.sum(), 1)).astype(np.float32)
+
+    def cell_share(self, role: str) -> Float[np.ndarray, "groups classes"]:
+        """Shares of the cells (group and label) among a role's rows."""
+        rows, shape = self.roles[role], (len(self.data.groups), len(self.data.classes))
+        cell = self.group[rows] * shape[1] + self.y[rows]
+        count = np.bincount(cell, minlength=shape[0] * shape[1]).reshape(shape)
         return (count / max(count.sum(), 1)).astype(np.float32)
 
     def _spread_rows(self, count: int) -> Int[np.ndarray, " n"]:
@@ -226,23 +239,48 @@ class FairPruningProblem:
         return Reference(network, correct, loss, gradient_evaluations)
 
     def outcomes(
-        self, network: Network, reference: Reference, rows: Int[np.ndarray, " n"]
+        self, network: Network, reference: Reference | None, rows: Int[np.ndarray, " n"]
     ) -> Outcomes:
-        """Paired outcomes of a network beside the dense one, on the host."""
-        correct, loss = self.judge(network, rows)
-        return Outcomes(correct, reference.correct[rows], loss, reference.loss[rows])
+        """Outcomes of a network beside the dense one's (zeros without a reference), on the host."""
+        nothing = np.zeros(len(rows), np.float32)
+        dense = (
+            (nothing > 0, nothing)
+            if reference is None
+            else (reference.correct[rows], reference.loss[rows])
+        )
+        own = [c for c in self.constraints if isinstance(c, Custom)]
+        if not own and not any(c.of_cells for c in self.constraints):
+            correct, loss = self.judge(network, rows)
+            return Outcomes(correct, dense[0], loss, dense[1])
+        logits, y = self.logits(network, self.inputs[rows]), self.y[rows]
+        correct, loss = fairness.judge(logits, y)
+        measured = {
+            c.name: np.asarray(c.quantity(c.true, jnp.asarray(logits), jnp.asarray(y))) for c in own
+        }
+        answer = logits.argmax(-1).astype(np.int32)
+        return Outcomes(correct, dense[0], loss, dense[1], y, answer, measured)
+
+    def measure(self, outcomes: Outcomes, rows: Int[np.ndarray, " n"]) -> list[Measurement]:
+        """What outcomes on ``rows`` say of each constraint."""
+        return fairness.measure(
+            self.constraints,
+            outcomes,
+            self.group[rows],
+            self.groups,
+            self.counted,
+            len(self.data.classes),
+        )
 
     def summarize(self, outcomes: Outcomes, rows: Int[np.ndarray, " n"]) -> dict[str, Any]:
-        """Performance, gaps and violations of paired outcomes on ``rows``."""
+        """Performance, gaps, and the constraints' values and violations on ``rows``."""
         group = self.group[rows]
         correct, dense = np.asarray(outcomes.correct), np.asarray(outcomes.dense_correct)
+        measured = self.measure(outcomes, rows)
         return {
             "performance": fairness.performance(
                 correct, np.asarray(outcomes.loss), group, self.groups
             ),
             "gaps": fairness.gaps(dense, correct, group, self.groups, self.counted),
-            "violations": [
-                fairness.largest_violation(c, outcomes, group, len(self.groups), self.counted)
-                for c in self.constraints
-            ],
+            "values": [m.value for m in measured],
+            "violations": [m.violation for m in measured],
         }

@@ -17,14 +17,19 @@ from fairbilevel import fairness
 from fairbilevel.fairness import (
     CONSTRAINTS,
     SURROGATES,
+    AbsoluteExcessAccuracyGap,
     AccuracyGap,
     DegradationGap,
     EqualizedLoss,
     ExcessAccuracyGap,
     Outcomes,
     SignedEqualizedLoss,
+    WorstGroupAccuracy,
 )
 from fairbilevel.fairness._statistics import GroupStatistics
+
+# Constraints on group means; those on rates of answers are in test_constraints.py.
+GAPS = [name for name, kind in CONSTRAINTS.items() if not kind.of_cells]
 
 # ---------------------------------------------------------------- margins and surrogates
 
@@ -181,6 +186,23 @@ def test_equalized_losses_by_hand():
     assert float(signed.value(STATS)) == pytest.approx(0.87, abs=1e-6)
 
 
+def test_absolute_excess_accuracy_gap_by_hand():
+    # psi -0.015, 0.135, -0.165
+    c = AbsoluteExcessAccuracyGap(0.1)
+    np.testing.assert_allclose(
+        c.violations(STATS), [-0.115, 0.035, -0.265, -0.085, -0.235, 0.065], atol=1e-6
+    )
+    assert float(c.value(STATS)) == pytest.approx(0.165, abs=1e-6)
+
+
+def test_worst_group_accuracy_by_hand():
+    c = WorstGroupAccuracy(0.6)
+    np.testing.assert_allclose(c.violations(STATS), [-0.3, -0.1, 0.2], atol=1e-6)
+    assert float(c.value(STATS)) == pytest.approx(0.4, abs=1e-6)
+    with pytest.raises(ValueError, match="floor of worst-group-accuracy must be at most 1"):
+        WorstGroupAccuracy(1.1)
+
+
 fractions = st.floats(0, 1)
 
 
@@ -193,9 +215,13 @@ def test_the_degradation_gap_is_the_range_of_excess_gaps(values):
         psi = stats.excess_accuracy_gap
         gap = DegradationGap(0.0).value(stats)
         np.testing.assert_allclose(gap, psi.max() - psi.min(), atol=1e-12)
+        # Either side of zero: the range lies between the absolute gap and twice that.
+        absolute = AbsoluteExcessAccuracyGap(0.0).value(stats)
+        np.testing.assert_allclose(absolute, np.abs(psi).max(), atol=1e-12)
+        assert absolute - 1e-12 <= gap <= 2 * absolute + 1e-12
 
 
-@pytest.mark.parametrize("name", CONSTRAINTS)
+@pytest.mark.parametrize("name", GAPS)
 def test_groups_that_are_absent_or_not_counted_say_nothing(name):
     constraint = CONSTRAINTS[name](tolerance=0.1)
     present, counted = [True, False, True, True], [True, True, True, False]
@@ -275,7 +301,19 @@ def one_against_the_rest(multipliers, harm, group, stats):
     return total
 
 
+def two_sided(multipliers, harm, group, stats):
+    """sum_g (more_g - less_g) (harm_g - harm)."""
+    return against_average(multipliers[:3] - multipliers[3:], harm, group, stats)
+
+
+def raised(multipliers, harm, group, stats):
+    """sum_g lambda_g harm_g."""
+    return sum(multipliers[g] * group_mean(harm, group, g) for g in range(3))
+
+
 LAGRANGIANS = {
+    "absolute-excess-accuracy-gap": two_sided,
+    "worst-group-accuracy": raised,
     "accuracy-gap": one_against_the_rest,
     "degradation-gap": one_against_the_rest,
     "excess-accuracy-gap": against_average,
@@ -285,7 +323,7 @@ LAGRANGIANS = {
 
 
 @pytest.mark.parametrize("surrogate", SURROGATES)
-@pytest.mark.parametrize("name", CONSTRAINTS)
+@pytest.mark.parametrize("name", GAPS)
 def test_coefficients_are_the_gradient_of_the_written_out_lagrangian(name, surrogate):
     constraint = CONSTRAINTS[name](0.1, surrogate=surrogate)
     with jax.enable_x64(True):
@@ -353,15 +391,13 @@ three_shares = hnp.arrays(np.float64, 3, elements=st.floats(0.05, 1)).map(lambda
 
 
 # Built beforehand: the type checker draws random numbers, which a strategy must not.
-BUILT = {(k, s): CONSTRAINTS[k](0.1, surrogate=s) for k in CONSTRAINTS for s in SURROGATES}
-COUNTS = {k: len(c(0.1).labels("abc")) for k, c in CONSTRAINTS.items()}
+BUILT = {(k, s): CONSTRAINTS[k](0.1, surrogate=s) for k in GAPS for s in SURROGATES}
+COUNTS = {k: len(CONSTRAINTS[k](0.1).labels("abc")) for k in GAPS}
 
 
 @st.composite
 def guarded_cases(draw):
-    kinds = draw(
-        st.lists(st.sampled_from(sorted(CONSTRAINTS)), min_size=1, max_size=3, unique=True)
-    )
+    kinds = draw(st.lists(st.sampled_from(sorted(GAPS)), min_size=1, max_size=3, unique=True))
     constraints = [BUILT[k, draw(st.sampled_from(sorted(SURROGATES)))] for k in kinds]
     multipliers = [
         draw(hnp.arrays(np.float64, COUNTS[k], elements=st.floats(-3 if c.signed else 0, 3)))
@@ -409,7 +445,7 @@ def test_no_rows_loss_is_ever_climbed(case):
     assert bool(got.bound) == bool((debt > 1).any())
     # What is positive is never touched: needy groups get all they were promised.
     for a, b in zip(weights, raw, strict=True):
-        np.testing.assert_allclose(a[b >= 0], b[b >= 0])
+        np.testing.assert_allclose(a[b >= 0], b[b >= 0], atol=1e-300)
 
 
 with jax.enable_x64(True):
@@ -454,7 +490,7 @@ def test_no_constraints_no_weights():
 
 def test_gradients_do_not_see_absent_groups():
     """A batch without rows of a group, statistics without it: finite gradients, nothing from it."""
-    constraints = [CONSTRAINTS[name](0.1) for name in CONSTRAINTS]
+    constraints = [CONSTRAINTS[name](0.1) for name in GAPS]
     share = jnp.array([0.6, 0.4, 0.0])
     stats = make_stats(
         [0.9, 0.5, 0.0], loss=[0.1, 0.9, 0.0], share=share, present=[True, True, False]
@@ -541,7 +577,7 @@ def test_empty_buffers_claim_nothing():
         fairness.empty_buffers(3, 2), jnp.full(3, 1 / 3), jnp.ones(3, bool)
     )
     assert not stats.present.any()
-    for name in CONSTRAINTS:
+    for name in GAPS:
         assert not np.any(CONSTRAINTS[name](0.1).violations(stats))
 
 
@@ -647,14 +683,14 @@ def test_metrics_agree_with_fairlearn(case):
 
 
 @settings(max_examples=50, deadline=None)
-@given(judged_rows(), st.sampled_from(sorted(CONSTRAINTS)))
+@given(judged_rows(), st.sampled_from(sorted(GAPS)))
 def test_the_largest_violation_is_the_reported_gap_less_the_tolerance(case, name):
     dense, correct, group = case
     rng = np.random.default_rng(0)
     loss = rng.uniform(0, 3, len(group)).astype(np.float32)
     outcomes = Outcomes(correct, dense, loss, loss)
     constraint = CONSTRAINTS[name](tolerance=0.03)
-    got = fairness.largest_violation(constraint, outcomes, group, 4)
+    (got,) = fairness.measure([constraint], outcomes, group, list("abcd"))
     reported = fairness.gaps(dense, correct, group, list("abcd"))
     sizes = np.bincount(group, minlength=4)
     means = [loss[group == g].astype(np.float64).mean() for g in range(4) if sizes[g]]
@@ -664,8 +700,15 @@ def test_the_largest_violation_is_the_reported_gap_less_the_tolerance(case, name
         "excess-accuracy-gap": reported["max_excess_accuracy_gap"],
         "equalized-loss": np.abs(np.array(means) - loss.astype(np.float64).mean()).max(),
         "equalized-loss-signed": np.abs(np.array(means) - loss.astype(np.float64).mean()).max(),
+        "worst-group-accuracy": reported["worst_group_accuracy"],
+        "absolute-excess-accuracy-gap": max(
+            abs(v) for v in reported["excess_accuracy_gap"].values() if v is not None
+        ),
     }[name]
-    assert got == pytest.approx(expected - 0.03, abs=1e-12)
+    assert got.value == pytest.approx(expected, abs=1e-12)
+    over = 0.03 - expected if constraint.floor else expected - 0.03
+    assert got.violation == pytest.approx(over, abs=1e-12)
+    assert max(got.distances.values()) == got.violation
 
 
 def test_uncounted_groups_stand_outside_every_claim():
@@ -677,10 +720,11 @@ def test_uncounted_groups_stand_outside_every_claim():
     assert got["worst_group_accuracy"] == 0.5
     assert got["excess_accuracy_gap"]["c"] == pytest.approx(0.6)  # shown all the same
     zero = np.zeros(5, np.float32)
-    violation = fairness.largest_violation(
-        AccuracyGap(0.1), Outcomes(correct, dense, zero, zero), group, 3, counted
+    (found,) = fairness.measure(
+        [AccuracyGap(0.1)], Outcomes(correct, dense, zero, zero), group, list("abc"), counted
     )
-    assert violation == pytest.approx(0.4, abs=1e-12)
+    assert found.violation == pytest.approx(0.4, abs=1e-12)
+    assert not any(label.startswith("c:") for label in found.distances)
 
 
 def test_no_rows_no_numbers():
@@ -695,7 +739,8 @@ def test_no_rows_no_numbers():
     }
     assert fairness.gaps(none, none, group, ["a"])["accuracy_gap"] is None
     outcomes = Outcomes(none, none, np.zeros(0), np.zeros(0))
-    assert fairness.largest_violation(AccuracyGap(0.1), outcomes, group, 1) is None
+    (found,) = fairness.measure([AccuracyGap(0.1)], outcomes, group, ["a"])
+    assert found == (None, None, {})
 
 
 # ---------------------------------------------------------------- as written by a user

@@ -129,6 +129,7 @@ def test_every_way_to_solve(case, tiny_problem, dense, base):
     )
     assert 0.5 * QUICK["steps"] < solution.costs.gradient_evaluations <= QUICK["steps"]
     assert set(solution.multipliers) == {c.name for c in constraints}
+    assert (solution.feasibility is None) == (not constraints)
     for constraint in constraints:
         values = solution.multipliers[constraint.name]
         assert list(values) == constraint.labels(problem.groups)

@@ -153,7 +153,7 @@ def test_weight_steps_follow_the_gradient_of_the_constrained_objective(tiny_prob
     batch = batch._replace(weight=jnp.linspace(0.5, 1.5, 64))
     weights = steps.weigh(state.duals, steps.share)
     assert any(np.any(w != 0) for w in weights.harm)
-    moved, gradient, log = jax.jit(steps.weight_step)(state, factors, batch)
+    moved, log = jax.jit(steps.weight_step)(state, factors, batch)
 
     rng = np.random.default_rng(0)
     direction = jax.tree.map(lambda p: rng.normal(size=p.shape), params)
@@ -171,10 +171,6 @@ def test_weight_steps_follow_the_gradient_of_the_constrained_objective(tiny_prob
         for t, d in zip(jax.tree.leaves(taken), jax.tree.leaves(direction), strict=True)
     )
     assert ours == pytest.approx(numeric, rel=2e-3, abs=1e-5)
-    # The gradient handed on is the one with respect to z, removed entries included.
-    back = jax.tree.map(lambda m, q: m * q, factors, gradient)
-    for a, b in zip(jax.tree.leaves(taken), jax.tree.leaves(back), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-5)
     # What is logged is the loss alone.
     plain = objective_by_hand(tiny_problem(), params, factors, batch, weights._replace(harm=()))
     assert float(log.loss) == pytest.approx(plain, rel=1e-4)
@@ -195,7 +191,7 @@ def test_removed_weights_neither_move_nor_decay(tiny_problem, rule):
     step = jax.jit(steps.weight_step)
     for i in range(4):
         batch = train.gather(problem, None, problem.roles["fit"][32 * i : 32 * i + 32])
-        state, _, _ = step(state, factors, batch)
+        state, _ = step(state, factors, batch)
     before, after = flatten_named(params), flatten_named(state.params)
     for layer in problem.layers:
         gone = np.asarray(hard[layer.name]) == 0
@@ -212,7 +208,7 @@ def test_kept_weights_decay_even_without_a_gradient(tiny_problem):
     hard, factors = half_masks(problem, params)
     state = steps.init(params, model_state, jax.random.key(1))
     batch = train.gather(problem, None, problem.roles["fit"][:8])._replace(weight=jnp.zeros(8))
-    moved, _, _ = steps.weight_step(state, factors, batch)
+    moved, _ = steps.weight_step(state, factors, batch)
     for layer in problem.layers:
         start = np.asarray(flatten_named(params)[layer.kernel])
         expected = np.where(np.asarray(hard[layer.name]) == 0, start, 0.5 * start)
@@ -475,7 +471,7 @@ def test_score_steps_do_not_depend_on_the_scale_of_the_loss():
     ]
 
     def trajectory(scale):
-        rule = train.score_descent(0.03, 0.5, 20)
+        rule = train.score_descent("adam", 0.03, 0.5, 20)
         scores = {"a": jnp.zeros(5), "b": jnp.zeros(2)}
         state, points = rule.init(scores), []
         for gradient in gradients:
@@ -497,7 +493,7 @@ def test_score_steps_do_not_depend_on_the_scale_of_the_loss():
 
 
 def test_scores_without_a_gradient_stay():
-    rule = train.score_descent(0.03, 0.5, 20)
+    rule = train.score_descent("adam", 0.03, 0.5, 20)
     scores = {"a": jnp.ones(3)}
     updates, _ = rule.update({"a": jnp.zeros(3)}, rule.init(scores), scores)
     np.testing.assert_array_equal(updates["a"], 0)

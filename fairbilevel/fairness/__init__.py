@@ -1,22 +1,23 @@
 """Fairness: constraints, surrogates, replay buffers, multipliers and reported metrics."""
 
 from fairbilevel.fairness._buffer import Buffers, buffer_statistics, empty_buffers, write
-from fairbilevel.fairness._constraint import (
-    CONSTRAINTS,
+from fairbilevel.fairness._constraint import Constraint
+from fairbilevel.fairness._custom import Custom
+from fairbilevel.fairness._gaps import (
+    AbsoluteExcessAccuracyGap,
     AccuracyGap,
-    Constraint,
     DegradationGap,
     EqualizedLoss,
     ExcessAccuracyGap,
     SignedEqualizedLoss,
-    parse_constraint,
-    parse_tolerance,
+    WorstGroupAccuracy,
 )
 from fairbilevel.fairness._metrics import (
+    Measurement,
     gaps,
     group_rates,
     judge,
-    largest_violation,
+    measure,
     performance,
 )
 from fairbilevel.fairness._multiplier import (
@@ -26,35 +27,64 @@ from fairbilevel.fairness._multiplier import (
     initial_multipliers,
     row_weights,
 )
-from fairbilevel.fairness._statistics import GroupStatistics, Outcomes, group_statistics
+from fairbilevel.fairness._parse import CONSTRAINTS, parse_constraint, parse_tolerance
+from fairbilevel.fairness._rates import DemographicParity, EqualizedOdds, EqualOpportunity
+from fairbilevel.fairness._rules import (
+    MULTIPLIER_RULES,
+    augmented_lagrangian,
+    gradient_ascent,
+    multiplicative_weights,
+    multiplier_rule,
+    nupi,
+)
+from fairbilevel.fairness._statistics import (
+    Answers,
+    GroupStatistics,
+    Outcomes,
+    group_statistics,
+)
 from fairbilevel.fairness._surrogate import SURROGATES, Surrogate, cross_entropy, margin
 
 __all__ = [
     "CONSTRAINTS",
+    "MULTIPLIER_RULES",
     "SURROGATES",
+    "AbsoluteExcessAccuracyGap",
     "AccuracyGap",
+    "Answers",
     "Buffers",
     "Constraint",
+    "Custom",
     "DegradationGap",
+    "DemographicParity",
+    "EqualOpportunity",
     "EqualizedLoss",
+    "EqualizedOdds",
     "ExcessAccuracyGap",
     "GroupStatistics",
+    "Measurement",
     "Multipliers",
     "Outcomes",
     "RowWeights",
     "SignedEqualizedLoss",
     "Surrogate",
+    "WorstGroupAccuracy",
     "ascend",
+    "augmented_lagrangian",
     "buffer_statistics",
     "cross_entropy",
     "empty_buffers",
     "gaps",
+    "gradient_ascent",
     "group_rates",
     "group_statistics",
     "initial_multipliers",
     "judge",
-    "largest_violation",
     "margin",
+    "measure",
+    "multiplicative_weights",
+    "multiplier_rule",
+    "nupi",
     "parse_constraint",
     "parse_tolerance",
     "performance",

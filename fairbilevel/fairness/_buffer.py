@@ -4,64 +4,160 @@ A rare group's accuracy is then measured on ``k`` rows and not on the few that o
 (CEAG, Hashemizadeh et al. 2024). Outcomes are paired, pruned beside dense on the same row, and the
 overall quantities weigh groups by their share in the role: buffers of equal length averaged plainly
 would give a macro mean, another quantity.
+
+Constraints on rates of answers need them by group and label. Each of these cells then has a ring of
+its own, so that a rare label of a rare group is measured on ``k`` rows too, and a group's rates are
+put together by the cells' shares in the role.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from fairbilevel.fairness._statistics import GroupStatistics, Outcomes, from_means
+from fairbilevel.fairness._statistics import (
+    GroupStatistics,
+    Outcomes,
+    cell_answers,
+    from_means,
+)
+
+
+class CellBuffers(NamedTuple):
+    """A ring of answers per cell, a cell being a group and a label.
+
+    Attributes:
+        answer: the answers held.
+        tally: how often each answer is held, kept up to date so that a step costs what its batch
+            costs and not what the buffers hold.
+        written: rows of each cell ever written since the buffers were emptied.
+    """
+
+    answer: Int[Array, "cells k"]
+    tally: Int[Array, "cells classes"]
+    written: Int[Array, " cells"]
 
 
 class Buffers(NamedTuple):
     """A ring per group.
 
     Attributes:
-        values: ``[groups, k, 4]``: the fields of ``Outcomes``.
+        values: ``[groups, k, 4]``: ``Outcomes.paired``.
         written: rows of each group ever written since the buffers were emptied.
+        cells: rings per group and label, where a constraint counts answers.
+        own: rings of the quantities of the user's own constraints, in step with ``values``.
     """
 
     values: Float[Array, "groups k 4"]
     written: Int[Array, " groups"]
+    cells: CellBuffers | None = None
+    own: Mapping[str, Float[Array, "groups k"]] = {}
 
 
-def empty_buffers(groups: int, size: int) -> Buffers:
+def empty_buffers(
+    groups: int, size: int, *, classes: int | None = None, own: Sequence[str] = ()
+) -> Buffers:
     """Buffers that hold nothing.
+
+    Args:
+        groups: how many.
+        size: rows a group, and a cell.
+        classes: number of classes, where answers are to be counted by group and label.
+        own: names of the user's own quantities.
 
     Raises:
         ValueError: a size below 1.
     """
     if size < 1:
         raise ValueError(f"a replay buffer holds at least 1 row a group, got {size}")
-    return Buffers(jnp.zeros((groups, size, 4)), jnp.zeros(groups, jnp.int32))
+    cells = None
+    if classes is not None:
+        cells = CellBuffers(
+            jnp.zeros((groups * classes, size), jnp.int32),
+            jnp.zeros((groups * classes, classes), jnp.int32),
+            jnp.zeros(groups * classes, jnp.int32),
+        )
+    return Buffers(
+        jnp.zeros((groups, size, 4)),
+        jnp.zeros(groups, jnp.int32),
+        cells,
+        {name: jnp.zeros((groups, size)) for name in own},
+    )
+
+
+class _Places(NamedTuple):
+    """Where each row of a batch lands (ring, past the last one if nowhere; slot), rows by ring."""
+
+    ring: Int[Array, " rows"]
+    slot: Int[Array, " rows"]
+    new: Int[Array, " rings"]
+
+
+def _places(key: Int[Array, " rows"], written: Int[Array, " rings"], size: int) -> _Places:
+    rings = written.shape[0]
+    # Rank of each row among those of its ring, from a stable sort: no [rows, rings] table.
+    order = jnp.argsort(key, stable=True)
+    ordered = key[order]
+    position = jnp.arange(key.shape[0])
+    first = jnp.searchsorted(ordered, ordered, side="left")
+    rank = jnp.zeros_like(key).at[order].set((position - first).astype(key.dtype))
+    count = jnp.zeros(rings, jnp.int32).at[key].add(1, mode="drop", wrap_negative_indices=False)
+    # Of more than k new rows of a ring only the last k may land, or the order of writing decides.
+    lands = (key >= 0) & (rank >= count[key] - size)
+    return _Places(jnp.where(lands, key, rings), (written[key] + rank) % size, count)
 
 
 def write(buffers: Buffers, outcomes: Outcomes, group: Int[Array, " rows"]) -> Buffers:
     """Append rows to their groups' rings, the oldest overwritten; negative groups are ignored."""
-    groups, size, _ = buffers.values.shape
-    # Rank of each row among those of its group, from a stable sort: no [rows, groups] table.
-    order = jnp.argsort(group, stable=True)
-    ordered = group[order]
-    position = jnp.arange(group.shape[0])
-    first = jnp.searchsorted(ordered, ordered, side="left")
-    rank = jnp.zeros_like(group).at[order].set((position - first).astype(group.dtype))
-    count = jnp.zeros(groups, jnp.int32).at[group].add(1, mode="drop", wrap_negative_indices=False)
-    # Of more than k new rows of a group only the last k may land, or the order of writing decides.
-    lands = (group >= 0) & (rank >= count[group] - size)
-    slot = (buffers.written[group] + rank) % size
-    values = buffers.values.at[jnp.where(lands, group, groups), slot].set(
-        jnp.stack(outcomes, -1), mode="drop"
+    ring, slot, count = _places(group, buffers.written, buffers.values.shape[1])
+    values = buffers.values.at[ring, slot].set(jnp.stack(outcomes.paired, -1), mode="drop")
+    own = {
+        name: held.at[ring, slot].set(outcomes.own[name], mode="drop")
+        for name, held in buffers.own.items()
+    }
+    cells = None if buffers.cells is None else _write_cells(buffers.cells, outcomes, group)
+    return Buffers(values, buffers.written + count, cells, own)
+
+
+def _write_cells(cells: CellBuffers, outcomes: Outcomes, group: Int[Array, " rows"]) -> CellBuffers:
+    if outcomes.label is None or outcomes.answer is None:
+        raise ValueError("buffers by group and label need the rows' labels and answers")
+    classes, size = cells.tally.shape[1], cells.answer.shape[1]
+    cell = jnp.where(group < 0, -1, group * classes + outcomes.label)
+    ring, slot, count = _places(cell, cells.written, size)
+    # What stood in a slot leaves the count as the new answer enters it.
+    held = jnp.where(slot < cells.written.at[ring].get(mode="fill", fill_value=0), 1, 0)
+    old = cells.answer.at[ring, slot].get(mode="fill", fill_value=0)
+    counts = cells.tally.at[ring, old].add(-held, mode="drop")
+    return CellBuffers(
+        cells.answer.at[ring, slot].set(outcomes.answer, mode="drop"),
+        counts.at[ring, outcomes.answer].add(1, mode="drop"),
+        cells.written + count,
     )
-    return Buffers(values, buffers.written + count)
 
 
 def buffer_statistics(
-    buffers: Buffers, share: Float[Array, " groups"], counted: Bool[Array, " groups"]
+    buffers: Buffers,
+    share: Float[Array, " groups"],
+    counted: Bool[Array, " groups"],
+    cell_share: Float[Array, "groups classes"] | None = None,
 ) -> GroupStatistics:
-    """Group means over full buffers; groups whose buffer is not full yet are absent."""
-    present = buffers.written >= buffers.values.shape[1]
+    """Group means over full buffers; groups and cells whose buffer is not full yet are absent.
+
+    Args:
+        buffers: what was measured.
+        share: the groups' shares in the role.
+        counted: groups that a claim speaks of.
+        cell_share: the cells' shares in the role, for buffers that count answers.
+    """
+    size = buffers.values.shape[1]
+    present = buffers.written >= size
     means = jnp.where(present[:, None], buffers.values.mean(1), 0)
-    return from_means(list(means.T), share, present, counted)
+    answers = None
+    if buffers.cells is not None and cell_share is not None:
+        answers = cell_answers(buffers.cells.tally, size, cell_share)
+    own = {name: jnp.where(present, held.mean(1), 0) for name, held in buffers.own.items()}
+    return from_means(list(means.T), share, present, counted, answers, own)

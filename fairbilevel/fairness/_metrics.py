@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from fairbilevel.fairness._constraint import Constraint
-from fairbilevel.fairness._statistics import Outcomes, from_means
+from fairbilevel.fairness._statistics import (
+    GroupStatistics,
+    Outcomes,
+    cell_answers,
+    from_means,
+)
 
 
 def group_rates(
@@ -33,8 +39,11 @@ def judge(
     if not len(y):
         return np.zeros(0, bool), np.zeros(0, np.float32)
     top = logits.max(-1, keepdims=True)
-    log_sum = top[:, 0] + np.log(np.exp(logits - top).sum(-1))
-    return logits.argmax(-1) == y, (log_sum - logits[np.arange(len(y)), y]).astype(np.float32)
+    # Infinite logits have a loss of NaN: the caller's to refuse.
+    with np.errstate(invalid="ignore"):
+        log_sum = top[:, 0] + np.log(np.exp(logits - top).sum(-1))
+        loss = log_sum - logits[np.arange(len(y)), y]
+    return logits.argmax(-1) == y, loss.astype(np.float32)
 
 
 def _named(names: Sequence[str], values: np.ndarray) -> dict[str, Any]:
@@ -104,24 +113,83 @@ def gaps(
     }
 
 
-def largest_violation(
-    constraint: Constraint,
+class Measurement(NamedTuple):
+    """A constraint on a set of rows, in double precision.
+
+    Attributes:
+        value: the disparity as reported, ``None`` if no group is claimed.
+        violation: how far the tolerance is exceeded at most (at most 0: it holds).
+        distances: measured minus tolerance by the constraint's labels, groups claimed only.
+    """
+
+    value: float | None
+    violation: float | None
+    distances: dict[str, float]
+
+
+def measure(
+    constraints: Sequence[Constraint],
     outcomes: Outcomes,
     group: Int[np.ndarray, " rows"],
-    groups: int,
+    groups: Sequence[str],
     counted: Bool[np.ndarray, " groups"] | None = None,
-) -> float | None:
-    """A constraint's reported value on a set of rows minus its tolerance; ``None`` without rows."""
+    classes: int | None = None,
+) -> list[Measurement]:
+    """Every constraint's value and violations on a set of rows.
+
+    Args:
+        constraints: what is measured.
+        outcomes: of the rows, with labels and answers if a constraint needs them.
+        group: index into ``groups``.
+        groups: group names.
+        counted: groups that claims speak of; all by default.
+        classes: number of classes, if a constraint counts answers by group and label.
+    """
     if len(group) == 0:
-        return None
-    rates = [np.nan_to_num(group_rates(np.asarray(v), group, groups)[0]) for v in outcomes]
-    size = np.bincount(group, minlength=groups)
+        return [Measurement(None, None, {}) for _ in constraints]
+    number = len(groups)
+    size = np.bincount(group, minlength=number)
+    means = [np.nan_to_num(group_rates(np.asarray(v), group, number)[0]) for v in outcomes.paired]
+    own = {
+        n: np.nan_to_num(group_rates(np.asarray(v), group, number)[0])
+        for n, v in outcomes.own.items()
+    }
     # In double precision, so that a violation is the reported gap minus the tolerance exactly.
     with jax.enable_x64():
+        answers = None
+        if any(c.of_cells for c in constraints):
+            if outcomes.label is None or outcomes.answer is None or classes is None:
+                raise ValueError("rates of answers need labels, answers and the number of classes")
+            cell = np.asarray(group) * classes + np.asarray(outcomes.label)
+            tally = np.zeros((number * classes, classes))
+            np.add.at(tally, (cell, np.asarray(outcomes.answer)), 1)
+            share = tally.sum(1).reshape(number, classes) / len(group)
+            answers = cell_answers(jnp.asarray(tally), 1, jnp.asarray(share))
         stats = from_means(
-            [jnp.asarray(rate) for rate in rates],
+            [jnp.asarray(mean) for mean in means],
             jnp.asarray(size / size.sum()),
             jnp.asarray(size > 0),
-            jnp.asarray(np.ones(groups, bool) if counted is None else counted),
+            jnp.asarray(np.ones(number, bool) if counted is None else counted),
+            answers,
+            {name: jnp.asarray(mean) for name, mean in own.items()},
         )
-        return float(constraint.value(stats)) - constraint.tolerance
+        return [_measured(c, stats, c.labels(groups)) for c in constraints]
+
+
+@partial(jax.jit, static_argnums=0)
+def _evaluated(
+    constraint: Constraint, stats: GroupStatistics
+) -> tuple[Float[Array, ""], Float[Array, " multipliers"]]:
+    return constraint.value(stats), constraint.distances(stats)
+
+
+def _measured(constraint: Constraint, stats: GroupStatistics, labels: Sequence[str]) -> Measurement:
+    value, distances = (np.asarray(found) for found in _evaluated(constraint, stats))
+    claimed = np.isfinite(distances)
+    if not claimed.any():
+        return Measurement(None, None, {})
+    return Measurement(
+        float(value),
+        float(distances.max()),
+        {n: float(d) for n, d, c in zip(labels, distances, claimed, strict=True) if c},
+    )

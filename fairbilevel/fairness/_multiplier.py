@@ -28,13 +28,24 @@ def ascend(
     violations: Multipliers,
     rule: optax.GradientTransformation,
     rule_state: optax.OptState,
+    measured: tuple[Bool[Array, " _"], ...] | None = None,
 ) -> tuple[Multipliers, optax.OptState]:
     """One dual step by any optax rule, then the projection onto what is allowed.
 
-    The rule sees minus the violations, so that its descent is the ascent of the dual.
+    The rule sees minus the violations, so that its descent is the ascent of the dual. Rules that
+    remember former violations also learn which multipliers are bounded below and which entries
+    were measured (all by default): a violation that was not measured is no violation of zero.
     """
     downhill = tuple(-v for v in violations)
-    updates, rule_state = rule.update(downhill, rule_state, multipliers)
+    if measured is None:
+        measured = tuple(jnp.ones(v.shape, bool) for v in violations)
+    lower = tuple(
+        jnp.full(m.shape, -jnp.inf if c.signed else 0.0, m.dtype)
+        for c, m in zip(constraints, multipliers, strict=True)
+    )
+    updates, rule_state = optax.with_extra_args_support(rule).update(
+        downhill, rule_state, multipliers, measured=measured, lower=lower
+    )
     moved = []
     for constraint, old, update in zip(constraints, multipliers, updates, strict=True):
         new = old + update
@@ -45,15 +56,17 @@ def ascend(
 
 
 class RowWeights(NamedTuple):
-    """Per-group factors of the Lagrangian, ready to be looked up by row.
+    """Factors of the Lagrangian's terms, ready to be looked up by row.
 
     Attributes:
-        harm: one ``[groups]`` array a constraint: the factor of each row's surrogate harm beside a
-            factor of one on its loss.
+        harm: one array a constraint: the factor of each row's surrogate harm beside a factor of one
+            on its loss. ``[groups]``; ``[groups, classes]`` where it depends on the label too
+            (beside a constraint of cells); ``[groups, classes, classes]`` for such a constraint
+            itself (``Constraint.term`` says what it weighs).
         bound: whether the guard had to change a weight.
     """
 
-    harm: tuple[Float[Array, " groups"], ...]
+    harm: tuple[Float[Array, "..."], ...]
     bound: Bool[Array, ""]
 
 
@@ -62,39 +75,52 @@ def row_weights(
     multipliers: Multipliers,
     share: Float[Array, " groups"],
     stats: GroupStatistics,
+    cell_share: Float[Array, "groups classes"] | None = None,
 ) -> RowWeights:
-    """Weights under which no group's loss is ever climbed.
+    """Weights under which no row's loss is ever climbed.
 
     The Lagrangian ``L + sum_g c_g harm_g`` is the mean over rows of ``loss + (c_g / P(g)) harm``.
     In every form ``L + sum_g lambda_g (L_g - L)`` a well-off group's ``c_g`` falls below ``-P(g)``
     once the multipliers sum past one, and its loss is then climbed without bound. **The guard**:
-    the negative parts, each counted with its surrogate's ``ratio`` (how much of the harm the loss
-    outweighs on every single row), are scaled so that they add up to at least -1.
+    the parts that oppose the loss, each counted with its surrogate's ``ratio`` (how much of the
+    harm the loss outweighs on every single row), are scaled so that they add up to at most 1. It
+    looks at the multipliers as they are and so holds for every rule that moves them.
 
     Args:
         constraints: the constraints.
         multipliers: their current values.
         share: shares of the groups in the role whose loss is weighed.
         stats: what the multipliers last saw.
+        cell_share: shares of the cells (group and label) in that role, for constraints of cells.
     """
-    safe = jnp.where(share > 0, share, 1)
-    raw = [
-        jnp.where(share > 0, c.coefficients(m, share, stats) / safe, 0)
-        for c, m in zip(constraints, multipliers, strict=True)
-    ]
-    finite = [c.harm.ratio != float("inf") for c in constraints]
-    debt = sum(
-        (
-            c.harm.ratio * jnp.maximum(-w, 0)
-            for c, w, f in zip(constraints, raw, finite, strict=True)
-            if f
-        ),
-        jnp.zeros_like(share),
-    )
+    by_cell = any(c.of_cells for c in constraints)
+    raw = []
+    for constraint, values in zip(constraints, multipliers, strict=True):
+        if not constraint.of_cells:
+            weight = _per_share(constraint.coefficients(values, share, stats), share)
+        elif cell_share is None:
+            raise ValueError(f"{constraint.name} needs the shares of groups and labels")
+        else:
+            coefficients = constraint.coefficients(values, cell_share, stats)
+            weight = _per_share(coefficients, cell_share[..., None])
+        if by_cell and cell_share is not None and not constraint.of_cells:
+            weight = jnp.broadcast_to(weight[:, None], cell_share.shape)
+        raw.append(weight)
+    finite = [c.ratio != float("inf") for c in constraints]
+    debt = jnp.zeros_like(share if cell_share is None or not by_cell else cell_share)
+    for constraint, weight, f in zip(constraints, raw, finite, strict=True):
+        if f:
+            debt = debt + constraint.ratio * constraint.opposition(weight)
     scale = 1 / jnp.maximum(debt, 1)
     safe_weights, bound = [], jnp.any(debt > 1)
-    for weight, f in zip(raw, finite, strict=True):
+    for constraint, weight, f in zip(constraints, raw, finite, strict=True):
         if not f:
-            bound = bound | jnp.any(weight < 0)
-        safe_weights.append(jnp.where(weight < 0, weight * scale if f else 0.0, weight))
+            bound = bound | jnp.any(constraint.opposition(weight) > 0)
+        safe_weights.append(constraint.relieved(weight, scale if f else 0.0))
     return RowWeights(tuple(safe_weights), bound)
+
+
+def _per_share(
+    coefficients: Float[Array, "..."], share: Float[Array, "..."]
+) -> Float[Array, "..."]:
+    return jnp.where(share > 0, coefficients / jnp.where(share > 0, share, 1), 0)

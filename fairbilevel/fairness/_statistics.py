@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,12 +19,38 @@ class Outcomes(NamedTuple):
         dense_correct: 1 where the dense model was right.
         loss: cross-entropy of the pruned model, in nats.
         dense_loss: cross-entropy of the dense model, in nats.
+        label: the row's class, where a constraint counts answers.
+        answer: the class that the pruned model says, likewise.
+        own: quantities of the user's own constraints, by their names.
     """
 
     correct: Shaped[Array | np.ndarray, " rows"]
     dense_correct: Shaped[Array | np.ndarray, " rows"]
     loss: Shaped[Array | np.ndarray, " rows"]
     dense_loss: Shaped[Array | np.ndarray, " rows"]
+    label: Int[Array | np.ndarray, " rows"] | None = None
+    answer: Int[Array | np.ndarray, " rows"] | None = None
+    own: Mapping[str, Shaped[Array | np.ndarray, " rows"]] = {}
+
+    @property
+    def paired(self) -> tuple[Any, Any, Any, Any]:
+        """The four quantities that every constraint's statistics hold."""
+        return self.correct, self.dense_correct, self.loss, self.dense_loss
+
+
+class Answers(NamedTuple):
+    """What the rows of every cell (a group and a label) are answered.
+
+    Attributes:
+        rate: ``rate[g, y, c]``: share of the rows of group ``g`` and label ``y`` that are answered
+            ``c``; 0 in cells that are not ``present``.
+        share: the cells' shares in the role, fixed for the run.
+        present: which cells were measured.
+    """
+
+    rate: Float[Array, "groups classes classes"]
+    share: Float[Array, "groups classes"]
+    present: Bool[Array, "groups classes"]
 
 
 class GroupStatistics(NamedTuple):
@@ -39,6 +65,8 @@ class GroupStatistics(NamedTuple):
         present: which groups were measured; overall means run over them.
         counted: which groups a claim speaks of; largest and smallest values run over those that
             are present too. Groups too small to say anything about are not counted.
+        answers: answers by group and label, where a constraint needs them.
+        own: means of the quantities of the user's own constraints, by their names.
     """
 
     accuracy: Float[Array, " groups"]
@@ -48,6 +76,8 @@ class GroupStatistics(NamedTuple):
     share: Float[Array, " groups"]
     present: Bool[Array, " groups"]
     counted: Bool[Array, " groups"]
+    answers: Answers | None = None
+    own: Mapping[str, Float[Array, " groups"]] = {}
 
     @property
     def claimed(self) -> Bool[Array, " groups"]:
@@ -76,10 +106,14 @@ def from_means(
     share: Float[Array, " groups"],
     present: Bool[Array, " groups"],
     counted: Bool[Array, " groups"],
+    answers: Answers | None = None,
+    own: Mapping[str, Float[Array, " groups"]] | None = None,
 ) -> GroupStatistics:
-    """Statistics from the group means of the four fields of ``Outcomes``, in their order."""
+    """Statistics from the group means of ``Outcomes.paired``, in their order."""
     correct, dense_correct, loss, dense_loss = means
-    return GroupStatistics(correct, dense_correct, loss, dense_loss, share, present, counted)
+    return GroupStatistics(
+        correct, dense_correct, loss, dense_loss, share, present, counted, answers, own or {}
+    )
 
 
 def group_statistics(
@@ -87,14 +121,46 @@ def group_statistics(
     group: Int[Array, " rows"],
     share: Float[Array, " groups"],
     counted: Bool[Array, " groups"],
+    cell_share: Float[Array, "groups classes"] | None = None,
 ) -> GroupStatistics:
-    """Group means of a set of rows; groups without rows are absent, negative groups ignored."""
+    """Group means of a set of rows; groups without rows are absent, negative groups ignored.
+
+    Args:
+        outcomes: of the rows.
+        group: group of each row.
+        share: the groups' shares in the role.
+        counted: groups that a claim speaks of.
+        cell_share: shares of the cells in the role; with it, answers are counted.
+    """
     groups = share.shape[0]
     count = jax.ops.segment_sum(jnp.ones(group.shape, share.dtype), group, groups)
     present = count > 0
     safe = jnp.where(present, count, 1)
 
     def mean(values: Any) -> Float[Array, " groups"]:
-        return jax.ops.segment_sum(values, group, groups) / safe
+        return jax.ops.segment_sum(jnp.asarray(values, share.dtype), group, groups) / safe
 
-    return from_means([mean(v) for v in outcomes], share, present, counted)
+    answers = None
+    if cell_share is not None:
+        if outcomes.label is None or outcomes.answer is None:
+            raise ValueError("answers by group and label need the rows' labels and answers")
+        classes = cell_share.shape[1]
+        cell = jnp.where(group < 0, -1, group * classes + outcomes.label)
+        said = jax.nn.one_hot(outcomes.answer, classes, dtype=share.dtype)
+        answers = cell_answers(jax.ops.segment_sum(said, cell, groups * classes), 1, cell_share)
+    own = {name: mean(values) for name, values in outcomes.own.items()}
+    return from_means([mean(v) for v in outcomes.paired], share, present, counted, answers, own)
+
+
+def cell_answers(
+    count: Shaped[Array, "cells classes"],
+    least: int,
+    cell_share: Float[Array, "groups classes"],
+) -> Answers:
+    """Rates from how often each cell got each answer; cells with fewer rows than ``least`` are
+    absent."""
+    count = count.reshape(*cell_share.shape, -1).astype(cell_share.dtype)
+    rows = count.sum(-1)
+    present = rows >= least
+    rate = jnp.where(present[..., None], count / jnp.maximum(rows, 1)[..., None], 0)
+    return Answers(rate, cell_share, present)

@@ -22,7 +22,7 @@ def margin(logits: Float[Array, "rows classes"], y: Int[Array, " rows"]) -> Floa
     return jnp.take_along_axis(logits, y[:, None], -1)[:, 0] - jax.nn.logsumexp(others, -1)
 
 
-def cross_entropy(v: Float[Array, " rows"]) -> Float[Array, " rows"]:
+def cross_entropy(v: Float[Array, "..."]) -> Float[Array, "..."]:
     """The loss as a function of the margin."""
     return jax.nn.softplus(-v)
 
@@ -33,13 +33,13 @@ class Surrogate:
 
     Attributes:
         name: what the command line calls it.
-        harm: ``[rows]`` margins to ``[rows]`` harms, decreasing in the margin.
+        harm: margins to harms, entry by entry, decreasing in the margin.
         ratio: the least ``k`` with ``|harm'(v)| <= k |cross_entropy'(v)|`` everywhere: how much of
             it may be subtracted before a sample's own loss is climbed (infinite: none of it).
     """
 
     name: str
-    harm: Callable[[Float[Array, " rows"]], Float[Array, " rows"]]
+    harm: Callable[[Float[Array, "..."]], Float[Array, "..."]]
     ratio: float
 
 

@@ -14,6 +14,7 @@ from fairbilevel.report._numbers import (
     counted,
     dig,
     exact_points,
+    mapping,
     number,
     percent,
     plain,
@@ -33,6 +34,14 @@ _TITLES = {
         "Excess accuracy gap",
         "how much more accuracy a group may lose than the average row",
     ),
+    "absolute-excess-accuracy-gap": (
+        "Absolute excess accuracy gap",
+        "how much more or less accuracy a group may lose than the average row",
+    ),
+    "worst-group-accuracy": (
+        "Accuracy of the worst group",
+        "the accuracy that every group must reach",
+    ),
     "equalized-loss": ("Equalized loss", "how far a group’s loss may lie from the average loss"),
     "equal-opportunity": ("Equal opportunity", "how far true positive rates may lie apart"),
     "equalized-odds": (
@@ -45,11 +54,15 @@ _TITLES = {
 
 @dataclass(frozen=True)
 class Limit:
-    """One fairness constraint as measured: `violations[role]` is value minus tolerance."""
+    """One fairness constraint as measured: `violations[role]` is value minus tolerance.
+
+    For a `floor` it is tolerance minus value. Without a `tolerance` groups have their own.
+    """
 
     name: str
     tolerance: float | None
     violations: dict[str, float | None]
+    floor: bool = False
 
     @property
     def title(self) -> str:
@@ -73,6 +86,8 @@ class Limit:
 
     def tolerance_text(self) -> str:
         """The tolerance with its unit."""
+        if self.tolerance is None:
+            return "set by group"
         if self.in_points:
             return f"{exact_points(self.tolerance)} points"
         return plain(self.tolerance)
@@ -85,7 +100,7 @@ class Limit:
         violation = self.violations.get(role)
         if violation is None or self.tolerance is None:
             return MISSING
-        value = self.tolerance + violation
+        value = self.tolerance + (-violation if self.floor else violation)
         if not self.in_points:
             return plain(value)
         hidden = points(value) == points(self.tolerance) and abs(violation) > 1e-9
@@ -105,10 +120,11 @@ class Limit:
             if abs(violation) <= 1e-9
             else f"met, with {distance}{unit} to spare"
             if met
-            else f"not met, {distance}{unit} over"
+            else f"not met, {distance}{unit} {'under' if self.floor else 'over'}"
         )
         value = f"{self.value_text('test')}{unit} on test, " if self.tolerance is not None else ""
-        return f"{self.title}: {value}limit {self.tolerance_text()}: {outcome}."
+        kind = "floor" if self.floor else "limit"
+        return f"{self.title}: {value}{kind} {self.tolerance_text()}: {outcome}."
 
 
 @dataclass(frozen=True)
@@ -131,6 +147,7 @@ def limits(result: dict[str, Any]) -> list[Limit]:
         Limit(
             name=str(dig(item, "name") or "unnamed"),
             tolerance=number(item, "tolerance"),
+            floor=dig(item, "floor") is True,
             violations={
                 role: number(item, "largest_violation", role)
                 for role in ("fit", "select", "tune", "test")
@@ -164,7 +181,8 @@ def judge(result: dict[str, Any]) -> Verdict:
         stopped = "All numbers describe the state in which the run stopped."
         sentences = [str(reason), stopped if any(numbers) else "", *numbers]
     else:
-        sentences = [*numbers, *(limit.sentence() for limit in bounds), _comparison(result)]
+        held = [limit.sentence() for limit in bounds]
+        sentences = [*numbers, *held, *_infeasible(result, bounds), _comparison(result)]
     # Without a model there is nothing to warn about.
     caution = "" if state == "diverged" and not any(numbers) else printable(_caution(result))
     return Verdict(state, headline, tuple(printable(s) for s in sentences if s), caution)
@@ -195,6 +213,11 @@ def _headline(result: dict[str, Any], bounds: list[Limit]) -> tuple[State, str]:
     unknown = sum(limit.met() is None for limit in bounds)
     total = len(bounds)
     if missed:
+        if total == 1 and dig(result, "feasibility", "status") == "infeasible within this budget":
+            return (
+                "missed",
+                "The fairness limit is infeasible within this budget, and not met on test data.",
+            )
         if total == 1:
             return "missed", "The fairness limit is not met on test data."
         if missed == total:
@@ -273,6 +296,40 @@ def _hardest_hit(result: dict[str, Any]) -> str:
         f"The group “{row.name}” loses most: {points(-row.change)} points ({numbers}), "
         f"{beside_average(row.excess)}."
     )
+
+
+_MOST_NAMED = 3
+
+
+def _infeasible(result: dict[str, Any], bounds: list[Limit]) -> list[str]:
+    """Which limits could not be reached: groups, distances, and what was reached."""
+    sentences = []
+    by_name = {limit.name: limit for limit in bounds}
+    for found in dig(result, "feasibility", "constraints") or []:
+        limit = by_name.get(str(dig(found, "name")))
+        if limit is None or dig(found, "status") != "infeasible within this budget":
+            continue
+        show = points if limit.in_points else plain
+        unit = " points" if limit.in_points else ""
+        side = "under" if limit.floor else "over"
+        over = mapping(found, "over")
+        far = sorted(over, key=lambda name: -(number(over, name) or 0.0))
+        named = [f"“{n}” {show(number(over, n))}{unit} {side}" for n in far[:_MOST_NAMED]]
+        more = [f"{count(len(far) - _MOST_NAMED)} more"] if len(far) > _MOST_NAMED else []
+        groups = f" ({', '.join([*named, *more])})" if named else ""
+        reached = number(found, "tolerance_reached")
+        best = "highest" if limit.floor else "smallest"
+        ends = (
+            f"; the {best} {'floor' if limit.floor else 'limit'} it reached is "
+            f"{show(reached)}{unit}"
+            if reached is not None
+            else ""
+        )
+        sentences.append(
+            f"{limit.title}: infeasible within this budget. The pressure on it grew and the "
+            f"violation did not shrink on the rows that steer it{groups}{ends}."
+        )
+    return sentences
 
 
 def _comparison(result: dict[str, Any]) -> str:

@@ -91,8 +91,10 @@ class Config:
     """Where mask scores start: magnitude, random or constant."""
     constraint: Annotated[tuple[str, ...], _Repeat] = ("excess-accuracy-gap=2%",)
     """NAME=TOLERANCE, repeatable; accuracy-gap, degradation-gap, excess-accuracy-gap,
-    equalized-loss or equalized-loss-signed; the tolerance a fraction (0.02) or a percentage (2%).
-    `none` drops them all."""
+    absolute-excess-accuracy-gap, worst-group-accuracy (a floor), equalized-loss,
+    equalized-loss-signed, demographic-parity, equal-opportunity or equalized-odds; the tolerance a
+    fraction (0.02) or a percentage (2%), groups with another one after it (2%,women=1%). `none`
+    drops them all."""
     surrogate: str | None = None
     """Smooth harm that stands for the constraints in gradients: sigmoid, loss, logistic, hinge or
     squared-hinge; each constraint has its own default."""
@@ -114,6 +116,10 @@ class Config:
     """adam, or momentum (finds better masks where --steps pays for a thousand outer steps)."""
     score_step: float = 0.1
     """Step of the mask scores in units of their spread; for momentum try 0.03 to 0.3."""
+    multiplier_rule: str = "gradient-ascent"
+    """How multipliers move: gradient-ascent, augmented-lagrangian, nupi or multiplicative-weights;
+    options after a colon, as in nupi:proportional=0.1,smoothing=0.9, augmented-lagrangian:penalty=1
+    or multiplicative-weights:budget=2."""
     dual_step: float = 0.01
     """Step of the multipliers."""
     buffer_size: int = 32
@@ -190,6 +196,8 @@ class Config:
         self.constraints()
         self.fractions()
         hypergrad.by_name(self.hypergradient)
+        if 0 <= self.dual_step < float("inf"):  # refused by its own name below
+            fairness.multiplier_rule(self.multiplier_rule, self.dual_step)
         for name, allowed in (
             ("granularity", masks.GRANULARITIES),
             ("budget", masks.BUDGETS),

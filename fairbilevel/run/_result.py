@@ -8,12 +8,14 @@ import platform
 import resource
 import shlex
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from fairbilevel import _trees
+from fairbilevel.fairness import Constraint
 from fairbilevel.problem import REPORTED_ROLES, FairPruningProblem, Network, Reference
 from fairbilevel.records import SCHEMA_VERSION
 from fairbilevel.train import Costs, Solution
@@ -85,6 +87,18 @@ def _part(summaries: dict[str, dict[str, Any]], name: str) -> dict[str, Any]:
     return {role: summary[name] for role, summary in summaries.items()}
 
 
+def _tolerance(constraint: Constraint, groups: Sequence[str]) -> dict[str, Any]:
+    """One number, or ``None`` and one a group; whether it bounds from below."""
+    given, floor = constraint.tolerance, constraint.floor
+    if isinstance(given, tuple):
+        return {
+            "tolerance": None,
+            "group_tolerance": dict(zip(groups, given, strict=True)),
+            "floor": floor,
+        }
+    return {"tolerance": given, "floor": floor}
+
+
 def build_result(
     solution: Solution,
     baseline: Solution | None,
@@ -113,8 +127,9 @@ def build_result(
     constraints = [
         {
             "name": constraint.name,
-            "tolerance": constraint.tolerance,
+            **_tolerance(constraint, problem.groups),
             "surrogate": constraint.surrogate,
+            "value": {role: s["values"][i] for role, s in pruned.items()},
             "largest_violation": {role: s["violations"][i] for role, s in pruned.items()},
             "multipliers": solution.multipliers.get(constraint.name, {}),
         }
@@ -154,6 +169,7 @@ def build_result(
         "gaps": _part(pruned, "gaps"),
         "baseline_gaps": None if other is None else _part(other, "gaps"),
         "constraints": constraints,
+        "feasibility": solution.feasibility and solution.feasibility.to_json(),
         "cost": {
             "gradient_evaluations": round(solution.costs.gradient_evaluations, 2),
             "dense_gradient_evaluations": round(reference.gradient_evaluations, 2),

@@ -31,6 +31,7 @@ def make_solver(config: Config) -> BilevelSolver:
         learning_rate=config.learning_rate,
         score_rule=config.score_rule,
         score_step=config.score_step,
+        dual_rule=config.multiplier_rule,
         dual_step=config.dual_step,
         buffer_size=config.buffer_size,
         violation_every=config.violation_every,

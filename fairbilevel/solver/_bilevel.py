@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from jaxtyping import Int
 
-from fairbilevel import _trees, masks
+from fairbilevel import _trees, fairness, masks
 from fairbilevel.hypergrad import Bilinear, Hypergradient, Status
 from fairbilevel.masks import Budget, CubicSchedule, Masks, Relaxation
 from fairbilevel.problem import FairPruningProblem, Network, Reference
@@ -36,8 +36,10 @@ from fairbilevel.train import (
     Report,
     Solution,
     Steps,
+    Watch,
     WeightLoop,
     check_finite,
+    check_judged,
     dual_batches,
     fine_tune,
     hard_masks,
@@ -72,7 +74,10 @@ class BilevelSolver:
         score_rule: ``"adam"`` or ``"momentum"``, the default outer optimizers
             (``fb.train.score_descent``); momentum wants a budget of a thousand outer steps.
         score_step: of that rule, in units of the scores' spread.
-        dual_step: multipliers' step.
+        dual_rule: how multipliers move, with options after a colon: ``"gradient-ascent"``,
+            ``"augmented-lagrangian:penalty=0.1"``, ``"nupi:proportional=0.1,smoothing=0.9"`` or
+            ``"multiplicative-weights:budget=1"``.
+        dual_step: of that rule.
         buffer_size: rows a group in the replay buffers.
         violation_every: outer steps between measurements of the true violations.
         follow_weights: scores that started as magnitudes also move with them, so that what the
@@ -83,7 +88,7 @@ class BilevelSolver:
         multipliers_from: ``"start"`` of the run, or when the mask is final (``"pruned"``, CEAG).
         inner_optimizer: any optax rule for the weights, restarted for fine-tuning.
         outer_optimizer: any optax rule for the scores.
-        dual_optimizer: any optax rule for the multipliers.
+        dual_optimizer: any optax rule for the multipliers, in place of ``dual_rule``.
         seed: of batches, random scores and dropout.
 
     Raises:
@@ -103,6 +108,7 @@ class BilevelSolver:
     learning_rate: float = 0.05
     score_rule: str = "adam"
     score_step: float = 0.1
+    dual_rule: str = "gradient-ascent"
     dual_step: float = 0.01
     buffer_size: int = 32
     violation_every: int = 1
@@ -145,6 +151,7 @@ class BilevelSolver:
         for name in ("learning_rate", "score_step", "dual_step"):
             if not 0 <= getattr(self, name) < np.inf:
                 raise ValueError(f"{name} must be a finite number of at least 0")
+        fairness.multiplier_rule(self.dual_rule, self.dual_step)
 
     def run(
         self,
@@ -211,7 +218,9 @@ class BilevelRun:
         # Without constraints there are no multipliers to keep rows for.
         self.select_rows = problem.select_outer if self.measures else problem.roles["select"]
         self.measures_early = self.measures and options.multipliers_from == "start"
-        self.dual_rule = options.dual_optimizer or optax.sgd(options.dual_step)
+        self.dual_rule = options.dual_optimizer or fairness.multiplier_rule(
+            options.dual_rule, options.dual_step
+        )
         self.schedule = CubicSchedule(options.sparsity, options.budget_share)
         self._plan()
         self.stage = 0
@@ -366,6 +375,7 @@ class BilevelRun:
         self.stage += 1
         z = self._network(state.scores, state.weights.params, keep, progress[-1])
         record = tune_record(problem, Network(z, state.weights.model_state), self.reference)
+        check_judged(record, "bilevel", first + count, last_good)
         self.report.write(
             "bilevel",
             first + count,
@@ -392,6 +402,7 @@ class BilevelRun:
         weights = steps.init(state.weights.params, state.weights.model_state, state.weights.key)
         # The multipliers go on from where the bilevel phase left them; their buffers start afresh.
         weights = weights._replace(duals=steps.emptied(state.weights.duals))
+        watch = Watch(problem, self.reference)
         network, weights = fine_tune(
             WeightLoop(steps, self.costs, options.violation_every),
             self.feed,
@@ -404,6 +415,7 @@ class BilevelRun:
             steps=self.fine_steps,
             report=self.report,
             sparsity=options.sparsity,
+            look=watch.look if self.measures else None,
         )
         return Solution(
             "bilevel",
@@ -419,6 +431,7 @@ class BilevelRun:
             self.costs,
             self.report.history,
             self._warnings(),
+            watch.assess(network) if self.measures else None,
         )
 
     def _warnings(self) -> tuple[str, ...]:

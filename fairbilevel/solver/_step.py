@@ -127,7 +127,9 @@ class OuterStep:
         steps, layers, weights = self.steps, self.steps.problem.layers, state.weights
         key, of_select, of_fit = jax.random.split(weights.key, 3)
         fit_weights = steps.weigh(weights.duals, steps.share)
-        select_weights = steps.weigh(weights.duals, jnp.asarray(steps.problem.share["select"]))
+        select_weights = steps.weigh(
+            weights.duals, jnp.asarray(steps.problem.share["select"]), "select"
+        )
         relaxed = self.relaxation.mask(state.scores, self.budget, keep, progress)
         factors = masks.expand(relaxed, weights.params, layers, self.granularity)
 

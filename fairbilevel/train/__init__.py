@@ -2,6 +2,7 @@
 
 from fairbilevel.train._batches import Batch, gather, stream_rows
 from fairbilevel.train._dense import dense_steps, train_dense
+from fairbilevel.train._feasibility import INFEASIBLE, Feasibility, Reached, Watch
 from fairbilevel.train._loop import (
     FORWARD_COST,
     STREAM_DUALS,
@@ -18,6 +19,7 @@ from fairbilevel.train._loop import (
     TuneRecord,
     WeightLoop,
     check_finite,
+    check_judged,
     dual_batches,
     masked,
     maybe_dual_step,
@@ -39,6 +41,7 @@ from fairbilevel.train._steps import DualState, StepLog, Steps, WeightState, fro
 
 __all__ = [
     "FORWARD_COST",
+    "INFEASIBLE",
     "RECALIBRATION_BATCHES",
     "REFRESH_BATCHES",
     "SCORE_RULES",
@@ -53,15 +56,19 @@ __all__ = [
     "Costs",
     "DivergenceError",
     "DualState",
+    "Feasibility",
     "Feed",
+    "Reached",
     "Report",
     "Solution",
     "StepLog",
     "Steps",
     "TuneRecord",
+    "Watch",
     "WeightLoop",
     "WeightState",
     "check_finite",
+    "check_judged",
     "dense_steps",
     "dual_batches",
     "fine_tune",

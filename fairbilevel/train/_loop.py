@@ -13,7 +13,6 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from fairbilevel import _trees, _xla, fairness
-from fairbilevel.fairness import Outcomes
 from fairbilevel.problem import FairPruningProblem, Network, Reference
 from fairbilevel.train._batches import Batch, gather, stream_rows
 from fairbilevel.train._steps import DualState, StepLog, Steps, WeightState
@@ -112,6 +111,17 @@ def check_finite(
     if not bool(_all_finite(values)):
         # The loss of the step that would come next.
         raise DivergenceError(phase, first_step + len(losses) + 1, last_good)
+
+
+def check_judged(record: TuneRecord, phase: str, step: int, last_good: Network) -> None:
+    """Refuse finite weights whose logits on tune are not: the next loss would show it.
+
+    Raises:
+        DivergenceError: naming ``step``.
+    """
+    loss = record.log["loss"]
+    if loss is not None and not np.isfinite(loss):
+        raise DivergenceError(phase, step, last_good)
 
 
 @jax.jit
@@ -290,8 +300,11 @@ def tune_record(
 ) -> TuneRecord:
     """Evaluate a network on tune, beside the dense reference if there is one."""
     rows = problem.roles["tune"]
-    correct, loss = problem.judge(network, rows)
-    performance = fairness.performance(correct, loss, problem.group[rows], problem.groups)
+    outcomes = problem.outcomes(network, reference, rows)
+    correct = np.asarray(outcomes.correct)
+    performance = fairness.performance(
+        correct, np.asarray(outcomes.loss), problem.group[rows], problem.groups
+    )
     log = {"accuracy": performance["accuracy"], "loss": performance["loss"]}
     violations: tuple[float, ...] = ()
     noise = 0.0
@@ -299,7 +312,6 @@ def tune_record(
         rates = performance["group_accuracy"].values()
         log["worst_group_accuracy"] = min((r for r in rates if r is not None), default=None)
     else:
-        outcomes = Outcomes(correct, reference.correct[rows], loss, reference.loss[rows])
         summary = problem.summarize(outcomes, rows)
         violations = tuple(v for v in summary["violations"] if v is not None)
         changed = float(np.mean(correct != reference.correct[rows])) if len(rows) else 0.0
@@ -329,6 +341,7 @@ def run_weights(
     sparsity_at: Callable[[int], float | None],
     steps_before: int = 0,
     steps_after: int = 0,
+    look: Callable[[Network, DualState], None] | None = None,
 ) -> WeightState:
     """Train weights for ``steps`` steps in ``segments`` compiled calls.
 
@@ -347,6 +360,7 @@ def run_weights(
         sparsity_at: sparsity of a segment, for the log.
         steps_before: steps of the same phase already done, for the log.
         steps_after: steps of the same phase still to come, for the log.
+        look: sees the network and the multipliers after each segment.
 
     Raises:
         DivergenceError: the loss is not finite.
@@ -365,8 +379,11 @@ def run_weights(
         check_finite(log, left, phase, steps_before + segment * length, last_good)
         network = Network(masked(factors, state.params), state.model_state)
         record = tune_record(loop.steps.problem, network, feed.reference)
+        check_judged(record, phase, steps_before + (segment + 1) * length, last_good)
         if best is not None:
             best.offer(record, network)
+        if look is not None:
+            look(network, state.duals)
         report.write(
             phase,
             steps_before + (segment + 1) * length,

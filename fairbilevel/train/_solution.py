@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from fairbilevel import masks
 from fairbilevel.fairness import Constraint
 from fairbilevel.masks import Budget, Masks
 from fairbilevel.problem import FairPruningProblem, Network, Reference
+from fairbilevel.train._feasibility import Feasibility
 from fairbilevel.train._loop import (
     FORWARD_COST,
     STREAM_REFRESH,
@@ -49,6 +50,7 @@ class Solution:
         costs: spent on pruning; the dense model's cost is in ``reference``.
         history: the records of ``metrics.jsonl``.
         warnings: sentences a reader should know.
+        feasibility: how far the constraints got, if any were enforced.
     """
 
     method: str
@@ -64,6 +66,7 @@ class Solution:
     costs: Costs
     history: list[dict[str, Any]]
     warnings: tuple[str, ...] = ()
+    feasibility: Feasibility | None = None
 
     def logits(self, inputs: Any) -> Float[np.ndarray, "rows classes"]:
         """Logits of new rows in the form the data came in (a table's columns, raw images)."""
@@ -105,6 +108,7 @@ def fine_tune(
     report: Report,
     sparsity: float,
     steps_before: int = 0,
+    look: Callable[[Network, DualState], None] | None = None,
 ) -> tuple[Network, WeightState]:
     """Train the kept weights under fixed masks, stop early on tune, recalibrate statistics.
 
@@ -132,6 +136,7 @@ def fine_tune(
             best=best,
             sparsity_at=lambda segment: sparsity,
             steps_before=steps_before,
+            look=look,
         )
     if best.network is None:
         best.network = Network(masked(factors, state.params), state.model_state)

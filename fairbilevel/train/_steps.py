@@ -15,17 +15,33 @@ import optax
 from jaxtyping import Array, Bool, Float
 
 from fairbilevel import fairness
-from fairbilevel.fairness import Buffers, Constraint, GroupStatistics, Outcomes, RowWeights
+from fairbilevel.fairness import (
+    Buffers,
+    Constraint,
+    Custom,
+    GroupStatistics,
+    Outcomes,
+    RowWeights,
+)
 from fairbilevel.problem import FairPruningProblem
 from fairbilevel.train._batches import Batch
 
 
 class DualState(NamedTuple):
-    """Multipliers, their update rule's state, and the buffers their violations are measured on."""
+    """Multipliers, and what moves them.
+
+    Attributes:
+        multipliers: one array a constraint.
+        rule: state of their update rule.
+        buffers: rows their violations are measured on.
+        slack: one number a constraint, allowed beyond its tolerance: one compiled program then
+            serves many tolerances.
+    """
 
     multipliers: fairness.Multipliers
     rule: optax.OptState
     buffers: Buffers
+    slack: tuple[Float[Array, ""], ...]
 
 
 class WeightState(NamedTuple):
@@ -107,14 +123,30 @@ class Steps:
 
     def init(self, params: Any, model_state: Any, key: Array) -> WeightState:
         """A state at ``params``, multipliers at zero, buffers empty."""
-        groups = len(self.problem.groups)
-        multipliers = fairness.initial_multipliers(self.constraints, groups)
-        duals = DualState(
-            multipliers,
-            self.dual_rule.init(multipliers),
-            fairness.empty_buffers(groups, self.buffer_size),
-        )
+        multipliers = fairness.initial_multipliers(self.constraints, len(self.problem.groups))
+        none = tuple(jnp.zeros(()) for _ in self.constraints)
+        rule = self.dual_rule.init(multipliers)
+        duals = DualState(multipliers, rule, self._empty_buffers(), none)
         return WeightState(params, model_state, self.optimizer.init(params), duals, key)
+
+    @property
+    def _of_cells(self) -> bool:
+        return any(c.of_cells for c in self.constraints)
+
+    @property
+    def _own(self) -> list[Custom]:
+        return [c for c in self.constraints if isinstance(c, Custom)]
+
+    def _empty_buffers(self) -> Buffers:
+        problem = self.problem
+        classes = len(problem.data.classes) if self._of_cells else None
+        own = [c.name for c in self._own]
+        return fairness.empty_buffers(
+            len(problem.groups), self.buffer_size, classes=classes, own=own
+        )
+
+    def _cell_share(self, role: str) -> Float[Array, "groups classes"] | None:
+        return jnp.asarray(self.problem.cell_share(role)) if self._of_cells else None
 
     def statistics(self, duals: DualState) -> GroupStatistics:
         """What the multipliers last saw: full buffers, weighed by the shares in select."""
@@ -122,25 +154,27 @@ class Steps:
             duals.buffers,
             jnp.asarray(self.problem.share["select"]),
             jnp.asarray(self.problem.counted),
+            self._cell_share("select"),
         )
 
-    def weigh(self, duals: DualState, share: Float[Array, " groups"]) -> RowWeights:
-        """Guarded factors of the rows' harms."""
-        return fairness.row_weights(
-            self.constraints, duals.multipliers, share, self.statistics(duals)
-        )
+    def weigh(
+        self, duals: DualState, share: Float[Array, " groups"], role: str = "fit"
+    ) -> RowWeights:
+        """Guarded factors of the rows' harms in a role with these shares of the groups."""
+        stats, cells = self.statistics(duals), self._cell_share(role)
+        return fairness.row_weights(self.constraints, duals.multipliers, share, stats, cells)
 
     def objective(
         self, z: Any, model_state: Any, batch: Batch, weights: RowWeights, key: Array
     ) -> tuple[Float[Array, ""], Aux]:
-        """``mean_i w_i (loss_i + sum_c weight_c(group_i) harm_c,i)`` in train mode."""
+        """``mean_i w_i (loss_i + sum_c term_c,i)`` in train mode."""
         x = self.problem.normalize(batch.x)
         logits, model_state = self.problem.model.apply(z, model_state, x, True, key)
         logits = logits.astype(jnp.float32)
         v = fairness.margin(logits, batch.y)
         loss = total = fairness.cross_entropy(v)
         for constraint, weight in zip(self.constraints, weights.harm, strict=True):
-            total = total + weight[batch.group] * constraint.harm.harm(v)
+            total = total + constraint.term(weight, logits, v, batch.y, batch.group)
         aux = Aux(
             model_state,
             jnp.mean(batch.weight * loss),
@@ -173,22 +207,36 @@ class Steps:
         """Paired outcomes of a batch in evaluation mode: one forward pass."""
         x = self.problem.normalize(batch.x)
         logits, _ = self.problem.model.apply(z, model_state, x, False, jax.random.key(0))
-        v = fairness.margin(logits.astype(jnp.float32), batch.y)
-        correct = (logits.argmax(-1) == batch.y).astype(jnp.float32)
-        return Outcomes(correct, batch.dense_correct, fairness.cross_entropy(v), batch.dense_loss)
+        logits = logits.astype(jnp.float32)
+        loss = fairness.cross_entropy(fairness.margin(logits, batch.y))
+        answer = logits.argmax(-1)
+        correct = (answer == batch.y).astype(jnp.float32)
+        return Outcomes(
+            correct,
+            batch.dense_correct,
+            loss,
+            batch.dense_loss,
+            label=batch.y if self._of_cells else None,
+            answer=answer.astype(jnp.int32) if self._of_cells else None,
+            own={c.name: c.quantity(c.true, logits, batch.y) for c in self._own},
+        )
 
     def dual_step(self, duals: DualState, z: Any, model_state: Any, batch: Batch) -> DualState:
         """Measure the true violations on rows no gradient uses and move the multipliers."""
         outcomes = self.outcomes(z, model_state, batch)
         buffers = fairness.write(duals.buffers, outcomes, batch.group)
         stats = self.statistics(duals._replace(buffers=buffers))
-        violations = tuple(c.violations(stats) for c in self.constraints)
-        multipliers, rule = fairness.ascend(
-            self.constraints, duals.multipliers, violations, self.dual_rule, duals.rule
+        distances = tuple(c.distances(stats) for c in self.constraints)
+        measured = tuple(jnp.isfinite(d) for d in distances)
+        violations = tuple(
+            jnp.where(seen, d - slack, 0)
+            for d, seen, slack in zip(distances, measured, duals.slack, strict=True)
         )
-        return DualState(multipliers, rule, buffers)
+        multipliers, rule = fairness.ascend(
+            self.constraints, duals.multipliers, violations, self.dual_rule, duals.rule, measured
+        )
+        return DualState(multipliers, rule, buffers, duals.slack)
 
     def emptied(self, duals: DualState) -> DualState:
         """The same multipliers with empty buffers: the network just changed."""
-        groups = len(self.problem.groups)
-        return duals._replace(buffers=fairness.empty_buffers(groups, self.buffer_size))
+        return duals._replace(buffers=self._empty_buffers())

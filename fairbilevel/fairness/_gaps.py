@@ -1,0 +1,224 @@
+"""Constraints on accuracies and losses of groups."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from fairbilevel.fairness._constraint import (
+    Constraint,
+    Tolerance,
+    against_average,
+    against_rest,
+    claimed_only,
+    distance_to_extremes,
+)
+from fairbilevel.fairness._statistics import GroupStatistics
+
+
+@dataclass(frozen=True)
+class _Range(Constraint):
+    """Largest minus smallest group value of something where more is better.
+
+    Two multipliers a group: "below" moves by how far the best group is ahead of it, "above" by how
+    far it is ahead of the worst. Their surrogates are BiFP's one-against-the-rest ``F_g`` and its
+    mirror; for two groups that is the paper's constraint.
+    """
+
+    surrogate: str = "sigmoid"
+
+    def labels(self, groups: Sequence[str]) -> list[str]:
+        """``"g: below the best"`` for every group, then ``"g: above the worst"``."""
+        return [f"{g}: below the best" for g in groups] + [f"{g}: above the worst" for g in groups]
+
+    @abstractmethod
+    def quantity(self, stats: GroupStatistics) -> Float[Array, " groups"]:
+        """The group quantity whose range is bounded."""
+
+    def measured(self, stats: GroupStatistics) -> Float[Array, " multipliers"]:
+        """``[best - q_g, q_g - worst]``."""
+        return distance_to_extremes(self.quantity(stats), stats.claimed)
+
+    def coefficients(
+        self,
+        multipliers: Float[Array, " multipliers"],
+        share: Float[Array, " groups"],
+        stats: GroupStatistics,
+    ) -> Float[Array, " groups"]:
+        """The below-multipliers raise a group, the above-multipliers hold it back."""
+        below, above = multipliers.reshape(2, -1)
+        return against_rest(below - above, share)
+
+
+@dataclass(frozen=True)
+class AccuracyGap(_Range):
+    """``max_g A_g - min_g A_g <= tolerance`` (performance fairness, BiFP)."""
+
+    name: ClassVar[str] = "accuracy-gap"
+
+    def quantity(self, stats: GroupStatistics) -> Float[Array, " groups"]:
+        """``A_g``."""
+        return stats.accuracy
+
+
+@dataclass(frozen=True)
+class DegradationGap(_Range):
+    """``max_g R_g - min_g R_g <= tolerance``, ``R_g = A_g(dense) - A_g`` (BiFP).
+
+    Equal to the range of excess accuracy gaps: the overall loss of accuracy cancels.
+    """
+
+    name: ClassVar[str] = "degradation-gap"
+
+    def quantity(self, stats: GroupStatistics) -> Float[Array, " groups"]:
+        """``-R_g``: more is better."""
+        return -stats.damage
+
+
+@dataclass(frozen=True)
+class ExcessAccuracyGap(Constraint):
+    """``psi_g = D_g - D <= tolerance`` for every group (CEAG, Hashemizadeh et al. 2024)."""
+
+    name: ClassVar[str] = "excess-accuracy-gap"
+
+    def measured(self, stats: GroupStatistics) -> Float[Array, " multipliers"]:
+        """``psi_g``."""
+        return claimed_only(stats.excess_accuracy_gap, stats.claimed)
+
+    def coefficients(
+        self,
+        multipliers: Float[Array, " multipliers"],
+        share: Float[Array, " groups"],
+        stats: GroupStatistics,
+    ) -> Float[Array, " groups"]:
+        """Of ``sum_g lambda_g (harm_g - harm)``."""
+        return against_average(multipliers, share)
+
+
+@dataclass(frozen=True)
+class AbsoluteExcessAccuracyGap(Constraint):
+    """``|psi_g| <= tolerance`` for every group: none may lose much more than the average, or less.
+
+    Two multipliers a group, one for either side.
+    """
+
+    name: ClassVar[str] = "absolute-excess-accuracy-gap"
+
+    def labels(self, groups: Sequence[str]) -> list[str]:
+        """``"g: loses more"`` for every group, then ``"g: loses less"``."""
+        return [f"{g}: loses more" for g in groups] + [f"{g}: loses less" for g in groups]
+
+    def measured(self, stats: GroupStatistics) -> Float[Array, " multipliers"]:
+        """``[psi_g, -psi_g]``."""
+        psi = stats.excess_accuracy_gap
+        return claimed_only(jnp.stack([psi, -psi]), jnp.stack([stats.claimed] * 2))
+
+    def coefficients(
+        self,
+        multipliers: Float[Array, " multipliers"],
+        share: Float[Array, " groups"],
+        stats: GroupStatistics,
+    ) -> Float[Array, " groups"]:
+        """Of ``sum_g (more_g - less_g) (harm_g - harm)``."""
+        more, less = multipliers.reshape(2, -1)
+        return against_average(more - less, share)
+
+
+@dataclass(frozen=True)
+class WorstGroupAccuracy(Constraint):
+    """``A_g >= tolerance`` for every group: the tolerance is a floor, and more is better.
+
+    Raises:
+        ValueError: a floor outside [0, 1].
+    """
+
+    tolerance: Tolerance = 0.5
+
+    name: ClassVar[str] = "worst-group-accuracy"
+    floor: ClassVar[bool] = True
+
+    def _check_tolerance(self, value: float) -> None:
+        super()._check_tolerance(value)
+        if not value <= 1:
+            raise ValueError(f"the floor of {self.name} must be at most 1, got {value}")
+
+    def measured(self, stats: GroupStatistics) -> Float[Array, " multipliers"]:
+        """``-A_g``, bounded by minus the floor."""
+        return claimed_only(-stats.accuracy, stats.claimed)
+
+    def bounds(self, stats: GroupStatistics) -> Float[Array, "..."]:
+        """Minus the floor."""
+        return -super().bounds(stats)
+
+    def value(self, stats: GroupStatistics) -> Float[Array, ""]:
+        """``min_g A_g``."""
+        return -super().value(stats)
+
+    def coefficients(
+        self,
+        multipliers: Float[Array, " multipliers"],
+        share: Float[Array, " groups"],
+        stats: GroupStatistics,
+    ) -> Float[Array, " groups"]:
+        """Of ``sum_g lambda_g harm_g``."""
+        return multipliers
+
+
+@dataclass(frozen=True)
+class _EqualizedLoss(Constraint):
+    tolerance: Tolerance = 0.05
+
+    def _difference(self, stats: GroupStatistics) -> Float[Array, " groups"]:
+        return jnp.where(stats.claimed, stats.loss - stats.overall(stats.loss), 0)
+
+    def measured(self, stats: GroupStatistics) -> Float[Array, " multipliers"]:
+        """``|L_g - L|``, in nats."""
+        return claimed_only(jnp.abs(self._difference(stats)), stats.claimed)
+
+
+@dataclass(frozen=True)
+class EqualizedLoss(_EqualizedLoss):
+    """``|L_g - L| <= tolerance``, absolute form (Tran et al. 2022): multipliers only grow."""
+
+    name: ClassVar[str] = "equalized-loss"
+    monotone: ClassVar[bool] = True
+
+    def violations(self, stats: GroupStatistics) -> Float[Array, " multipliers"]:
+        """``max(|L_g - L| - tolerance, 0)``."""
+        return jnp.maximum(super().violations(stats), 0)
+
+    def coefficients(
+        self,
+        multipliers: Float[Array, " multipliers"],
+        share: Float[Array, " groups"],
+        stats: GroupStatistics,
+    ) -> Float[Array, " groups"]:
+        """Of ``sum_g lambda_g |L_g - L|``, the sign as last measured."""
+        return against_average(multipliers * jnp.sign(self._difference(stats)), share)
+
+
+@dataclass(frozen=True)
+class SignedEqualizedLoss(_EqualizedLoss):
+    """``L_g = L`` up to ``tolerance``, signed form (the EL of CEAG): multipliers are free."""
+
+    name: ClassVar[str] = "equalized-loss-signed"
+    signed: ClassVar[bool] = True
+
+    def violations(self, stats: GroupStatistics) -> Float[Array, " multipliers"]:
+        """``L_g - L`` less the tolerance on either side."""
+        excess = jnp.maximum(super().violations(stats), 0)
+        return jnp.sign(self._difference(stats)) * excess
+
+    def coefficients(
+        self,
+        multipliers: Float[Array, " multipliers"],
+        share: Float[Array, " groups"],
+        stats: GroupStatistics,
+    ) -> Float[Array, " groups"]:
+        """Of ``sum_g lambda_g (L_g - L)``."""
+        return against_average(multipliers, share)

@@ -1,0 +1,248 @@
+"""Rules that move multipliers, as optax transformations: they see minus the violations.
+
+Each may take two more arguments that ``ascend`` passes on: ``measured``, which violations were
+measured this time (what was not measured leaves a rule's memory as it is), and ``lower``, 0 for
+multipliers of inequalities and ``-inf`` for free ones.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def _like(tree: Any, value: Any) -> Any:
+    return jax.tree.map(lambda leaf: jnp.full(leaf.shape, value), tree)
+
+
+def _required(params: Any) -> Any:
+    if params is None:
+        raise ValueError("this multiplier rule needs the multipliers themselves: pass params")
+    return params
+
+
+def gradient_ascent(step: float) -> optax.GradientTransformation:
+    """``lambda + step * e``: the violations ``e`` are the dual's gradient."""
+    return optax.sgd(step)
+
+
+class AugmentedLagrangianState(NamedTuple):
+    """The dual estimate, without the penalty that weights feel beside it."""
+
+    estimate: Any
+
+
+def augmented_lagrangian(
+    step: float, penalty: float = 0.1
+) -> optax.GradientTransformationExtraArgs:
+    """Augmented Lagrangian of inequality constraints (Hestenes, Powell, Rockafellar).
+
+    The gradient of ``f + (max(0, lambda + rho e)^2 - lambda^2) / (2 rho)`` is the Lagrangian's with
+    ``max(0, lambda + rho e)`` for the multiplier: this is what the weights feel, while the estimate
+    ``lambda`` itself moves on by ``step * e``.
+
+    Args:
+        step: of the dual estimate; equal to ``penalty`` in the classical method, whose inner
+            problems are solved before each dual step. One primal step a dual step wants less.
+        penalty: ``rho``.
+    """
+
+    def init(params: optax.Params) -> AugmentedLagrangianState:
+        # A copy: compiled steps take over the memory of each of their arguments.
+        return AugmentedLagrangianState(jax.tree.map(jnp.copy, params))
+
+    def update(
+        updates: optax.Updates,
+        state: AugmentedLagrangianState,
+        params: optax.Params | None = None,
+        *,
+        measured: Any = None,
+        lower: Any = None,
+        **extra: Any,
+    ) -> tuple[optax.Updates, AugmentedLagrangianState]:
+        params = _required(params)
+        measured = _like(params, True) if measured is None else measured
+        lower = _like(params, 0.0) if lower is None else lower
+
+        def felt(g: Any, estimate: Any, now: Any, seen: Any, low: Any) -> Any:
+            return jnp.where(seen, jnp.maximum(estimate - penalty * g, low), now) - now
+
+        moves = jax.tree.map(felt, updates, state.estimate, params, measured, lower)
+        estimate = jax.tree.map(
+            lambda g, e, seen, low: jnp.where(seen, jnp.maximum(e - step * g, low), e),
+            updates, state.estimate, measured, lower,
+        )  # fmt: skip
+        return moves, AugmentedLagrangianState(estimate)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+class NuPIState(NamedTuple):
+    """Exponential moving average of each violation, and which were ever measured."""
+
+    average: Any
+    started: Any
+
+
+def nupi(
+    step: float, proportional: float = 0.1, smoothing: float = 0.9
+) -> optax.GradientTransformationExtraArgs:
+    """nuPI (Sohrabi et al. 2024): a PI controller on a moving average of the violations.
+
+    ``lambda_{t+1} = lambda_t + step * e_t + proportional * (xi_t - xi_{t-1})`` with
+    ``xi_t = smoothing * xi_{t-1} + (1 - smoothing) * e_t``. The average starts at the first
+    violation measured, so the first step is one of gradient ascent. The proportional term damps the
+    oscillations of plain ascent: a multiplier already falls while its violation shrinks.
+
+    Args:
+        step: integral gain.
+        proportional: proportional gain; 0 is gradient ascent.
+        smoothing: of the average, in [0, 1).
+    """
+    if not 0 <= smoothing < 1:
+        raise ValueError(f"nupi's smoothing must lie in [0, 1), got {smoothing}")
+
+    def init(params: optax.Params) -> NuPIState:
+        return NuPIState(_like(params, 0.0), _like(params, False))
+
+    def update(
+        updates: optax.Updates,
+        state: NuPIState,
+        params: optax.Params | None = None,
+        *,
+        measured: Any = None,
+        **extra: Any,
+    ) -> tuple[optax.Updates, NuPIState]:
+        measured = _like(updates, True) if measured is None else measured
+
+        def averaged(g: Any, old: Any, begun: Any, seen: Any) -> Any:
+            return jnp.where(seen, jnp.where(begun, smoothing * old - (1 - smoothing) * g, -g), old)
+
+        average = jax.tree.map(averaged, updates, state.average, state.started, measured)
+        moves = jax.tree.map(
+            lambda g, new, old, begun: (
+                -step * g + proportional * jnp.where(begun, new - old, 0)
+            ),
+            updates, average, state.average, state.started,
+        )  # fmt: skip
+        started = jax.tree.map(jnp.logical_or, state.started, measured)
+        return moves, NuPIState(average, started)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+class MultiplicativeWeightsState(NamedTuple):
+    """Logarithms of the weights beside the slack's, and which violations were ever measured."""
+
+    logits: Any
+    started: Any
+
+
+# Beyond this the budget is all but given away (1/3000 is left), and a weight that ran further would
+# take as long to come back.
+_REACH = 8.0
+
+
+def multiplicative_weights(
+    step: float, budget: float = 1.0
+) -> optax.GradientTransformationExtraArgs:
+    """Exponentiated gradient on a budget (Kivinen & Warmuth 1997; Agarwal et al. 2018).
+
+    ``lambda_i = budget * exp(theta_i) / (1 + sum_j exp(theta_j))`` with ``theta`` moving by
+    ``step * e``: all multipliers together stay below ``budget``, and what is left is slack. A free
+    multiplier is the difference of two weights, one for either sign. Violations that were never
+    measured take no part.
+
+    Args:
+        step: of the logarithms; a violation of 0.1 over 100 steps of 1 is a factor of ``exp(10)``.
+        budget: what multipliers may add up to.
+    """
+    if not budget > 0:
+        raise ValueError(f"the budget of multiplicative weights must be positive, got {budget}")
+
+    def init(params: optax.Params) -> MultiplicativeWeightsState:
+        return MultiplicativeWeightsState(_like(params, 0.0), _like(params, False))
+
+    def update(
+        updates: optax.Updates,
+        state: MultiplicativeWeightsState,
+        params: optax.Params | None = None,
+        *,
+        measured: Any = None,
+        lower: Any = None,
+        **extra: Any,
+    ) -> tuple[optax.Updates, MultiplicativeWeightsState]:
+        params = _required(params)
+        measured = _like(params, True) if measured is None else measured
+        lower = _like(params, 0.0) if lower is None else lower
+        started = jax.tree.map(jnp.logical_or, state.started, measured)
+        logits = jax.tree.map(
+            lambda g, old, seen: jnp.where(seen, jnp.clip(old - step * g, -_REACH, _REACH), old),
+            updates, state.logits, measured,
+        )  # fmt: skip
+
+        def sides(theta: Any, seen: Any, low: Any) -> tuple[Any, Any]:
+            up = jnp.where(seen, jnp.exp(theta), 0)
+            return up, jnp.where(seen & (low < 0), jnp.exp(-theta), 0)
+
+        both = jax.tree.map(sides, logits, started, lower)
+        total = 1 + sum(jnp.sum(leaf) for leaf in jax.tree.leaves(both))
+        moves = jax.tree.map(
+            lambda now, pair: budget * (pair[0] - pair[1]) / total - now, params, both
+        )
+        return moves, MultiplicativeWeightsState(logits, started)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+MULTIPLIER_RULES: dict[str, Callable[..., optax.GradientTransformation]] = {
+    "gradient-ascent": gradient_ascent,
+    "augmented-lagrangian": augmented_lagrangian,
+    "nupi": nupi,
+    "multiplicative-weights": multiplicative_weights,
+}
+
+
+def multiplier_rule(text: str, step: float) -> optax.GradientTransformation:
+    """A rule by name with options: ``"nupi"``, ``"nupi:proportional=1,smoothing=0.9"``.
+
+    Args:
+        text: name and options.
+        step: the rule's step.
+
+    Raises:
+        ValueError: unknown name or option (with the nearest one), or a value outside its range.
+    """
+    name, _, rest = text.partition(":")
+    if name not in MULTIPLIER_RULES:
+        raise ValueError(f"unknown multiplier rule {name!r}: {_choose(name, MULTIPLIER_RULES)}")
+    rule = MULTIPLIER_RULES[name]
+    known = [p for p in inspect.signature(rule).parameters if p != "step"]
+    given = {}
+    for part in filter(None, rest.split(",")):
+        key, _, value = part.partition("=")
+        if key not in known:
+            raise ValueError(
+                f"multiplier rule {name!r} has no option {key!r}: {_choose(key, known)}"
+            )
+        try:
+            given[key] = float(value)
+        except ValueError:
+            given[key] = float("nan")
+        if not 0 <= given[key] < float("inf"):
+            raise ValueError(
+                f"multiplier rule {name!r}: {key} must be a number of at least 0, got {value!r}"
+            )
+    return rule(step, **given)
+
+
+def _choose(given: str, names: Any) -> str:
+    near = difflib.get_close_matches(given, list(names), 1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"{hint}choose from {', '.join(names)}" if names else "it has none"
