@@ -1,13 +1,16 @@
 """Solvers: mask and weights together."""
 
 from fairbilevel.solver._bilevel import BilevelRun, BilevelSolver, solve
+from fairbilevel.solver._frontier import Candidate, solve_many
 from fairbilevel.solver._step import BilevelState, OuterLog, OuterStep
 
 __all__ = [
     "BilevelRun",
     "BilevelSolver",
     "BilevelState",
+    "Candidate",
     "OuterLog",
     "OuterStep",
     "solve",
+    "solve_many",
 ]

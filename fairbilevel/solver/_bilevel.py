@@ -303,19 +303,14 @@ class BilevelRun:
             return fit
         return np.sort(np.concatenate([fit, self.select_rows]))
 
-    def planned_evaluations(self) -> float:
-        """Gradient evaluations of the whole run."""
+    def planned_evaluations(self, moves: int) -> float:
+        """Gradient evaluations of the whole run, the budget moving at ``moves`` of its stages."""
         dual_cost = FORWARD_COST / self.options.violation_every
         outer = self.options.hypergradient.gradient_evaluations + dual_cost * self.measures_early
-        moved = (
-            FORWARD_COST * REFRESH_BATCHES if jax.tree.leaves(self.reference.network.state) else 0
-        )
-        return (
-            self.stages * moved
-            + self.outer_steps * outer
-            + self.fine_steps * (1 + dual_cost * self.measures)
-            + recalibration_cost(self.reference.network)
-        )
+        settle = recalibration_cost(self.reference.network)
+        refresh = FORWARD_COST * REFRESH_BATCHES * moves if settle else 0.0
+        fine = self.fine_steps * (1 + dual_cost * self.measures)
+        return refresh + self.outer_steps * outer + fine + settle
 
     def _magnitude_scale(self, params: Any) -> float | None:
         options = self.options

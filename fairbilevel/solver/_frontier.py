@@ -84,9 +84,9 @@ def solve_many(
     run = BilevelRun(
         dataclasses.replace(solver, sparsity=tightest), problem, reference, lambda record: None
     )
-    program = _Program(run)
     begin = time.perf_counter()
     keeps = [_keeps(run, c.sparsity) for c in candidates]
+    program = _Program(run, _moves(keeps))
     slack = jnp.asarray([c.tolerance for c in candidates], jnp.float32)
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *keeps)
     ends = jax.block_until_ready(program(stacked, slack))
@@ -113,6 +113,20 @@ def _keeps(run: BilevelRun, sparsity: float) -> Any:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *counts)
 
 
+def _moves(keeps: Sequence[Any]) -> np.ndarray:
+    """bool ``[stages]``: where any candidate's budget differs from the stage before."""
+    counts = np.stack(
+        [np.concatenate([np.ravel(leaf) for leaf in stage]) for stage in _stages(keeps)]
+    )
+    return np.concatenate([[True], np.any(counts[1:] != counts[:-1], axis=1)])
+
+
+def _stages(keeps: Sequence[Any]) -> list[list[Any]]:
+    """All candidates' counts, stage by stage."""
+    leaves = [np.asarray(leaf) for keep in keeps for leaf in jax.tree.leaves(keep)]
+    return [[leaf[stage] for leaf in leaves] for stage in range(len(leaves[0]))]
+
+
 @dataclass(frozen=True)
 class _End:
     """What the program returns of a candidate."""
@@ -133,9 +147,10 @@ class _Program:
 
     Args:
         run: plans steps and brings the pure parts.
+        moves: stages at which the budget moves: statistics are refreshed and buffers emptied.
     """
 
-    def __init__(self, run: BilevelRun):
+    def __init__(self, run: BilevelRun, moves: np.ndarray):
         self.run, self.problem = run, run.problem
         self.start: BilevelState = run.init()
         self.step = run.outer_step
@@ -150,7 +165,14 @@ class _Program:
         stages = run.stages
         take = feed.rows
         self.bilevel_rows = {
-            "refresh": take(roles["fit"], STREAM_REFRESH, stages * REFRESH_BATCHES),
+            "refresh": np.concatenate(
+                [
+                    take(roles["fit"], STREAM_REFRESH, REFRESH_BATCHES)
+                    if move
+                    else np.zeros((REFRESH_BATCHES, options.batch_size), int)
+                    for move in moves
+                ]
+            ),
             "fit": take(roles["fit"], STREAM_FIT, count * each),
             "select": take(run.select_rows, STREAM_SELECT, count),
         }
@@ -161,6 +183,7 @@ class _Program:
         self.bilevel_rows = {
             name: r.reshape(stages, -1, r.shape[-1]) for name, r in self.bilevel_rows.items()
         }
+        self.moves = jnp.asarray(moves)
         self.fine_rows = take(rows, STREAM_FIT, self.fine)
         self.fine_duals = None
         if run.measures:
@@ -196,9 +219,9 @@ class _Program:
         progress = jnp.arange(run.outer_steps, dtype=jnp.float32) / run.outer_steps
 
         def stage(state: BilevelState, xs: Any) -> Any:
-            rows, keep, progress = xs
+            rows, keep, progress, moves = xs
             z = step.network(state.scores, state.weights.params, keep, progress[0])
-            weights = self._moved(state.weights, z, rows["refresh"])
+            weights = self._moved(state.weights, z, rows["refresh"], moves)
             duals = self._batches(rows["duals"]) if self.duals_early else None
             state, log = step.many(
                 state._replace(weights=weights),
@@ -210,19 +233,22 @@ class _Program:
             )
             return state, log.weights.loss
 
-        xs = (self.bilevel_rows, keeps, progress.reshape(run.stages, -1))
+        xs = (self.bilevel_rows, keeps, progress.reshape(run.stages, -1), self.moves)
         state, losses = _xla.scan(stage, state, xs)
         last = jax.tree.map(lambda leaf: leaf[-1], keeps)
         hard = step.budget.top_k(state.scores, last)
         return self._finish(state, hard, losses)
 
-    def _moved(self, weights: WeightState, z: Any, rows: Any) -> WeightState:
-        """Statistics and buffers after the budget moved."""
+    def _moved(self, weights: WeightState, z: Any, rows: Any, moves: Any) -> WeightState:
+        """Statistics and buffers, anew where the budget moved."""
         settled = weights.model_state
         if jax.tree.leaves(settled):
             settled = settled_statistics(self.problem, settled, z, self._batches(rows))
-        duals = self.step.steps.emptied(weights.duals)
-        return weights._replace(model_state=settled, duals=duals)
+        anew = (settled, self.step.steps.emptied(weights.duals))
+        model_state, duals = jax.tree.map(
+            lambda new, old: jnp.where(moves, new, old), anew, (weights.model_state, weights.duals)
+        )
+        return weights._replace(model_state=model_state, duals=duals)
 
     def _finish(self, state: BilevelState, hard: Any, losses: Any) -> _End:
         weights, run = state.weights, self.run
@@ -244,7 +270,8 @@ class _Program:
     def solution(self, candidate: Candidate, end: _End, seconds: float) -> Solution:
         """The same object that a single run gives."""
         run, problem = self.run, self.problem
-        costs = Costs(gradient_evaluations=run.planned_evaluations(), seconds=seconds)
+        spent = run.planned_evaluations(int(self.moves.sum()))
+        costs = Costs(gradient_evaluations=spent, seconds=seconds)
         return Solution(
             "bilevel",
             problem,
