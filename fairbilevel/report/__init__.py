@@ -5,7 +5,8 @@ Both say the same verdict in the same words. They read the plain dictionaries of
 """
 
 from fairbilevel.report._page import render, write_report
+from fairbilevel.report._scatter import frontier_svg
 from fairbilevel.report._terminal import summary_table
 from fairbilevel.report._verdict import verdict
 
-__all__ = ["render", "summary_table", "verdict", "write_report"]
+__all__ = ["frontier_svg", "render", "summary_table", "verdict", "write_report"]

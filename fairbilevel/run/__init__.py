@@ -3,6 +3,7 @@
 from fairbilevel.run._config import Config, read_config
 from fairbilevel.run._evaluate import evaluate_run
 from fairbilevel.run._folder import Run, check_free, load_run, save_run
+from fairbilevel.run._frontier import frontier_run
 from fairbilevel.run._plan import Plan, make_plan
 from fairbilevel.run._prepare import Prepared, prepare
 from fairbilevel.run._result import machine, versions
@@ -15,6 +16,7 @@ __all__ = [
     "Run",
     "check_free",
     "evaluate_run",
+    "frontier_run",
     "load_run",
     "machine",
     "make_baseline",

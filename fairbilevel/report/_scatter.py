@@ -1,0 +1,137 @@
+"""The frontier's picture: accuracy against the largest gap, one mark a network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fairbilevel.report._svg import (
+    INK,
+    LINE_STYLES,
+    MUTED,
+    frame,
+    label,
+    mark,
+    px,
+    stroke,
+    text_width,
+    ticks,
+)
+
+_PANEL, _HEIGHT, _LEFT, _TOP, _BOTTOM = 380.0, 330.0, 58.0, 34.0, 48.0
+
+
+def frontier_svg(points: Sequence[dict[str, Any]], roles: Sequence[str] = ("tune", "test")) -> str:
+    """One panel a role, as a standalone SVG file.
+
+    Args:
+        points: rows of ``frontier.csv``: ``method``, ``sparsity``, ``chosen`` (not dominated on
+            tune) and, for each role, ``ROLE_accuracy`` and ``ROLE_gap`` as fractions.
+        roles: panels from left to right.
+    """
+    sparsities = sorted({p["sparsity"] for p in points if p["method"] != "dense"})
+    styles = {s: LINE_STYLES[i % len(LINE_STYLES)] for i, s in enumerate(sparsities)}
+    width = len(roles) * (_PANEL + 20)
+    body: list[str] = []
+    for index, role in enumerate(roles):
+        body += _panel(points, role, 20 * index + _PANEL * index, styles)
+    body += _legend(styles, width)
+    best = ", ".join(
+        f"{100 * p['sparsity']:g} % removed at tolerance {100 * p['tolerance']:g} points"
+        for p in points
+        if p["chosen"]
+    )
+    svg = frame(
+        "frontier",
+        width,
+        _HEIGHT + 52,
+        "Accuracy against the largest gap",
+        f"{len(points)} networks. Not dominated on tune: {best or 'none'}. All values stand in "
+        "frontier.csv.",
+        body,
+    )
+    style = (
+        "<style>text{font:12px system-ui,sans-serif;fill:#1a1f24}.b{font-weight:600}"
+        ".m{fill:#56606a}</style>"
+    )
+    svg = svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    return svg.replace("</desc>", f"</desc>{style}", 1)
+
+
+def _panel(
+    points: Sequence[dict[str, Any]], role: str, left: float, styles: dict[float, Any]
+) -> list[str]:
+    gaps = [100 * p[f"{role}_gap"] for p in points]
+    heights = [100 * p[f"{role}_accuracy"] for p in points]
+    across, up = ticks(min(0, *gaps), max(gaps)), ticks(min(heights), max(heights))
+    x0, x1 = left + _LEFT, left + _PANEL
+    y0, y1 = _HEIGHT - _BOTTOM, _TOP
+
+    def x(value: float) -> float:
+        return x0 + (value - across[0]) / (across[-1] - across[0]) * (x1 - x0)
+
+    def y(value: float) -> float:
+        return y0 - (value - up[0]) / (up[-1] - up[0]) * (y0 - y1)
+
+    out = [label(x0, 18, f"On {role}", kind="b")]
+    for value in up:
+        out.append(stroke(x0, y(value), x1, y(value)))
+        out.append(label(x0 - 6, y(value) + 4, f"{value:g}", anchor="end", kind="m"))
+    for value in across:
+        out.append(stroke(x(value), y0, x(value), y1))
+        out.append(label(x(value), y0 + 16, f"{value:g}", anchor="middle", kind="m"))
+    middle = (x0 + x1) / 2
+    out.append(
+        label(middle, y0 + 36, "Largest excess accuracy gap (points)", anchor="middle", kind="m")
+    )
+    turn = f"rotate(-90 {px(left + 14)} {px((y0 + y1) / 2)})"
+    out.append(
+        f'<text class="m" text-anchor="middle" transform="{turn}" x="{px(left + 14)}" '
+        f'y="{px((y0 + y1) / 2)}">Accuracy (%)</text>'
+    )
+    chosen = sorted((p for p in points if p["chosen"]), key=lambda p: p[f"{role}_gap"])
+    if role == "tune":
+        for a, b in zip(chosen, chosen[1:], strict=False):
+            ends = [(x(100 * p[f"{role}_gap"]), y(100 * p[f"{role}_accuracy"])) for p in (a, b)]
+            out.append(stroke(*ends[0], *ends[1], MUTED, 1, "4 3"))
+    for p, gap, height in zip(points, gaps, heights, strict=True):
+        out.append(_point(p, x(gap), y(height), styles))
+    return out
+
+
+def _point(p: dict[str, Any], x: float, y: float, styles: dict[float, Any]) -> str:
+    if p["method"] == "dense":
+        return mark("diamond", x, y, INK, 5) + label(x + 9, y + 4, "dense")
+    color, _, shape = styles[p["sparsity"]]
+    if p["method"] != "bilevel":
+        arms = stroke(x - 5, y - 5, x + 5, y + 5, color, 2) + stroke(
+            x - 5, y + 5, x + 5, y - 5, color, 2
+        )
+        return arms
+    shape = "square" if shape == "cross" else shape
+    around = (
+        f'<circle cx="{px(x)}" cy="{px(y)}" r="8.5" fill="none" stroke="{INK}" stroke-width="1.4"/>'
+        if p["chosen"]
+        else ""
+    )
+    text = f"{100 * p['tolerance']:g}"
+    return around + mark(shape, x, y, color, 4.5) + label(x + 10, y - 5, text, kind="m")
+
+
+def _legend(styles: dict[float, Any], width: float) -> list[str]:
+    out, x, y = [], _LEFT, _HEIGHT + 14
+    for sparsity, (color, _, shape) in styles.items():
+        text = f"{100 * sparsity:g} % removed"
+        out.append(mark("square" if shape == "cross" else shape, x, y - 4, color, 4.5))
+        out.append(label(x + 10, y, text))
+        x += 34 + text_width(text)
+    out.append(
+        label(
+            _LEFT,
+            y + 24,
+            "Numbers: tolerance in points. Ring: not dominated on tune. X: gradual magnitude "
+            "pruning at the same sparsity.",
+            kind="m",
+        )
+    )
+    return out
