@@ -231,19 +231,50 @@ def _print_plan(console: Console, prepared: Any, plan: Any) -> None:
     console.print(table, highlight=False)
     if len(shown) < len(plan.rows):
         console.print(f"({len(plan.rows) - len(shown)} larger groups not shown)")
-    least = plan.least_tolerance
-    console.print(
-        "No tolerance can be certified: a counted group has no certify rows."
-        if least is None
-        else f"Certify rows could prove, with {100 * plan.confidence:.0f} % confidence and at "
-        f"best, that no group loses more than {100 * least:.1f} points beyond the average.",
-        highlight=False,
-        soft_wrap=True,
-    )
+    _print_power(console, plan)
     work = ", ".join(f"{name} {count:,.0f}" for name, count in plan.gradient_evaluations.items())
     expected = "" if plan.seconds is None else f"; expected time {_duration(plan.seconds)}"
     console.print(f"Gradient evaluations: {work}{expected}", highlight=False, soft_wrap=True)
     console.print()
+
+
+def _print_power(console: Console, plan: Any) -> None:
+    least, sure = plan.least_tolerance, f"{100 * plan.confidence:.10g} % confidence"
+    console.print(
+        "No tolerance can be certified: a counted group has no certify rows."
+        if least is None
+        else f"Certify rows could prove, with {sure} and at best (no answer changes), that no "
+        f"group loses more than {100 * least:.1f} points beyond the average.",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if plan.power:
+        console.print(
+            "With 80 % power, if no group really loses more than another and pruning changes this "
+            "share of answers:",
+            highlight=False,
+            soft_wrap=True,
+        )
+        table = Table(box=None, pad_edge=False)
+        table.add_column("certify rows of the smallest counted group")
+        for share in plan.power[0].tolerances:
+            table.add_column(f"{100 * share:g} %", justify="right")
+        for line in plan.power:
+            rows = f"{line.rows:,}" + ("" if line.times == 1 else f" ({line.times} times as many)")
+            table.add_row(rows, *(f"{100 * t:.1f} points" for t in line.tolerances.values()))
+        console.print(table, highlight=False)
+    if plan.need is not None:
+        need = plan.need
+        wanted = "; ".join(
+            f"{'no number' if rows is None else f'about {rows:,}'} at {100 * share:g} %"
+            for share, rows in need.rows.items()
+        )
+        console.print(
+            f"For the tolerance of {100 * need.tolerance:.10g} points a group needs {need.least:,} "
+            f"certify rows at the very least (ln(1/delta)/tolerance); with 80 % power: {wanted}.",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _plain(text: str) -> str:
