@@ -7,7 +7,7 @@ one again. The bounds hold for finite samples: none rests on a normal approximat
 from fairbilevel.certificates._binomial import rate_lower, rate_upper
 from fairbilevel.certificates._certificate import Certificate, Context, verify
 from fairbilevel.certificates._certify import MIN_GROUP_ROWS, certify
-from fairbilevel.certificates._claim import GAPS, Claim
+from fairbilevel.certificates._claim import FLOOR, GAPS, OF_QUANTITIES, Claim
 from fairbilevel.certificates._counts import GroupCounts, count_groups, one_row_per_unit
 from fairbilevel.certificates._judge import (
     CERTIFIED,
@@ -27,13 +27,16 @@ from fairbilevel.certificates._power import (
     rows_needed,
 )
 from fairbilevel.certificates._samples import Paired, Quantity, Rate
+from fairbilevel.certificates._words import amount
 
 __all__ = [
     "BOUNDS",
     "CERTIFIED",
+    "FLOOR",
     "GAPS",
     "LEDGER",
     "MIN_GROUP_ROWS",
+    "OF_QUANTITIES",
     "UNDECIDED",
     "VIOLATED",
     "Certificate",
@@ -45,6 +48,7 @@ __all__ = [
     "Paired",
     "Quantity",
     "Rate",
+    "amount",
     "certify",
     "count_groups",
     "difference_lower",

@@ -41,8 +41,8 @@ class Context:
     Attributes:
         data: name of the rows' source.
         fingerprint: of the rows.
-        kind: what is independent and counted: ``rows`` or ``persons``.
-        rows_read: rows before one was drawn per person.
+        kind: what is independent and counted: ``rows``, or units such as ``persons``.
+        rows_read: rows before one was drawn per unit.
         left_out: rows left out, by reason.
         duplicates: rows whose inputs equal another row's.
         dense_model: hash of the dense model.

@@ -32,6 +32,7 @@ def certify(
     groups: Sequence[str] | None = None,
     claimed: Sequence[bool] | None = None,
     unit: Any = None,
+    unit_name: str = "persons",
     ids: Any = None,
     positive: Any = None,
     quantity: Any = None,
@@ -72,6 +73,7 @@ def certify(
         groups: group names, where ``group`` holds their indices.
         claimed: ``[groups]`` which ones the claim speaks of, instead of ``min_group_rows``.
         unit: ``[rows]`` the person behind a row; one row of each is drawn, and persons are counted.
+        unit_name: what units are.
         ids: ``[rows]`` unique ids of the rows, by which a ledger knows them.
         positive: class whose rate is compared, for gaps of answers; 1 or True by default.
         quantity: ``[rows]`` of the pruned model, for ``equalized-loss``: a loss or anything else.
@@ -128,7 +130,7 @@ def certify(
 
     rows_read, kind = len(labels), "rows"
     if unit is not None:
-        kind = "persons"
+        kind = unit_name
         chosen = one_row_per_unit(columns["unit"])
         labels, dense, pruned, index = (v[chosen] for v in (labels, dense, pruned, index))
         if "quantity" in columns:
@@ -218,7 +220,12 @@ def _alike(*columns: np.ndarray) -> tuple[np.ndarray, ...]:
 
 
 def _like(labels: np.ndarray, value: Any) -> Any:
-    return str(value) if labels.dtype.kind == "U" else value
+    if labels.dtype.kind == "U":
+        return str(value)
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"the classes are numbers, the positive class is {value!r}") from None
 
 
 def _groups(group: np.ndarray, names: Sequence[str] | None) -> tuple[np.ndarray, tuple[str, ...]]:

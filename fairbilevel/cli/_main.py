@@ -29,6 +29,11 @@ commands:
              (without options: the bundled digits)
   plan       what a solve would do: rows per group and role, what they could certify, time
   evaluate   a finished run on other data: fairbilevel evaluate RUN --data SOURCE
+  certify    what rows that nothing has touched prove about gaps between groups:
+             fairbilevel certify RUN --tolerance 3%, or --predictions FILE.csv
+             exit code 0 certified, 3 violated, 4 undecided
+  verify     compute a certificate again: fairbilevel verify certificate.json
+             exit code 0 the same, 1 different
   report     write a finished run's report.html again: fairbilevel report RUN
 
 `fairbilevel COMMAND --help` explains the options of a command.
@@ -63,13 +68,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        Exit code: 0, or 2 for a user's mistake (one sentence on standard error).
+        Exit code: 0, or 2 for a user's mistake (one sentence on standard error). ``certify`` also
+        answers 3 and 4, ``verify`` 1.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     commands: dict[str, Callable[[list[str]], int]] = {
         "solve": _solve,
         "plan": _plan,
         "evaluate": _evaluate,
+        "certify": _certify,
+        "verify": _verify,
         "report": _report,
     }
     if not words or words[0] in ("-h", "--help", "help"):
@@ -227,7 +235,7 @@ def _print_plan(console: Console, prepared: Any, plan: Any) -> None:
         cells = [f"{plan.rows[group][role]:,}" for role in ROLES]
         mark = "" if group in plan.counted else " (reported only)"
         bound = "-" if least is None or mark else f"{100 * least:.1f} points"
-        table.add_row(_plain(group) + mark, *cells, bound)
+        table.add_row(plain(group) + mark, *cells, bound)
     console.print(table, highlight=False)
     if len(shown) < len(plan.rows):
         console.print(f"({len(plan.rows) - len(shown)} larger groups not shown)")
@@ -277,7 +285,8 @@ def _print_power(console: Console, plan: Any) -> None:
         )
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
+    """Text that cannot disturb the terminal, whatever a group is called."""
     from rich.markup import escape
 
     return escape("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text))
@@ -334,7 +343,7 @@ def _print_evaluation(console: Console, result: dict[str, Any]) -> None:
     for group, size in result["pruned"]["group_size"].items():
         excess = result["gaps"]["excess_accuracy_gap"][group]
         table.add_row(
-            _plain(group),
+            plain(group),
             f"{size:,}",
             percent(result["dense"]["group_accuracy"][group]),
             percent(result["pruned"]["group_accuracy"][group]),
@@ -348,6 +357,18 @@ def _print_evaluation(console: Console, result: dict[str, Any]) -> None:
         "",
     )
     console.print(table, highlight=False)
+
+
+def _certify(words: list[str]) -> int:
+    from fairbilevel.cli._certify import Certify, certify
+
+    return certify(_parse(Certify, "certify", words), _console())
+
+
+def _verify(words: list[str]) -> int:
+    from fairbilevel.cli._certify import Verify, verify
+
+    return verify(_parse(Verify, "verify", words), _console())
 
 
 def _report(words: list[str]) -> int:
