@@ -7,7 +7,7 @@ level. Samples of the same kind can be pooled.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from fairbilevel.certificates._binomial import rate_lower, rate_upper
 from fairbilevel.certificates._paired import difference_lower, difference_upper
 
 
+@runtime_checkable
 class Sample(Protocol):
     """Rows whose mean can be bounded."""
 

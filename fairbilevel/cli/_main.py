@@ -374,11 +374,13 @@ def _verify(words: list[str]) -> int:
 def _report(words: list[str]) -> int:
     options = _parse(MakeReport, "report", words)
     from fairbilevel import report
-    from fairbilevel.records import read_result
+    from fairbilevel.records import CERTIFICATE, read_json, read_result
 
     result = read_result(options.run)
     path = report.write_report(options.run)
+    written = options.run / CERTIFICATE
+    certificate = read_json(written) if written.is_file() else None
     console = _console()
-    console.print(report.verdict(result), highlight=False, markup=False)
+    console.print(report.verdict(result, certificate), highlight=False, markup=False)
     console.print(f"report: {path}", highlight=False, soft_wrap=True)
     return 0
