@@ -362,6 +362,8 @@ def verify(path: str | Path) -> tuple[Certificate, list[str]]:
         again = certificate.to_json()
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+    except (TypeError, AttributeError, KeyError) as error:
+        raise ValueError(f"{path}: the certificate is malformed: {error}") from None
     return certificate, _differences(again, written, "")
 
 
