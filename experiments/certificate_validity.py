@@ -275,7 +275,7 @@ def population(count: int, say: Callable[[str], None]) -> list[dict[str, Any]]:
         lost = arrays["dense"] & ~arrays[pruned]
         won = ~arrays["dense"] & arrays[pruned]
         rates = np.array([[lost[group == g].mean(), won[group == g].mean()] for g in names])
-        for total in (500, 2000):
+        for total in (300, 700):
             rng = np.random.default_rng(total)
             rows = np.maximum(np.round(total * size / size.sum()).astype(int), 1)
             share = rows / rows.sum()
@@ -314,6 +314,7 @@ def population(count: int, say: Callable[[str], None]) -> list[dict[str, Any]]:
                 }
             )
             say(f"population {pruned}, {total} rows: {found[-1]}")
+            write_csv(RESULTS / "certificate_population.csv", found)
     return found
 
 
@@ -544,7 +545,7 @@ def main() -> None:
         write_csv(RESULTS / "certificate_power.csv", rows)
         draw_power(rows)
     if arguments.part in ("all", "population"):
-        write_csv(RESULTS / "certificate_population.csv", population(arguments.draws, say))
+        population(arguments.draws, say)
     if arguments.part in ("all", "cost"):
         write_csv(RESULTS / "certificate_cost.csv", cost(say))
     if arguments.part in ("all", "validity"):

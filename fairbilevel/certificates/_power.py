@@ -17,7 +17,8 @@ from fairbilevel.certificates._samples import Paired
 POWER = 0.8
 _Z_POWER = float(stats.norm.ppf(POWER))
 _Z_INTERVAL = float(stats.norm.ppf(0.9))
-_MOST_TIMES = 4096
+MOST_ROWS = 20_000
+"""Of a group: a search for the rows that a tolerance takes ends here, or at four times as many."""
 
 
 def least_rows(tolerance: float, delta: float) -> int:
@@ -109,7 +110,7 @@ def least_scale(rows: int, rest: int, tolerance: float, delta: float, **rates: A
         rates: as for ``likely_upper``.
 
     Returns:
-        The factor, to about 2 %; ``None`` if thousands of times as many would not do.
+        The factor, to about 2 %; ``None`` if ``MOST_ROWS`` of the group would not do.
     """
 
     def enough(scale: float) -> bool:
@@ -119,15 +120,16 @@ def least_scale(rows: int, rest: int, tolerance: float, delta: float, **rates: A
         return likely_upper(*grown, delta, **rates) <= tolerance
 
     low, high = 1 / max(rows, 1), 1.0
+    most = max(MOST_ROWS / max(rows, 1), 4.0)
     if enough(high):
         if enough(low):
             return low
     else:
         low = high
         while not enough(high):
-            low, high = high, 2 * high
-            if high > _MOST_TIMES:
+            if high == most:
                 return None
+            low, high = high, min(2 * high, most)
     while high / low > 1.02:
         middle = math.sqrt(low * high)
         low, high = (low, middle) if enough(middle) else (middle, high)
@@ -144,7 +146,7 @@ def rows_needed(
 
     Returns:
         ``group``, ``at_estimate``, ``at_low_end``, ``at_high_end`` (rows of the group, ``None`` if
-        no number would do) and a ``sentence``.
+        none was found) and a ``sentence``.
     """
     if not own.rows or not rest.rows:
         sentence = f"How many more rows are needed cannot be said: {group} has none."
@@ -181,7 +183,10 @@ def rows_needed(
     elif low > tolerance:
         found["sentence"] = f"The gap of {group} is likely above the tolerance: no rows would do."
     elif found["at_estimate"] is None:
-        found["sentence"] = f"No practical number of rows of {group} would certify the tolerance."
+        found["sentence"] = (
+            f"To certify it with 80 % power {group} would need more than "
+            f"{max(MOST_ROWS, 4 * own.rows):,} rows."
+        )
     else:
         found["sentence"] = (
             f"About {found['at_estimate']:,} rows of {group} instead of {own.rows:,} (all others "

@@ -274,7 +274,7 @@ def _print_power(console: Console, plan: Any) -> None:
     if plan.need is not None:
         need = plan.need
         wanted = "; ".join(
-            f"{'no number' if rows is None else f'about {rows:,}'} at {100 * share:g} %"
+            f"{'tens of thousands' if rows is None else f'about {rows:,}'} at {100 * share:g} %"
             for share, rows in need.rows.items()
         )
         console.print(

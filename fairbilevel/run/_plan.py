@@ -46,7 +46,7 @@ class Need:
     Attributes:
         tolerance: of the run's excess accuracy gap.
         least: about ``ln(1/delta)/tolerance``: below it nothing is certified, whatever happens.
-        rows: for 80 % power by share of discordant rows; ``None`` where no number would do.
+        rows: for 80 % power by share of discordant rows; ``None`` beyond tens of thousands.
     """
 
     tolerance: float
