@@ -506,6 +506,17 @@ def test_a_run_is_certified_from_its_own_rows(place, capsys):
     assert json.loads((place / "run" / "certificate.json").read_text())["levels"]["look"] == 2
 
 
+def test_a_plan_tells_what_rows_can_certify(finished, capsys):
+    words = ["--data", str(finished / "mine.npz"), "--model", "mlp", "--width", "8"]
+    assert main(["plan", *words, "--constraint", "excess-accuracy-gap=5%"]) == 0
+    out = capsys.readouterr().out
+    # ln(1/delta)/tolerance, delta being what the first of many looks may spend.
+    least = int(np.ceil(np.log(0.05 * 6 / np.pi**2) / np.log(0.95)))
+    assert f"a group needs {least} certify rows at the very least" in out
+    assert "with 80 % power" in out
+    assert "450 (10 times as many)" in out
+
+
 def test_new_rows_are_taken_and_used_ones_refused(place, finished, capsys):
     np.savez(place / "new.npz", **images(400, 7))
     options = ["--tolerance", "5%", "--gap", "equalized-loss-signed", "--upper", "3"]
