@@ -12,7 +12,8 @@ The ten-line use::
     fb.save_run(solution, "runs/mine")
 """
 
-from fairbilevel import data, fairness, hypergrad, masks, models, pruners, train
+from fairbilevel import certificates, data, fairness, hypergrad, masks, models, pruners, train
+from fairbilevel.certificates import Certificate, certify
 from fairbilevel.hypergrad import hypergradient
 from fairbilevel.problem import FairPruningProblem, Network, Reference
 from fairbilevel.run import Run, load_run, save_run
@@ -23,12 +24,15 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BilevelSolver",
+    "Certificate",
     "DivergenceError",
     "FairPruningProblem",
     "Network",
     "Reference",
     "Run",
     "Solution",
+    "certificates",
+    "certify",
     "data",
     "fairness",
     "hypergrad",

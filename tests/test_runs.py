@@ -52,6 +52,7 @@ def test_the_folder_is_complete(folder):
         "model",
         "report.html",
         "result.json",
+        "rows.npz",
     ]
     assert sorted(p.name for p in (folder / "model").iterdir()) == [
         "dense.npz",

@@ -1,4 +1,4 @@
-"""The command line: ``fairbilevel solve | plan | evaluate | report``."""
+"""The command line: ``fairbilevel solve | plan | evaluate | certify | verify | report``."""
 
 from fairbilevel.cli._main import main
 

@@ -28,7 +28,14 @@ commands:
   solve      train, prune under fairness constraints, write a run folder and a report
              (without options: the bundled digits)
   plan       what a solve would do: rows per group and role, what they could certify, time
+  frontier   accuracy against the largest gap over --sparsities and --tolerances, other options as
+             for solve: a table and a picture
   evaluate   a finished run on other data: fairbilevel evaluate RUN --data SOURCE
+  certify    what rows that nothing has touched prove about gaps between groups:
+             fairbilevel certify RUN --tolerance 3%, or --predictions FILE.csv
+             exit code 0 certified, 3 violated, 4 undecided
+  verify     compute a certificate again: fairbilevel verify certificate.json
+             exit code 0 the same, 1 different
   report     write a finished run's report.html again: fairbilevel report RUN
 
 `fairbilevel COMMAND --help` explains the options of a command.
@@ -63,13 +70,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        Exit code: 0, or 2 for a user's mistake (one sentence on standard error).
+        Exit code: 0, or 2 for a user's mistake (one sentence on standard error). ``certify`` also
+        answers 3 and 4, ``verify`` 1.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     commands: dict[str, Callable[[list[str]], int]] = {
         "solve": _solve,
         "plan": _plan,
+        "frontier": _frontier,
         "evaluate": _evaluate,
+        "certify": _certify,
+        "verify": _verify,
         "report": _report,
     }
     if not words or words[0] in ("-h", "--help", "help"):
@@ -188,6 +199,81 @@ def _solve(words: list[str]) -> int:
     return 0
 
 
+def _frontier(words: list[str]) -> int:
+    """``--sparsities`` and ``--tolerances``, and everything that solve takes."""
+    lists, rest = {"sparsities": "0.8,0.9,0.95", "tolerances": "0%,2%,5%"}, []
+    if {"-h", "--help"} & set(words):
+        print(
+            "fairbilevel frontier solves for every pair of\n"
+            f"  --sparsities  shares to remove (default {lists['sparsities']})\n"
+            f"  --tolerances  of every constraint, fractions or percentages (default "
+            f"{lists['tolerances']})\n"
+            "with the options of `fairbilevel solve`, of which --sparsity and the tolerances in\n"
+            "--constraint are not used, and --out names the folder to write.\n"
+        )
+    remaining = iter(words)
+    for word in remaining:
+        name, equals, value = word.removeprefix("--").partition("=")
+        if word.startswith("--") and name in lists:
+            given = value if equals else next(remaining, None)
+            if not given:
+                raise ValueError(f"--{name} wants numbers with commas between them")
+            lists[name] = given
+        else:
+            rest.append(word)
+    config = _configuration("frontier", rest)
+    from fairbilevel import fairness
+    from fairbilevel.run import frontier_run, prepare
+
+    sparsities = [_share(text) for text in lists["sparsities"].split(",")]
+    tolerances = [fairness.parse_tolerance(text.strip()) for text in lists["tolerances"].split(",")]
+    console = _console()
+    path = Path(config.out) if config.out is not None else _free("runs/frontier")
+    config = dataclasses.replace(config, sparsity=max(sparsities))
+    config.check()
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False)
+
+    points = frontier_run(prepare(config), sparsities, tolerances, path, say)
+    table = Table(box=None, pad_edge=False)
+    for column in ("method", "sparsity", "tolerance", "tune", "gap", "test", "gap", "chosen"):
+        table.add_column(column, justify="left" if column == "method" else "right")
+    for p in points:
+        numbers = [
+            "-" if p[f"{role}_{what}"] is None else f"{100 * p[f'{role}_{what}']:.1f}"
+            for role in ("tune", "test")
+            for what in ("accuracy", "gap")
+        ]
+        tolerance = "-" if p["tolerance"] is None else f"{100 * p['tolerance']:g}"
+        table.add_row(
+            p["method"], f"{p['sparsity']:g}", tolerance, *numbers, "yes" if p["chosen"] else ""
+        )
+    console.print(table, highlight=False)
+    console.print(
+        "Accuracy in per cent, gaps (the most that a group loses beyond the average) and tolerances "
+        "in points. Chosen: no other is at least as good in all on tune. Nothing here is certified.",
+        highlight=False,
+    )
+    console.print(f"\nfrontier: {path}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _share(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"--sparsities are numbers in [0, 1), got {text.strip()!r}") from None
+
+
+def _free(stem: str) -> Path:
+    """The first folder of this name, or with a number behind it, that does not exist."""
+    path, number = Path(stem), 2
+    while path.exists():
+        path, number = Path(f"{stem}-{number}"), number + 1
+    return path
+
+
 def _plan(words: list[str]) -> int:
     config = _configuration("plan", words)
     from fairbilevel.run import make_plan, prepare
@@ -227,26 +313,58 @@ def _print_plan(console: Console, prepared: Any, plan: Any) -> None:
         cells = [f"{plan.rows[group][role]:,}" for role in ROLES]
         mark = "" if group in plan.counted else " (reported only)"
         bound = "-" if least is None or mark else f"{100 * least:.1f} points"
-        table.add_row(_plain(group) + mark, *cells, bound)
+        table.add_row(plain(group) + mark, *cells, bound)
     console.print(table, highlight=False)
     if len(shown) < len(plan.rows):
         console.print(f"({len(plan.rows) - len(shown)} larger groups not shown)")
-    least = plan.least_tolerance
-    console.print(
-        "No tolerance can be certified: a counted group has no certify rows."
-        if least is None
-        else f"Certify rows could prove, with {100 * plan.confidence:.0f} % confidence and at "
-        f"best, that no group loses more than {100 * least:.1f} points beyond the average.",
-        highlight=False,
-        soft_wrap=True,
-    )
+    _print_power(console, plan)
     work = ", ".join(f"{name} {count:,.0f}" for name, count in plan.gradient_evaluations.items())
     expected = "" if plan.seconds is None else f"; expected time {_duration(plan.seconds)}"
     console.print(f"Gradient evaluations: {work}{expected}", highlight=False, soft_wrap=True)
     console.print()
 
 
-def _plain(text: str) -> str:
+def _print_power(console: Console, plan: Any) -> None:
+    least, sure = plan.least_tolerance, f"{100 * plan.confidence:.10g} % confidence"
+    console.print(
+        "No tolerance can be certified: a counted group has no certify rows."
+        if least is None
+        else f"Certify rows could prove, with {sure} and at best (no answer changes), that no "
+        f"group loses more than {100 * least:.1f} points beyond the average.",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if plan.power:
+        console.print(
+            "With 80 % power, if no group really loses more than another and pruning changes this "
+            "share of answers:",
+            highlight=False,
+            soft_wrap=True,
+        )
+        table = Table(box=None, pad_edge=False)
+        table.add_column("certify rows of the smallest counted group")
+        for share in plan.power[0].tolerances:
+            table.add_column(f"{100 * share:g} %", justify="right")
+        for line in plan.power:
+            rows = f"{line.rows:,}" + ("" if line.times == 1 else f" ({line.times} times as many)")
+            table.add_row(rows, *(f"{100 * t:.1f} points" for t in line.tolerances.values()))
+        console.print(table, highlight=False)
+    if plan.need is not None:
+        need = plan.need
+        wanted = "; ".join(
+            f"{'tens of thousands' if rows is None else f'about {rows:,}'} at {100 * share:g} %"
+            for share, rows in need.rows.items()
+        )
+        console.print(
+            f"For the tolerance of {100 * need.tolerance:.10g} points a group needs {need.least:,} "
+            f"certify rows at the very least (ln(1/delta)/tolerance); with 80 % power: {wanted}.",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def plain(text: str) -> str:
+    """Text that cannot disturb the terminal, whatever a group is called."""
     from rich.markup import escape
 
     return escape("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text))
@@ -303,7 +421,7 @@ def _print_evaluation(console: Console, result: dict[str, Any]) -> None:
     for group, size in result["pruned"]["group_size"].items():
         excess = result["gaps"]["excess_accuracy_gap"][group]
         table.add_row(
-            _plain(group),
+            plain(group),
             f"{size:,}",
             percent(result["dense"]["group_accuracy"][group]),
             percent(result["pruned"]["group_accuracy"][group]),
@@ -319,14 +437,28 @@ def _print_evaluation(console: Console, result: dict[str, Any]) -> None:
     console.print(table, highlight=False)
 
 
+def _certify(words: list[str]) -> int:
+    from fairbilevel.cli._certify import Certify, certify
+
+    return certify(_parse(Certify, "certify", words), _console())
+
+
+def _verify(words: list[str]) -> int:
+    from fairbilevel.cli._certify import Verify, verify
+
+    return verify(_parse(Verify, "verify", words), _console())
+
+
 def _report(words: list[str]) -> int:
     options = _parse(MakeReport, "report", words)
     from fairbilevel import report
-    from fairbilevel.records import read_result
+    from fairbilevel.records import CERTIFICATE, read_json, read_result
 
     result = read_result(options.run)
     path = report.write_report(options.run)
+    written = options.run / CERTIFICATE
+    certificate = read_json(written) if written.is_file() else None
     console = _console()
-    console.print(report.verdict(result), highlight=False, markup=False)
+    console.print(report.verdict(result, certificate), highlight=False, markup=False)
     console.print(f"report: {path}", highlight=False, soft_wrap=True)
     return 0

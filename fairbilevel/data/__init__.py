@@ -10,9 +10,10 @@ from ._arrays import from_arrays
 from ._dataset import Dataset, Options
 from ._encoder import Encoder
 from ._errors import DataError
+from ._fingerprints import RowFingerprints, row_fingerprints
 from ._groups import handle_small_groups
 from ._load import load
-from ._roles import FOLD_FRACTIONS, FRACTIONS, ROLES, fold_roles, role_halves, split_roles
+from ._roles import FOLD_FRACTIONS, FRACTIONS, ROLES, atoms, fold_roles, role_halves, split_roles
 
 __all__ = [
     "FOLD_FRACTIONS",
@@ -22,10 +23,13 @@ __all__ = [
     "Dataset",
     "Encoder",
     "Options",
+    "RowFingerprints",
+    "atoms",
     "fold_roles",
     "from_arrays",
     "handle_small_groups",
     "load",
     "role_halves",
+    "row_fingerprints",
     "split_roles",
 ]

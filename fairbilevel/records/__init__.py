@@ -11,10 +11,12 @@ from fairbilevel.records._files import (
     write_text,
 )
 from fairbilevel.records._folder import (
+    CERTIFICATE,
     CONFIG,
     METRICS,
     MODEL,
     RESULT,
+    ROWS,
     SCHEMA_VERSION,
     check_completed,
     check_run_folder,
@@ -23,10 +25,12 @@ from fairbilevel.records._folder import (
 )
 
 __all__ = [
+    "CERTIFICATE",
     "CONFIG",
     "METRICS",
     "MODEL",
     "RESULT",
+    "ROWS",
     "SCHEMA_VERSION",
     "JsonLines",
     "RecordError",

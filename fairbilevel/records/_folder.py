@@ -9,6 +9,7 @@ from fairbilevel.records._files import RecordError, read_json
 
 SCHEMA_VERSION = 1
 CONFIG, METRICS, RESULT, MODEL = "config.json", "metrics.jsonl", "result.json", "model"
+ROWS, CERTIFICATE = "rows.npz", "certificate.json"
 
 
 def is_run_folder(path: Path) -> bool:

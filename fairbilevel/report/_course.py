@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from fairbilevel.report._certificate import certificate_line
 from fairbilevel.report._groups import group_rows
 from fairbilevel.report._history import ConstraintHistory, Track, constraint_histories, track
 from fairbilevel.report._lines import MOST_LINES, Line, Point, Reference, line_chart
@@ -257,7 +258,7 @@ def _listed(names: list[str]) -> str:
     return f"{count(len(names))}: {'; '.join(names[:_MOST_NAMES])}{tail}"
 
 
-def limits_section(result: dict[str, Any]) -> str:
+def limits_section(result: dict[str, Any], certificate: dict[str, Any] | None = None) -> str:
     """What the numbers on this page do not show."""
     rows = group_rows(result)
     held = number(result, "data", "roles", "certify")
@@ -271,9 +272,19 @@ def limits_section(result: dict[str, Any]) -> str:
             "certificate can be computed."
         )
     where = counted(test_rows(result), "test row") if test_rows(result) else "the test rows"
-    sentences = [
+    estimates = (
         f"No certificate has been computed. The numbers are point estimates on {where}: other "
-        f"rows from the same source would give somewhat different ones.{certify}",
+        f"rows from the same source would give somewhat different ones.{certify}"
+    )
+    if certificate_line(certificate):
+        estimates = (
+            f"All numbers but those of the certificate are point estimates on {where}: other rows "
+            "from the same source would give somewhat different ones. The certificate speaks of "
+            "rows like those it was made from; data of another kind, later drift and errors in "
+            "group labels are not covered."
+        )
+    sentences = [
+        estimates,
         "The largest of several noisy gaps is on average larger than the largest true gap; with "
         "many or small groups a part of every “largest gap” is noise.",
         "This is one run with one seed and one division of the data. A difference between two "

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from fairbilevel.report._certificate import certificate_section
 from fairbilevel.report._course import (
     cost_section,
     course_section,
@@ -23,7 +24,12 @@ from fairbilevel.report._style import CSS
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
-def render(config: dict[str, Any], result: dict[str, Any], metrics: list[dict[str, Any]]) -> str:
+def render(
+    config: dict[str, Any],
+    result: dict[str, Any],
+    metrics: list[dict[str, Any]],
+    certificate: dict[str, Any] | None = None,
+) -> str:
     """The report of one run as a self-contained HTML page.
 
     The page asks for nothing from outside and needs no JavaScript. Optional parts that are
@@ -34,6 +40,7 @@ def render(config: dict[str, Any], result: dict[str, Any], metrics: list[dict[st
     - `config`: the run's options, from `config.json`.
     - `result`: the run's outcome, from `result.json`.
     - `metrics`: the run's progress lines, from `metrics.jsonl`, in the order written.
+    - `certificate`: from `certificate.json`, if one was made.
 
     **Returns:** the page's source.
     """
@@ -42,16 +49,20 @@ def render(config: dict[str, Any], result: dict[str, Any], metrics: list[dict[st
     title = f"Fair pruning of {model} on {data}"
     body = "".join(
         (
-            verdict_section(result),
+            verdict_section(result, certificate),
             groups_section(result),
+            certificate_section(certificate),
             roles_section(result),
             course_section(result, metrics),
             layers_section(result),
             cost_section(result),
             origin_section(config, result),
-            limits_section(result),
+            limits_section(result, certificate),
         )
     )
+    files = "metrics.jsonl and result.json"
+    if certificate:
+        files = "metrics.jsonl, result.json and certificate.json"
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
@@ -61,7 +72,7 @@ def render(config: dict[str, Any], result: dict[str, Any], metrics: list[dict[st
         f'<header><p class="eyebrow">Fair pruning report</p><h1>{esc(title)}</h1></header>'
         f"<main>{body}</main>"
         "<footer>Written by fairbilevel from the files of the run folder: config.json, "
-        "metrics.jsonl and result.json.</footer></body></html>\n"
+        f"{files}.</footer></body></html>\n"
     )
 
 
@@ -70,8 +81,8 @@ def write_report(run_dir: Path) -> Path:
 
     **Arguments:**
 
-    - `run_dir`: the run folder. `result.json` must be there; `config.json` and
-      `metrics.jsonl` may be absent.
+    - `run_dir`: the run folder. `result.json` must be there; `config.json`, `metrics.jsonl`
+      and `certificate.json` may be absent.
 
     **Returns:** the path of the report.
 
@@ -85,7 +96,8 @@ def write_report(run_dir: Path) -> Path:
             "finish the run first, or name another run folder"
         )
     config = _read_object(run_dir / "config.json") or {}
-    page = render(config, result, _read_lines(run_dir / "metrics.jsonl"))
+    certificate = _read_object(run_dir / "certificate.json")
+    page = render(config, result, _read_lines(run_dir / "metrics.jsonl"), certificate)
     path = run_dir / "report.html"
     partial = path.with_suffix(".html.partial")
     partial.write_bytes(page.encode("utf-8", "replace"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -91,7 +92,7 @@ def _panel(
     )
     chosen = sorted((p for p in points if p["chosen"]), key=lambda p: p[f"{role}_gap"])
     if role == "tune":
-        for a, b in zip(chosen, chosen[1:], strict=False):
+        for a, b in itertools.pairwise(chosen):
             ends = [(x(100 * p[f"{role}_gap"]), y(100 * p[f"{role}_accuracy"])) for p in (a, b)]
             out.append(stroke(*ends[0], *ends[1], MUTED, 1, "4 3"))
     for p, gap, height in zip(points, gaps, heights, strict=True):

@@ -43,9 +43,9 @@ def has_baseline(result: dict[str, Any]) -> bool:
     return number(result, "baseline", "test", "accuracy") is not None
 
 
-def verdict_section(result: dict[str, Any]) -> str:
+def verdict_section(result: dict[str, Any], certificate: dict[str, Any] | None = None) -> str:
     """The card at the top: headline, sentences, caution; then four key figures, warnings."""
-    found = judge(result)
+    found = judge(result, certificate)
     sentences = "".join(f"<p>{esc(s)}</p>" for s in found.sentences)
     caution = f'<p class="caution">{esc(found.caution)}</p>' if found.caution else ""
     card = (

@@ -7,6 +7,7 @@ pruning: no symbol, no jargon, and no claim beyond the rows that were measured.
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from fairbilevel.report._certificate import certificate_line
 from fairbilevel.report._groups import GroupRow, group_rows
 from fairbilevel.report._numbers import (
     MISSING,
@@ -171,8 +172,8 @@ def test_rows(result: dict[str, Any]) -> float | None:
     return sum(sizes) if sizes else None
 
 
-def judge(result: dict[str, Any]) -> Verdict:
-    """The verdict on a run, from its `result.json`."""
+def judge(result: dict[str, Any], certificate: dict[str, Any] | None = None) -> Verdict:
+    """The verdict on a run, from its `result.json` and its `certificate.json` if it has one."""
     bounds = limits(result)
     state, headline = _headline(result, bounds)
     numbers = [_removed(result), _accuracy(result), _hardest_hit(result)]
@@ -183,22 +184,27 @@ def judge(result: dict[str, Any]) -> Verdict:
     else:
         held = [limit.sentence() for limit in bounds]
         sentences = [*numbers, *held, *_infeasible(result, bounds), _comparison(result)]
+        proven = certificate_line(certificate)
+        sentences += [f"Certificate: {proven}"] if proven else []
     # Without a model there is nothing to warn about.
-    caution = "" if state == "diverged" and not any(numbers) else printable(_caution(result))
+    caution = (
+        "" if state == "diverged" and not any(numbers) else printable(_caution(result, certificate))
+    )
     return Verdict(state, headline, tuple(printable(s) for s in sentences if s), caution)
 
 
-def verdict(result: dict[str, Any]) -> str:
+def verdict(result: dict[str, Any], certificate: dict[str, Any] | None = None) -> str:
     """The verdict in plain words, one paragraph.
 
     **Arguments:**
 
     - `result`: the dictionary of a run's `result.json`.
+    - `certificate`: that of its `certificate.json`, if there is one.
 
     **Returns:** a headline, then what was removed, accuracy before and after, the group that
-    loses most, each fairness limit on test, and that no certificate has been computed.
+    loses most, each fairness limit on test, and what was certified, or that nothing was.
     """
-    found = judge(result)
+    found = judge(result, certificate)
     return " ".join(part for part in (found.headline, *found.sentences, found.caution) if part)
 
 
@@ -349,10 +355,12 @@ def _comparison(result: dict[str, Any]) -> str:
     )
 
 
-def _caution(result: dict[str, Any]) -> str:
+def _caution(result: dict[str, Any], certificate: dict[str, Any] | None) -> str:
     rows = test_rows(result)
     where = "the test rows" if rows is None else counted(rows, "test row")
     text = f"No certificate has been computed: these are point estimates on {where}."
+    if certificate_line(certificate):
+        text = f"All but the certificate are point estimates on {where}."
     sizes = [r.rows for r in group_rows(result) if r.counted and r.rows]
     if len(sizes) < 2:
         return text

@@ -1,5 +1,6 @@
 """Runs: configuration, the life of a run folder, plans and evaluations."""
 
+from fairbilevel.run._certify import certify_run
 from fairbilevel.run._config import Config, read_config
 from fairbilevel.run._evaluate import evaluate_run
 from fairbilevel.run._folder import Run, check_free, load_run, save_run
@@ -14,6 +15,7 @@ __all__ = [
     "Plan",
     "Prepared",
     "Run",
+    "certify_run",
     "check_free",
     "evaluate_run",
     "frontier_run",

@@ -17,7 +17,8 @@ from fairbilevel.records import write_text
 from fairbilevel.run._folder import Run
 
 
-def _options(run: Run, **changes: Any) -> Options:
+def run_options(run: Run, **changes: Any) -> Options:
+    """How to read other data for a run: as its own, with changes."""
     known = {f.name for f in dataclasses.fields(Options)}
     values = {k: v for k, v in run.config.items() if k in known}
     # What the run predicted and compared, though it may have left that to its source.
@@ -46,7 +47,7 @@ def evaluate_run(
     Raises:
         ValueError: data of another form, labels or groups outside the run's.
     """
-    options = _options(run, split=split)
+    options = run_options(run, split=split)
     merged = tuple(run.description.get("merged", ()))
     data = fb_data.load(
         source, options, classes=run.classes, groups=run.groups, merged=merged, labelled=False

@@ -16,10 +16,12 @@ from fairbilevel.masks import Masks
 from fairbilevel.models import Model
 from fairbilevel.problem import Network, predictor
 from fairbilevel.records import (
+    CERTIFICATE,
     CONFIG,
     METRICS,
     MODEL,
     RESULT,
+    ROWS,
     JsonLines,
     check_completed,
     is_run_folder,
@@ -29,6 +31,7 @@ from fairbilevel.records import (
     write_json,
 )
 from fairbilevel.run._result import build_result
+from fairbilevel.run._rows import write_rows
 from fairbilevel.train import Solution
 
 
@@ -60,7 +63,8 @@ def claim(path: Path, config: dict[str, Any], overwrite: bool) -> JsonLines:
     check_free(path, overwrite)
     if path.exists() and is_run_folder(path):
         # Only what a run writes is removed: whatever else a user keeps there stays.
-        for name in (RESULT, "report.html", METRICS, CONFIG):
+        # The ledger of looks stays too: rows do not forget that they were looked at.
+        for name in (RESULT, "report.html", CERTIFICATE, ROWS, METRICS, CONFIG):
             (path / name).unlink(missing_ok=True)
         shutil.rmtree(path / MODEL, ignore_errors=True)
     path.mkdir(parents=True, exist_ok=True)
@@ -69,9 +73,10 @@ def claim(path: Path, config: dict[str, Any], overwrite: bool) -> JsonLines:
 
 
 def finish(path: Path, solution: Solution, result: dict[str, Any]) -> None:
-    """Model files, then the result, then the report: a folder with a result is complete."""
+    """Model files and rows, the result, the report: a folder with a result is complete."""
     (path / MODEL).mkdir(exist_ok=True)
     export.save_model(path / MODEL, solution)
+    write_rows(path, solution.problem)
     write_json(path / RESULT, result)
     report.write_report(path)
 

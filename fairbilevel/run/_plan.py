@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -9,24 +10,62 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fairbilevel.certify import least_tolerance
+from fairbilevel import fairness
+from fairbilevel.certificates import Claim, least_rows, least_scale, least_tolerance, likely_upper
 from fairbilevel.data import ROLES
 from fairbilevel.masks import Budget, removed
 from fairbilevel.problem import FairPruningProblem
 from fairbilevel.run._prepare import Prepared
 from fairbilevel.train import dense_steps
 
+DISCORDANCES = (0.0, 0.05, 0.1)
+"""Shares of rows whose outcome pruning changes, as many lost as won, that a plan reckons with."""
+_TIMES = (1, 2, 5, 10)
+
+
+@dataclass(frozen=True)
+class Power:
+    """What the smallest counted group could prove with so many certify rows.
+
+    Attributes:
+        times: this many times the certify rows of the plan, in all groups.
+        rows: of the smallest counted group.
+        tolerances: excess accuracy gap that would be certified with 80 % power if no group really
+            loses more than another, by share of discordant rows.
+    """
+
+    times: int
+    rows: int
+    tolerances: dict[float, float]
+
+
+@dataclass(frozen=True)
+class Need:
+    """How many certify rows a tolerance takes in the smallest counted group.
+
+    Attributes:
+        tolerance: of the run's excess accuracy gap.
+        least: about ``ln(1/delta)/tolerance``: below it nothing is certified, whatever happens.
+        rows: for 80 % power by share of discordant rows; ``None`` beyond tens of thousands.
+    """
+
+    tolerance: float
+    least: int
+    rows: dict[float, int | None]
+
 
 @dataclass(frozen=True)
 class Plan:
-    """Rows per group and role, the least certifiable tolerance, the expected time.
+    """Rows per group and role, what they could certify, the expected time.
 
     Attributes:
         rows: rows by group name and role.
         counted: names of the groups that claims speak of.
-        least: the least tolerance on excess accuracy gaps that the certify rows could ever certify
-            for each group, at ``confidence``; ``None`` without rows.
+        least: the tolerance on excess accuracy gaps that each group's certify rows certify if no
+            row changes its outcome, at ``confidence`` and first look; ``None`` without rows.
         confidence: of a certificate.
+        power: what more rows would certify; empty without certify rows.
+        need: rows that the run's tolerance takes, if it has one and there are certify rows.
         prunable: prunable units.
         removed: units that will be removed.
         gradient_evaluations: planned, by phase.
@@ -37,6 +76,8 @@ class Plan:
     counted: tuple[str, ...]
     least: dict[str, float | None]
     confidence: float
+    power: tuple[Power, ...]
+    need: Need | None
     prunable: int
     removed: int
     gradient_evaluations: dict[str, float]
@@ -66,7 +107,13 @@ def make_plan(prepared: Prepared, *, confidence: float = 0.95, measure: bool = T
         for role in ROLES
     }
     counted = tuple(g for g, c in zip(names, problem.counted, strict=True) if c)
-    least = least_tolerance([int(n) for n in counts["certify"]], confidence)
+    delta = Claim(confidence=confidence).delta
+    held = [int(n) for n in counts["certify"]]
+    least = least_tolerance(held, delta)
+    name = fairness.ExcessAccuracyGap.name
+    tolerance = next((c.tolerance for c in problem.constraints if c.name == name), None)
+    smallest = min((n for n, c in zip(held, problem.counted, strict=True) if c and n), default=None)
+    power, need = _power(smallest, held, tolerance, delta)
     budget = Budget.of(problem.layers, config.granularity, config.budget)
     work = {"pruning": float(config.steps)}
     if prepared.dense is None:
@@ -82,11 +129,45 @@ def make_plan(prepared: Prepared, *, confidence: float = 0.95, measure: bool = T
         counted,
         dict(zip(names, least, strict=True)),
         confidence,
+        power,
+        need,
         budget.prunable,
         removed(config.sparsity, budget.prunable),
         work,
         seconds,
     )
+
+
+def _power(
+    smallest: int | None, held: list[int], tolerance: float | None, delta: float
+) -> tuple[tuple[Power, ...], Need | None]:
+    """Power of the smallest counted group, which is the one that limits a claim."""
+    total, groups = sum(held), sum(n > 0 for n in held)
+    if smallest is None or smallest == total:
+        return (), None
+    rest = total - smallest
+    rest_bound = "sharp" if groups == 2 else "simple"
+    power = tuple(
+        Power(
+            times,
+            times * smallest,
+            {
+                q: likely_upper(
+                    times * smallest, times * rest, delta, discordance=q, rest_bound=rest_bound
+                )
+                for q in DISCORDANCES
+            },
+        )
+        for times in _TIMES
+    )
+    if not tolerance or tolerance >= 1:
+        return power, None
+    scales = {
+        q: least_scale(smallest, rest, tolerance, delta, discordance=q, rest_bound=rest_bound)
+        for q in DISCORDANCES
+    }
+    rows = {q: None if s is None else math.ceil(s * smallest) for q, s in scales.items()}
+    return power, Need(tolerance, least_rows(tolerance, delta), rows)
 
 
 def time_gradient(problem: FairPruningProblem, batch_size: int) -> tuple[float, float]:

@@ -1,0 +1,391 @@
+"""The certificate: a claim, the counts, and what follows from them; written, read and checked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from fairbilevel.certificates import _claim as gaps
+from fairbilevel.certificates import _words as words
+from fairbilevel.certificates._claim import Claim
+from fairbilevel.certificates._counts import GroupCounts
+from fairbilevel.certificates._judge import (
+    CERTIFIED,
+    UNDECIDED,
+    VIOLATED,
+    Finding,
+    Judgement,
+    judge_excess,
+    judge_floor,
+    judge_spread,
+)
+from fairbilevel.certificates._power import rows_needed
+from fairbilevel.certificates._samples import Paired, Quantity, Rate, Sample
+from fairbilevel.records import read_json, write_json
+
+SCHEMA_VERSION = 1
+EXIT_CODES = {CERTIFIED: 0, VIOLATED: 3, UNDECIDED: 4}
+
+# Other versions of the special functions may round differently; bounds are given to 1e-5 anyway.
+_SAME = 1e-6
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where the rows and the models come from; nothing is computed from it.
+
+    Attributes:
+        data: name of the rows' source.
+        fingerprint: of the rows.
+        kind: what is independent and counted: ``rows``, or units such as ``persons``.
+        rows_read: rows before one was drawn per unit.
+        left_out: rows left out, by reason.
+        duplicates: rows whose inputs equal another row's.
+        dense_model: hash of the dense model.
+        pruned_model: hash of the pruned model.
+        dense_trained_on: what the dense model was trained on, as far as anybody said.
+        notes: sentences for the reader.
+    """
+
+    data: str = "the rows given"
+    fingerprint: str = ""
+    kind: str = "rows"
+    rows_read: int = 0
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    duplicates: int | None = None
+    dense_model: str = ""
+    pruned_model: str = ""
+    dense_trained_on: str | None = None
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What held-out rows prove about gaps between groups.
+
+    Attributes:
+        claim: what was asked.
+        groups: the counts.
+        context: where rows and models come from.
+    """
+
+    claim: Claim
+    groups: tuple[GroupCounts, ...]
+    context: Context = Context()
+
+    def __post_init__(self) -> None:
+        claimed = [g for g in self.groups if g.claimed]
+        if len({g.group for g in self.groups}) < len(self.groups):
+            raise ValueError("two groups have the same name")
+        if not claimed:
+            raise ValueError(
+                "no group is large enough to say anything of: lower the limit or merge"
+            )
+        if len(self.groups) < 2 and self.claim.gap != gaps.FLOOR:
+            raise ValueError("a gap needs at least two groups, the rows have one")
+        apart = self.claim.gap not in (gaps.EXCESS, gaps.EXCESS_TWO_SIDED, *gaps.OF_QUANTITIES)
+        if apart and len(claimed) < 2 and self.claim.gap != gaps.FLOOR:
+            raise ValueError(f"{self.claim.gap} compares groups, and a single one is large enough")
+        if not sum(g.rows for g in self.groups):
+            raise ValueError("there are no rows to certify from")
+        if self.claim.gap in gaps.OF_QUANTITIES and (
+            self.claim.upper is None or any(g.quantity is None for g in self.groups)
+        ):
+            raise ValueError(
+                f"{self.claim.gap} is not certifiable without a declared range: an unbounded loss "
+                "can hide any mean in rare rows, so clip it and say at what value"
+            )
+        if self.claim.gap in gaps.OF_ANSWERS and (
+            self.claim.positive is None or any(g.positive_rows is None for g in self.groups)
+        ):
+            raise ValueError(f"{self.claim.gap} needs a positive class")
+
+    @property
+    def claimed(self) -> list[str]:
+        """Groups that the claim speaks of."""
+        return [g.group for g in self.groups if g.claimed]
+
+    @property
+    def small(self) -> list[str]:
+        """Groups outside the claim."""
+        return [g.group for g in self.groups if not g.claimed]
+
+    @cached_property
+    def judgement(self) -> Judgement:
+        """Bounds and verdicts."""
+        claim, delta = self.claim, self.claim.delta
+        if claim.gap in (gaps.EXCESS, gaps.EXCESS_TWO_SIDED):
+            two_sided = claim.gap == gaps.EXCESS_TWO_SIDED
+            return judge_excess(
+                self._paired(), self.claimed, claim.tolerance, delta, two_sided=two_sided
+            )
+        if claim.gap in gaps.OF_QUANTITIES:
+            return judge_excess(
+                self._quantities(),
+                self.claimed,
+                claim.tolerance,
+                delta,
+                two_sided=claim.gap == gaps.LOSS,
+            )
+        if claim.gap == gaps.FLOOR:
+            rates = {g.group: Rate(g.pruned_right, g.rows) for g in self.groups}
+            return judge_floor(rates, self.claimed, claim.tolerance, delta)
+        return judge_spread(self._layers(), self.claimed, claim.tolerance, delta)
+
+    def _paired(self) -> dict[str, Paired]:
+        bound = self.claim.bound
+        return {g.group: Paired(g.lost, g.won, g.rows, bound) for g in self.groups}
+
+    def _quantities(self) -> dict[str, Quantity]:
+        found = {}
+        for g in self.groups:
+            assert g.quantity is not None
+            assert self.claim.upper is not None
+            found[g.group] = Quantity(g.quantity, g.quantity_total or 0.0, 0.0, self.claim.upper)
+        return found
+
+    def _layers(self) -> dict[str | None, dict[str, Sample]]:
+        gap = self.claim.gap
+        if gap == gaps.DEGRADATION:
+            return {None: dict(self._paired())}
+        if gap == gaps.ACCURACY:
+            return {None: {g.group: Rate(g.pruned_right, g.rows) for g in self.groups}}
+        cells = [
+            (
+                g.group,
+                g.rows,
+                g.positive_rows or 0,
+                g.positive_answers or 0,
+                g.negative_answers or 0,
+            )
+            for g in self.groups
+        ]
+        if gap == gaps.PARITY:
+            return {None: {name: Rate(tp + fp, n) for name, n, _, tp, fp in cells}}
+        label = str(self.claim.positive)
+        layers: dict[str | None, dict[str, Sample]] = {
+            label: {name: Rate(tp, p) for name, _, p, tp, _ in cells}
+        }
+        if gap == gaps.ODDS:
+            layers[f"not {label}"] = {name: Rate(fp, n - p) for name, n, p, _, fp in cells}
+        return layers
+
+    @property
+    def verdict(self) -> str:
+        """``certified``, ``violated`` or ``undecided``."""
+        return self.judgement.verdict
+
+    @property
+    def smallest_tolerance(self) -> float | None:
+        """Smallest tolerance these rows certify (largest floor): itself a bound."""
+        return self.judgement.smallest_tolerance
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """Of every claimed group."""
+        return self.judgement.findings
+
+    @property
+    def conditional(self) -> bool:
+        """Whether the verdict rests on the dense model not having seen these rows."""
+        return self.context.dense_trained_on is None
+
+    @property
+    def exit_code(self) -> int:
+        """0 certified, 3 violated, 4 undecided."""
+        return EXIT_CODES[self.verdict]
+
+    @cached_property
+    def sentences(self) -> tuple[str, ...]:
+        """The certificate in words."""
+        said = words.sentences(
+            self.claim,
+            self.verdict,
+            self.smallest_tolerance,
+            self.findings,
+            data=self.context.data,
+            rows=sum(g.rows for g in self.groups),
+            kind=self.context.kind,
+            dense=self.context.dense_model or "given",
+            small=self.small,
+            conditional=self.conditional,
+        )
+        more = self.more_rows
+        if self.verdict == UNDECIDED and more is not None:
+            said = (*said[:2], more["sentence"], *said[2:])
+        return said
+
+    @property
+    def sentence(self) -> str:
+        """The certificate in one paragraph."""
+        return " ".join(self.sentences)
+
+    @cached_property
+    def more_rows(self) -> dict[str, Any] | None:
+        """How many rows would decide, for the excess accuracy gap left undecided."""
+        if self.claim.gap != gaps.EXCESS or self.verdict != UNDECIDED:
+            return None
+        worst = max(self.findings, key=lambda f: f.bound or 0.0)
+        samples = self._paired()
+        others = [s for name, s in samples.items() if name != worst.group]
+        rest = others[0].pool(others[1:])
+        return rows_needed(
+            worst.group, samples[worst.group], rest, self.claim.tolerance, self.claim.delta
+        )
+
+    @cached_property
+    def overall(self) -> dict[str, Any]:
+        """Bounds that go with every certificate, each a statement by itself at the same error.
+
+        The loss of accuracy over all rows; every group's accuracy, dense and pruned (intervals that
+        hold for all groups of a model together); how far the claimed groups' accuracies lie apart.
+        """
+        delta = self.claim.delta
+        rows = sum(g.rows for g in self.groups)
+        lost, won = sum(g.lost for g in self.groups), sum(g.won for g in self.groups)
+        everybody = Paired(lost, won, rows, "simple")
+        found: dict[str, Any] = {
+            "rows": rows,
+            "accuracy_lost": {
+                "estimate": everybody.estimate,
+                "low": everybody.lower(delta / 2),
+                "high": everybody.upper(delta / 2),
+            },
+        }
+        for model in ("dense", "pruned"):
+            right = {g.group: getattr(g, f"{model}_right") for g in self.groups}
+            rates = {g.group: Rate(right[g.group], g.rows) for g in self.groups}
+            level = delta / (2 * len(rates))
+            found[f"{model}_accuracy"] = {
+                "estimate": sum(right.values()) / rows,
+                "groups": {
+                    name: {
+                        "estimate": rate.estimate,
+                        "low": rate.lower(level),
+                        "high": rate.upper(level),
+                    }
+                    for name, rate in rates.items()
+                },
+            }
+            apart = {name: (r.lower(delta / 2), r.upper(delta / 2)) for name, r in rates.items()}
+            pairs = [(g, h) for g in self.claimed for h in self.claimed if g != h]
+            found[f"{model}_accuracy_gap_bound"] = max(
+                (apart[g][1] - apart[h][0] for g, h in pairs), default=None
+            )
+        return found
+
+    def derived(self) -> dict[str, Any]:
+        """Everything that follows from claim and counts."""
+        return {
+            "smallest_tolerance": self.smallest_tolerance,
+            "verdict": self.verdict,
+            "findings": [asdict(f) for f in self.findings],
+            "overall": self.overall,
+            "more_rows": self.more_rows,
+            "levels": {
+                "delta": 1 - self.claim.confidence,
+                "look": self.claim.look,
+                "only_look": self.claim.only_look,
+                "candidates": self.claim.candidates,
+                "spent": self.claim.delta,
+            },
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values from which the certificate can be computed again."""
+        found = self.derived()
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "smallest_tolerance": found.pop("smallest_tolerance"),
+            "verdict": found.pop("verdict"),
+            "conditional": self.conditional,
+            "statement": list(self.sentences),
+            "claim": self.claim.to_json(),
+            **found,
+            "counts": [g.to_json() for g in self.groups],
+            "outside_the_claim": self.small,
+            "context": {
+                **asdict(self.context),
+                "left_out": dict(self.context.left_out),
+                "notes": list(self.context.notes),
+            },
+        }
+
+    def save(self, path: str | Path) -> Path:
+        """Write ``certificate.json``, whole or not at all."""
+        path = Path(path)
+        write_json(path, self.to_json())
+        return path
+
+    @staticmethod
+    def from_json(values: Mapping[str, Any]) -> Certificate:
+        """A certificate from its claim and counts; what was derived is derived again.
+
+        Raises:
+            ValueError: not a certificate, or counts that contradict each other.
+        """
+        version = values.get("schema_version")
+        if not isinstance(version, int) or "claim" not in values or "counts" not in values:
+            raise ValueError("this is no certificate: it has no schema_version, claim and counts")
+        if version > SCHEMA_VERSION:
+            raise ValueError(
+                f"the certificate was written with schema {version}, this version of fairbilevel "
+                f"reads up to {SCHEMA_VERSION}: upgrade it"
+            )
+        try:
+            claim = Claim(**values["claim"])
+            context = Context(**values.get("context", {}))
+        except TypeError as error:
+            raise ValueError(f"the certificate is malformed: {error}") from None
+        return Certificate(claim, tuple(map(GroupCounts.from_json, values["counts"])), context)
+
+
+def verify(path: str | Path) -> tuple[Certificate, list[str]]:
+    """Compute a written certificate again from its counts.
+
+    Returns:
+        The certificate and the places where what was written differs from it; none if all is well.
+
+    Raises:
+        ValueError: the file is no certificate.
+    """
+    path = Path(path)
+    written = read_json(path)
+    if not isinstance(written, dict):
+        raise ValueError(f"{path} is no certificate: it holds no JSON object")
+    try:
+        certificate = Certificate.from_json(written)
+        again = certificate.to_json()
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    except (TypeError, AttributeError, KeyError) as error:
+        raise ValueError(f"{path}: the certificate is malformed: {error}") from None
+    return certificate, _differences(again, written, "")
+
+
+def _differences(expected: Any, found: Any, place: str) -> list[str]:
+    if isinstance(expected, Mapping) and isinstance(found, Mapping):
+        keys = list(dict.fromkeys([*expected, *found]))
+        missing = object()
+        return [
+            d
+            for k in keys
+            for d in _differences(
+                expected.get(k, missing), found.get(k, missing), f"{place}.{k}" if place else str(k)
+            )
+        ]
+    if isinstance(expected, (list, tuple)) and isinstance(found, (list, tuple)):
+        if len(expected) != len(found):
+            return [place]
+        pairs = enumerate(zip(expected, found, strict=True))
+        return [d for i, (e, f) in pairs for d in _differences(e, f, f"{place}[{i}]")]
+    numbers = all(
+        isinstance(v, (int, float)) and not isinstance(v, bool) for v in (expected, found)
+    )
+    if numbers:
+        return [] if math.isclose(expected, found, rel_tol=_SAME, abs_tol=_SAME) else [place]
+    return [] if type(expected) is type(found) and expected == found else [place]

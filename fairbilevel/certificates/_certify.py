@@ -1,0 +1,278 @@
+"""``fb.certify``: predictions from anywhere to a certificate."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fairbilevel.certificates import _claim as gaps
+from fairbilevel.certificates._certificate import Certificate, Context
+from fairbilevel.certificates._claim import Claim
+from fairbilevel.certificates._counts import count_groups, one_row_per_unit
+from fairbilevel.certificates._ledger import digest, fingerprints, take_look
+
+MIN_GROUP_ROWS = 50
+
+
+def certify(
+    y: Any,
+    dense_pred: Any,
+    pruned_pred: Any,
+    group: Any,
+    *,
+    gap: str = gaps.EXCESS,
+    tolerance: float,
+    confidence: float = 0.95,
+    bound: str = "sharp",
+    min_group_rows: int = MIN_GROUP_ROWS,
+    groups: Sequence[str] | None = None,
+    claimed: Sequence[bool] | None = None,
+    unit: Any = None,
+    unit_name: str = "persons",
+    ids: Any = None,
+    positive: Any = None,
+    quantity: Any = None,
+    upper: float | None = None,
+    quantity_name: str = "loss",
+    look: int = 1,
+    only_look: bool = False,
+    candidates: int = 1,
+    ledger: str | Path | None = None,
+    row_keys: Any = None,
+    data: str = "the rows given",
+    dense_model: str | None = None,
+    pruned_model: str | None = None,
+    dense_trained_on: str | None = None,
+    duplicates: int | None = None,
+    left_out: Mapping[str, int] | None = None,
+    notes: Sequence[str] = (),
+) -> Certificate:
+    """What held-out rows prove about gaps between groups, with stated confidence.
+
+    The rows must be independent, identically distributed within each group, and unseen: by the
+    training of either model and by every choice between models.
+
+    Args:
+        y: ``[rows]`` true classes: numbers or text; tensors are read with ``numpy.asarray``.
+        dense_pred: ``[rows]`` classes that the dense model predicts.
+        pruned_pred: ``[rows]`` classes that the pruned model predicts.
+        group: ``[rows]`` groups.
+        gap: ``excess-accuracy-gap``, ``excess-accuracy-gap-two-sided``, ``degradation-gap``,
+            ``accuracy-gap``, ``worst-group-accuracy``, ``demographic-parity``,
+            ``equal-opportunity``, ``equalized-odds``, ``equalized-loss`` or
+            ``equalized-loss-signed``.
+        tolerance: the bound to certify, a fraction (0.02 is two points); of
+            ``worst-group-accuracy`` the floor.
+        confidence: of everything that is ever certified from these rows together.
+        bound: of paired differences, ``sharp`` or ``simple``; to be chosen beforehand.
+        min_group_rows: smaller groups are named as outside the claim.
+        groups: group names, where ``group`` holds their indices.
+        claimed: ``[groups]`` which ones the claim speaks of, instead of ``min_group_rows``.
+        unit: ``[rows]`` the person behind a row; one row of each is drawn, and persons are counted.
+        unit_name: what units are.
+        ids: ``[rows]`` unique ids of the rows, by which a ledger knows them.
+        positive: class whose rate is compared, for gaps of answers; 1 or True by default.
+        quantity: ``[rows]`` of the pruned model, for ``equalized-loss``: a loss or anything else.
+        upper: its largest possible value; the smallest is 0.
+        quantity_name: what it is called.
+        look: how many times these rows have been looked at, where no ledger counts.
+        only_look: certify these rows this once and never again; spends the whole error.
+        candidates: models declared beforehand that share this look.
+        ledger: file that numbers the looks at these rows.
+        row_keys: uint64 ``[rows]`` fingerprints for the ledger, instead of ids.
+        data: what the rows are called.
+        dense_model: hash of the dense model; by default of its predictions.
+        pruned_model: hash of the pruned model; by default of its predictions.
+        dense_trained_on: what the dense model was trained on; without it the verdict is
+            conditional on its never having seen these rows.
+        duplicates: rows whose inputs equal another row's.
+        left_out: rows left out so far, by reason.
+        notes: sentences to go with the certificate.
+
+    Returns:
+        The certificate: ``.verdict``, ``.smallest_tolerance``, ``.sentence``, ``.save(path)``.
+
+    Raises:
+        ValueError: columns of different lengths, missing values, an unknown gap, a tolerance or
+            confidence out of range, values outside the declared range, no group large enough.
+    """
+    labels = _column("y", y)
+    columns = {
+        "dense_pred": _column("dense_pred", dense_pred),
+        "pruned_pred": _column("pruned_pred", pruned_pred),
+        "group": _column("group", group),
+    }
+    for name, extra in (("unit", unit), ("ids", ids), ("quantity", quantity)):
+        if extra is not None:
+            columns[name] = _column(name, extra)
+    for name, values in columns.items():
+        if len(values) != len(labels):
+            raise ValueError(f"{name} has {len(values)} rows where y has {len(labels)}")
+    if not len(labels):
+        raise ValueError("there are no rows to certify from")
+    if "ids" in columns and len(np.unique(columns["ids"])) < len(labels):
+        raise ValueError("ids occur more than once: every row needs its own")
+    labels, dense, pruned = _alike(labels, columns["dense_pred"], columns["pruned_pred"])
+    index, names = _groups(columns["group"], groups)
+    if gap not in gaps.OF_ANSWERS:
+        positive = None
+    elif positive is None:
+        positive = _default_positive(labels, pruned)
+    elif not (labels == _like(labels, positive)).any():
+        raise ValueError(f"no row has the positive class {positive!r}")
+    if gap in gaps.OF_QUANTITIES:
+        _check_quantity(gap, columns.get("quantity"), upper)
+    keys = _row_keys(row_keys, columns.get("ids"), labels, index)
+
+    rows_read, kind = len(labels), "rows"
+    if unit is not None:
+        kind = unit_name
+        chosen = one_row_per_unit(columns["unit"])
+        labels, dense, pruned, index = (v[chosen] for v in (labels, dense, pruned, index))
+        if "quantity" in columns:
+            columns["quantity"] = columns["quantity"][chosen]
+    if claimed is None:
+        size = np.bincount(index, minlength=len(names))
+        counted = size >= max(min_group_rows, 1)
+    else:
+        counted = np.asarray(claimed, bool)
+        if counted.shape != (len(names),):
+            raise ValueError(f"claimed has {counted.size} values for {len(names)} groups")
+    is_positive = None
+    if positive is not None:
+        value = _like(labels, positive)
+        is_positive = (labels == value, pruned == value)
+    amounts = None
+    if gap in gaps.OF_QUANTITIES and upper is not None:
+        amounts = (columns["quantity"].astype(np.float64), float(upper))
+    counts = count_groups(
+        dense == labels,
+        pruned == labels,
+        index,
+        names,
+        counted,
+        positive=is_positive,
+        quantity=amounts,
+    )
+
+    def claim(number: int) -> Claim:
+        return Claim(
+            gap=gap,
+            tolerance=float(tolerance),
+            confidence=float(confidence),
+            bound=bound,
+            look=number,
+            only_look=only_look,
+            candidates=candidates,
+            positive=None if positive is None else str(positive),
+            upper=None if upper is None else float(upper),
+            quantity=quantity_name,
+        )
+
+    hashes = [_hash(columns["dense_pred"]), _hash(columns["pruned_pred"])]
+    context = Context(
+        data=data,
+        fingerprint=hashlib.sha256(np.sort(keys).astype("<u8").tobytes()).hexdigest(),
+        kind=kind,
+        rows_read=rows_read,
+        left_out=dict(left_out or {}),
+        duplicates=duplicates,
+        dense_model=dense_model or hashes[0],
+        pruned_model=pruned_model or hashes[1],
+        dense_trained_on=dense_trained_on,
+        notes=tuple(notes),
+    )
+    # Whatever is wrong is found before the ledger counts a look.
+    certificate = Certificate(claim(look), counts, context)
+    if ledger is None:
+        return certificate
+    terms = {k: v for k, v in certificate.claim.to_json().items() if k != "look"}
+    question = [terms, [g.to_json() for g in counts], hashes]
+    number = take_look(
+        Path(ledger), keys, terms, question, candidates=candidates, only_look=only_look
+    )
+    return Certificate(claim(number), counts, context)
+
+
+def _column(name: str, values: Any) -> np.ndarray:
+    found = np.asarray(values)
+    if found.ndim != 1:
+        raise ValueError(f"{name} must hold one value a row, its shape is {list(found.shape)}")
+    if found.dtype.kind == "O":
+        missing = sum(v is None or v != v for v in found)
+    else:
+        missing = int(np.isnan(found).sum()) if found.dtype.kind == "f" else 0
+    if missing:
+        raise ValueError(f"{name} is missing in {missing} of {len(found)} rows")
+    return found.astype(str) if found.dtype.kind in "OSU" else found
+
+
+def _alike(*columns: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Labels and predictions in one type, so that they can be compared."""
+    text = [c.dtype.kind == "U" for c in columns]
+    if any(text) and not all(text):
+        raise ValueError("y, dense_pred and pruned_pred must all be numbers or all be text")
+    return columns
+
+
+def _like(labels: np.ndarray, value: Any) -> Any:
+    if labels.dtype.kind == "U":
+        return str(value)
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"the classes are numbers, the positive class is {value!r}") from None
+
+
+def _groups(group: np.ndarray, names: Sequence[str] | None) -> tuple[np.ndarray, tuple[str, ...]]:
+    if names is None:
+        values, index = np.unique(group, return_inverse=True)
+        return index, tuple(str(v) for v in values)
+    if group.dtype.kind not in "iu" or group.min() < 0 or group.max() >= len(names):
+        raise ValueError(f"with {len(names)} names of groups, group must hold their indices")
+    return group.astype(np.int64), tuple(map(str, names))
+
+
+def _default_positive(labels: np.ndarray, pruned: np.ndarray) -> Any:
+    values = np.union1d(labels, pruned)
+    if labels.dtype.kind != "U" and np.isin(values, (0, 1)).all():
+        return 1
+    raise ValueError(
+        "name the positive class: gaps of answers compare its rate, and the classes are "
+        f"{', '.join(map(str, values[:10].tolist()))}"
+    )
+
+
+def _check_quantity(gap: str, quantity: np.ndarray | None, upper: float | None) -> None:
+    if upper is None or quantity is None:
+        raise ValueError(
+            f"{gap} is not certifiable without a quantity and its declared range: an unbounded "
+            "loss can hide any mean in rare rows, so clip it and give upper"
+        )
+    if quantity.dtype.kind not in "iufb":
+        raise ValueError("quantity must hold numbers")
+    outside = int(((quantity < 0) | (quantity > upper)).sum())
+    if outside:
+        raise ValueError(f"quantity lies outside its declared range [0, {upper}] in {outside} rows")
+
+
+def _row_keys(
+    row_keys: Any, ids: np.ndarray | None, labels: np.ndarray, group: np.ndarray
+) -> np.ndarray:
+    if row_keys is not None:
+        keys = np.asarray(row_keys, np.uint64)
+        if keys.shape != labels.shape:
+            raise ValueError(f"row_keys has {keys.size} values for {len(labels)} rows")
+        return keys
+    if ids is not None:
+        return fingerprints([f"id {i}" for i in ids.tolist()])
+    # Without ids, rows are known only as a whole.
+    return fingerprints([digest([labels.tolist(), group.tolist()])])
+
+
+def _hash(predictions: np.ndarray) -> str:
+    return "predictions:" + digest(predictions.tolist())

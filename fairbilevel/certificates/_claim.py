@@ -1,0 +1,90 @@
+"""What is to be certified: which gap, which tolerance, how sure, and the error left to spend."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from fairbilevel.certificates._paired import BOUNDS
+
+EXCESS, EXCESS_TWO_SIDED = "excess-accuracy-gap", "excess-accuracy-gap-two-sided"
+DEGRADATION, ACCURACY, FLOOR = "degradation-gap", "accuracy-gap", "worst-group-accuracy"
+PARITY, OPPORTUNITY, ODDS = "demographic-parity", "equal-opportunity", "equalized-odds"
+LOSS, LOSS_SIGNED = "equalized-loss", "equalized-loss-signed"
+
+BESIDE_DENSE = (EXCESS, EXCESS_TWO_SIDED, DEGRADATION)
+"""Gaps in what pruning cost: relative to a dense model."""
+OF_ANSWERS = (PARITY, OPPORTUNITY, ODDS)
+"""Gaps in rates of one answer: they need a positive class."""
+OF_QUANTITIES = (LOSS, LOSS_SIGNED)
+"""Gaps in a number per row: certifiable only with a declared range."""
+GAPS = (*BESIDE_DENSE, ACCURACY, FLOOR, *OF_ANSWERS, *OF_QUANTITIES)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim to be certified.
+
+    Attributes:
+        gap: one of ``GAPS``.
+        tolerance: the bound to certify; of ``worst-group-accuracy`` the floor.
+        confidence: of everything that is ever certified from these rows together.
+        bound: of paired differences, ``sharp`` or ``simple``; chosen beforehand.
+        look: how many times these rows have been looked at, this time included.
+        only_look: these rows are certified once and never again: the whole error is spent.
+        candidates: models declared beforehand that share this look.
+        positive: class whose rate is compared, for gaps of answers.
+        upper: largest possible value of a quantity; the smallest is zero.
+        quantity: what the quantity is called.
+
+    Raises:
+        ValueError: one sentence that says which of these is wrong.
+    """
+
+    gap: str = EXCESS
+    tolerance: float = 0.02
+    confidence: float = 0.95
+    bound: str = "sharp"
+    look: int = 1
+    only_look: bool = False
+    candidates: int = 1
+    positive: str | None = None
+    upper: float | None = None
+    quantity: str = "loss"
+
+    def __post_init__(self) -> None:
+        if self.gap not in GAPS:
+            near = difflib.get_close_matches(self.gap, GAPS, 1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ValueError(f"unknown gap {self.gap!r}: {hint}choose from {', '.join(GAPS)}")
+        if not 0.5 <= self.confidence < 1:
+            raise ValueError(f"confidence must lie in [0.5, 1), got {self.confidence}")
+        if self.bound not in BOUNDS:
+            raise ValueError(f"unknown bound {self.bound!r}: choose from {', '.join(BOUNDS)}")
+        if self.look < 1 or self.candidates < 1:
+            raise ValueError(
+                f"look and candidates must be at least 1, got {self.look} and {self.candidates}"
+            )
+        if self.only_look and self.look != 1:
+            raise ValueError(f"the only look at rows cannot be look {self.look}")
+        most = math.inf if self.gap in OF_QUANTITIES else 1.0
+        if not (math.isfinite(self.tolerance) and 0 <= self.tolerance <= most):
+            wanted = "a number of at least 0" if most > 1 else "a fraction between 0 and 1"
+            raise ValueError(f"the tolerance of {self.gap} must be {wanted}, got {self.tolerance}")
+        if self.upper is not None and not 0 < self.upper < math.inf:
+            raise ValueError(f"the largest value of a quantity must be positive, got {self.upper}")
+
+    @property
+    def delta(self) -> float:
+        """Error that this claim may spend: ``(1 - confidence) 6 / (pi^2 look^2) / candidates``.
+
+        The sum over all looks is ``1 - confidence``.
+        """
+        spent = 1.0 if self.only_look else 6 / (math.pi**2 * self.look**2)
+        return (1 - self.confidence) * spent / self.candidates
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)

@@ -1,0 +1,162 @@
+"""Rows counted by group: all that a certificate is computed from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from fairbilevel.certificates._betting import histogram
+
+_UNIT_SEED = 40961
+
+
+@dataclass(frozen=True)
+class GroupCounts:
+    """One group's rows.
+
+    Attributes:
+        group: its name.
+        claimed: whether the claim speaks of it; small groups are only part of the average.
+        rows: all its rows.
+        dense_right: rows the dense model gets right.
+        pruned_right: rows the pruned model gets right.
+        lost: rows that only the dense model gets right.
+        won: rows that only the pruned model gets right.
+        positive_rows: rows of the positive class, for gaps of answers.
+        positive_answers: rows of the positive class that the pruned model calls positive.
+        negative_answers: rows of other classes that the pruned model calls positive.
+        quantity: rows by bin of the quantity's range.
+        quantity_total: sum of the quantity.
+    """
+
+    group: str
+    claimed: bool
+    rows: int
+    dense_right: int
+    pruned_right: int
+    lost: int
+    won: int
+    positive_rows: int | None = None
+    positive_answers: int | None = None
+    negative_answers: int | None = None
+    quantity: tuple[int, ...] | None = None
+    quantity_total: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; the bins of a quantity as pairs of bin and rows."""
+        values = {k: v for k, v in vars(self).items() if v is not None}
+        if self.quantity is not None:
+            values["quantity"] = [[i, n] for i, n in enumerate(self.quantity) if n]
+            values["quantity_bins"] = len(self.quantity)
+        return values
+
+    @staticmethod
+    def from_json(values: Mapping[str, Any]) -> GroupCounts:
+        """The inverse of ``to_json``.
+
+        Raises:
+            ValueError: missing or impossible counts.
+        """
+        fields = dict(values)
+        bins = fields.pop("quantity_bins", None)
+        try:
+            if bins is not None:
+                counts = np.zeros(int(bins), np.int64)
+                for i, n in fields["quantity"]:
+                    counts[i] += n
+                fields["quantity"] = tuple(counts.tolist())
+            found = GroupCounts(**fields)
+        except (TypeError, KeyError, IndexError, ValueError) as error:
+            raise ValueError(f"the counts of a group are malformed: {error}") from None
+        found.check()
+        return found
+
+    def check(self) -> None:
+        """Refuse counts that no rows could have.
+
+        Raises:
+            ValueError: names the group.
+        """
+        whole = [v for k, v in vars(self).items() if k not in _NOT_COUNTS and v is not None]
+        if not all(isinstance(v, int) and not isinstance(v, bool) for v in whole):
+            raise ValueError(f"the counts of group {self.group!r} must be whole numbers")
+        both = self.dense_right - self.lost
+        possible = (
+            min(whole) >= 0
+            and both >= 0
+            and both + self.won == self.pruned_right
+            and both + self.lost + self.won <= self.rows
+            and (self.positive_rows or 0) <= self.rows
+            and (self.positive_answers or 0) <= (self.positive_rows or 0)
+            and (self.negative_answers or 0) <= self.rows - (self.positive_rows or 0)
+            and (self.quantity is None or sum(self.quantity) == self.rows)
+        )
+        if not possible:
+            raise ValueError(f"the counts of group {self.group!r} contradict each other")
+
+
+_NOT_COUNTS = ("group", "claimed", "quantity", "quantity_total")
+
+
+def count_groups(
+    dense_right: Bool[np.ndarray, " rows"],
+    pruned_right: Bool[np.ndarray, " rows"],
+    group: Int[np.ndarray, " rows"],
+    names: Sequence[str],
+    claimed: Bool[np.ndarray, " groups"],
+    *,
+    positive: tuple[Bool[np.ndarray, " rows"], Bool[np.ndarray, " rows"]] | None = None,
+    quantity: tuple[Float[np.ndarray, " rows"], float] | None = None,
+) -> tuple[GroupCounts, ...]:
+    """Count rows by group.
+
+    Args:
+        dense_right: where the dense model is right.
+        pruned_right: where the pruned model is right.
+        group: index of each row's group.
+        names: of the groups.
+        claimed: groups that the claim speaks of.
+        positive: which rows are of the positive class, and which the pruned model calls positive.
+        quantity: a value a row, and the largest value possible.
+    """
+    found = []
+    for g, name in enumerate(names):
+        own = group == g
+        dense, pruned = dense_right[own], pruned_right[own]
+        more: dict[str, Any] = {}
+        if positive is not None:
+            label, answer = positive[0][own], positive[1][own]
+            more["positive_rows"] = int(label.sum())
+            more["positive_answers"] = int((label & answer).sum())
+            more["negative_answers"] = int((~label & answer).sum())
+        if quantity is not None:
+            more["quantity"] = histogram(quantity[0][own], 0.0, quantity[1])
+            more["quantity_total"] = float(quantity[0][own].sum())
+        found.append(
+            GroupCounts(
+                str(name),
+                bool(claimed[g]),
+                int(own.sum()),
+                int(dense.sum()),
+                int(pruned.sum()),
+                int((dense & ~pruned).sum()),
+                int((pruned & ~dense).sum()),
+                **more,
+            )
+        )
+    return tuple(found)
+
+
+def one_row_per_unit(unit: np.ndarray) -> Int[np.ndarray, " units"]:
+    """Row numbers, sorted: one row of each unit, drawn at random (always the same draw).
+
+    Rows of one person are not independent; persons are.
+    """
+    bits = np.random.PCG64(np.random.SeedSequence([_UNIT_SEED, len(unit)]))
+    order = np.argsort(bits.random_raw(len(unit)), kind="stable")
+    _, first = np.unique(np.asarray(unit)[order], return_index=True)
+    return np.sort(order[first])

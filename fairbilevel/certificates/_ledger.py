@@ -1,0 +1,165 @@
+"""The ledger of looks: every certification of the same rows is numbered, and pays for its number.
+
+Rows are known by fingerprints. A certification whose rows overlap with those of former ones is one
+look more than these; asking the very same question again is the same look. Several candidates that
+were declared beforehand share one look.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt64
+
+from fairbilevel.records import RecordError, read_json, write_json
+
+LEDGER = "ledger.json"
+_SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Look:
+    """One entry.
+
+    Attributes:
+        look: its number among those that share rows.
+        candidates: models declared to share it.
+        only_look: the rows were closed by it.
+        terms: gap, tolerance and the rest of the claim, which candidates have in common.
+        questions: digests of what was asked, one per candidate.
+        fingerprints: of the rows.
+    """
+
+    look: int
+    candidates: int
+    only_look: bool
+    terms: str
+    questions: tuple[str, ...]
+    fingerprints: UInt64[np.ndarray, " rows"]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        packed = zlib.compress(np.sort(self.fingerprints).astype("<u8").tobytes(), 9)
+        return {
+            "look": self.look,
+            "candidates": self.candidates,
+            "only_look": self.only_look,
+            "terms": self.terms,
+            "questions": list(self.questions),
+            "rows": len(self.fingerprints),
+            "fingerprints": base64.b64encode(packed).decode(),
+        }
+
+    @staticmethod
+    def from_json(values: dict[str, Any]) -> Look:
+        """The inverse of ``to_json``."""
+        raw = zlib.decompress(base64.b64decode(values["fingerprints"], validate=True))
+        return Look(
+            int(values["look"]),
+            int(values["candidates"]),
+            bool(values["only_look"]),
+            str(values["terms"]),
+            tuple(map(str, values["questions"])),
+            np.frombuffer(raw, "<u8").astype(np.uint64),
+        )
+
+
+def digest(value: Any) -> str:
+    """SHA-256 in hex of plain values."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def fingerprints(keys: list[str]) -> UInt64[np.ndarray, " rows"]:
+    """One number per text, equal for equal texts."""
+    raw = b"".join(hashlib.blake2b(k.encode(), digest_size=8).digest() for k in keys)
+    return np.frombuffer(raw, "<u8").astype(np.uint64)
+
+
+def take_look(
+    path: Path,
+    rows: UInt64[np.ndarray, " rows"],
+    terms: dict[str, Any],
+    question: Any,
+    *,
+    candidates: int = 1,
+    only_look: bool = False,
+) -> int:
+    """Number a certification and write it down before its outcome is known.
+
+    Args:
+        path: the ledger, made if it is not there.
+        rows: fingerprints of the certify rows.
+        terms: what candidates of one look have in common.
+        question: what makes this certification the same as a former one: terms and outcomes.
+        candidates: models declared to share the look.
+        only_look: close the rows with this look.
+
+    Returns:
+        The look's number, from 1.
+
+    Raises:
+        ValueError: a damaged ledger, rows that were closed, or a first look that is not the first.
+    """
+    looks = read_ledger(path)
+    shared, asked = digest(terms), digest(question)
+    rows = np.unique(rows)
+    before = [k for k, look in enumerate(looks) if np.isin(rows, look.fingerprints).any()]
+    for k in before:
+        look = looks[k]
+        same = look.candidates == candidates and look.only_look == only_look
+        if not (same and look.terms == shared and np.array_equal(look.fingerprints, rows)):
+            continue
+        if asked in look.questions:
+            return look.look
+        if len(look.questions) < candidates:
+            questions = (*look.questions, asked)
+            looks[k] = Look(look.look, candidates, only_look, shared, questions, rows)
+            _write(path, looks)
+            return look.look
+    closed = [k for k in before if looks[k].only_look]
+    if closed:
+        raise ValueError(
+            f"these rows were certified once with --only-look, which closed them ({path}): take "
+            "new rows"
+        )
+    if only_look and before:
+        raise ValueError(
+            f"--only-look is for rows that nobody has looked at; {len(before)} looks at these are "
+            f"in {path}"
+        )
+    number = len(before) + 1
+    looks.append(Look(number, candidates, only_look, shared, (asked,), rows))
+    _write(path, looks)
+    return number
+
+
+def read_ledger(path: Path) -> list[Look]:
+    """All looks of a ledger, none where it does not exist.
+
+    Raises:
+        RecordError: damaged or from a newer schema; a ledger is never silently started again.
+    """
+    if not path.exists():
+        return []
+    found = read_json(path)
+    try:
+        if found["schema_version"] > _SCHEMA_VERSION:
+            raise RecordError(f"the ledger {path} is from a newer fairbilevel: upgrade it")
+        return [Look.from_json(v) for v in found["looks"]]
+    except (KeyError, TypeError, AttributeError, binascii.Error, zlib.error) as error:
+        raise RecordError(f"the ledger {path} is damaged: {error!r}") from None
+
+
+def _write(path: Path, looks: list[Look]) -> None:
+    write_json(
+        path, {"schema_version": _SCHEMA_VERSION, "looks": [look.to_json() for look in looks]}
+    )

@@ -1,0 +1,125 @@
+"""What a certificate says in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from fairbilevel.certificates import _claim as gaps
+from fairbilevel.certificates._claim import Claim
+from fairbilevel.certificates._judge import CERTIFIED, VIOLATED, Finding
+
+_MOST_NAMES = 12
+
+CONDITIONAL = "conditional: valid only if the dense model never saw these rows"
+NOT_COVERED = "Not covered: other data, later drift, errors in group labels."
+
+
+def names(items: Sequence[str]) -> str:
+    """Names for a sentence; a long list is cut."""
+    shown = ", ".join(items[:_MOST_NAMES])
+    more = len(items) - _MOST_NAMES
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def percent(confidence: float) -> str:
+    """``0.95`` as ``95 %``."""
+    return f"{100 * confidence:.10g} %"
+
+
+def _points(value: float) -> str:
+    """A fraction in points, rounded up: a bound must not look better than it is."""
+    return f"{math.ceil(1000 * value - 1e-9) / 10:.1f} points"
+
+
+def amount(claim: Claim, value: float, *, exact: bool = False) -> str:
+    """A bound or a tolerance (``exact``) with its unit."""
+    if claim.gap in gaps.OF_QUANTITIES:
+        return f"{value:.6g}" if exact else f"{math.ceil(1e4 * value - 1e-9) / 1e4:.4f}"
+    if claim.gap == gaps.FLOOR:
+        return percent(value) if exact else f"{math.floor(1000 * value + 1e-9) / 10:.1f} %"
+    return f"{100 * value:.10g} points" if exact else _points(value)
+
+
+def claimed(claim: Claim, text: str) -> str:
+    """What holds, with the bound as text."""
+    answer = f"the answer {claim.positive!r}"
+    return {
+        gaps.EXCESS: f"no listed group loses more than {text} beyond the average",
+        gaps.EXCESS_TWO_SIDED: f"no listed group’s loss lies more than {text} from the average",
+        gaps.DEGRADATION: f"no two listed groups’ losses lie more than {text} apart",
+        gaps.ACCURACY: f"no two listed groups’ accuracies lie more than {text} apart",
+        gaps.FLOOR: f"every listed group’s accuracy is at least {text}",
+        gaps.PARITY: f"no two listed groups’ rates of {answer} lie more than {text} apart",
+        gaps.OPPORTUNITY: f"no two listed groups’ rates of {answer}, among rows where it is right, "
+        f"lie more than {text} apart",
+        gaps.ODDS: f"no two listed groups’ rates of {answer}, among rows where it is right and "
+        f"among rows where it is wrong, lie more than {text} apart",
+        gaps.LOSS: f"no listed group’s {claim.quantity} lies more than {text} from the average",
+        gaps.LOSS_SIGNED: f"no listed group’s {claim.quantity} exceeds the average by more than "
+        f"{text}",
+    }[claim.gap]
+
+
+def sentences(
+    claim: Claim,
+    verdict: str,
+    smallest: float | None,
+    findings: Sequence[Finding],
+    *,
+    data: str,
+    rows: int,
+    kind: str,
+    dense: str,
+    small: Sequence[str],
+    conditional: bool,
+) -> tuple[str, ...]:
+    """The certificate in sentences, the smallest tolerance first.
+
+    Args:
+        claim: what was asked.
+        verdict: certified, violated or undecided.
+        smallest: smallest tolerance that is certified.
+        findings: of the groups.
+        data: name of the rows' source.
+        rows: how many rows or persons.
+        kind: ``rows`` or ``persons``.
+        dense: hash of the dense model.
+        small: groups outside the claim.
+        conditional: whether nobody said what the dense model was trained on.
+    """
+    relative = ""
+    if claim.gap in gaps.BESIDE_DENSE:
+        kind_of, _, name = dense.rpartition(":")
+        relative = f", relative to dense {kind_of or 'model'} {name[:12]}"
+    sure = percent(claim.confidence)
+    origin = f"For {kind} like those in {data} ({rows:,} {kind}, mix as listed)"
+    limit = amount(claim, claim.tolerance, exact=True)
+    word = "floor" if claim.gap == gaps.FLOOR else "tolerance"
+    out = []
+    if smallest is None:
+        empty = names([_cell(f) for f in findings if not f.rows])
+        out.append(f"{origin}, nothing can be certified: there are no rows of {empty}.")
+    else:
+        bound = amount(claim, smallest)
+        out.append(f"{origin}, with {sure} confidence {claimed(claim, bound)}{relative}.")
+    if verdict == CERTIFIED:
+        out.append(f"The {word} of {limit} is certified.")
+    elif verdict == VIOLATED:
+        who = names(list(dict.fromkeys(_cell(f) for f in findings if f.verdict == VIOLATED)))
+        by = f" by {who}" if who else ""
+        out.append(f"The {word} of {limit} is violated{by}, with {sure} confidence.")
+    else:
+        open_ = names([_cell(f) for f in findings if f.verdict != CERTIFIED])
+        toward = f" The groups in question: {open_}." if open_ else ""
+        out.append(f"Whether the {word} of {limit} holds, these rows leave undecided.{toward}")
+    if small:
+        out.append(f"Too small to say: {names(small)}.")
+    if conditional:
+        out.append(f"{CONDITIONAL[:1].upper()}{CONDITIONAL[1:]}.")
+    out.append(NOT_COVERED)
+    return tuple(out)
+
+
+def _cell(finding: Finding) -> str:
+    return finding.group if finding.label is None else f"{finding.group} ({finding.label})"

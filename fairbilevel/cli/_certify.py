@@ -1,0 +1,280 @@
+"""``fairbilevel certify`` and ``fairbilevel verify``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from fairbilevel.records import CERTIFICATE
+
+if TYPE_CHECKING:
+    from fairbilevel.certificates import Certificate
+
+
+@dataclass(frozen=True)
+class Certify:
+    """What rows that nothing has touched prove about gaps between groups. Exit code 0: the
+    tolerance is certified; 3: it is violated; 4: these rows leave it undecided."""
+
+    run: tyro.conf.Positional[Path | None] = None
+    """Run folder; its certify rows are taken, or those of --data."""
+    tolerance: str | None = None
+    """The bound to certify, as 3% or 0.03; of worst-group-accuracy the floor."""
+    gap: str = "excess-accuracy-gap"
+    """excess-accuracy-gap (also -two-sided), degradation-gap, accuracy-gap, worst-group-accuracy,
+    demographic-parity, equal-opportunity, equalized-odds, equalized-loss or
+    equalized-loss-signed."""
+    confidence: float = 0.95
+    """Of everything that is ever certified from these rows together."""
+    data: str | None = None
+    """New data for a run, of the form it was made with."""
+    split: str | None = None
+    """Split of a TensorFlow data set."""
+    predictions: Path | None = None
+    """Instead of a run: a CSV with a row per example and columns y, dense, pruned and group."""
+    y: str = "y"
+    """Column of true classes in --predictions."""
+    dense: str = "dense"
+    """Column of the dense model's classes."""
+    pruned: str = "pruned"
+    """Column of the pruned model's classes."""
+    group: str = "group"
+    """Column of groups."""
+    unit: str | None = None
+    """Column that names the person behind a row; by default `unit` if there is one."""
+    id: str | None = None
+    """Column of unique row ids, by which the ledger knows rows; by default `id` if there is one."""
+    quantity: str | None = None
+    """Column of the pruned model's loss (or another quantity) a row, for equalized-loss."""
+    upper: float | None = None
+    """Largest value of that quantity, for equalized-loss; a run's losses are clipped at it."""
+    min_group_rows: int = 50
+    """Groups of --predictions below this are named as outside the claim."""
+    positive: str | None = None
+    """Class whose rate is compared, for demographic-parity, equal-opportunity, equalized-odds."""
+    bound: str = "sharp"
+    """sharp, or simple (valid too for rows that are not identically distributed within a group);
+    to be chosen before looking."""
+    candidates: int = 1
+    """Number of models, declared beforehand, that share this look at the rows."""
+    only_look: bool = False
+    """Spend the whole error now and close these rows for every later certificate."""
+    dense_trained_on: str | None = None
+    """What a given dense model was trained on, in words; without it the verdict is conditional."""
+    ledger: Path | None = None
+    """File that numbers the looks at these rows; by default ledger.json in the run folder, or
+    beside the predictions."""
+    out: Path | None = None
+    """Where the certificate goes; by default certificate.json in the run folder, or beside the
+    predictions."""
+    json: bool = False
+    """Print the certificate as JSON."""
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Compute a certificate again from the counts in it, and say whether it is the same."""
+
+    certificate: tyro.conf.Positional[Path]
+    """A certificate.json."""
+
+
+def certify(options: Certify, console: Console) -> int:
+    """Run ``fairbilevel certify``.
+
+    Raises:
+        ValueError: anything wrong with options, run, rows or ledger.
+    """
+    if (options.run is None) == (options.predictions is None):
+        raise ValueError("certify wants a run folder, or --predictions FILE.csv: one of the two")
+    if options.tolerance is None:
+        raise ValueError("certify wants a --tolerance, such as 3%")
+    claim: dict[str, Any] = {
+        "gap": options.gap,
+        "tolerance": _tolerance(options.gap, options.tolerance),
+        "confidence": options.confidence,
+        "bound": options.bound,
+        "positive": options.positive,
+        "candidates": options.candidates,
+        "only_look": options.only_look,
+        "upper": options.upper,
+        "dense_trained_on": options.dense_trained_on,
+    }
+    from fairbilevel.certificates import Claim
+
+    Claim(**{k: claim[k] for k in ("gap", "tolerance", "confidence", "bound", "upper")})
+    if options.run is not None:
+        certificate, path = _of_run(options, claim)
+    else:
+        certificate, path = _of_predictions(options, claim)
+    certificate.save(path)
+    if options.run is not None and path == options.run / CERTIFICATE:
+        from fairbilevel import report
+
+        report.write_report(options.run)
+    if options.json:
+        print(json.dumps(certificate.to_json(), indent=2, ensure_ascii=False))
+    else:
+        _show(console, certificate)
+        console.print(f"certificate: {path}", highlight=False, markup=False, soft_wrap=True)
+    return certificate.exit_code
+
+
+def verify(options: Verify, console: Console) -> int:
+    """Run ``fairbilevel verify``: 0 the same, 1 different."""
+    from fairbilevel.certificates import verify as compute_again
+
+    certificate, differences = compute_again(options.certificate)
+    if differences:
+        shown = ", ".join(differences[:8]) + (" ..." if len(differences) > 8 else "")
+        console.print(
+            f"different: computed again from its counts, {shown} do not agree with the file.",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+        return 1
+    console.print(
+        f"same: {certificate.verdict}. {certificate.sentences[0]}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+    return 0
+
+
+def _tolerance(gap: str, text: str) -> float:
+    from fairbilevel.certificates import FLOOR, OF_QUANTITIES
+    from fairbilevel.fairness import parse_tolerance
+
+    if gap in OF_QUANTITIES and not text.strip().endswith("%"):
+        try:
+            return float(text)
+        except ValueError:
+            raise ValueError(f"a tolerance of {gap} is a number, got {text!r}") from None
+    # No accuracy exceeds 1, so a floor of 1 is no percentage.
+    return 1.0 if gap == FLOOR and text.strip() in ("1", "1.0") else parse_tolerance(text)
+
+
+def _of_run(options: Certify, claim: dict[str, Any]) -> tuple[Certificate, Path]:
+    from fairbilevel.run import certify_run, load_run
+
+    assert options.run is not None
+    run = load_run(options.run)
+    certificate = certify_run(
+        run, data=options.data, split=options.split, ledger=options.ledger, **claim
+    )
+    return certificate, options.out or options.run / CERTIFICATE
+
+
+def _of_predictions(options: Certify, claim: dict[str, Any]) -> tuple[Certificate, Path]:
+    from fairbilevel.certificates import LEDGER
+    from fairbilevel.certificates import certify as certify_rows
+
+    path = options.predictions
+    assert path is not None
+    if options.data is not None or options.split is not None:
+        raise ValueError("--data and --split belong to a run, not to --predictions")
+    columns = _read(path, options)
+    certificate = certify_rows(
+        columns["y"],
+        columns["dense"],
+        columns["pruned"],
+        columns["group"],
+        unit=columns.get("unit"),
+        ids=columns.get("id"),
+        quantity=columns.get("quantity"),
+        quantity_name=options.quantity or "loss",
+        min_group_rows=options.min_group_rows,
+        ledger=options.ledger or path.parent / LEDGER,
+        data=path.name,
+        **claim,
+    )
+    return certificate, options.out or path.with_suffix(f".{CERTIFICATE}")
+
+
+def _read(path: Path, options: Certify) -> dict[str, np.ndarray]:
+    """Columns of a predictions file by what they are for."""
+    import difflib
+
+    import pandas as pd
+
+    try:
+        table = pd.read_csv(path)
+    except FileNotFoundError:
+        raise ValueError(f"there is no file {path}") from None
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path} cannot be read as CSV: {reason}") from None
+    table.columns = [str(c).strip() for c in table.columns]
+    wanted = {k: getattr(options, k) for k in ("y", "dense", "pruned", "group", "quantity")}
+    for name in ("unit", "id"):
+        wanted[name] = getattr(options, name) or (name if name in table.columns else None)
+    found = {}
+    for use, name in wanted.items():
+        if name is None:
+            continue
+        if name not in table.columns:
+            near = difflib.get_close_matches(name, list(table.columns), 1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ValueError(
+                f"{path} has no column {name!r} for --{use}: {hint}it has "
+                f"{', '.join(table.columns)}"
+            )
+        missing = int(table[name].isna().sum())
+        if missing:
+            raise ValueError(f"column {name!r} of {path} is empty in {missing} rows")
+        found[use] = table[name].to_numpy()
+    return found
+
+
+def _show(console: Console, certificate: Certificate) -> None:
+    from fairbilevel.certificates import amount
+    from fairbilevel.cli._main import plain
+
+    claim = certificate.claim
+    smallest = certificate.smallest_tolerance
+    what = (
+        "Largest certified floor"
+        if claim.gap == "worst-group-accuracy"
+        else ("Smallest certified tolerance")
+    )
+    value = "none" if smallest is None else amount(claim, smallest)
+    lines = [
+        f"{what}: {value}",
+        f"Verdict: {certificate.verdict}" + (" (conditional)" if certificate.conditional else ""),
+        *certificate.sentences,
+        *certificate.context.notes,
+        f"Look {claim.look} at these rows"
+        + (f", one of {claim.candidates} candidates" if claim.candidates > 1 else "")
+        + f": error spent {claim.delta:.4f}.",
+    ]
+    for line in lines[:2]:
+        console.print(line, highlight=False, markup=False, soft_wrap=True, style="bold")
+    for line in lines[2:]:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("group", overflow="fold")
+    for name in ("rows", "estimate", "interval", "own verdict"):
+        table.add_column(name, justify="right")
+    factor = 1.0 if claim.gap in ("equalized-loss", "equalized-loss-signed") else 100.0
+    shown = certificate.findings
+    if len(shown) > 40:
+        shown = tuple(sorted(shown, key=lambda f: -(f.bound or f.high)))[:20]
+    for f in shown:
+        name = f.group if f.label is None else f"{f.group} ({f.label})"
+        estimate = "-" if f.estimate is None else f"{factor * f.estimate:+.2f}"
+        interval = f"{factor * f.low:+.2f} to {factor * f.high:+.2f}"
+        table.add_row(plain(name), f"{f.rows:,}", estimate, interval, f.verdict)
+    console.print(table, highlight=False)
+    if len(shown) < len(certificate.findings):
+        console.print(
+            f"({len(certificate.findings) - len(shown)} groups with lower bounds not shown)"
+        )

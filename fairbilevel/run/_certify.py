@@ -1,0 +1,197 @@
+"""A certificate for a finished run, from its own certify rows or from new data."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fairbilevel import certificates, fairness
+from fairbilevel import data as fb_data
+from fairbilevel.certificates import LEDGER, Certificate
+from fairbilevel.data import Dataset
+from fairbilevel.records import MODEL, ROWS
+from fairbilevel.run._config import Config
+from fairbilevel.run._evaluate import run_options
+from fairbilevel.run._folder import Run
+from fairbilevel.run._prepare import read_data
+from fairbilevel.run._rows import read_rows
+
+
+def certify_run(
+    run: Run,
+    *,
+    data: str | None = None,
+    split: str | None = None,
+    ledger: Path | None = None,
+    dense_trained_on: str | None = None,
+    upper: float | None = None,
+    **claim: Any,
+) -> Certificate:
+    """Certify a run's gaps between groups.
+
+    Args:
+        run: the run.
+        data: new data, as ``--data`` of solve; by default the run's own certify rows.
+        split: of a TensorFlow data set.
+        ledger: file that numbers the looks at these rows; by default ``ledger.json`` in the run.
+        dense_trained_on: what a given dense model was trained on.
+        upper: for ``equalized-loss``: losses are clipped at this value.
+        claim: ``gap``, ``tolerance``, ``confidence``, ``bound``, ``positive``, ``candidates``,
+            ``only_look`` as for ``fb.certify``.
+
+    Raises:
+        ValueError: data that changed since the run, rows used for fitting or choosing, no rows.
+    """
+    notes: list[str] = []
+    left_out: dict[str, int] = {}
+    if data is None:
+        rows = _own_rows(run)
+    else:
+        rows, left_out, notes = _new_rows(run, data, split)
+    trained_on = _trained_on(run, rows) or dense_trained_on
+    dense, pruned = run.logits(rows.inputs, dense=True), run.logits(rows.inputs)
+    classes = np.asarray(run.classes)
+    more: dict[str, Any] = {}
+    if upper is not None:
+        loss = np.minimum(fairness.judge(pruned, rows.y)[1].astype(np.float64), upper)
+        more = {"quantity": loss, "upper": upper, "quantity_name": f"loss clipped at {upper:g}"}
+    if claim.get("positive") is None and len(classes) == 2:
+        claim["positive"] = run.classes[1]
+    unit, unit_name, twins = _units(rows, notes)
+    return certificates.certify(
+        classes[rows.y],
+        classes[dense.argmax(-1)],
+        classes[pruned.argmax(-1)],
+        rows.group,
+        groups=run.groups,
+        claimed=[bool(c) for c in run.description["counted"]],
+        unit=unit,
+        unit_name=unit_name,
+        row_keys=fb_data.row_fingerprints(rows).row,
+        ledger=ledger or run.path / LEDGER,
+        data=rows.name if data is not None else f"{rows.name} (certify rows)",
+        dense_model=_file_hash(run.path / MODEL / "dense.npz"),
+        pruned_model=_file_hash(run.path / MODEL / "sparse.npz"),
+        dense_trained_on=trained_on,
+        duplicates=twins,
+        left_out=left_out,
+        notes=notes,
+        **more,
+        **claim,
+    )
+
+
+def _own_rows(run: Run) -> Dataset:
+    """The rows of role certify, drawn again as the run drew them."""
+    if "data" not in run.config:
+        raise ValueError(
+            f"the run in {run.path} was saved from Python and does not say where its data is: give "
+            "new rows with --data, or use fb.certify on the predictions"
+        )
+    config = Config.from_mapping(run.config)
+    data, counted = read_data(config)
+    if data.fingerprint != run.result["data"]["fingerprint"]:
+        raise ValueError(
+            f"the data at {config.data} has changed since the run, so its certify rows cannot be "
+            "told: restore it, or give new rows with --data"
+        )
+    fractions = config.fractions() or fb_data.FRACTIONS
+    roles = fb_data.split_roles(data, fractions, config.seed, counted)
+    if not len(roles["certify"]):
+        raise ValueError(f"the run in {run.path} set no certify rows aside: give new rows (--data)")
+    rows = data.take(roles["certify"])
+    if (run.path / ROWS).exists() and read_rows(run.path).met(rows).any():
+        raise ValueError(
+            f"rows of role certify were used by the run in {run.path} for fitting or choosing: "
+            "was its folder put together from several runs?"
+        )
+    return rows
+
+
+def _new_rows(
+    run: Run, source: str, split: str | None
+) -> tuple[Dataset, dict[str, int], list[str]]:
+    """Rows of new data with label and group, none of which the run has used."""
+    options = run_options(run, split=split, unit=run.config.get("unit"))
+    read = fb_data.load(
+        source,
+        options,
+        classes=run.classes,
+        groups=run.groups,
+        merged=tuple(run.description.get("merged", ())),
+        labelled=False,
+    )
+    used = read_rows(run.path)
+    met = used.met(read)
+    if met.any():
+        first = read.ids[int(met.argmax())]
+        raise ValueError(
+            f"{int(met.sum())} of {len(read)} rows of {source} (the first is {first}) were used by "
+            "this run for fitting or choosing: leave them out; without --data the run's own "
+            "certify rows are taken"
+        )
+    notes = []
+    shown = int(used.met(read, ("test",)).sum())
+    if shown:
+        notes.append(
+            f"{shown} rows are test rows of the run, which its report shows: valid only if nothing "
+            "was chosen by them."
+        )
+    alike = used.twins(read)
+    if alike:
+        notes.append(f"{alike} rows have the same inputs as a row that was used, under other ids.")
+    labelled = (read.y >= 0) & (read.group >= 0)
+    if not labelled.any():
+        raise ValueError(f"{source} has no row with a label and a group")
+    left_out = dict(read.skipped)
+    if not labelled.all():
+        left_out["no label or no group"] = int((~labelled).sum())
+    return read.take(np.flatnonzero(labelled)), left_out, notes
+
+
+def _units(rows: Dataset, notes: list[str]) -> tuple[np.ndarray | None, str, int]:
+    """What is independent: persons where they are known, distinct images, else rows.
+
+    Returns:
+        The unit of each row, or ``None`` where every row is its own; what units are called; rows
+        whose inputs equal another's.
+    """
+    content, size = np.unique(rows.content, return_counts=True)
+    repeated = content[size > 1]
+    twin = np.isin(rows.content, repeated)
+    if twin.any():
+        labels = [np.unique(rows.y[rows.content == c]).size for c in repeated]
+        conflicting = sum(n > 1 for n in labels)
+        notes.append(
+            f"{int(twin.sum())} rows have the same inputs as another row here, in "
+            f"{len(repeated)} clusters, {conflicting} of them with conflicting labels."
+        )
+    atom = fb_data.atoms(rows)
+    if rows.unit is None and np.unique(atom).size == len(rows):
+        return None, "rows", int(twin.sum())
+    return atom, "distinct images" if rows.unit is None else "persons", int(twin.sum())
+
+
+def _trained_on(run: Run, rows: Dataset) -> str | None:
+    """What the dense model was trained on, as far as files tell."""
+    if run.result["cost"]["dense_gradient_evaluations"]:
+        count = run.result["data"]["roles"]["fit"]
+        return f"the {count} fit rows of this run, none of which is here"
+    given = run.config.get("dense")
+    source = None if given is None else Path(given)
+    if source is None or not (source / ROWS).exists():
+        return None
+    met = read_rows(source).met(rows)
+    if met.any():
+        raise ValueError(
+            f"{int(met.sum())} of these rows were used for fitting or choosing by the run {given} "
+            "that the dense model comes from: nothing can be certified from them"
+        )
+    return f"the fit rows of the run {given}, none of which is here"
+
+
+def _file_hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
