@@ -150,7 +150,10 @@ def measure(
     number = len(groups)
     size = np.bincount(group, minlength=number)
     means = [np.nan_to_num(group_rates(np.asarray(v), group, number)[0]) for v in outcomes.paired]
-    own = {n: np.nan_to_num(group_rates(v, group, number)[0]) for n, v in outcomes.own.items()}
+    own = {
+        n: np.nan_to_num(group_rates(np.asarray(v), group, number)[0])
+        for n, v in outcomes.own.items()
+    }
     # In double precision, so that a violation is the reported gap minus the tolerance exactly.
     with jax.enable_x64():
         answers = None
