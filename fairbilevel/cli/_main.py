@@ -251,8 +251,8 @@ def _frontier(words: list[str]) -> int:
         )
     console.print(table, highlight=False)
     console.print(
-        "Accuracy in per cent, gaps (the most that a group loses beyond the average) and tolerances "
-        "in points. Chosen: no other is at least as good in all on tune. Nothing here is certified.",
+        "Accuracy in per cent, gaps (the most a group loses beyond the average) and tolerances "
+        "in points. Chosen: no other is at least as good in all on tune. Nothing is certified.",
         highlight=False,
     )
     console.print(f"\nfrontier: {path}", highlight=False, soft_wrap=True)

@@ -111,7 +111,9 @@ def make_plan(prepared: Prepared, *, confidence: float = 0.95, measure: bool = T
     held = [int(n) for n in counts["certify"]]
     least = least_tolerance(held, delta)
     name = fairness.ExcessAccuracyGap.name
-    tolerance = next((c.tolerance for c in problem.constraints if c.name == name), None)
+    asked = next((c.tolerance for c in problem.constraints if c.name == name), None)
+    # Tolerances that differ from group to group are no one tolerance to plan for.
+    tolerance = float(asked) if isinstance(asked, (int, float)) else None
     smallest = min((n for n, c in zip(held, problem.counted, strict=True) if c and n), default=None)
     power, need = _power(smallest, held, tolerance, delta)
     budget = Budget.of(problem.layers, config.granularity, config.budget)
