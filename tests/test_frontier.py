@@ -38,7 +38,7 @@ def test_a_candidate_is_the_single_run(solved):
 
 
 def test_candidates_differ_by_what_was_asked(solved):
-    problem, _, _, many = solved
+    many = solved[-1]
     for solution, sparsity in zip(many, (0.6, 0.3, 0.6), strict=True):
         told = solution.budget.describe(solution.masks)
         prunable = sum(int(np.size(m)) for m in solution.masks.values())
@@ -82,12 +82,13 @@ def test_bad_candidates(solved):
 def test_command(tmp_path, capsys):
     out = tmp_path / "frontier"
     code = cli.main(
-        ["frontier", "--sparsities", "0.5,0.9", "--tolerances=1%,0.05", "--steps", "60"]
-        + ["--dense-steps", "40", "--model", "mlp", "--width", "16", "--out", str(out)]
+        "frontier --sparsities 0.5,0.9 --tolerances=1%,0.05 --steps 60 --dense-steps 40 "
+        f"--model mlp --width 16 --out {out}".split()
     )
     assert code == 0
     assert "Nothing is certified" in capsys.readouterr().out
-    rows = list(csv.DictReader((out / "frontier.csv").open()))
+    with (out / "frontier.csv").open() as file:
+        rows = list(csv.DictReader(file))
     assert [r["method"] for r in rows] == ["dense"] + 2 * ["gradual-magnitude"] + 4 * ["bilevel"]
     told = json.loads((out / "frontier.json").read_text())
     assert {(p["sparsity"], p["tolerance"]) for p in told["points"][3:]} == {
@@ -111,7 +112,7 @@ def test_command(tmp_path, capsys):
         (["--sparsities", "0.5,much"], "numbers in [0, 1)"),
         (["--sparsities", "1.5"], "[0, 1)"),
         (["--tolerances", "-1%"], "tolerance"),
-        (["--tolerances"], "wants numbers"),
+        (["--tolerances="], "wants numbers"),
         (["--constraint", "none"], "needs a --constraint"),
     ],
 )

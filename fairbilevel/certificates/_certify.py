@@ -61,7 +61,7 @@ def certify(
         dense_pred: ``[rows]`` classes that the dense model predicts.
         pruned_pred: ``[rows]`` classes that the pruned model predicts.
         group: ``[rows]`` groups.
-        gap: ``excess-accuracy-gap``, ``excess-accuracy-gap-two-sided``, ``degradation-gap``,
+        gap: ``excess-accuracy-gap``, ``absolute-excess-accuracy-gap``, ``degradation-gap``,
             ``accuracy-gap``, ``worst-group-accuracy``, ``demographic-parity``,
             ``equal-opportunity``, ``equalized-odds``, ``equalized-loss`` or
             ``equalized-loss-signed``.

@@ -9,7 +9,7 @@ from typing import Any
 
 from fairbilevel.certificates._paired import BOUNDS
 
-EXCESS, EXCESS_TWO_SIDED = "excess-accuracy-gap", "excess-accuracy-gap-two-sided"
+EXCESS, EXCESS_TWO_SIDED = "excess-accuracy-gap", "absolute-excess-accuracy-gap"
 DEGRADATION, ACCURACY, FLOOR = "degradation-gap", "accuracy-gap", "worst-group-accuracy"
 PARITY, OPPORTUNITY, ODDS = "demographic-parity", "equal-opportunity", "equalized-odds"
 LOSS, LOSS_SIGNED = "equalized-loss", "equalized-loss-signed"

@@ -28,7 +28,8 @@ class Certify:
     tolerance: str | None = None
     """The bound to certify, as 3% or 0.03; of worst-group-accuracy the floor."""
     gap: str = "excess-accuracy-gap"
-    """excess-accuracy-gap (also -two-sided), degradation-gap, accuracy-gap, worst-group-accuracy,
+    """excess-accuracy-gap, absolute-excess-accuracy-gap, degradation-gap, accuracy-gap,
+    worst-group-accuracy,
     demographic-parity, equal-opportunity, equalized-odds, equalized-loss or
     equalized-loss-signed."""
     confidence: float = 0.95
