@@ -242,7 +242,7 @@ def test_only_the_fit_pass_moves_statistics(tiny_problem):
     run = solver.start(problem, reference)
     start = run.init()
     keep = masks.as_counts(run.budget.keep(0.3))
-    step = jax.jit(run._step.many)
+    step = jax.jit(run.outer_step.many)
     rows = {name: problem.roles[name][:16][None] for name in ("fit", "tune")}
     rows["select"], rows["other"] = (
         problem.select_outer[:16][None],
