@@ -1,0 +1,251 @@
+"""The bilinear outer step by itself: steps a second, share of the chip's peak, vmapped frontiers.
+
+    python -m experiments.bench_bilinear                       # a quick look, on CPU
+    python -m experiments.bench_bilinear --suite accelerator   # ResNet-18, 64x64, batch 512
+    python -m experiments.bench_bilinear --suite accelerator --dtype bfloat16 --torch
+
+``--torch`` runs the same two-pass algorithm as a plain PyTorch eager loop beside it (channels last,
+the same precision, the same network, batch, sparsity and update rules); PyTorch is no dependency of
+the project: ``pip install torch`` first. Writes ``results/bench_bilinear_NAME.csv`` and ``.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.bench_hypergradient import (
+    SPARSITY,
+    SUITES,
+    Problem,
+    Suite,
+    step_program,
+    table,
+    to_csv,
+)
+from fairbilevel.hypergrad import Bilinear
+from fairbilevel.records import write_text
+from fairbilevel.run import machine, versions
+
+RESULTS = Path(__file__).parent / "results"
+QUICK = Suite("resnet10", 32, 16, 64, 0, False, 5)
+FRONTIER = 4
+# Dense matrix products, in TFLOP/s, from the makers' data sheets: float32 on tensor cores (TF32)
+# and bfloat16.
+PEAKS = {
+    "H200": (494.7, 989.4),
+    "H100": (494.7, 989.4),
+    "A100": (156.0, 312.0),
+    "L4": (60.0, 121.0),
+}
+
+
+def seconds_of(call: Callable[[], Any], rounds: int) -> float:
+    """Median time of a call, after one to warm up."""
+    call()
+    times = []
+    for _ in range(rounds):
+        begin = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - begin)
+    return float(np.median(times))
+
+
+def ours(problem: Problem, rounds: int) -> dict[str, Any]:
+    """The outer step, compiled and donated, its state carried from step to step."""
+    program = step_program(problem, Bilinear(), "", None)
+    carry, fit, select = program.arguments
+    compiled = jax.jit(program.function, donate_argnums=0).lower(carry, fit, select).compile()
+    state = {"carry": jax.tree.map(jnp.copy, carry)}
+
+    def call() -> None:
+        state["carry"], _ = jax.block_until_ready(compiled(state["carry"], fit, select))
+
+    seconds = seconds_of(call, rounds)
+    flops = (compiled.cost_analysis() or {}).get("flops", float("nan"))
+    return {"seconds": seconds, "flops": flops}
+
+
+def frontier(problem: Problem, rounds: int) -> float:
+    """Seconds of ``FRONTIER`` outer steps of as many networks side by side."""
+    program = step_program(problem, Bilinear(), "", None)
+    carry, fit, select = program.arguments
+    many = jax.tree.map(lambda leaf: jnp.stack([leaf] * FRONTIER), carry)
+    batched = jax.jit(jax.vmap(program.function, (0, None, None)), donate_argnums=0)
+    compiled = batched.lower(many, fit, select).compile()
+    state = {"carry": many}
+
+    def call() -> None:
+        state["carry"], _ = jax.block_until_ready(compiled(state["carry"], fit, select))
+
+    return seconds_of(call, rounds)
+
+
+def torch_eager(suite: Suite, dtype: str, rounds: int) -> float:
+    """The same algorithm as a plain PyTorch loop."""
+    import torch
+    from torch import nn
+    from torch.nn import functional
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = True
+    blocks = {"resnet10": (1, 1, 1, 1), "resnet18": (2, 2, 2, 2)}[suite.model]
+
+    class Block(nn.Module):
+        def __init__(self, inputs: int, outputs: int, stride: int):
+            super().__init__()
+            self.first = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+            self.first_norm = nn.BatchNorm2d(outputs)
+            self.second = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+            self.second_norm = nn.BatchNorm2d(outputs)
+            self.short = None
+            if stride > 1 or inputs != outputs:
+                self.short = nn.Sequential(
+                    nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+                )
+
+        def forward(self, x: Any) -> Any:
+            y = functional.relu(self.first_norm(self.first(x)))
+            y = self.second_norm(self.second(y))
+            return functional.relu(y + (x if self.short is None else self.short(x)))
+
+    stages: list[nn.Module] = [
+        nn.Conv2d(3, suite.width, 3, 1, 1, bias=False),
+        nn.BatchNorm2d(suite.width),
+        nn.ReLU(),
+    ]
+    inputs = suite.width
+    for stage, count in enumerate(blocks):
+        for block in range(count):
+            outputs = suite.width * 2**stage
+            stages.append(Block(inputs, outputs, 2 if stage and not block else 1))
+            inputs = outputs
+    stages += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, 2)]
+    model = nn.Sequential(*stages).to(device, memory_format=torch.channels_last)
+    params = {n: p.detach().clone() for n, p in model.named_parameters()}
+    prunable = [n for n, p in params.items() if p.ndim == 4]
+    scores = {n: params[n].abs() / params[n].std() for n in prunable}
+    momentum = {n: torch.zeros_like(p) for n, p in params.items()}
+    score_momentum = {n: torch.zeros_like(s) for n, s in scores.items()}
+    kept = sum(s.numel() for s in scores.values())
+    kept -= int(SPARSITY * kept + 1e-9)
+    low = torch.bfloat16 if dtype == "bfloat16" else torch.float32
+
+    def batch() -> tuple[Any, Any]:
+        x = torch.randn(suite.batch, 3, suite.size, suite.size, device=device, dtype=low)
+        x = x.to(memory_format=torch.channels_last)
+        return x, torch.randint(0, 2, (suite.batch,), device=device)
+
+    fit, select = batch(), batch()
+
+    def gradient(z: dict[str, Any], data: tuple[Any, Any]) -> dict[str, Any]:
+        z = {n: v.requires_grad_() for n, v in z.items()}
+        with torch.autocast(device, low, enabled=low != torch.float32):
+            logits = torch.func.functional_call(model, z, (data[0],))
+        loss = functional.cross_entropy(logits.float(), data[1])
+        return dict(zip(z, torch.autograd.grad(loss, list(z.values())), strict=True))
+
+    def step() -> None:
+        with torch.no_grad():
+            flat = torch.cat([s.flatten() for s in scores.values()])
+            threshold = torch.topk(flat, kept, sorted=True).values[-1]
+            masks = {n: (s >= threshold).to(s.dtype) for n, s in scores.items()}
+            z = {n: p * masks[n] if n in masks else p.clone() for n, p in params.items()}
+        up, down = (gradient({n: v.detach().clone() for n, v in z.items()}, data)
+                    for data in (select, fit))  # fmt: skip
+        with torch.no_grad():
+            for n, s in scores.items():
+                g = params[n] * up[n] - down[n] * (masks[n] * up[n])
+                score_momentum[n].mul_(0.9).add_(g)
+                s.sub_(score_momentum[n], alpha=0.01)
+            for n, p in params.items():
+                g = down[n] * masks[n] if n in masks else down[n]
+                momentum[n].mul_(0.9).add_(g)
+                p.sub_(momentum[n], alpha=0.05)
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return seconds_of(step, rounds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--suite", choices=("quick", "accelerator"), default="quick")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--torch", action="store_true", help="PyTorch eager beside it")
+    parser.add_argument("--rounds", type=int, default=20)
+    arguments = parser.parse_args()
+    suite = QUICK if arguments.suite == "quick" else SUITES["accelerator"]
+    problem = Problem(suite, jnp.dtype(arguments.dtype), suite.batch)
+    kind = jax.devices()[0].device_kind
+    peak = next((p for name, p in PEAKS.items() if name in kind), None)
+    mine = ours(problem, arguments.rounds)
+    share = ""
+    if peak is not None:
+        limit = 1e12 * peak[arguments.dtype == "bfloat16"]
+        share = f"{mine['flops'] / mine['seconds'] / limit:.1%}"
+    rows = [
+        {
+            "program": "bilinear outer step",
+            "ms": round(1e3 * mine["seconds"], 3),
+            "steps/s": round(1 / mine["seconds"], 2),
+            "TFLOP/s": round(mine["flops"] / mine["seconds"] / 1e12, 3),
+            "share of peak": share,
+            "beside ours": 1.0,
+        }
+    ]
+
+    def add(name: str, seconds: float, steps: int) -> None:
+        rows.append(
+            {
+                "program": name,
+                "ms": round(1e3 * seconds, 3),
+                "steps/s": round(steps / seconds, 2),
+                "TFLOP/s": "",
+                "share of peak": "",
+                "beside ours": round(seconds / steps / mine["seconds"], 2),
+            }
+        )
+
+    add(f"{FRONTIER} networks vmapped", frontier(problem, arguments.rounds), FRONTIER)
+    if arguments.torch:
+        import torch
+
+        seconds = torch_eager(suite, arguments.dtype, arguments.rounds)
+        add(f"PyTorch {torch.__version__.split('+')[0]}, eager", seconds, 1)
+    text = [
+        f"# The bilinear outer step: {suite.model}, width {suite.width}, {suite.size} pixels, "
+        f"batch {suite.batch}, {arguments.dtype}",
+        "",
+        f"On {kind}, {machine()['cores']} cores, {datetime.date.today().isoformat()}. Operations "
+        "as the compiler counts them; medians.",
+        "",
+        *table(rows),
+        "",
+        "Made by `python -m experiments.bench_bilinear"
+        + (f" --suite {arguments.suite}" if arguments.suite != "quick" else "")
+        + (f" --dtype {arguments.dtype}" if arguments.dtype != "float32" else "")
+        + (" --torch" if arguments.torch else "")
+        + "` with "
+        + ", ".join(f"{k} {v}" for k, v in versions().items())
+        + ".",
+        "",
+    ]
+    name = f"bench_bilinear_{arguments.suite}_{arguments.dtype}"
+    RESULTS.mkdir(exist_ok=True)
+    write_text(RESULTS / f"{name}.csv", to_csv(rows))
+    write_text(RESULTS / f"{name}.md", "\n".join(text))
+    print("\n".join(text))
+
+
+if __name__ == "__main__":
+    main()
