@@ -143,7 +143,7 @@ class Course:
         monkeypatch.setattr(self.watch, "_measure", measure)
         for multiplier in multipliers:
             values = (jnp.array([0.0, 0.0, multiplier]),)
-            self.watch.look(self.network, DualState(values, (), fairness.empty_buffers(3, 1)))
+            self.watch.look(self.network, DualState(values, (), fairness.empty_buffers(3, 1), ()))
 
     def status(self):
         (reached,) = self.watch.assess(self.network).constraints
