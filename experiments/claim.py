@@ -172,7 +172,7 @@ def repetition(name: str, folder: str, out: str, round_: int, fold: int) -> str:
             for role in ROLES:
                 rows[f"{role}/{key}"], _ = problem.judge(solution.network, first.roles[role])
     stem.parent.mkdir(parents=True, exist_ok=True)
-    write_arrays(stem.with_suffix(".npz"), rows)
+    write_arrays(stem.with_suffix(".npz"), rows, compressed=True)
     write_json(stem.with_suffix(".json"), record)
     return f"{name} round {round_} fold {fold}: done"
 
@@ -355,6 +355,7 @@ def main() -> None:
             print(message, flush=True)
     results = [compare(name, arguments.out) for name in names]
     command = f"python -m experiments.claim --data {Path(arguments.data).name}"
+    command += "".join(f" --only {name}" for name in arguments.only or ())
     text = markdown(results, command)
     stream = io.StringIO()
     lines = [{"data": r["name"], **m} for r in results for m in r["methods"]]

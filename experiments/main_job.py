@@ -306,7 +306,7 @@ def main() -> None:
             stem = folder / f"fold-{seed}-{fold}"
             if not stem.with_suffix(".json").exists():
                 record, outcome = run_fold(setting, data, fold, arguments.folds, seed)
-                write_arrays(stem.with_suffix(".npz"), outcome)
+                write_arrays(stem.with_suffix(".npz"), outcome, compressed=True)
                 write_json(stem.with_suffix(".json"), record)
             records.append(json.loads(stem.with_suffix(".json").read_text()))
             rows.append(read_arrays(stem.with_suffix(".npz")))

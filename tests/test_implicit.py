@@ -96,7 +96,7 @@ def relative(got, exact):
     ids=lambda m: type(m).__name__,
 )
 def test_exact_on_quadratics(method):
-    for seed in range(3):
+    for seed in range(2):
         problem = Quadratic(seed=seed)
         start = jnp.zeros(N) if isinstance(method, Unrolled) else None
         gradient, info = problem.ours(method, start)
@@ -167,7 +167,7 @@ def test_rates_of_truncation(condition):
         return float(jnp.sqrt(error @ h @ error))
 
     root = np.sqrt(condition)
-    for k in (1, 3, 6, 10, 20):
+    for k in (1, 4, 12):
         bound = 2 * ((root - 1) / (root + 1)) ** k
         cg = v(ConjugateGradient(k), at)
         assert energy(cg - exact) <= bound * energy(exact) * (1 + 1e-9)
@@ -231,11 +231,16 @@ def test_warm_start_goes_on_where_the_last_call_ended():
         GMRES(3, warm_start=True),
         BiCGStab(2, warm_start=True),
     ):
-        state, residuals = None, []
-        for _ in range(15):
-            _, info = problem.ours(method, state=state)
-            state = info.state
-            residuals.append(float(info.residual))
+        y = problem.solution(problem.x)
+
+        def body(state, _, method=method, y=y):
+            _, info = fb.hypergradient(
+                problem.outer, problem.inner, problem.x, y, method=method, state=state
+            )
+            return info.state, info.residual
+
+        start = method.init(problem.x, y)
+        _, residuals = jax.jit(lambda s, b=body: jax.lax.scan(b, s, None, 15))(start)
         assert residuals[-1] < 1e-6 * residuals[0]
 
 
@@ -663,7 +668,8 @@ def test_vmap_and_loops_give_what_single_calls_give(method):
         gradient, info = fb.hypergradient(problem.outer, problem.inner, x, y, method=method)
         return gradient, info
 
-    singles = [jax.jit(call)(x, y) for x, y in zip(xs, ys, strict=True)]
+    single = jax.jit(call)
+    singles = [single(x, y) for x, y in zip(xs, ys, strict=True)]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *singles)
     batched = jax.jit(jax.vmap(call))(xs, ys)
     _, looped = jax.jit(lambda: jax.lax.scan(lambda c, xy: (c, call(*xy)), 0, (xs, ys)))()

@@ -60,14 +60,17 @@ def read_json(path: Path) -> Any:
         raise RecordError(f"{path} cannot be read as JSON: {error}") from None
 
 
-def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write named arrays as an uncompressed ``.npz``, atomically and without pickle.
+def write_arrays(
+    path: Path, arrays: Mapping[str, np.ndarray], *, compressed: bool = False
+) -> None:
+    """Write named arrays as an ``.npz``, atomically and without pickle.
 
     Members carry a fixed time stamp, so that equal arrays give equal files.
     """
     with _replacing(path) as stream, zipfile.ZipFile(stream, "w") as archive:
         for name, value in arrays.items():
             member = zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0))
+            member.compress_type = zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED
             with archive.open(member, "w", force_zip64=True) as entry:
                 np.lib.format.write_array(entry, np.asanyarray(value), allow_pickle=False)
 
