@@ -160,10 +160,17 @@ class Constraint(ABC):
         """Measured minus tolerance: what is above 0 violates; ``-inf`` for groups not claimed."""
         return self.measured(stats) - self.bounds(stats)
 
-    def violations(self, stats: GroupStatistics) -> Float[Array, " multipliers"]:
-        """What moves each multiplier: measured minus tolerance, 0 for groups not claimed."""
+    def violations(
+        self, stats: GroupStatistics, slack: Float[Array, ""] | float = 0.0
+    ) -> Float[Array, " multipliers"]:
+        """What moves each multiplier: measured minus tolerance, 0 for groups not claimed.
+
+        Args:
+            stats: what was measured.
+            slack: allowed beyond the tolerance; may be traced.
+        """
         distances = self.distances(stats)
-        return jnp.where(jnp.isfinite(distances), distances, 0)
+        return jnp.where(jnp.isfinite(distances), distances - slack, 0)
 
     def term(
         self,

@@ -188,9 +188,11 @@ class EqualizedLoss(_EqualizedLoss):
     name: ClassVar[str] = "equalized-loss"
     monotone: ClassVar[bool] = True
 
-    def violations(self, stats: GroupStatistics) -> Float[Array, " multipliers"]:
+    def violations(
+        self, stats: GroupStatistics, slack: Float[Array, ""] | float = 0.0
+    ) -> Float[Array, " multipliers"]:
         """``max(|L_g - L| - tolerance, 0)``."""
-        return jnp.maximum(super().violations(stats), 0)
+        return jnp.maximum(super().violations(stats, slack), 0)
 
     def coefficients(
         self,
@@ -209,9 +211,11 @@ class SignedEqualizedLoss(_EqualizedLoss):
     name: ClassVar[str] = "equalized-loss-signed"
     signed: ClassVar[bool] = True
 
-    def violations(self, stats: GroupStatistics) -> Float[Array, " multipliers"]:
+    def violations(
+        self, stats: GroupStatistics, slack: Float[Array, ""] | float = 0.0
+    ) -> Float[Array, " multipliers"]:
         """``L_g - L`` less the tolerance on either side."""
-        excess = jnp.maximum(super().violations(stats), 0)
+        excess = jnp.maximum(super().violations(stats, slack), 0)
         return jnp.sign(self._difference(stats)) * excess
 
     def coefficients(

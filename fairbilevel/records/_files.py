@@ -60,9 +60,7 @@ def read_json(path: Path) -> Any:
         raise RecordError(f"{path} cannot be read as JSON: {error}") from None
 
 
-def write_arrays(
-    path: Path, arrays: Mapping[str, np.ndarray], *, compressed: bool = False
-) -> None:
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], *, compressed: bool = False) -> None:
     """Write named arrays as an ``.npz``, atomically and without pickle.
 
     Members carry a fixed time stamp, so that equal arrays give equal files.

@@ -226,11 +226,10 @@ class Steps:
         outcomes = self.outcomes(z, model_state, batch)
         buffers = fairness.write(duals.buffers, outcomes, batch.group)
         stats = self.statistics(duals._replace(buffers=buffers))
-        distances = tuple(c.distances(stats) for c in self.constraints)
-        measured = tuple(jnp.isfinite(d) for d in distances)
+        measured = tuple(jnp.isfinite(c.distances(stats)) for c in self.constraints)
         violations = tuple(
-            jnp.where(seen, d - slack, 0)
-            for d, seen, slack in zip(distances, measured, duals.slack, strict=True)
+            c.violations(stats, slack)
+            for c, slack in zip(self.constraints, duals.slack, strict=True)
         )
         multipliers, rule = fairness.ascend(
             self.constraints, duals.multipliers, violations, self.dual_rule, duals.rule, measured
