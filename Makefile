@@ -28,7 +28,7 @@ demo: $(VENV)/.installed
 	@$(BIN)/fairbilevel solve
 
 test: $(VENV)/.installed
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check .
