@@ -183,6 +183,14 @@ def gradient_program(problem: Problem) -> Program:
     return Program(plain, (problem.params, problem.fit), "1")
 
 
+def both_levels(
+    level: MaskedLoss, method: Any, scores: Any, params: Any, fit: Any, select: Any, state: Any
+) -> Any:
+    """The same masked loss on either level, on different rows."""
+    rows = {"inner_args": (fit,), "outer_args": (select,)}
+    return fb.hypergradient(level, level, scores, params, method=method, state=state, **rows)
+
+
 def hypergradient_program(
     problem: Problem, method: Any, passes: str, bar: float | None, *, soft: bool = False
 ) -> Program:
@@ -191,16 +199,7 @@ def hypergradient_program(
     state = method.init(problem.scores, problem.params)
 
     def call(scores: Any, params: Any, fit: Any, select: Any, state: Any) -> Any:
-        gradient, info = fb.hypergradient(
-            level,
-            level,
-            scores,
-            params,
-            method=method,
-            inner_args=(fit,),
-            outer_args=(select,),
-            state=state,
-        )
+        gradient, info = both_levels(level, method, scores, params, fit, select, state)
         return gradient, info.inner_grad, info.inner_var, info.state, info.iterations
 
     arguments = (problem.scores, problem.params, problem.fit, problem.select, state)
@@ -223,16 +222,7 @@ def step_program(
 
     def call(carry: Any, fit: Any, select: Any) -> Any:
         scores, params, outer_state, inner_state, state = carry
-        gradient, info = fb.hypergradient(
-            level,
-            level,
-            scores,
-            params,
-            method=method,
-            inner_args=(fit,),
-            outer_args=(select,),
-            state=state,
-        )
+        gradient, info = both_levels(level, method, scores, params, fit, select, state)
         updates, inner_state = inner_rule.update(info.inner_grad, inner_state, params)
         params = optax.apply_updates(params, updates)
         updates, outer_state = outer_rule.update(gradient, outer_state, scores)

@@ -19,7 +19,29 @@ from fairbilevel.hypergrad._implicit import (
 
 
 @dataclass(frozen=True)
-class GMRES(Implicit):
+class _Krylov(Implicit):
+    iterations: int = 10
+    damping: float = 0.0
+    tolerance: float = 0.0
+    curvature: str = "hessian"
+    warm_start: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("iterations", self.iterations)
+
+    def init(self, outer_var: Any, inner_var: Any) -> Any:
+        """The zero vector to start from, if warm."""
+        return vectors.zeros(inner_var) if self.warm_start else ()
+
+    def _solved(self, v: Any) -> Solved:
+        # How many iterations it took is not told: all that were allowed are reported.
+        count = jnp.asarray(self.iterations, jnp.int32)
+        return Solved(v, count, jnp.asarray(False), True, v if self.warm_start else ())
+
+
+@dataclass(frozen=True)
+class GMRES(_Krylov):
     """Solves ``(H + damping) v = grad_y f`` with the least residual in the Krylov space.
 
     The residual never grows, whatever the signs of the curvatures. Holds one vector an iteration.
@@ -34,24 +56,10 @@ class GMRES(Implicit):
         ValueError: an option outside its range.
     """
 
-    iterations: int = 10
-    damping: float = 0.0
-    tolerance: float = 0.0
-    curvature: str = "hessian"
-    warm_start: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_count("iterations", self.iterations)
-
     @property
     def gradient_evaluations(self) -> float:
         """``2 + 2 (iterations + 3)``: the residuals before and after take a product each."""
         return 2 + PRODUCT_COST * (self.iterations + 3)
-
-    def init(self, outer_var: Any, inner_var: Any) -> Any:
-        """The zero vector to start from, if warm."""
-        return vectors.zeros(inner_var) if self.warm_start else ()
 
     def solve(self, operator: Operator, b: Any, state: Any) -> Solved:
         """GMRES from zero or from ``state``."""
@@ -64,12 +72,11 @@ class GMRES(Implicit):
             solve_method="incremental",  # the batched one squares the condition number
             maxiter=1,
         )
-        count = jnp.asarray(self.iterations, jnp.int32)
-        return Solved(v, count, jnp.asarray(False), True, v if self.warm_start else ())
+        return self._solved(v)
 
 
 @dataclass(frozen=True)
-class BiCGStab(Implicit):
+class BiCGStab(_Krylov):
     """Solves ``(H + damping) v = grad_y f`` by stabilized biconjugate gradients.
 
     Two products an iteration and a handful of vectors, whatever the signs of the curvatures; the
@@ -84,24 +91,10 @@ class BiCGStab(Implicit):
         ValueError: an option outside its range.
     """
 
-    iterations: int = 10
-    damping: float = 0.0
-    tolerance: float = 0.0
-    curvature: str = "hessian"
-    warm_start: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_count("iterations", self.iterations)
-
     @property
     def gradient_evaluations(self) -> float:
         """``2 + 2 (2 iterations + 2)``."""
         return 2 + PRODUCT_COST * (2 * self.iterations + 2)
-
-    def init(self, outer_var: Any, inner_var: Any) -> Any:
-        """The zero vector to start from, if warm."""
-        return vectors.zeros(inner_var) if self.warm_start else ()
 
     def solve(self, operator: Operator, b: Any, state: Any) -> Solved:
         """BiCGStab from zero or from ``state``."""
@@ -114,5 +107,4 @@ class BiCGStab(Implicit):
             tol=tolerance,
             maxiter=self.iterations,
         )
-        count = jnp.asarray(self.iterations, jnp.int32)
-        return Solved(v, count, jnp.asarray(False), True, v if self.warm_start else ())
+        return self._solved(v)

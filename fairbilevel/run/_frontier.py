@@ -13,9 +13,9 @@ from fairbilevel import report
 from fairbilevel.records import SCHEMA_VERSION, write_json, write_text
 from fairbilevel.run._prepare import Prepared
 from fairbilevel.run._result import command, describe_data, machine, versions
-from fairbilevel.run._solve import make_baseline, make_solver
+from fairbilevel.run._solve import dense_reference, make_baseline, make_solver
 from fairbilevel.solver import Candidate, solve_many
-from fairbilevel.train import Costs, train_dense
+from fairbilevel.train import Costs
 
 ROLES = ("tune", "test")
 
@@ -55,17 +55,8 @@ def frontier_run(
     for sparsity in sparsities:
         dataclasses.replace(solver, sparsity=sparsity)  # refused before any work
     costs = Costs()
-    if prepared.dense is not None:
-        reference = problem.refer(prepared.dense)
-    else:
-        reference = train_dense(
-            problem,
-            steps=config.dense_steps,
-            batch_size=config.batch_size,
-            learning_rate=config.dense_learning_rate,
-            seed=config.seed,
-            costs=costs,
-        )
+    reference = dense_reference(prepared, costs)
+    if prepared.dense is None:
         progress(f"dense model trained in {costs.seconds:.0f} s")
     points = [_dense_point(problem, reference)]
     for sparsity in sparsities:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fairbilevel import export, hypergrad
+from fairbilevel.problem import Reference
 from fairbilevel.pruners import GradualMagnitude
 from fairbilevel.records import MODEL, RESULT, SCHEMA_VERSION, write_json
 from fairbilevel.run._config import Config
@@ -14,7 +15,7 @@ from fairbilevel.run._folder import check_free, claim, finish
 from fairbilevel.run._prepare import Prepared
 from fairbilevel.run._result import build_result, command, describe_data, machine, versions
 from fairbilevel.solver import BilevelSolver
-from fairbilevel.train import Costs, DivergenceError, train_dense
+from fairbilevel.train import Callback, Costs, DivergenceError, train_dense
 
 
 def make_solver(config: Config) -> BilevelSolver:
@@ -73,6 +74,33 @@ def run_folder(config: Config) -> Path:
     return path
 
 
+def dense_reference(
+    prepared: Prepared, costs: Costs, callback: Callback = lambda record: None
+) -> Reference:
+    """The dense model that was given, or one trained as configured.
+
+    Args:
+        prepared: the problem.
+        costs: where training is booked; untouched where the model was given.
+        callback: receives the records of the training.
+
+    Raises:
+        DivergenceError: the loss is not finite.
+    """
+    config, problem = prepared.config, prepared.problem
+    if prepared.dense is not None:
+        return problem.refer(prepared.dense)
+    return train_dense(
+        problem,
+        steps=config.dense_steps,
+        batch_size=config.batch_size,
+        learning_rate=config.dense_learning_rate,
+        seed=config.seed,
+        callback=callback,
+        costs=costs,
+    )
+
+
 def solve_run(
     prepared: Prepared, path: Path, progress: Callable[[dict[str, Any]], None]
 ) -> dict[str, Any]:
@@ -101,18 +129,7 @@ def solve_run(
 
     try:
         dense_costs = Costs()
-        if prepared.dense is not None:
-            reference = problem.refer(prepared.dense)
-        else:
-            reference = train_dense(
-                problem,
-                steps=config.dense_steps,
-                batch_size=config.batch_size,
-                learning_rate=config.dense_learning_rate,
-                seed=config.seed,
-                callback=record,
-                costs=dense_costs,
-            )
+        reference = dense_reference(prepared, dense_costs, record)
         solution = make_solver(config).run(problem, reference, callback=record)
         baseline = None
         if config.baseline:

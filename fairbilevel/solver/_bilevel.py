@@ -230,16 +230,20 @@ class BilevelRun:
         """Outer and fine-tuning steps that the gradient evaluations pay for."""
         options = self.options
         dual_cost = FORWARD_COST / options.violation_every
-        settle = recalibration_cost(self.reference.network)
-        outer_cost = options.hypergradient.gradient_evaluations + dual_cost * self.measures_early
+        self._settle_cost = recalibration_cost(self.reference.network)
+        # Statistics after the budget moved.
+        self._moved_cost = FORWARD_COST * REFRESH_BATCHES if self._settle_cost else 0.0
+        early = dual_cost * self.measures_early
+        self._outer_cost = options.hypergradient.gradient_evaluations + early
+        self._fine_cost = 1 + dual_cost * self.measures
         share = options.bilevel_share * options.steps
-        moved = FORWARD_COST * REFRESH_BATCHES if settle else 0.0  # statistics after a stage
-        self.stages = min(STAGES, max(1, int(share / (outer_cost + moved) + 1e-9)))
-        refresh = moved * self.stages
-        self.stage_steps = max(1, int((share - refresh) / outer_cost / self.stages + 1e-9))
+        stage_cost = self._outer_cost + self._moved_cost
+        self.stages = min(STAGES, max(1, int(share / stage_cost + 1e-9)))
+        refresh = self._moved_cost * self.stages
+        self.stage_steps = max(1, int((share - refresh) / self._outer_cost / self.stages + 1e-9))
         self.outer_steps = self.stages * self.stage_steps
-        left = options.steps - refresh - settle - self.outer_steps * outer_cost
-        self.fine_steps = int(max(left, 0) / (1 + dual_cost * self.measures) + 1e-9) // 10 * 10
+        left = options.steps - refresh - self._settle_cost - self.outer_steps * self._outer_cost
+        self.fine_steps = int(max(left, 0) / self._fine_cost + 1e-9) // 10 * 10
 
     def _steps(self, phase_steps: int, *, final: bool) -> Steps:
         options = self.options
@@ -305,12 +309,8 @@ class BilevelRun:
 
     def planned_evaluations(self, moves: int) -> float:
         """Gradient evaluations of the whole run, the budget moving at ``moves`` of its stages."""
-        dual_cost = FORWARD_COST / self.options.violation_every
-        outer = self.options.hypergradient.gradient_evaluations + dual_cost * self.measures_early
-        settle = recalibration_cost(self.reference.network)
-        refresh = FORWARD_COST * REFRESH_BATCHES * moves if settle else 0.0
-        fine = self.fine_steps * (1 + dual_cost * self.measures)
-        return refresh + self.outer_steps * outer + fine + settle
+        outer, fine = self.outer_steps * self._outer_cost, self.fine_steps * self._fine_cost
+        return self._moved_cost * moves + outer + fine + self._settle_cost
 
     def _magnitude_scale(self, params: Any) -> float | None:
         options = self.options

@@ -60,6 +60,13 @@ def test_names_do_no_harm(example_run, name_lists):
 
 @pytest.mark.parametrize("damaged", [{}, {"statement": "x"}, {"statement": ["a", "b"]}])
 def test_a_damaged_certificate_does_not_break_the_page(example_run, damaged):
-    render(*example_run(), damaged)
     broken = {**certificate(["a", "b"]).to_json(), "findings": 3, "overall": None, "claim": []}
-    render(*example_run(), broken)
+    whole = render(*example_run(), None)
+    for given in (damaged, broken):
+        page = render(*example_run(), given)
+        assert page.endswith("</html>\n") == whole.endswith("</html>\n")
+        # Every section that needs no certificate is there as without one.
+        assert set(re.findall("<h2[^>]*>[^<]*</h2>", whole)) <= set(
+            re.findall("<h2[^>]*>[^<]*</h2>", page)
+        )
+        assert "Traceback" not in page
