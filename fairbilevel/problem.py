@@ -68,6 +68,7 @@ class Reference:
         loss: float32 ``[rows]``, its cross-entropy in nats (0 on certify rows).
         gradient_evaluations: what its training cost, 0 if it was given.
         seed: of its training, where it was trained here: its initial weights can be had again.
+        rollbacks: each time its training diverged and went back (``fb.Solution.rollbacks``).
     """
 
     network: Network
@@ -75,6 +76,7 @@ class Reference:
     loss: Float[np.ndarray, " rows"]
     gradient_evaluations: float = 0.0
     seed: int | None = None
+    rollbacks: tuple[dict[str, Any], ...] = ()
 
 
 class FairPruningProblem:

@@ -10,13 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fairbilevel import _trees, _xla, masks
+from fairbilevel import _xla, masks
 from fairbilevel.fairness import RowWeights
 from fairbilevel.masks import Masks
 from fairbilevel.problem import FairPruningProblem, Network, Reference
 from fairbilevel.pruners._moment import Moment
 from fairbilevel.pruners._pruner import Pruner
 from fairbilevel.pruners._run import PrunerRun, PrunerState
+from fairbilevel.records import Checkpoints
 from fairbilevel.train import (
     STREAM_FIT,
     Batch,
@@ -27,6 +28,7 @@ from fairbilevel.train import (
     check_judged,
     hard_masks,
     score_descent,
+    smaller,
     tune_record,
 )
 
@@ -71,9 +73,10 @@ class Hydra(Pruner):
         reference: Reference,
         *,
         callback: Callback = lambda record: None,
+        checkpoints: Checkpoints | None = None,
     ) -> PrunerRun:
         """The same run stage by stage."""
-        return HydraRun(self, problem, reference, callback)
+        return HydraRun(self, problem, reference, callback, checkpoints)
 
 
 class HydraRun(PrunerRun):
@@ -91,6 +94,7 @@ class HydraRun(PrunerRun):
             self.prune_steps,
             self.options.budget_share,
         )
+        self._whole_rule = self._rule
         self._segment = Compiled(self._many, self.costs)
         return state._replace(scores=scores, memory=self._rule.init(scores))
 
@@ -117,20 +121,35 @@ class HydraRun(PrunerRun):
 
         return _xla.scan(body, moving, batches)
 
+    def like(self, state: PrunerState, about: dict[str, Any]) -> PrunerState:
+        """The first state: its scores and memory have their structure already."""
+        return state
+
+    def use_smaller_steps(self) -> None:
+        """Of the scores."""
+        self._rule = smaller(self._whole_rule, self.retreats.scale)
+        self._segment = Compiled(self._many, self.costs)
+
     def _prune(self, state: PrunerState, round_: int) -> PrunerState:
+        def network(state: PrunerState) -> Network:
+            weights, options = state.weights, self.options
+            z = masks.apply(state.kept, weights.params, self.problem.layers, options.granularity)
+            return Network(z, weights.model_state)
+
+        return self.retrying(state, self._stage, network, self._done)
+
+    def _stage(self, state: PrunerState) -> PrunerState:
         options, problem, weights = self.options, self.problem, state.weights
         count, first = self.stage_steps, self._done
-        dense = masks.apply(state.kept, weights.params, problem.layers, options.granularity)
-        last_good = Network(dense, _trees.copy(weights.model_state))
         batches = self.feed.take(self.rows, STREAM_FIT, count)
         self.costs.gradient_evaluations += count
         moving = (state.scores, state.memory, weights.model_state, weights.key)
         (scores, memory, model_state, key), log = self._segment(moving, weights.params, batches)
-        check_finite(log, (scores, model_state), "prune", first, last_good)
+        check_finite(log, (scores, model_state), "prune", first, classes=len(problem.data.classes))
         kept = hard_masks(self.budget, scores, options.sparsity)
         z = masks.apply(kept, weights.params, problem.layers, options.granularity)
         record = tune_record(problem, Network(z, model_state), self.reference)
-        check_judged(record, "prune", first + count, last_good)
+        check_judged(record, "prune", first + count)
         self._done += count
         weights = weights._replace(model_state=model_state, key=key)
         self.report.write(

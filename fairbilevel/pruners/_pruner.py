@@ -21,6 +21,7 @@ from fairbilevel.masks import Budget, CubicSchedule, Masks
 from fairbilevel.problem import FairPruningProblem, Reference
 from fairbilevel.pruners._moment import Moment
 from fairbilevel.pruners._run import PrunerRun
+from fairbilevel.records import Checkpoints
 from fairbilevel.train import Callback, Solution, WeightState, hard_masks
 
 PHASES = ("before", "prune", "fine-tune")
@@ -148,6 +149,7 @@ class Pruner(ABC):
         reference: Reference,
         *,
         callback: Callback = lambda record: None,
+        checkpoints: Checkpoints | None = None,
     ) -> Solution:
         """Prune a problem's dense reference.
 
@@ -155,17 +157,15 @@ class Pruner(ABC):
             problem: what to prune.
             reference: the dense model.
             callback: receives one record per compiled call.
+            checkpoints: where checkpoints go, and where the run goes on from if there are any.
 
         Raises:
-            DivergenceError: the loss is not finite.
+            DivergenceError: the loss is not finite or exploded, with smaller steps too.
+            Interrupted: a stop was asked, and a checkpoint written.
             ValueError: the sparsity leaves a layer empty where that cuts the network, or the steps
                 do not pay for one scoring.
         """
-        run = self.start(problem, reference, callback=callback)
-        state = run.init()
-        for _ in range(run.stages):
-            state = run.step(state)
-        return run.finish(state)
+        return self.start(problem, reference, callback=callback, checkpoints=checkpoints).run()
 
     def start(
         self,
@@ -173,9 +173,10 @@ class Pruner(ABC):
         reference: Reference,
         *,
         callback: Callback = lambda record: None,
+        checkpoints: Checkpoints | None = None,
     ) -> PrunerRun:
         """The same run stage by stage, to look at scores and masks on the way."""
-        return PrunerRun(self, problem, reference, callback)
+        return PrunerRun(self, problem, reference, callback, checkpoints)
 
     # What a method may have otherwise, beside its options.
 

@@ -11,18 +11,18 @@ import optax
 from jaxtyping import Array
 
 from fairbilevel import _trees, fairness, masks
-from fairbilevel.masks import Budget, Masks
+from fairbilevel.masks import Masks
 from fairbilevel.problem import FairPruningProblem, Reference
 from fairbilevel.pruners._moment import Moment
+from fairbilevel.records import Checkpoints
 from fairbilevel.train import (
     STREAM_SCORES,
     Batch,
     Callback,
     Compiled,
-    Costs,
     Feed,
-    Report,
     Solution,
+    StagedRun,
     Steps,
     WeightLoop,
     WeightState,
@@ -52,7 +52,7 @@ class PrunerState(NamedTuple):
     memory: Any = ()
 
 
-class PrunerRun:
+class PrunerRun(StagedRun):
     """One run: stages of fair training before pruning (one, if asked), then one a round.
 
     Args:
@@ -60,6 +60,7 @@ class PrunerRun:
         problem: what to prune.
         reference: the dense model.
         callback: receives one record per compiled call.
+        checkpoints: where checkpoints go; ``None`` writes none.
 
     Raises:
         ValueError: the sparsity leaves a layer empty where that cuts the network, or the steps do
@@ -72,12 +73,9 @@ class PrunerRun:
         problem: FairPruningProblem,
         reference: Reference,
         callback: Callback,
+        checkpoints: Checkpoints | None = None,
     ):
-        self.options, self.problem, self.reference = options, problem, reference
-        self.budget = Budget.of(problem.layers, options.granularity, options.budget)
-        self.budget.keep(options.sparsity)  # refuses what cannot be reached, before any work
-        self.costs = Costs()
-        self.report = Report(callback, self.costs)
+        super().__init__(options, problem, reference, callback, checkpoints)
         self.rows = np.sort(np.concatenate([problem.roles["fit"], problem.roles["select"]]))
         self.parts = options.parts(problem, reference, self.rows) if options.passes else []
         self.constraints = self._enforced()
@@ -86,7 +84,6 @@ class PrunerRun:
         )
         self._score = Compiled(self._scores, self.costs, donate=False)
         self._plan()
-        self.stage = 0
         self._done = 0
 
     def _enforced(self) -> tuple[fairness.Constraint, ...]:
@@ -165,7 +162,7 @@ class PrunerRun:
     def init(self) -> PrunerState:
         """The state at the dense weights, nothing removed; compiles nothing yet."""
         options, problem = self.options, self.problem
-        self.stage = self._done = 0
+        self.stage = self._done = self.retreats.made = 0
         dense = self.reference.network
         length = self.stage_steps if options.rewinds else self.prune_steps
         self.prune_rules = self._steps("prune", max(length, 1))
@@ -177,13 +174,34 @@ class PrunerRun:
         )
         return PrunerState(weights, kept, kept)
 
+    def like(self, state: PrunerState, about: dict[str, Any]) -> PrunerState:
+        """The first state, once units were scored with the scores' own structure."""
+        if about["place"]["stage"] <= bool(self.before_steps):
+            return state
+        position = self.feed.state()
+        batches, weights = self._sample(), state.weights
+        self.feed.restore(position)
+        scores = jax.eval_shape(
+            self._scores, weights.params, weights.model_state, state.kept, batches, weights.key
+        )
+        return state._replace(scores=jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), scores))
+
+    def place(self) -> dict[str, Any]:
+        """What the run has changed beside the state, plain JSON."""
+        return {**super().place(), "done": self._done}
+
+    def go_to(self, place: dict[str, Any]) -> None:
+        """Be where ``place`` was told."""
+        super().go_to(place)
+        self._done = place["done"]
+
     def step(self, state: PrunerState) -> PrunerState:
         """One stage: score and remove, then train what is left; or the fair training before.
 
         ``state`` is donated: use the one that comes back.
 
         Raises:
-            DivergenceError: the loss is not finite.
+            DivergenceError: the loss is not finite or exploded, with smaller steps too.
         """
         if self.stage == 0 and self.before_steps:
             state = self._before(state)
@@ -196,7 +214,9 @@ class PrunerRun:
         """The dense network under the constraints, its multipliers dropped afterwards."""
         steps = self._steps("before", self.before_steps)
         weights = steps.init(*_network_of(state.weights))
-        weights = self._train(self._loop(steps), weights, state.kept, self.before_steps, 10, 0.0)
+        weights = self._train(
+            self._loop(steps), weights, state.kept, self.before_steps, 10, 0.0, "before"
+        )
         return state._replace(weights=self.prune_rules.init(*_network_of(weights)))
 
     def _prune(self, state: PrunerState, round_: int) -> PrunerState:
@@ -247,6 +267,7 @@ class PrunerRun:
         steps: int,
         segments: int,
         sparsity: float,
+        activity: str | None = None,
     ) -> WeightState:
         factors = self._factors(kept, weights.params)
         weights = run_weights(
@@ -264,6 +285,7 @@ class PrunerRun:
             sparsity_at=lambda segment: sparsity,
             steps_before=self._done,
             steps_after=self._all_steps - self._done - steps,
+            activity=None if activity is None else self.activity(activity),
         )
         self._done += steps
         return weights
@@ -272,7 +294,7 @@ class PrunerRun:
         """Fine-tuning under the final masks, recalibration.
 
         Raises:
-            DivergenceError: the loss is not finite.
+            DivergenceError: the loss is not finite or exploded, with smaller steps too.
             ValueError: the masks cut the network.
         """
         options, problem = self.options, self.problem
@@ -293,6 +315,7 @@ class PrunerRun:
             report=self.report,
             sparsity=options.sparsity,
             steps_before=self._done,
+            activity=self.activity("finetune"),
         )
         return Solution(
             options.label,
@@ -307,7 +330,8 @@ class PrunerRun:
             options.sparsity,
             self.costs,
             self.report.history,
-            self.report.guard_warnings(),
+            self.report.warnings(),
+            rollbacks=tuple(self.report.rollbacks),
         )
 
 

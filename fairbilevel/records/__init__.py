@@ -1,5 +1,12 @@
 """Records: the run folder's schema, and readers and writers that leave nothing half written."""
 
+from fairbilevel.records._checkpoints import (
+    Activity,
+    CheckpointError,
+    Checkpoints,
+    Interrupted,
+    differences,
+)
 from fairbilevel.records._files import (
     JsonLines,
     RecordError,
@@ -36,10 +43,15 @@ __all__ = [
     "RESULT",
     "ROWS",
     "SCHEMA_VERSION",
+    "Activity",
+    "CheckpointError",
+    "Checkpoints",
+    "Interrupted",
     "JsonLines",
     "RecordError",
     "check_completed",
     "check_run_folder",
+    "differences",
     "is_run_folder",
     "read_arrays",
     "read_json",

@@ -7,7 +7,9 @@ schedule, and multipliers moved by rows that no gradient uses (Cotter et al. 201
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import jax
@@ -21,6 +23,7 @@ from fairbilevel.fairness import Constraint
 from fairbilevel.hypergrad import Bilinear, Hypergradient, Status
 from fairbilevel.masks import Budget, CubicSchedule, Masks, Relaxation
 from fairbilevel.problem import FairPruningProblem, Network, Reference
+from fairbilevel.records import Checkpoints
 from fairbilevel.solver._step import BilevelState, OuterLog, OuterStep, inner_steps
 from fairbilevel.train import (
     FORWARD_COST,
@@ -32,10 +35,9 @@ from fairbilevel.train import (
     STREAM_SELECT,
     Callback,
     Compiled,
-    Costs,
     Feed,
-    Report,
     Solution,
+    StagedRun,
     Steps,
     Watch,
     WeightLoop,
@@ -48,6 +50,7 @@ from fairbilevel.train import (
     recalibration_cost,
     score_descent,
     sgd,
+    smaller,
     train_dense,
     tune_record,
 )
@@ -178,6 +181,7 @@ class BilevelSolver:
         reference: Reference,
         *,
         callback: Callback = lambda record: None,
+        checkpoints: Checkpoints | None = None,
     ) -> Solution:
         """Solve a problem from its dense reference.
 
@@ -185,16 +189,14 @@ class BilevelSolver:
             problem: what to solve.
             reference: the dense model (``fb.train.train_dense`` or ``problem.refer``).
             callback: receives one record per compiled call.
+            checkpoints: where checkpoints go, and where the run goes on from if there are any.
 
         Raises:
-            DivergenceError: the loss is not finite.
+            DivergenceError: the loss is not finite or exploded, with smaller steps too.
+            Interrupted: a stop was asked, and a checkpoint written.
             ValueError: the sparsity leaves a layer empty where that cuts the network.
         """
-        run = self.start(problem, reference, callback=callback)
-        state = run.init()
-        for _ in range(run.stages):
-            state = run.step(state)
-        return run.finish(state)
+        return self.start(problem, reference, callback=callback, checkpoints=checkpoints).run()
 
     def start(
         self,
@@ -202,12 +204,13 @@ class BilevelSolver:
         reference: Reference,
         *,
         callback: Callback = lambda record: None,
+        checkpoints: Checkpoints | None = None,
     ) -> BilevelRun:
         """The same run stage by stage, to look at scores and masks on the way."""
-        return BilevelRun(self, problem, reference, callback)
+        return BilevelRun(self, problem, reference, callback, checkpoints)
 
 
-class BilevelRun:
+class BilevelRun(StagedRun):
     """One run of the solver: ``init``, then ``step`` for each of ``stages``, then ``finish``.
 
     Args:
@@ -215,6 +218,7 @@ class BilevelRun:
         problem: what to solve.
         reference: the dense model.
         callback: receives one record per compiled call.
+        checkpoints: where checkpoints go; ``None`` writes none.
 
     Raises:
         ValueError: the sparsity leaves a layer empty where that cuts the network.
@@ -226,12 +230,9 @@ class BilevelRun:
         problem: FairPruningProblem,
         reference: Reference,
         callback: Callback,
+        checkpoints: Checkpoints | None = None,
     ):
-        self.options, self.problem, self.reference = options, problem, reference
-        self.budget = Budget.of(problem.layers, options.granularity, options.budget)
-        self.budget.keep(options.sparsity)  # refuses what cannot be reached, before any work
-        self.costs = Costs()
-        self.report = Report(callback, self.costs)
+        super().__init__(options, problem, reference, callback, checkpoints)
         self.feed = Feed(problem, reference, options.seed, options.batch_size)
         self.constraints = self._enforced()
         self.measures = bool(self.constraints)
@@ -244,7 +245,6 @@ class BilevelRun:
         )
         self.schedule = CubicSchedule(options.sparsity, options.budget_share)
         self._plan()
-        self.stage = 0
         self._kept: dict[str, int] | None = None
 
     def _enforced(self) -> tuple[Constraint, ...]:
@@ -318,10 +318,11 @@ class BilevelRun:
             options.constrain_masks,
             options.constrain_weights,
         )
+        self._whole_step = self.outer_step
         self._segment = Compiled(self.outer_step.many, self.costs)
         self._network = jax.jit(self.outer_step.network)
         self._loop = WeightLoop(steps, self.costs, options.violation_every)
-        self.stage, self._kept = 0, None
+        self.stage, self._kept, self.retreats.made = 0, None, 0
         keep = masks.as_counts(self.budget.keep(self.sparsity))
         scores = relaxation.start(scores, self.budget, keep)
         weights = steps.init(_trees.copy(dense.params), _trees.copy(dense.state), key)
@@ -360,14 +361,45 @@ class BilevelRun:
         done = self.schedule(max(self.stage, 1) / self.stages)
         return hard_masks(self.budget, state.scores, done)
 
+    def place(self) -> dict[str, Any]:
+        """What the run has changed beside the state, plain JSON."""
+        return {**super().place(), "kept": self._kept}
+
+    def go_to(self, place: dict[str, Any]) -> None:
+        """Be where ``place`` was told."""
+        super().go_to(place)
+        self._kept = place["kept"]
+
+    def use_smaller_steps(self) -> None:
+        """Of scores, weights and multipliers."""
+        scale, whole = self.retreats.scale, self._whole_step
+        steps = dataclasses.replace(
+            whole.steps,
+            optimizer=smaller(whole.steps.optimizer, scale),
+            dual_rule=smaller(whole.steps.dual_rule, scale),
+        )
+        outer = smaller(whole.outer, scale)
+        self.outer_step = dataclasses.replace(whole, steps=steps, outer=outer)
+        self._segment = Compiled(self.outer_step.many, self.costs)
+
     def step(self, state: BilevelState) -> BilevelState:
         """One stage: move the budget, refresh statistics, run one compiled call.
 
         ``state`` is donated: use the one that comes back.
 
         Raises:
-            DivergenceError: the loss is not finite.
+            DivergenceError: the loss is not finite or exploded, with smaller steps too.
         """
+
+        def network(state: BilevelState) -> Network:
+            now = jnp.asarray(self.stage * self.stage_steps / self.outer_steps, jnp.float32)
+            keep = masks.as_counts(self.budget.keep(self.sparsity))
+            z = self._network(state.scores, state.weights.params, keep, now)
+            return Network(z, state.weights.model_state)
+
+        return self.retrying(state, self._stage, network, self.stage * self.stage_steps)
+
+    def _stage(self, state: BilevelState) -> BilevelState:
         options, problem, feed = self.options, self.problem, self.feed
         sparsity, count = self.sparsity, self.stage_steps
         kept = self.budget.keep(sparsity)
@@ -383,7 +415,6 @@ class BilevelRun:
                 duals=self.outer_step.steps.emptied(weights.duals),
             )
             self._kept = kept
-        last_good = Network(z, _trees.copy(weights.model_state))
         each = inner_steps(options.hypergradient)
         fit = feed.take(problem.roles["fit"], STREAM_FIT, count * each)
         select = feed.take(self.select_rows, STREAM_SELECT, count)
@@ -397,11 +428,11 @@ class BilevelRun:
             state._replace(weights=weights), fit, select, duals, keep, progress
         )
         left = (state.weights.params, state.weights.model_state, state.scores)
-        check_finite(log.weights, left, "bilevel", first, last_good)
-        self.stage += 1
+        check_finite(log.weights, left, "bilevel", first, classes=len(problem.data.classes))
         z = self._network(state.scores, state.weights.params, keep, progress[-1])
         record = tune_record(problem, Network(z, state.weights.model_state), self.reference)
-        check_judged(record, "bilevel", first + count, last_good)
+        check_judged(record, "bilevel", first + count)
+        self.stage += 1
         self.report.write(
             "bilevel",
             first + count,
@@ -442,7 +473,8 @@ class BilevelRun:
             steps=self.fine_steps,
             report=self.report,
             sparsity=options.sparsity,
-            look=watch.look if self.measures_late else None,
+            watch=watch if self.measures_late else None,
+            activity=self.activity("finetune"),
         )
         last = weights if self.measures_late else state.weights
         return Solution(
@@ -458,8 +490,9 @@ class BilevelRun:
             options.sparsity,
             self.costs,
             self.report.history,
-            self.report.guard_warnings(),
+            self.report.warnings(),
             watch.assess(network) if self.measures_late else None,
+            tuple(self.report.rollbacks),
         )
 
 
@@ -479,6 +512,7 @@ def solve(
     dense: Reference | Network | None = None,
     callback: Callback = lambda record: None,
     dense_steps: int | None = None,
+    checkpoints: Checkpoints | str | Path | None = None,
     **options: Any,
 ) -> Solution:
     """Make a model sparse and fair: train it densely if need be, then run the bilevel solver.
@@ -488,22 +522,33 @@ def solve(
         dense: the dense model, if there is one: a ``Reference`` or a ``Network`` of parameters.
         callback: receives one record per compiled call.
         dense_steps: gradient steps of the dense model, where it is trained here.
+        checkpoints: where checkpoints go, a folder or ``fb.records.Checkpoints``; where there are
+            some of the same problem and options the run goes on from them. They stay when it ends:
+            ``Checkpoints.discard`` removes them.
         **options: fields of ``BilevelSolver``: ``sparsity``, ``inner_optimizer``, ...
 
     Raises:
-        DivergenceError: the loss is not finite.
+        DivergenceError: the loss is not finite or exploded, with smaller steps too.
+        CheckpointError: the checkpoints are of another run, or cannot be written.
         ValueError: an option outside its range.
     """
     solver = BilevelSolver(**options)
     Budget.of(problem.layers, solver.granularity, solver.budget).keep(solver.sparsity)
-    if dense is None:
-        dense = train_dense(
-            problem,
-            steps=dense_steps,
-            batch_size=solver.batch_size,
-            seed=solver.seed,
-            callback=callback,
-        )
-    elif isinstance(dense, Network):
-        dense = problem.refer(dense)
-    return solver.run(problem, dense, callback=callback)
+    if isinstance(checkpoints, (str, Path)):
+        checkpoints = Checkpoints(Path(checkpoints))
+    try:
+        if dense is None:
+            dense = train_dense(
+                problem,
+                steps=dense_steps,
+                batch_size=solver.batch_size,
+                seed=solver.seed,
+                callback=callback,
+                checkpoints=checkpoints,
+            )
+        elif isinstance(dense, Network):
+            dense = problem.refer(dense)
+        return solver.run(problem, dense, callback=callback, checkpoints=checkpoints)
+    finally:
+        if checkpoints is not None:
+            checkpoints.close()

@@ -2,6 +2,13 @@
 
 from fairbilevel.train._batches import Batch, gather, stream_rows
 from fairbilevel.train._dense import dense_start, dense_steps, train_dense
+from fairbilevel.train._divergence import (
+    RETREATS,
+    DivergenceError,
+    Retreats,
+    check_finite,
+    smaller,
+)
 from fairbilevel.train._feasibility import INFEASIBLE, Feasibility, Reached, Watch
 from fairbilevel.train._loop import (
     FORWARD_COST,
@@ -14,16 +21,15 @@ from fairbilevel.train._loop import (
     Callback,
     Compiled,
     Costs,
-    DivergenceError,
     Feed,
     Report,
     TuneRecord,
     WeightLoop,
-    check_finite,
     check_judged,
     dual_batches,
     masked,
     maybe_dual_step,
+    rollback_warnings,
     run_weights,
     settled_statistics,
     tune_record,
@@ -38,6 +44,7 @@ from fairbilevel.train._solution import (
     multiplier_record,
     recalibration_cost,
 )
+from fairbilevel.train._staged import StagedRun
 from fairbilevel.train._steps import DualState, StepLog, Steps, WeightState, frozen
 
 __all__ = [
@@ -45,6 +52,7 @@ __all__ = [
     "INFEASIBLE",
     "RECALIBRATION_BATCHES",
     "REFRESH_BATCHES",
+    "RETREATS",
     "SCORE_RULES",
     "STREAM_DUALS",
     "STREAM_FIT",
@@ -62,7 +70,9 @@ __all__ = [
     "Feed",
     "Reached",
     "Report",
+    "Retreats",
     "Solution",
+    "StagedRun",
     "StepLog",
     "Steps",
     "TuneRecord",
@@ -82,11 +92,13 @@ __all__ = [
     "maybe_dual_step",
     "multiplier_record",
     "recalibration_cost",
+    "rollback_warnings",
     "run_weights",
     "scale_by_global_rms",
     "score_descent",
     "settled_statistics",
     "sgd",
+    "smaller",
     "stream_rows",
     "train_dense",
     "tune_record",

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import optax
 
 from fairbilevel.problem import FairPruningProblem, Network, Reference
+from fairbilevel.records import Checkpoints
+from fairbilevel.train._expected import data_expected
 from fairbilevel.train._loop import (
     Best,
     Callback,
@@ -38,6 +40,7 @@ def train_dense(
     seed: int = 0,
     callback: Callback = lambda record: None,
     costs: Costs | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> Reference:
     """Train the dense model on fit, stopped early on tune, and record its outcome on every row.
 
@@ -50,9 +53,11 @@ def train_dense(
         seed: of the initial weights and the order of rows.
         callback: receives a record every twentieth of the steps.
         costs: where time and gradient evaluations are booked.
+        checkpoints: where checkpoints go, and where training goes on from if there are any.
 
     Raises:
-        DivergenceError: the loss is not finite.
+        DivergenceError: the loss is not finite or exploded, with smaller steps too.
+        Interrupted: a stop was asked, and a checkpoint written.
     """
     steps = dense_steps(problem, batch_size) if steps is None else steps
     segments = min(20, steps)
@@ -63,7 +68,13 @@ def train_dense(
     init_key, key = jax.random.split(jax.random.key(seed))
     params, model_state = problem.model.init(init_key)
     before = costs.gradient_evaluations
-    best = Best()
+    best, report = Best(), Report(callback, costs)
+    activity = None
+    if checkpoints is not None:
+        asked: dict[str, float] = {"steps": steps, "batch_size": batch_size, "seed": seed}
+        if optimizer is None:
+            asked["learning_rate"] = learning_rate
+        activity = checkpoints.activity("dense", {**data_expected(problem), **asked})
     run_weights(
         WeightLoop(pure, costs),
         Feed(problem, None, seed, batch_size),
@@ -74,13 +85,14 @@ def train_dense(
         dual_rows=None,
         steps=steps,
         segments=segments,
-        report=Report(callback, costs),
+        report=report,
         best=best,
         sparsity_at=lambda segment: 0.0,
+        activity=activity,
     )
     assert best.network is not None
     reference = problem.refer(best.network, costs.gradient_evaluations - before)
-    return dataclasses.replace(reference, seed=seed)
+    return dataclasses.replace(reference, seed=seed, rollbacks=tuple(report.rollbacks))
 
 
 def dense_start(problem: FairPruningProblem, reference: Reference) -> Network | None:

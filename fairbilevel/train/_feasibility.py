@@ -105,6 +105,20 @@ class Watch:
         self._looks.append(self._measure(network))
         self._multipliers.append(tuple(np.asarray(m) for m in duals.multipliers))
 
+    def state(self) -> dict[str, Any]:
+        """All looks so far, plain JSON."""
+        return {
+            "looks": [[m._asdict() for m in look] for look in self._looks],
+            "multipliers": [[np.asarray(m).tolist() for m in each] for each in self._multipliers],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over the looks of a former process."""
+        self._looks[:] = [[Measurement(**m) for m in look] for look in state["looks"]]
+        self._multipliers[:] = [
+            tuple(np.asarray(m, np.float32) for m in each) for each in state["multipliers"]
+        ]
+
     def assess(self, network: Network) -> Feasibility:
         """How far each constraint got, ending with ``network``."""
         problem, last = self.problem, self._measure(network)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +16,15 @@ from jaxtyping import Array, Int
 
 from fairbilevel import _trees, _xla, fairness
 from fairbilevel.problem import FairPruningProblem, Network, Reference
+from fairbilevel.records import Activity
 from fairbilevel.train._batches import Batch, gather, stream_rows
+from fairbilevel.train._divergence import (
+    DivergenceError,
+    Retreats,
+    check_finite,
+    smaller,
+)
+from fairbilevel.train._feasibility import Watch
 from fairbilevel.train._steps import DualState, StepLog, Steps, WeightState
 
 # Streams of rows: one number each, so that no two of a run share their order.
@@ -24,23 +34,6 @@ STREAM_SCORES = 4  # the last: a method that scores several sets of rows counts 
 FORWARD_COST = 1 / 3  # of a gradient evaluation: forward and backward is 1
 
 Callback = Callable[[dict[str, Any]], None]
-
-
-class DivergenceError(ValueError):
-    """The loss is no longer finite.
-
-    Attributes:
-        phase: phase of the run.
-        step: step within the phase, from 1.
-        last_good: the network before the segment that diverged, and its masks, if any.
-    """
-
-    def __init__(self, phase: str, step: int, last_good: Any):
-        self.phase, self.step, self.last_good = phase, step, last_good
-        super().__init__(
-            f"the loss is not finite at step {step} of the {phase} phase: lower the learning rate "
-            "or look for extreme values in the inputs; the last good state was kept"
-        )
 
 
 @dataclass
@@ -56,6 +49,11 @@ class Costs:
     gradient_evaluations: float = 0.0
     seconds: float = 0.0
     compile_seconds: float = 0.0
+
+    def restore(self, state: dict[str, float]) -> None:
+        """Take over what a former process had spent (``dataclasses.asdict``)."""
+        for name, value in state.items():
+            setattr(self, name, value)
 
 
 @dataclass
@@ -91,32 +89,7 @@ def masked(factors: Any, params: Any) -> Any:
     return jax.tree.map(lambda m, p: m * p, factors, params)
 
 
-def check_finite(
-    log: StepLog, values: Any, phase: str, first_step: int, last_good: Network
-) -> None:
-    """Refuse a segment that diverged.
-
-    Args:
-        log: of the segment's steps.
-        values: what the segment left behind (weights, statistics, scores): a last step can spoil
-            them although its own loss was still finite.
-        phase: phase of the run.
-        first_step: steps done before the segment.
-        last_good: the network before the segment.
-
-    Raises:
-        DivergenceError: naming the first step whose loss, or whose outcome, is not finite.
-    """
-    losses = np.asarray(log.loss)
-    bad = np.flatnonzero(~np.isfinite(losses))
-    if len(bad):
-        raise DivergenceError(phase, first_step + int(bad[0]) + 1, last_good)
-    if not bool(_all_finite(values)):
-        # The loss of the step that would come next.
-        raise DivergenceError(phase, first_step + len(losses) + 1, last_good)
-
-
-def check_judged(record: TuneRecord, phase: str, step: int, last_good: Network) -> None:
+def check_judged(record: TuneRecord, phase: str, step: int) -> None:
     """Refuse finite weights whose logits on tune are not: the next loss would show it.
 
     Raises:
@@ -124,13 +97,7 @@ def check_judged(record: TuneRecord, phase: str, step: int, last_good: Network) 
     """
     loss = record.log["loss"]
     if loss is not None and not np.isfinite(loss):
-        raise DivergenceError(phase, step, last_good)
-
-
-@jax.jit
-def _all_finite(tree: Any) -> Array:
-    leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves]))
+        raise DivergenceError(phase, step)
 
 
 class Feed:
@@ -158,6 +125,14 @@ class Feed:
         count = steps * self.batch_size
         self._position[stream] = start + count
         return stream_rows(rows, self.seed, stream, start, count).reshape(steps, self.batch_size)
+
+    def state(self) -> dict[str, int]:
+        """Position of every stream, plain JSON."""
+        return {str(stream): position for stream, position in self._position.items()}
+
+    def restore(self, state: dict[str, int]) -> None:
+        """Go to where another feed was."""
+        self._position = {int(stream): position for stream, position in state.items()}
 
     def take(self, rows: Int[np.ndarray, " n"], stream: int, steps: int) -> Batch:
         """The next ``steps`` batches of a stream: leaves ``[steps, batch, ...]``."""
@@ -223,10 +198,19 @@ class WeightLoop:
     def __init__(
         self, steps: Steps, costs: Costs, violation_every: int = 1, *, joint: bool = False
     ):
-        self.steps, self.costs, self.every = steps, costs, violation_every
+        self.steps, self.costs, self.every, self.joint = steps, costs, violation_every, joint
         self._step = steps.joint_step if joint else steps.weight_step
         self._segment = Compiled(self.many, costs)
         self._refresh = Compiled(self._run_refresh, costs)
+
+    def smaller(self, scale: float) -> WeightLoop:
+        """The same loop with the steps of weights and multipliers scaled."""
+        steps = dataclasses.replace(
+            self.steps,
+            optimizer=smaller(self.steps.optimizer, scale),
+            dual_rule=smaller(self.steps.dual_rule, scale),
+        )
+        return WeightLoop(steps, self.costs, self.every, joint=self.joint)
 
     def many(
         self, state: WeightState, factors: Any, batches: Batch, dual_batches: Batch | None
@@ -281,12 +265,13 @@ class Best:
     score: float = -np.inf
     network: Network | None = None
 
-    def offer(self, record: TuneRecord, network: Network) -> None:
-        """Keep a copy of ``network`` if it is at least as good."""
+    def offer(self, record: TuneRecord, network: Network) -> float:
+        """Keep a copy of ``network`` if it is at least as good; its score."""
         score = record.accuracy - sum(max(v - record.noise, 0.0) for v in record.violations)
         if score >= self.score:
             self.score = score
             self.network = Network(_trees.copy(network.params), _trees.copy(network.state))
+        return score
 
 
 @dataclass(frozen=True)
@@ -349,9 +334,13 @@ def run_weights(
     sparsity_at: Callable[[int], float | None],
     steps_before: int = 0,
     steps_after: int = 0,
-    look: Callable[[Network, DualState], None] | None = None,
+    watch: Watch | None = None,
+    activity: Activity | None = None,
 ) -> WeightState:
     """Train weights for ``steps`` steps in ``segments`` compiled calls.
+
+    A segment that diverges is taken back and run again with smaller steps, a bounded number of
+    times.
 
     Args:
         loop: the compiled steps.
@@ -368,33 +357,48 @@ def run_weights(
         sparsity_at: sparsity of a segment, for the log.
         steps_before: steps of the same phase already done, for the log.
         steps_after: steps of the same phase still to come, for the log.
-        look: sees the network and the multipliers after each segment.
+        watch: sees the network and the multipliers after each segment.
+        activity: its checkpoints, gone on from where there are any; ``None`` writes none.
 
     Raises:
-        DivergenceError: the loss is not finite.
+        DivergenceError: the loss is not finite or exploded, with smaller steps too.
+        Interrupted: a stop was asked, and a checkpoint written.
     """
     length = -(-steps // segments)
-    for segment in range(segments):
+    place = _Place(feed, report, Best() if best is None else best, watch)
+    smaller_loop = loop
+    if activity is not None and (found := activity.resume(lambda a: place.like(state, a))):
+        state = place.restore(*found)
+        smaller_loop = loop.smaller(place.retreats.scale) if place.retreats.made else loop
+    while place.segment < segments:
+        segment = place.segment
+        before = steps_before + segment * length
         factors = factors_at(segment, state)
         # New arrays: what is donated below is gone afterwards.
-        last_good = Network(masked(factors, state.params), _trees.copy(state.model_state))
-        batches = feed.take(rows, STREAM_FIT, length)
-        duals = None
-        if dual_rows is not None:
-            duals = feed.take(dual_rows, STREAM_DUALS, dual_batches(length, loop.every))
-        state, log = loop.segment(state, factors, batches, duals)
-        left = (state.params, state.model_state)
-        check_finite(log, left, phase, steps_before + segment * length, last_good)
-        network = Network(masked(factors, state.params), state.model_state)
-        record = tune_record(loop.steps.problem, network, feed.reference)
-        check_judged(record, phase, steps_before + (segment + 1) * length, last_good)
-        if best is not None:
-            best.offer(record, network)
-        if look is not None:
-            look(network, state.duals)
+        good, position = _trees.copy(state), feed.state()
+        try:
+            batches = feed.take(rows, STREAM_FIT, length)
+            duals = None
+            if dual_rows is not None:
+                duals = feed.take(dual_rows, STREAM_DUALS, dual_batches(length, loop.every))
+            state, log = smaller_loop.segment(state, factors, batches, duals)
+            left = (state.params, state.model_state)
+            check_finite(log, left, phase, before, classes=len(feed.problem.data.classes))
+            network = Network(masked(factors, state.params), state.model_state)
+            record = tune_record(loop.steps.problem, network, feed.reference)
+            check_judged(record, phase, before + length)
+        except DivergenceError as error:
+            error.last_good = Network(masked(factors, good.params), good.model_state)
+            report.rollbacks.append(place.retreats.retreat(error, before))
+            smaller_loop, state = loop.smaller(place.retreats.scale), good
+            feed.restore(position)
+            continue
+        score = None if best is None else best.offer(record, network)
+        if watch is not None:
+            watch.look(network, state.duals)
         report.write(
             phase,
-            steps_before + (segment + 1) * length,
+            before + length,
             steps_before + segments * length + steps_after,
             log,
             record,
@@ -402,7 +406,52 @@ def run_weights(
             state.duals,
             sparsity_at(segment),
         )
+        place.segment += 1
+        if activity is not None:
+            last = place.segment == segments
+            tree = functools.partial(place.tree, state)
+            activity.save(place.segment, tree, place.about, last=last, score=score)
     return state
+
+
+@dataclass
+class _Place:
+    """Where a training of weights is, beside its state: what a checkpoint has to hold."""
+
+    feed: Feed
+    report: Report
+    best: Best
+    watch: Watch | None
+    retreats: Retreats = field(default_factory=Retreats)
+    segment: int = 0
+
+    def tree(self, state: WeightState) -> Any:
+        network = self.best.network
+        return state, () if network is None else (network.params, network.state)
+
+    def like(self, state: WeightState, about: dict[str, Any]) -> Any:
+        return state, (state.params, state.model_state) if about["best"] is not None else ()
+
+    def about(self) -> dict[str, Any]:
+        return {
+            "segment": self.segment,
+            "best": None if self.best.network is None else self.best.score,
+            "feed": self.feed.state(),
+            "report": self.report.state(),
+            "watch": None if self.watch is None else self.watch.state(),
+            "retreats": self.retreats.made,
+        }
+
+    def restore(self, tree: Any, about: dict[str, Any]) -> WeightState:
+        state, best = tree
+        self.segment, self.retreats.made = about["segment"], about["retreats"]
+        if about["best"] is not None:
+            self.best.score, self.best.network = about["best"], Network(*best)
+        self.feed.restore(about["feed"])
+        self.report.restore(about["report"])
+        if self.watch is not None:
+            self.watch.restore(about["watch"])
+        return state
 
 
 @dataclass
@@ -419,16 +468,39 @@ class Report:
     history: list[dict[str, Any]] = field(default_factory=list)
     guard_steps: float = 0.0
     steps: int = 0
+    rollbacks: list[dict[str, Any]] = field(default_factory=list)
 
-    def guard_warnings(self) -> tuple[str, ...]:
-        """What a reader should know of the guard against negative group weights, if it acted."""
-        if not self.guard_steps:
-            return ()
-        share = self.guard_steps / self.steps
-        return (
-            f"the guard against negative group weights was active in {100 * share:.0f} % of the "
-            "steps: the multipliers ask for more than can be taken from the better-off groups",
-        )
+    def warnings(self) -> tuple[str, ...]:
+        """What a reader should know: the guard against negative group weights, and rollbacks."""
+        said = []
+        if self.guard_steps:
+            share = self.guard_steps / self.steps
+            said.append(
+                f"the guard against negative group weights was active in {100 * share:.0f} % of "
+                "the steps: the multipliers ask for more than can be taken from the better-off "
+                "groups"
+            )
+        return (*said, *rollback_warnings(self.rollbacks))
+
+    def state(self) -> dict[str, Any]:
+        """All of it, plain JSON."""
+        return {
+            "history": self.history,
+            "guard_steps": self.guard_steps,
+            "steps": self.steps,
+            "rollbacks": self.rollbacks,
+            "costs": dataclasses.asdict(self.costs),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over from a former process: records not handed on here yet are handed on now."""
+        fresh = state["history"][len(self.history) :]
+        self.history.extend(fresh)
+        self.guard_steps, self.steps = state["guard_steps"], state["steps"]
+        self.rollbacks[:] = state["rollbacks"]
+        self.costs.restore(state["costs"])
+        for entry in fresh:
+            self.callback(entry)
 
     def write(
         self,
@@ -470,6 +542,15 @@ class Report:
             self.steps += len(np.asarray(log.guard))
         self.history.append(entry)
         self.callback(entry)
+
+
+def rollback_warnings(rollbacks: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+    """A sentence for each time a run went back."""
+    return tuple(
+        f"the loss was {r['loss']} at step {r['step']} of the {r['phase']} phase: the run went "
+        f"back to step {r['back_to']} and on with steps of {r['step_scale']:g} times the size"
+        for r in rollbacks
+    )
 
 
 def _rounded(labels: list[str], values: np.ndarray) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,8 @@ from fairbilevel import masks
 from fairbilevel.fairness import Constraint
 from fairbilevel.masks import Budget, Masks
 from fairbilevel.problem import FairPruningProblem, Network, Reference
-from fairbilevel.train._feasibility import Feasibility
+from fairbilevel.records import Activity
+from fairbilevel.train._feasibility import Feasibility, Watch
 from fairbilevel.train._loop import (
     FORWARD_COST,
     STREAM_REFRESH,
@@ -51,6 +52,8 @@ class Solution:
         history: the records of ``metrics.jsonl``.
         warnings: sentences a reader should know.
         feasibility: how far the constraints got, if any were enforced.
+        rollbacks: each time the loss diverged and the run went back: ``phase``, ``step``,
+            ``back_to``, ``loss``, ``step_scale``.
     """
 
     method: str
@@ -67,6 +70,7 @@ class Solution:
     history: list[dict[str, Any]]
     warnings: tuple[str, ...] = ()
     feasibility: Feasibility | None = None
+    rollbacks: tuple[dict[str, Any], ...] = ()
 
     def logits(self, inputs: Any) -> Float[np.ndarray, "rows classes"]:
         """Logits of new rows in the form the data came in (a table's columns, raw images)."""
@@ -122,7 +126,8 @@ def fine_tune(
     report: Report,
     sparsity: float,
     steps_before: int = 0,
-    look: Callable[[Network, DualState], None] | None = None,
+    watch: Watch | None = None,
+    activity: Activity | None = None,
 ) -> tuple[Network, WeightState]:
     """Train the kept weights under fixed masks, stop early on tune, recalibrate statistics.
 
@@ -150,7 +155,8 @@ def fine_tune(
             best=best,
             sparsity_at=lambda segment: sparsity,
             steps_before=steps_before,
-            look=look,
+            watch=watch,
+            activity=activity,
         )
     if best.network is None:
         best.network = Network(masked(factors, state.params), state.model_state)

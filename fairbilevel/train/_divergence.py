@@ -1,0 +1,142 @@
+"""What happens when the loss is no longer finite, or explodes: back, and on with smaller steps.
+
+A bounded number of times, and on the record; then the run stops with its diagnosis.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array
+
+from fairbilevel.train._steps import StepLog
+
+RETREATS = 4  # in one activity of a run, then it stops
+SMALLER = 1 / 4  # of the steps before, at each
+EXPLODED = 1000.0  # times the loss of guessing: nothing that learns gets there
+
+
+class DivergenceError(ValueError):
+    """The loss is no longer finite, or exploded, and smaller steps did not help.
+
+    Attributes:
+        phase: phase of the run.
+        step: step within the phase, from 1.
+        last_good: the network before the segment that diverged, and its masks, if any.
+    """
+
+    def __init__(self, phase: str, step: int, last_good: Any = None, loss: float = math.nan):
+        self.phase, self.step, self.last_good, self.loss = phase, step, last_good, loss
+        self.retreats = 0
+        super().__init__(phase, step)
+
+    def __str__(self) -> str:
+        again = (
+            f" ({self.retreats} returns to it with smaller and smaller steps did not help)"
+            if self.retreats
+            else ""
+        )
+        return (
+            f"the loss is {self.what} at step {self.step} of the {self.phase} phase: lower the "
+            f"learning rate or look for extreme values in the inputs; the last good state was kept"
+            f"{again}"
+        )
+
+    @property
+    def what(self) -> str:
+        """What the loss is."""
+        return f"exploding ({self.loss:.3g})" if math.isfinite(self.loss) else "not finite"
+
+
+def check_finite(
+    log: StepLog, values: Any, phase: str, first_step: int, *, classes: int | None = None
+) -> None:
+    """Refuse a segment that diverged.
+
+    Args:
+        log: of the segment's steps.
+        values: what the segment left behind (weights, statistics, scores): a last step can spoil
+            them although its own loss was still finite.
+        phase: phase of the run.
+        first_step: steps done before the segment.
+        classes: number of classes; where given, a mean loss of more than a thousand times that of
+            guessing counts as diverged too.
+
+    Raises:
+        DivergenceError: naming the first step whose loss, or whose outcome, is not finite.
+    """
+    losses = np.asarray(log.loss)
+    bad = np.flatnonzero(~np.isfinite(losses))
+    if len(bad):
+        raise DivergenceError(phase, first_step + int(bad[0]) + 1)
+    if not bool(_all_finite(values)):
+        # The loss of the step that would come next.
+        raise DivergenceError(phase, first_step + len(losses) + 1)
+    if classes is not None:
+        limit = EXPLODED * math.log(max(classes, 2))
+        if losses.mean() > limit:
+            large = int(np.flatnonzero(losses > limit)[0])
+            raise DivergenceError(phase, first_step + large + 1, loss=float(losses[large]))
+
+
+@jax.jit
+def _all_finite(tree: Any) -> Array:
+    leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves]))
+
+
+def smaller(rule: optax.GradientTransformation, scale: float) -> optax.GradientTransformation:
+    """``rule`` with its updates scaled, its state as it is."""
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        updates, state = rule.update(updates, state, params)
+        return jax.tree.map(lambda u: (u * scale).astype(u.dtype), updates), state
+
+    return optax.GradientTransformation(rule.init, update)
+
+
+@dataclass
+class Retreats:
+    """How often one activity went back, and the scale of its steps since.
+
+    Attributes:
+        made: so many.
+    """
+
+    made: int = 0
+
+    @property
+    def scale(self) -> float:
+        """Of the steps."""
+        return SMALLER**self.made
+
+    def retreat(self, error: DivergenceError, step: int) -> dict[str, Any]:
+        """Once more, or not.
+
+        Args:
+            error: what happened, its ``last_good`` set.
+            step: step of the phase that the run goes back to.
+
+        Returns:
+            What goes on record.
+
+        Raises:
+            DivergenceError: that one, where the retreats are used up.
+        """
+        if self.made == RETREATS:
+            error.retreats = self.made
+            raise error
+        self.made += 1
+        return {
+            "phase": error.phase,
+            "step": error.step,
+            "back_to": step,
+            "loss": error.what,
+            "step_scale": self.scale,
+        }
