@@ -26,7 +26,8 @@ Prune a network and keep its accuracy fair across groups.
 
 commands:
   solve      train, prune under fairness constraints, write a run folder and a report
-             (without options: the bundled digits)
+             (without options: the bundled digits); the same command, or solve --resume RUN, goes on
+             with a run that was killed
   methods    what --method can be: the solver, its relatives and the baselines
   plan       what a solve would do: rows per group and role, what they could certify, time
   frontier   accuracy against the largest gap over --sparsities and --tolerances, other options as
@@ -150,11 +151,11 @@ def _sentence(box: str, name: str) -> str:
     return f"{said}{hint} (`fairbilevel {name} --help` lists the options)"
 
 
-def _configuration(name: str, words: list[str]) -> Any:
-    """Options from the command line over those of ``--config FILE``, if given."""
+def _configuration(name: str, words: list[str], default: Any = None) -> Any:
+    """Options from the command line over those of ``--config FILE`` or ``default``, if given."""
     from fairbilevel.run import Config, read_config
 
-    default, rest = Config(), []
+    default, rest = default or Config(), []
     remaining = iter(words)
     for word in remaining:
         if word == "--config":
@@ -185,26 +186,18 @@ def _console() -> Console:
 
 
 def _solve(words: list[str]) -> int:
-    config = _configuration("solve", words)
-    from fairbilevel import report
-    from fairbilevel.run import make_plan, prepare, run_folder, solve_run
+    from fairbilevel.cli._solve import HELP, resume, solve
 
-    console = _console()
-    path = run_folder(config)
-    prepared = prepare(config)
-    plan = make_plan(prepared)
-    _print_plan(console, prepared, plan)
-    from fairbilevel.cli._progress import Progress
+    if {"-h", "--help"} & set(words):
+        print(HELP)
+    options, rest = _taken(words, {"resume": ""})
+    if options["resume"]:
+        from fairbilevel.run import stored_config
 
-    with Progress(console, sum(plan.gradient_evaluations.values())) as progress:
-        result = solve_run(prepared, path, progress)
-    console.print()
-    console.print(report.summary_table(result))
-    for warning in result["warnings"]:
-        console.print(f"note: {warning}", highlight=False)
-    console.print(f"\nreport: {path / 'report.html'}", highlight=False, soft_wrap=True)
-    console.print(f"model:  {path / 'model'}", highlight=False, soft_wrap=True)
-    return 0
+        path = Path(options["resume"])
+        stored = stored_config(path)
+        return resume(path, stored, _configuration("solve", rest, stored), _console(), _print_plan)
+    return solve(_configuration("solve", rest), _console(), _print_plan)
 
 
 def _taken(words: list[str], names: dict[str, str]) -> tuple[dict[str, str], list[str]]:

@@ -21,7 +21,9 @@ from fairbilevel.records._folder import (
     ANALYSIS,
     ANALYSIS_TABLE,
     CERTIFICATE,
+    CHECKPOINTS,
     CONFIG,
+    EVENTS,
     METRICS,
     MODEL,
     RESULT,
@@ -32,12 +34,16 @@ from fairbilevel.records._folder import (
     is_run_folder,
     read_result,
 )
+from fairbilevel.records._lock import LOCK, is_locked, locked
 
 __all__ = [
     "ANALYSIS",
     "ANALYSIS_TABLE",
     "CERTIFICATE",
+    "CHECKPOINTS",
     "CONFIG",
+    "EVENTS",
+    "LOCK",
     "METRICS",
     "MODEL",
     "RESULT",
@@ -52,7 +58,9 @@ __all__ = [
     "check_completed",
     "check_run_folder",
     "differences",
+    "is_locked",
     "is_run_folder",
+    "locked",
     "read_arrays",
     "read_json",
     "read_json_lines",

@@ -93,11 +93,12 @@ class JsonLines:
     """Append-only JSON lines, flushed one by one.
 
     Args:
-        path: file to create.
+        path: file to write.
+        append: go on behind what is there, in place of creating it anew.
     """
 
-    def __init__(self, path: Path):
-        self._stream = path.open("w", encoding="utf-8")
+    def __init__(self, path: Path, *, append: bool = False):
+        self._stream = path.open("a" if append else "w", encoding="utf-8")
 
     def write(self, record: Any) -> None:
         """Append one record."""

@@ -11,6 +11,7 @@ SCHEMA_VERSION = 1
 CONFIG, METRICS, RESULT, MODEL = "config.json", "metrics.jsonl", "result.json", "model"
 ROWS, CERTIFICATE = "rows.npz", "certificate.json"
 ANALYSIS, ANALYSIS_TABLE = "analysis.json", "analysis.csv"
+EVENTS, CHECKPOINTS = "events.jsonl", "checkpoints"
 
 
 def is_run_folder(path: Path) -> bool:
@@ -32,7 +33,10 @@ def check_run_folder(path: Path) -> None:
             "writes them"
         )
     if not (path / RESULT).is_file():
-        raise RecordError(f"the run in {path} did not finish: it has no {RESULT}")
+        raise RecordError(
+            f"the run in {path} did not finish: it has no {RESULT} "
+            f"(`fairbilevel solve --resume {path}` goes on with it)"
+        )
 
 
 def check_completed(path: Path, result: dict[str, Any]) -> None:

@@ -17,7 +17,8 @@ from fairbilevel.run._frontier import frontier_run
 from fairbilevel.run._plan import Plan, make_plan
 from fairbilevel.run._prepare import Prepared, model_choice, prepare, read_data
 from fairbilevel.run._result import command, machine, versions
-from fairbilevel.run._solve import make_baseline, make_solver, make_system, run_folder, solve_run
+from fairbilevel.run._resume import check_resumable, is_unfinished, run_folder, stored_config
+from fairbilevel.run._solve import make_baseline, make_solver, make_system, solve_run
 
 __all__ = [
     "Config",
@@ -29,10 +30,12 @@ __all__ = [
     "analyze_run",
     "certify_run",
     "check_free",
+    "check_resumable",
     "choose_rows",
     "command",
     "evaluate_run",
     "frontier_run",
+    "is_unfinished",
     "load_run",
     "machine",
     "make_baseline",
@@ -48,6 +51,7 @@ __all__ = [
     "solution_line",
     "solution_plane",
     "solve_run",
+    "stored_config",
     "versions",
     "write_analysis",
 ]

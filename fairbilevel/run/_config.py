@@ -157,6 +157,11 @@ class Config:
     """Also run gradual magnitude pruning on the same dense model and budget (unless it is the
     method)."""
 
+    checkpoint_every: float = 30.0
+    """Seconds between two checkpoints; 0 writes one after every compiled call."""
+    checkpoint_keep: int = 2
+    """Newest checkpoints kept of each part of a run, besides its best."""
+
     seed: int = 0
     """Of the roles, initial weights and batches."""
     out: str | None = None
@@ -249,6 +254,13 @@ class Config:
                     f"--{name.replace('_', '-')} must be a finite number of at least 0, "
                     f"got {getattr(self, name)}"
                 )
+        if not 0 <= self.checkpoint_every < float("inf"):
+            raise ValueError(
+                "--checkpoint-every must be a finite number of seconds of at least 0, got "
+                f"{self.checkpoint_every}"
+            )
+        if self.checkpoint_keep < 1:
+            raise ValueError(f"--checkpoint-keep must be at least 1, got {self.checkpoint_keep}")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"--seed must lie in [0, 2^32), got {self.seed}")
 

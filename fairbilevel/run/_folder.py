@@ -19,7 +19,10 @@ from fairbilevel.records import (
     ANALYSIS,
     ANALYSIS_TABLE,
     CERTIFICATE,
+    CHECKPOINTS,
     CONFIG,
+    EVENTS,
+    LOCK,
     METRICS,
     MODEL,
     RESULT,
@@ -47,7 +50,7 @@ def check_free(path: Path, overwrite: bool) -> None:
         return
     if not path.is_dir():
         raise ValueError(f"{path} is a file, not a folder for a run")
-    if not any(path.iterdir()):
+    if all(_is_begun(entry) for entry in path.iterdir()):
         return
     if not is_run_folder(path):
         raise ValueError(f"{path} holds files that are no run: choose an empty or new folder")
@@ -55,24 +58,38 @@ def check_free(path: Path, overwrite: bool) -> None:
         raise ValueError(f"{path} already holds a run: choose another --out or add --overwrite")
 
 
-def claim(path: Path, config: dict[str, Any], overwrite: bool) -> JsonLines:
+def _is_begun(entry: Path) -> bool:
+    """Whether a file is what a run leaves that was killed before it had a configuration."""
+    begun = entry.name == METRICS and entry.is_file() and entry.stat().st_size == 0
+    return begun or entry.name == LOCK or entry.name.startswith(f".{CONFIG}.")
+
+
+def claim(
+    path: Path, config: dict[str, Any], overwrite: bool, *, resume: bool = False
+) -> JsonLines:
     """Start a run folder: ``config.json`` and an open ``metrics.jsonl``.
+
+    A run that is gone on with writes its metrics again, out of its checkpoints.
 
     Raises:
         ValueError: see ``check_free``.
         OSError: the folder cannot be written.
     """
+    if resume:
+        return JsonLines(path / METRICS)
     check_free(path, overwrite)
     if path.exists() and is_run_folder(path):
         # Only what a run writes is removed: whatever else a user keeps there stays.
         # The ledger of looks stays too: rows do not forget that they were looked at.
         written = (RESULT, "report.html", CERTIFICATE, ANALYSIS, ANALYSIS_TABLE, ROWS)
-        for name in (*written, METRICS, CONFIG):
+        for name in (*written, METRICS, EVENTS, CONFIG):
             (path / name).unlink(missing_ok=True)
-        shutil.rmtree(path / MODEL, ignore_errors=True)
+        for name in (MODEL, CHECKPOINTS):
+            shutil.rmtree(path / name, ignore_errors=True)
     path.mkdir(parents=True, exist_ok=True)
-    write_json(path / CONFIG, config)
-    return JsonLines(path / METRICS)
+    lines = JsonLines(path / METRICS)
+    write_json(path / CONFIG, config)  # last: a folder that has it can be gone on with
+    return lines
 
 
 def of_baseline(entry: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from fairbilevel import _trees
 from fairbilevel.fairness import Constraint
 from fairbilevel.problem import REPORTED_ROLES, FairPruningProblem, Network, Reference
 from fairbilevel.records import SCHEMA_VERSION
-from fairbilevel.train import Costs, Solution
+from fairbilevel.train import Costs, Solution, rollback_warnings
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
@@ -107,6 +107,7 @@ def build_result(
     dense_costs: Costs | None = None,
     status: str = "completed",
     diagnosis: str | None = None,
+    typed: str | None = None,
 ) -> dict[str, Any]:
     """The whole of ``result.json``.
 
@@ -117,6 +118,7 @@ def build_result(
         dense_costs: what training the dense model cost, if it was trained here.
         status: ``"completed"`` or ``"diverged"``.
         diagnosis: a sentence, if it diverged.
+        typed: the command that began the run; this process's own by default.
     """
     problem, reference = solution.problem, solution.reference
     dense = evaluate_roles(problem, reference.network, reference)
@@ -139,7 +141,7 @@ def build_result(
         "schema_version": SCHEMA_VERSION,
         "status": status,
         **({} if diagnosis is None else {"diagnosis": diagnosis}),
-        "command": command(),
+        "command": command() if typed is None else typed,
         "method": solution.method,
         "seed": seed,
         "versions": versions(),
@@ -182,5 +184,6 @@ def build_result(
             "compile_seconds": round(sum(c.compile_seconds for c in costs), 3),
             "peak_memory_mb": peak_memory_mb(),
         },
-        "warnings": list(solution.warnings),
+        "rollbacks": [*reference.rollbacks, *solution.rollbacks],
+        "warnings": [*rollback_warnings(reference.rollbacks), *solution.warnings],
     }

@@ -9,11 +9,23 @@ from typing import Any
 from fairbilevel import export, hypergrad, systems
 from fairbilevel.problem import Reference
 from fairbilevel.pruners import GradualMagnitude, Pruner
-from fairbilevel.records import MODEL, RESULT, SCHEMA_VERSION, write_json
+from fairbilevel.records import (
+    CHECKPOINTS,
+    MODEL,
+    RESULT,
+    SCHEMA_VERSION,
+    CheckpointError,
+    Checkpoints,
+    Interrupted,
+    locked,
+    write_json,
+)
 from fairbilevel.run._config import SOLVER_OPTIONS, Config
-from fairbilevel.run._folder import check_free, claim, finish, of_baseline
+from fairbilevel.run._events import Events
+from fairbilevel.run._folder import claim, finish, of_baseline
 from fairbilevel.run._prepare import Prepared
 from fairbilevel.run._result import build_result, command, describe_data, machine, versions
+from fairbilevel.run._resume import stopping
 from fairbilevel.solver import BilevelSolver
 from fairbilevel.train import Callback, Costs, DivergenceError, train_dense
 
@@ -77,27 +89,11 @@ def make_baseline(config: Config) -> GradualMagnitude:
     )
 
 
-def run_folder(config: Config) -> Path:
-    """Where a run goes: ``--out``, or a new folder below ``runs/``.
-
-    Raises:
-        ValueError: ``--out`` holds something that would be lost.
-    """
-    if config.out is not None:
-        check_free(Path(config.out), config.overwrite)
-        return Path(config.out)
-    stem = Path(config.data.split("?")[0].replace("tfds:", "")).stem or "data"
-    what = f"{config.granularity}-{config.sparsity:g}-seed{config.seed}"
-    name = systems.find(config.method).name
-    base = Path("runs") / (f"{stem}-{what}" if name == "bilevel" else f"{stem}-{name}-{what}")
-    path, number = base, 2
-    while path.exists():
-        path, number = base.with_name(f"{base.name}-{number}"), number + 1
-    return path
-
-
 def dense_reference(
-    prepared: Prepared, costs: Costs, callback: Callback = lambda record: None
+    prepared: Prepared,
+    costs: Costs,
+    callback: Callback = lambda record: None,
+    checkpoints: Checkpoints | None = None,
 ) -> Reference:
     """The dense model that was given, or one trained as configured.
 
@@ -105,9 +101,10 @@ def dense_reference(
         prepared: the problem.
         costs: where training is booked; untouched where the model was given.
         callback: receives the records of the training.
+        checkpoints: where checkpoints go, and where training goes on from.
 
     Raises:
-        DivergenceError: the loss is not finite.
+        DivergenceError: the loss is not finite or exploded, with smaller steps too.
     """
     config, problem = prepared.config, prepared.problem
     if prepared.dense is not None:
@@ -120,46 +117,93 @@ def dense_reference(
         seed=config.seed,
         callback=callback,
         costs=costs,
+        checkpoints=checkpoints,
     )
 
 
 def solve_run(
-    prepared: Prepared, path: Path, progress: Callable[[dict[str, Any]], None]
+    prepared: Prepared,
+    path: Path,
+    progress: Callable[[dict[str, Any]], None],
+    *,
+    resume: bool = False,
+    say: Callable[[str], None] = lambda sentence: None,
 ) -> dict[str, Any]:
     """Train, solve, compare, and write the run folder.
 
+    Checkpoints go below ``path/checkpoints`` until the run ends. SIGTERM and Ctrl-C end it after
+    the next one.
+
     Args:
         prepared: the problem.
-        path: the run folder, free or to be overwritten.
+        path: the run folder, free or to be overwritten, or with a run to go on with.
         progress: receives every record of ``metrics.jsonl``.
+        resume: go on with the unfinished run in the folder.
+        say: is told what a user should know.
 
     Returns:
         The result.
 
     Raises:
-        DivergenceError: the loss is not finite; the folder then holds a result of status
-            ``diverged`` and the last good network in ``model/last_good.npz``.
+        DivergenceError: the loss is not finite or exploded, with smaller steps too; the folder then
+            holds a result of status ``diverged`` and the last good network in
+            ``model/last_good.npz``.
+        Interrupted: a signal asked to stop, and a checkpoint was written.
+        CheckpointError: a checkpoint cannot be written, or those there are of another run.
         ValueError: the masks cut the network; the result's status is ``failed``.
         OSError: the folder cannot be written.
     """
+    with locked(path):
+        return _solve_locked(prepared, path, progress, resume, say)
+
+
+def _solve_locked(
+    prepared: Prepared,
+    path: Path,
+    progress: Callable[[dict[str, Any]], None],
+    resume: bool,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
     config, problem = prepared.config, prepared.problem
-    lines = claim(path, config.to_json(), config.overwrite)
+    lines = claim(path, config.to_json(), config.overwrite, resume=resume)
+    events = Events(path)
+    typed = (events.first("command") if resume else None) or command()
+    events.write("resumed" if resume else "started", command=command(), versions=versions())
+
+    def told(sentence: str) -> None:
+        events.write("note", text=sentence)
+        say(sentence)
+
+    checkpoints = Checkpoints(
+        path / CHECKPOINTS, every=config.checkpoint_every, keep=config.checkpoint_keep, say=told
+    )
 
     def record(entry: dict[str, Any]) -> None:
         lines.write(entry)
         progress(entry)
 
     try:
-        dense_costs = Costs()
-        reference = dense_reference(prepared, dense_costs, record)
-        solution = make_system(config).run(problem, reference, callback=record)
-        baseline = None
-        if config.compares:
-            baseline = make_baseline(config).run(
-                problem, reference, callback=lambda entry: record(of_baseline(entry))
+        with stopping(checkpoints, say):
+            dense_costs = Costs()
+            reference = dense_reference(prepared, dense_costs, record, checkpoints)
+            solution = make_system(config).run(
+                problem, reference, callback=record, checkpoints=checkpoints
             )
+            baseline = None
+            if config.compares:
+                baseline = make_baseline(config).run(
+                    problem,
+                    reference,
+                    callback=lambda entry: record(of_baseline(entry)),
+                    checkpoints=checkpoints.below("baseline"),
+                )
+            checkpoints.close()
+    except (CheckpointError, Interrupted) as error:
+        events.write("interrupted", reason=str(error))
+        raise
     except ValueError as error:
-        _record_failure(path, prepared, error)
+        _record_failure(path, prepared, error, typed)
+        checkpoints.discard()
         raise
     finally:
         lines.close()
@@ -168,12 +212,15 @@ def solve_run(
         baseline,
         seed=config.seed,
         dense_costs=dense_costs if not prepared.dense else None,
+        typed=typed,
     )
     finish(path, solution, result)
+    events.write("completed")
+    checkpoints.discard()
     return result
 
 
-def _record_failure(path: Path, prepared: Prepared, error: ValueError) -> None:
+def _record_failure(path: Path, prepared: Prepared, error: ValueError, typed: str) -> None:
     """What a run that could not end leaves: its diagnosis and, if it diverged, the last network
     whose loss was finite."""
     status: dict[str, Any] = {"status": "failed", "diagnosis": str(error)}
@@ -186,7 +233,7 @@ def _record_failure(path: Path, prepared: Prepared, error: ValueError) -> None:
         {
             "schema_version": SCHEMA_VERSION,
             **status,
-            "command": command(),
+            "command": typed,
             "seed": prepared.config.seed,
             "versions": versions(),
             "machine": machine(),

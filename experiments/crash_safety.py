@@ -1,0 +1,202 @@
+"""Killed at any moment, a run ends as if nothing had happened: the kill test.
+
+    python -m experiments.crash_safety
+    python -m experiments.crash_safety --kills 20 -- --data digits --model mlp --width 16
+
+``fairbilevel solve`` runs once undisturbed, then again and again: each time it gets SIGKILL at a
+random moment between its start and its end, is started again by the same command, and its masks,
+networks, metrics and result are compared with the undisturbed ones bit by bit (apart from seconds,
+peak memory and the folder's name). Options behind ``--`` go to ``solve``. Writes
+``results/crash_safety.csv`` and ``.md``. Exit code 1 where a run ends otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import random
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fairbilevel.records import EVENTS, read_json_lines, write_text
+from fairbilevel.run import machine, versions
+
+RESULTS = Path(__file__).parent / "results"
+SOLVE = (
+    "--model", "cnn", "--width", "8", "--steps", "200", "--dense-steps", "200",
+    "--checkpoint-every", "0",
+)  # fmt: skip
+# What two runs of the same numbers may differ in.
+TIMES = ("seconds", "compile_seconds", "peak_memory_mb")
+
+
+def without_times(value: Any) -> Any:
+    """JSON without the entries that tell time or memory, and without the command."""
+    if isinstance(value, dict):
+        left = {k: v for k, v in value.items() if k not in (*TIMES, "command")}
+        return {k: without_times(v) for k, v in left.items()}
+    return [without_times(v) for v in value] if isinstance(value, list) else value
+
+
+def differing(one: Path, other: Path) -> list[str]:
+    """Files of two finished run folders that do not say the same, bit by bit."""
+    found = []
+    for path in sorted((one / "model").glob("*.npz")):
+        with np.load(path) as a, np.load(other / "model" / path.name) as b:
+            same = a.files == b.files and all(
+                a[n].dtype == b[n].dtype and a[n].tobytes() == b[n].tobytes() for n in a.files
+            )
+        if not same:
+            found.append(f"model/{path.name}")
+    results = [json.loads((p / "result.json").read_text()) for p in (one, other)]
+    if without_times(results[0]) != without_times(results[1]):
+        found.append("result.json")
+    metrics = [read_json_lines(p / "metrics.jsonl") for p in (one, other)]
+    if without_times(metrics[0]) != without_times(metrics[1]):
+        found.append("metrics.jsonl")
+    return found
+
+
+@dataclass(frozen=True)
+class Kill:
+    """One kill: when, during what, and how the run ended that was begun again.
+
+    Attributes:
+        after: seconds after the start.
+        during: phase and step of the last record before the kill; empty before the first.
+        checkpoints: whether there were any to go on from.
+        differs: files that differ from the undisturbed run's.
+    """
+
+    after: float
+    during: str
+    checkpoints: bool
+    differs: tuple[str, ...]
+
+
+def command(folder: Path, options: list[str]) -> list[str]:
+    """The command line of one run."""
+    return [sys.executable, "-m", "fairbilevel", "solve", *options, "--out", str(folder)]
+
+
+def run(folder: Path, options: list[str]) -> float:
+    """One run to its end; its seconds.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    began = time.monotonic()
+    done = subprocess.run(command(folder, options), capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"the run failed: {done.stderr.strip()[-500:]}")
+    return time.monotonic() - began
+
+
+def kill(folder: Path, options: list[str], after: float) -> tuple[str, bool] | None:
+    """Start a run and kill it after so many seconds: where it was; ``None`` if it had ended."""
+    process = subprocess.Popen(
+        command(folder, options), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        process.wait(after)
+        return None
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    metrics = folder / "metrics.jsonl"
+    records = read_json_lines(metrics) if metrics.is_file() else []
+    during = f"{records[-1]['phase']} {records[-1]['step']}" if records else ""
+    return during, (folder / "checkpoints").is_dir()
+
+
+def kills(count: int, options: list[str], seed: int, scratch: Path) -> list[Kill]:
+    """``count`` kills at random moments, each followed by the same command again."""
+    undisturbed = scratch / "undisturbed"
+    run(undisturbed, options)  # compiles into caches, if there are any
+    lasts = run(scratch / "again", options)
+    if found := differing(undisturbed, scratch / "again"):
+        raise RuntimeError(f"two undisturbed runs differ in {', '.join(found)}")
+    print(f"undisturbed: {lasts:.1f} s, twice the same", flush=True)
+    draw, done = random.Random(seed), []
+    while len(done) < count:
+        folder = scratch / f"killed-{len(done)}"
+        after = draw.uniform(0.02, 1.0) * lasts
+        place = kill(folder, options, after)
+        if place is None:  # it had ended: no kill
+            subprocess.run(["rm", "-rf", str(folder)], check=True)
+            continue
+        run(folder, options)
+        found = differing(undisturbed, folder)
+        events = [e["event"] for e in read_json_lines(folder / EVENTS)]
+        done.append(Kill(after, place[0], place[1], tuple(found)))
+        said = "the same" if not found else f"differs in {', '.join(found)}"
+        print(
+            f"{len(done)}: killed after {after:.1f} s ({place[0] or 'before the first record'}), "
+            f"{' '.join(events)}: {said}",
+            flush=True,
+        )
+    return done
+
+
+def table(done: list[Kill]) -> str:
+    """The kills as CSV."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["kill", "after_seconds", "during", "checkpoints", "differs"])
+    for number, one in enumerate(done, 1):
+        writer.writerow(
+            [number, f"{one.after:.2f}", one.during, one.checkpoints, " ".join(one.differs)]
+        )
+    return stream.getvalue()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="The kill test of fairbilevel solve")
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("solve", nargs="*", default=list(SOLVE), help="options behind --")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        done = kills(arguments.kills, arguments.solve, arguments.seed, Path(scratch))
+    same = sum(not one.differs for one in done)
+    told = [
+        "# Killed at random moments, begun again by the same command",
+        "",
+        f"{same} of {len(done)} runs ended with the bit-identical masks, networks, metrics and "
+        "result as the undisturbed one (seconds, peak memory and the command's folder apart); "
+        f"{sum(one.checkpoints for one in done)} were killed once there were checkpoints, "
+        f"{sum(not one.during for one in done)} before their first record.",
+        "",
+        f"- command: `python -m experiments.crash_safety --kills {len(done)}"
+        + (
+            f" -- {shlex.join(arguments.solve)}"
+            if arguments.solve != list(SOLVE)
+            else f"`, which runs `fairbilevel solve {shlex.join(SOLVE)}"
+        )
+        + "`",
+        f"- seed: {arguments.seed}",
+        f"- versions: {json.dumps(versions())}",
+        f"- machine: {json.dumps(machine())}",
+        "",
+    ]
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    write_text(arguments.out / "crash_safety.csv", table(done))
+    write_text(arguments.out / "crash_safety.md", "\n".join(told))
+    print("\n".join(told))
+    return 0 if same == len(done) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

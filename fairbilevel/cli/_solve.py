@@ -1,0 +1,93 @@
+"""``fairbilevel solve``: a run from its configuration, or on from where it stopped."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from fairbilevel.cli._progress import Progress
+
+HELP = """\
+fairbilevel solve --resume RUN goes on with a run that was killed or stopped, under the options it
+was begun with; the same command as before does so too.
+"""
+
+
+def solve(config: Any, console: Console, print_plan: Callable[..., None]) -> int:
+    """Run, or go on with the unfinished run that the same options began."""
+    from fairbilevel.run import run_folder
+
+    path, goes_on = run_folder(config)
+    return _run(path, config, goes_on, console, print_plan)
+
+
+def resume(
+    path: Path, stored: Any, config: Any, console: Console, print_plan: Callable[..., None]
+) -> int:
+    """Go on with the run in a folder, which is complete already or not.
+
+    Raises:
+        ValueError: options were given that differ from those it was begun with.
+    """
+    from fairbilevel.run import check_resumable, is_unfinished
+
+    check_resumable(path, config)
+    if not is_unfinished(path):
+        return _complete(path, console)
+    return _run(path, stored, True, console, print_plan)
+
+
+def _complete(path: Path, console: Console) -> int:
+    """Nothing is left to do but the report, where a run was killed between result and report."""
+    from fairbilevel import report
+    from fairbilevel.records import read_result
+
+    result = read_result(path)
+    if result.get("status", "completed") != "completed":
+        raise ValueError(
+            f"the run in {path} {result['status']} and cannot be gone on with: "
+            f"{result.get('diagnosis')}"
+        )
+    if not (path / "report.html").is_file():
+        report.write_report(path)
+    console.print(f"the run in {path} is complete", highlight=False, soft_wrap=True)
+    console.print(report.summary_table(result))
+    return 0
+
+
+def _run(
+    path: Path, config: Any, goes_on: bool, console: Console, print_plan: Callable[..., None]
+) -> int:
+    from fairbilevel import report
+    from fairbilevel.records import Interrupted
+    from fairbilevel.run import make_plan, prepare, solve_run
+
+    def say(sentence: str) -> None:
+        print(f"fairbilevel: {sentence}", file=sys.stderr)
+
+    prepared = prepare(config)
+    plan = make_plan(prepared)
+    print_plan(console, prepared, plan)
+    if goes_on:
+        console.print(f"going on with the run in {path}", highlight=False, soft_wrap=True)
+    try:
+        with Progress(console, sum(plan.gradient_evaluations.values())) as progress:
+            result = solve_run(prepared, path, progress, resume=goes_on, say=say)
+    except Interrupted as error:
+        again = shlex.join(["fairbilevel", "solve", "--resume", str(path)])
+        say(f"{error}; go on with: {again}")
+        number = getattr(signal, error.signal, signal.SIGTERM)
+        return 128 + int(number)
+    console.print()
+    console.print(report.summary_table(result))
+    for warning in result["warnings"]:
+        console.print(f"note: {warning}", highlight=False)
+    console.print(f"\nreport: {path / 'report.html'}", highlight=False, soft_wrap=True)
+    console.print(f"model:  {path / 'model'}", highlight=False, soft_wrap=True)
+    return 0
