@@ -48,6 +48,7 @@ def rows():
 def test_the_folder_is_complete(folder):
     assert sorted(p.name for p in folder.iterdir()) == [
         "config.json",
+        "events.jsonl",
         "metrics.jsonl",
         "model",
         "report.html",

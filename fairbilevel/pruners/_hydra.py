@@ -149,7 +149,7 @@ class HydraRun(PrunerRun):
         kept = hard_masks(self.budget, scores, options.sparsity)
         z = masks.apply(kept, weights.params, problem.layers, options.granularity)
         record = tune_record(problem, Network(z, model_state), self.reference)
-        check_judged(record, "prune", first + count)
+        check_judged(record, "prune", first + count, len(problem.data.classes))
         self._done += count
         weights = weights._replace(model_state=model_state, key=key)
         self.report.write(

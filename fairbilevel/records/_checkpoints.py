@@ -7,17 +7,18 @@ enters every activity where it stopped: at its end, in its middle or not yet.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
+import logging
+import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -142,6 +143,7 @@ class Activity:
             import orbax.checkpoint as ocp
             from orbax.checkpoint import checkpoint_managers as managers
 
+            logging.getLogger("absl").addFilter(_not_of_orbax)
             policy = managers.AnyPreservationPolicy(
                 [
                     managers.LatestN(self._owner.keep),
@@ -177,16 +179,16 @@ class Activity:
         if not self._folder.is_dir():
             return None
         for step in sorted(self._manager.all_steps(), reverse=True):
-            try:
-                about = self._read_about(step)
-            except Exception as error:  # whatever damage makes Orbax raise
-                self._pass_over(step, error)
-                continue
-            self._check(about)
-            try:
-                return self._read_state(step, like(about), about), about
-            except Exception as error:
-                self._pass_over(step, error)
+            with _quiet_stragglers() as quiet:
+                try:
+                    about = self._read_about(step)
+                    if not self._differs(about):
+                        return self._read_state(step, like(about), about), about
+                except Exception as error:  # whatever damage makes Orbax raise
+                    quiet.wait()
+                    self._pass_over(step, error)
+                    continue
+            self._refuse(about)
         return None
 
     def _pass_over(self, step: int, error: Exception) -> None:
@@ -195,8 +197,7 @@ class Activity:
             f"checkpoint {step} of {self.name} is damaged ({reason}): it is left out, the one "
             "before it is used"
         )
-        with _quiet_stragglers():
-            self._manager.delete(step)
+        self._manager.delete(step)
 
     def _read_about(self, step: int) -> dict[str, Any]:
         import orbax.checkpoint as ocp
@@ -207,18 +208,22 @@ class Activity:
             raise RecordError("its description does not match its checksum")
         return dict(about["body"])
 
-    def _check(self, about: dict[str, Any]) -> None:
+    def _differs(self, about: dict[str, Any]) -> bool:
+        if about["schema_version"] != CHECKPOINT_SCHEMA:
+            return True
+        return bool(differences(about["expected"], self.expected))
+
+    def _refuse(self, about: dict[str, Any]) -> NoReturn:
         if about["schema_version"] != CHECKPOINT_SCHEMA:
             raise CheckpointError(
                 f"the checkpoints in {self._owner.folder} have schema {about['schema_version']}, "
                 f"this version of fairbilevel goes on from schema {CHECKPOINT_SCHEMA}: start the "
                 "run anew, or go on with the version that wrote them"
             )
-        changed = differences(about["expected"], self.expected)
-        if changed:
-            raise CheckpointError(
-                f"the checkpoints in {self._owner.folder} belong to another run: {changed}"
-            )
+        raise CheckpointError(
+            f"the checkpoints in {self._owner.folder} belong to another run: "
+            f"{differences(about['expected'], self.expected)}"
+        )
 
     def _read_state(self, step: int, like: Any, about: dict[str, Any]) -> Any:
         import orbax.checkpoint as ocp
@@ -325,22 +330,41 @@ class Activity:
             self._opened = None
 
 
-@contextlib.contextmanager
-def _quiet_stragglers() -> Iterator[None]:
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+    """Leaves out the tracebacks that Orbax logs of every thread: what failed is raised here."""
+    return "orbax" not in record.pathname
+
+
+class _quiet_stragglers:
     """A read that failed leaves others of the same checkpoint under way, which then find their
     event loop closed and would print a traceback each."""
-    hook = sys.excepthook
 
-    def quiet(kind: Any, error: Any, trace: Any) -> None:
-        if not (kind is RuntimeError and str(error) == "Event loop is closed"):
-            hook(kind, error, trace)
+    def __enter__(self) -> _quiet_stragglers:
+        self._hooks = sys.excepthook, sys.unraisablehook
+        raised, ignored = self._hooks
 
-    sys.excepthook = quiet
-    try:
-        yield
-        time.sleep(0.2)
-    finally:
-        sys.excepthook = hook
+        def of_raised(kind: Any, error: Any, trace: Any) -> None:
+            if not self._is_one(error):
+                raised(kind, error, trace)
+
+        def of_ignored(what: Any) -> None:
+            if not self._is_one(what.exc_value):
+                ignored(what)
+
+        sys.excepthook, sys.unraisablehook = of_raised, of_ignored
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        sys.excepthook, sys.unraisablehook = self._hooks
+
+    @staticmethod
+    def _is_one(error: Any) -> bool:
+        return isinstance(error, RuntimeError) and str(error) == "Event loop is closed"
+
+    @staticmethod
+    def wait() -> None:
+        """Until they have come to their ends."""
+        time.sleep(0.3)
 
 
 class _plainly:
@@ -356,11 +380,11 @@ class _plainly:
         if not isinstance(error, Exception) or isinstance(error, CheckpointError):
             return
         text = " ".join(str(error).split()) or type(error).__name__
-        if "No space left" in text or "ENOSPC" in text:
-            text = "the disk is full"
+        told = re.search(r"([^:]+) \[os_error_code", text)
+        reason = told[1].strip() if told else getattr(error, "strerror", None) or text[:300]
         raise CheckpointError(
-            f"cannot {self.verb} a checkpoint in {self.folder}: {text[:300]}; the checkpoints "
-            "before it stand"
+            f"cannot {self.verb} a checkpoint in {self.folder}: {reason}; the checkpoints before "
+            "it stand, the run can be gone on with"
         ) from error
 
 

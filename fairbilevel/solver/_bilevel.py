@@ -431,7 +431,7 @@ class BilevelRun(StagedRun):
         check_finite(log.weights, left, "bilevel", first, classes=len(problem.data.classes))
         z = self._network(state.scores, state.weights.params, keep, progress[-1])
         record = tune_record(problem, Network(z, state.weights.model_state), self.reference)
-        check_judged(record, "bilevel", first + count)
+        check_judged(record, "bilevel", first + count, len(problem.data.classes))
         self.stage += 1
         self.report.write(
             "bilevel",

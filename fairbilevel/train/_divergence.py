@@ -79,7 +79,7 @@ def check_finite(
         # The loss of the step that would come next.
         raise DivergenceError(phase, first_step + len(losses) + 1)
     if classes is not None:
-        limit = EXPLODED * math.log(max(classes, 2))
+        limit = exploded(classes)
         if losses.mean() > limit:
             large = int(np.flatnonzero(losses > limit)[0])
             raise DivergenceError(phase, first_step + large + 1, loss=float(losses[large]))
@@ -89,6 +89,11 @@ def check_finite(
 def _all_finite(tree: Any) -> Array:
     leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves]))
+
+
+def exploded(classes: int) -> float:
+    """The loss, in nats, above which training is taken to have exploded."""
+    return EXPLODED * math.log(max(classes, 2))
 
 
 def smaller(rule: optax.GradientTransformation, scale: float) -> optax.GradientTransformation:

@@ -22,6 +22,7 @@ from fairbilevel.train._divergence import (
     DivergenceError,
     Retreats,
     check_finite,
+    exploded,
     smaller,
 )
 from fairbilevel.train._feasibility import Watch
@@ -89,15 +90,15 @@ def masked(factors: Any, params: Any) -> Any:
     return jax.tree.map(lambda m, p: m * p, factors, params)
 
 
-def check_judged(record: TuneRecord, phase: str, step: int) -> None:
-    """Refuse finite weights whose logits on tune are not: the next loss would show it.
+def check_judged(record: TuneRecord, phase: str, step: int, classes: int) -> None:
+    """Refuse finite weights whose loss on tune is not, or exploded: the next step would show it.
 
     Raises:
         DivergenceError: naming ``step``.
     """
     loss = record.log["loss"]
-    if loss is not None and not np.isfinite(loss):
-        raise DivergenceError(phase, step)
+    if loss is not None and not loss <= exploded(classes):
+        raise DivergenceError(phase, step, loss=loss)
 
 
 class Feed:
@@ -383,10 +384,11 @@ def run_weights(
                 duals = feed.take(dual_rows, STREAM_DUALS, dual_batches(length, loop.every))
             state, log = smaller_loop.segment(state, factors, batches, duals)
             left = (state.params, state.model_state)
-            check_finite(log, left, phase, before, classes=len(feed.problem.data.classes))
+            classes = len(feed.problem.data.classes)
+            check_finite(log, left, phase, before, classes=classes)
             network = Network(masked(factors, state.params), state.model_state)
             record = tune_record(loop.steps.problem, network, feed.reference)
-            check_judged(record, phase, before + length)
+            check_judged(record, phase, before + length, classes)
         except DivergenceError as error:
             error.last_good = Network(masked(factors, good.params), good.model_state)
             report.rollbacks.append(place.retreats.retreat(error, before))
