@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from typing import Any
 
 import numpy as np
@@ -92,10 +91,9 @@ class Arrays(Source):
         path = location.path
         assert path is not None
         try:
-            # numpy leaves a file open that it opened and could not read.
-            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-                arrays = {k: file[k] for k in file.files}
-        except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+            with path.open("rb") as opened:
+                arrays = read_npz(opened)
+        except (OSError, ValueError) as error:
             raise DataError(f"{path.name} is no readable .npz of plain arrays ({error}).") from None
         named = {
             k: tuple(arrays.pop(k).astype(str).tolist()) if k in arrays else None

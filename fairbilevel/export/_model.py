@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -145,6 +146,18 @@ def _layers(description: Mapping[str, Any]) -> Layers:
     )
 
 
+def _unpacked(packed: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The bits of a mask.
+
+    Raises:
+        ValueError: there are not as many as the shape has entries.
+    """
+    count = math.prod(shape)
+    if packed.ndim != 1 or packed.dtype != np.uint8 or len(packed) != -(-count // 8):
+        raise ValueError(f"a mask of shape {shape} does not have {packed.size} bytes")
+    return np.unpackbits(packed, count=count)
+
+
 def load_model(folder: Path, model: Model | None = None) -> ModelFiles:
     """Read a ``model/`` folder.
 
@@ -162,7 +175,7 @@ def load_model(folder: Path, model: Model | None = None) -> ModelFiles:
         classes = len(description["classes"])
         built_in, width = description["built_in"], description["width"]
         encoder = Encoder.from_json(description["encoder"])
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RecordError(f"{folder / 'model.json'} lacks or distorts {error}") from None
     if model is None:
         if not built_in or name not in NAMES:
@@ -170,13 +183,15 @@ def load_model(folder: Path, model: Model | None = None) -> ModelFiles:
                 f"the run's model {name!r} is not a built-in one: pass it as model=..."
             )
         model = build(name, shape, classes, width=width)
+    # First what says how large the model really is: nothing of a size is made that no file holds.
+    dense = load_network(folder / "dense.npz", model)
     arrays = read_arrays(folder / "sparse.npz")
     params = _part(arrays, "param/")
     like = jax.eval_shape(model.init, jax.random.key(0))[0]
     masks: Masks = {}
     try:
         for unit in layers.units(granularity):
-            bits = np.unpackbits(arrays[f"mask/{unit.name}"], count=int(np.prod(unit.shape)))
+            bits = _unpacked(arrays[f"mask/{unit.name}"], unit.shape)
             masks[unit.name] = jnp.asarray(bits.reshape(unit.shape), jnp.float32)
         shapes = flatten_named(like)
         factors = flatten_named(
@@ -195,5 +210,4 @@ def load_model(folder: Path, model: Model | None = None) -> ModelFiles:
     except (KeyError, ValueError) as error:
         raise RecordError(f"{folder / 'sparse.npz'} is damaged: {error}") from None
     network = _fill(model, params, _part(arrays, "state/"))
-    dense = load_network(folder / "dense.npz", model)
     return ModelFiles(model, network, dense, masks, encoder, description)

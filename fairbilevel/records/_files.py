@@ -13,6 +13,10 @@ from typing import IO, Any
 
 import numpy as np
 
+from fairbilevel._npz import read_npz
+
+MOST_JSON = 256 * 2**20  # bytes
+
 
 class RecordError(ValueError):
     """A file of a run folder is missing, damaged or of another kind; one sentence."""
@@ -53,10 +57,14 @@ def read_json(path: Path) -> Any:
         RecordError: missing, unreadable or not JSON.
     """
     try:
+        if path.stat().st_size > MOST_JSON:
+            raise RecordError(f"{path} is larger than {MOST_JSON >> 20} MiB: no file of a run is")
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RecordError(f"{path} does not exist") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except RecordError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
         raise RecordError(f"{path} cannot be read as JSON: {error}") from None
 
 
@@ -80,12 +88,11 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         RecordError: missing, damaged or not such a file.
     """
     try:
-        # numpy leaves a file open that it opened and could not read.
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+        with path.open("rb") as opened:
+            return read_npz(opened)
     except FileNotFoundError:
         raise RecordError(f"{path} does not exist") from None
-    except (OSError, ValueError, EOFError, KeyError, AttributeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError) as error:
         raise RecordError(f"{path} cannot be read as stored arrays: {error}") from None
 
 
@@ -126,7 +133,7 @@ def read_json_lines(path: Path) -> list[Any]:
     for number, line in enumerate(lines, 1):
         try:
             records.append(json.loads(line))
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             if number < len(lines):
                 raise RecordError(f"line {number} of {path} is not JSON") from None
     return records
