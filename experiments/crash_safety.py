@@ -103,19 +103,34 @@ def run(folder: Path, options: list[str]) -> float:
     return time.monotonic() - began
 
 
-def kill(folder: Path, options: list[str], after: float) -> tuple[str, bool] | None:
-    """Start a run and kill it after so many seconds: where it was; ``None`` if it had ended."""
+def kill(
+    folder: Path, options: list[str], after: float, records_first: int = 0
+) -> tuple[str, bool] | None:
+    """Start a run and kill it: where it was; ``None`` if it had ended.
+
+    Args:
+        folder: of the run.
+        options: of the run.
+        after: seconds.
+        records_first: that many records are waited for before the seconds begin.
+    """
+    metrics = folder / "metrics.jsonl"
+
+    def read() -> list[Any]:
+        return read_json_lines(metrics) if metrics.is_file() else []
+
     process = subprocess.Popen(
         command(folder, options), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
+    while len(read()) < records_first and process.poll() is None:
+        time.sleep(0.01)
     try:
         process.wait(after)
         return None
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    metrics = folder / "metrics.jsonl"
-    records = read_json_lines(metrics) if metrics.is_file() else []
+    records = read()
     during = f"{records[-1]['phase']} {records[-1]['step']}" if records else ""
     return during, (folder / "checkpoints").is_dir()
 

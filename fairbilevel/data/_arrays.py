@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from fairbilevel._npz import read_npz
+
 from ._dataset import Dataset, Options
 from ._errors import DataError, listing
 from ._source import Location, Request, Rows, Source
