@@ -91,7 +91,7 @@ class HydraRun(PrunerRun):
             self.prune_steps,
             self.options.budget_share,
         )
-        self._segment = Compiled(self._many, self.costs)
+        self._segment = Compiled(self._many, self.costs, placement=self.problem.placement)
         return state._replace(scores=scores, memory=self._rule.init(scores))
 
     def _many(self, moving: Any, params: Any, batches: Batch) -> tuple[Any, StepLog]:

@@ -318,7 +318,7 @@ class BilevelRun:
             options.constrain_masks,
             options.constrain_weights,
         )
-        self._segment = Compiled(self.outer_step.many, self.costs)
+        self._segment = Compiled(self.outer_step.many, self.costs, placement=problem.placement)
         self._network = jax.jit(self.outer_step.network)
         self._loop = WeightLoop(steps, self.costs, options.violation_every)
         self.stage, self._kept = 0, None

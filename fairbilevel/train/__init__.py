@@ -3,6 +3,7 @@
 from fairbilevel.train._batches import Batch, gather, stream_rows
 from fairbilevel.train._dense import dense_start, dense_steps, train_dense
 from fairbilevel.train._feasibility import INFEASIBLE, Feasibility, Reached, Watch
+from fairbilevel.train._feed import Feed
 from fairbilevel.train._loop import (
     FORWARD_COST,
     STREAM_DUALS,
@@ -15,7 +16,6 @@ from fairbilevel.train._loop import (
     Compiled,
     Costs,
     DivergenceError,
-    Feed,
     Report,
     TuneRecord,
     WeightLoop,

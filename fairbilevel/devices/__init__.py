@@ -1,0 +1,6 @@
+"""Many devices: where arrays lie, and how several processes find each other."""
+
+from fairbilevel.devices._placement import AXIS, Placement
+from fairbilevel.devices._processes import Processes, is_first
+
+__all__ = ["AXIS", "Placement", "Processes", "is_first"]

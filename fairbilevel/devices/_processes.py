@@ -1,0 +1,96 @@
+"""Several processes as one computation: ``jax.distributed``, started or left alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+
+TIMEOUT = 300  # seconds that processes wait for each other at the start
+
+
+@dataclass(frozen=True)
+class Processes:
+    """How the processes of one run find each other.
+
+    Without an address JAX asks the cluster that it runs in (Slurm, Kubernetes, Open MPI, TPU
+    pods). Nothing has to be given where one process runs alone.
+
+    Attributes:
+        coordinator: ``host:port`` of the first process, reachable from the others.
+        count: how many processes.
+        index: of this one, from 0.
+        timeout: seconds to wait for the others.
+
+    Raises:
+        ValueError: an address without count and index, or the other way round, or an index outside
+            the count.
+    """
+
+    coordinator: str | None = None
+    count: int | None = None
+    index: int | None = None
+    timeout: int = TIMEOUT
+
+    def __post_init__(self) -> None:
+        given = [v is not None for v in (self.coordinator, self.count, self.index)]
+        if any(given) and not all(given):
+            raise ValueError(
+                "give the coordinator's address, the number of processes and this process's index "
+                "together, or none of them where JAX can ask the cluster"
+            )
+        if self.coordinator is None or self.count is None or self.index is None:
+            return
+        host, _, port = self.coordinator.rpartition(":")
+        if not host or not port.isdigit():
+            raise ValueError(f"a coordinator is written host:port, got {self.coordinator!r}")
+        if not 0 <= self.index < self.count:
+            raise ValueError(
+                f"the index of a process lies in [0, {self.count}) for {self.count} processes, got "
+                f"{self.index}"
+            )
+        if self.timeout < 1:
+            raise ValueError(f"a timeout is at least 1 second, got {self.timeout}")
+
+    def start(self) -> None:
+        """Join the others; before the first array is made. A second call does nothing.
+
+        Raises:
+            ValueError: no cluster was found, or the others did not come in time.
+        """
+        if jax.distributed.is_initialized():
+            return
+        # The only collectives that CPU devices of several processes have; others ignore it.
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        try:
+            jax.distributed.initialize(
+                self.coordinator,
+                self.count,
+                self.index,
+                initialization_timeout=self.timeout,
+                # A process that ended with an error does not wait long for the others.
+                shutdown_timeout_seconds=min(self.timeout, 60),
+            )
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(self._reason(error)) from error
+
+    def _reason(self, error: Exception) -> str:
+        said = " ".join(str(error).split())
+        if self.coordinator is None and isinstance(error, ValueError):
+            return (
+                "no cluster was found to ask for the other processes (Slurm, Kubernetes, Open MPI "
+                "or a TPU pod): give the coordinator's address, the number of processes and this "
+                "process's index"
+            )
+        if "DEADLINE_EXCEEDED" in said or "timed out" in said.lower():
+            where = "" if self.coordinator is None else f" at {self.coordinator}"
+            return (
+                f"the processes did not find each other{where} within {self.timeout} seconds: "
+                "start all of them, with the same address and count"
+            )
+        return f"the processes could not be joined: {said}"
+
+
+def is_first() -> bool:
+    """Whether this process is the one that prints and writes files."""
+    return jax.process_index() == 0
