@@ -73,6 +73,19 @@ def predictor(
     return predict
 
 
+def _of_default_type(model: models.Model) -> models.Model:
+    """The model with parameters of JAX's default float type: float64 where that is enabled."""
+
+    def init(key: Array) -> tuple[models.Params, models.ModelState]:
+        kind = jnp.zeros(()).dtype
+        return jax.tree.map(
+            lambda leaf: leaf.astype(kind) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf,
+            model.init(key),
+        )
+
+    return dataclasses.replace(model, init=init)
+
+
 def _placed(model: models.Model, placement: Placement) -> models.Model:
     """The same model: its rows stay where their devices are, and split parameters are gathered
     where rows pass through them."""
@@ -188,7 +201,9 @@ class FairPruningProblem:
         )
         self.built_in, self.width = isinstance(model, str), width
         if isinstance(model, str):
-            model = models.build(model, self.inputs.shape[1:], len(data.classes), width=width)
+            model = _of_default_type(
+                models.build(model, self.inputs.shape[1:], len(data.classes), width=width)
+            )
         elif isinstance(model, nnx.Module):
             model = models.from_nnx(model)
         self.model = model
@@ -245,7 +260,8 @@ class FairPruningProblem:
         return self.data.groups
 
     def normalize(self, x: Array) -> Float[Array, "rows ..."]:
-        """Encoded rows as the model takes them: float32, standardized by the fit rows."""
+        """Encoded rows as the model takes them: float32, standardized by the fit rows. Parameters
+        of a wider type widen what follows."""
         return self.encoder.normalize(x)
 
     def logits(

@@ -177,6 +177,8 @@ def _configuration(name: str, words: list[str]) -> Any:
     if help_default is cleared:
         kept: dict[str, Any] = {n: getattr(default, n) for n in repeated if n not in given}
         parsed = dataclasses.replace(parsed, **kept)
+    if name != "solve" and parsed.processes() is not None:
+        raise ValueError(f"only `fairbilevel solve` runs in several processes, not {name}")
     return parsed
 
 
@@ -186,13 +188,22 @@ def _console() -> Console:
 
 def _solve(words: list[str]) -> int:
     config = _configuration("solve", words)
-    from fairbilevel import report
-    from fairbilevel.run import make_plan, prepare, run_folder, solve_run
+    from fairbilevel import devices, report
+    from fairbilevel.run import follow_run, make_plan, prepare, run_folder, solve_run
 
+    processes = config.processes()
+    if processes is not None:
+        processes.start()
+        if not devices.is_first():
+            # The first process prints; JAX's own libraries write past Python.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     console = _console()
-    path = run_folder(config)
+    path = devices.on_first(lambda: run_folder(config))
     prepared = prepare(config)
     plan = make_plan(prepared)
+    if path is None:
+        follow_run(prepared)
+        return 0
     _print_plan(console, prepared, plan)
     from fairbilevel.cli._progress import Progress
 

@@ -2,6 +2,15 @@
 
 from fairbilevel.devices._collectives import Collective, bytes_of, collectives
 from fairbilevel.devices._placement import AXIS, Placement
-from fairbilevel.devices._processes import Processes, is_first
+from fairbilevel.devices._processes import Processes, is_first, on_first
 
-__all__ = ["AXIS", "Collective", "Placement", "Processes", "bytes_of", "collectives", "is_first"]
+__all__ = [
+    "AXIS",
+    "Collective",
+    "Placement",
+    "Processes",
+    "bytes_of",
+    "collectives",
+    "is_first",
+    "on_first",
+]

@@ -216,16 +216,17 @@ class Placement:
     def readable(self, tree: Any) -> Any:
         """The same values where this process can read all of them.
 
-        Only arrays that are split over several processes are gathered, one after the other, onto
-        the host. A collective call: every process makes it.
+        With several processes, arrays are gathered one after the other and given back as this
+        process's own: what it does with them needs no other. A collective call: every process makes
+        it. With one process nothing happens.
         """
 
         def gathered(leaf: Any) -> Any:
             if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
                 return leaf
-            if leaf.is_fully_replicated:
-                return leaf
-            return np.asarray(jax.jit(lambda x: x, out_shardings=self.everywhere)(leaf))
+            if not leaf.is_fully_replicated:
+                leaf = jax.jit(lambda x: x, out_shardings=self.everywhere)(leaf)
+            return jnp.asarray(np.asarray(leaf))
 
         return jax.tree.map(gathered, tree)
 

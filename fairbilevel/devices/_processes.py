@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 TIMEOUT = 300  # seconds that processes wait for each other at the start
+_LATER = 60  # seconds after which JAX would give up by itself
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -55,40 +65,75 @@ class Processes:
     def start(self) -> None:
         """Join the others; before the first array is made. A second call does nothing.
 
+        Where the others do not come in time the process ends with one sentence and exit code 2:
+        JAX's runtime waits outside Python, and would abort with a stack trace.
+
         Raises:
-            ValueError: no cluster was found, or the others did not come in time.
+            ValueError: no cluster was found, or the processes could not be joined.
         """
         if jax.distributed.is_initialized():
             return
         # The only collectives that CPU devices of several processes have; others ignore it.
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        watch = threading.Timer(self.timeout, self._give_up)
+        watch.daemon = True
+        watch.start()
         try:
             jax.distributed.initialize(
                 self.coordinator,
                 self.count,
                 self.index,
-                initialization_timeout=self.timeout,
+                initialization_timeout=self.timeout + _LATER,
                 # A process that ended with an error does not wait long for the others.
-                shutdown_timeout_seconds=min(self.timeout, 60),
+                shutdown_timeout_seconds=120,
             )
         except (RuntimeError, ValueError) as error:
             raise ValueError(self._reason(error)) from error
+        finally:
+            watch.cancel()
+
+    def _give_up(self) -> None:
+        where = "" if self.coordinator is None else f" at {self.coordinator}"
+        sys.stderr.write(
+            f"fairbilevel: error: the processes did not find each other{where} within "
+            f"{self.timeout} seconds: start all of them, with the same address and count\n"
+        )
+        sys.stderr.flush()
+        os._exit(2)
 
     def _reason(self, error: Exception) -> str:
-        said = " ".join(str(error).split())
         if self.coordinator is None and isinstance(error, ValueError):
             return (
                 "no cluster was found to ask for the other processes (Slurm, Kubernetes, Open MPI "
                 "or a TPU pod): give the coordinator's address, the number of processes and this "
                 "process's index"
             )
-        if "DEADLINE_EXCEEDED" in said or "timed out" in said.lower():
-            where = "" if self.coordinator is None else f" at {self.coordinator}"
-            return (
-                f"the processes did not find each other{where} within {self.timeout} seconds: "
-                "start all of them, with the same address and count"
-            )
-        return f"the processes could not be joined: {said}"
+        return f"the processes could not be joined: {' '.join(str(error).split())}"
+
+
+def on_first(action: Callable[[], Result]) -> Result | None:
+    """Run ``action`` in the process that writes and prints; where it fails, all processes fail.
+
+    Returns:
+        What the action returns, ``None`` in the other processes.
+
+    Raises:
+        ValueError: in the other processes, if the action raised one in the first.
+    """
+    if jax.process_count() == 1:
+        return action()
+    failure: Exception | None = None
+    result = None
+    if is_first():
+        try:
+            result = action()
+        except (ValueError, OSError) as error:
+            failure = error
+    if not multihost_utils.broadcast_one_to_all(np.asarray(failure is None)):
+        if failure is not None:
+            raise failure
+        raise ValueError("the first process stopped: what it printed says why")
+    return result
 
 
 def is_first() -> bool:

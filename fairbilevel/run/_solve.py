@@ -173,6 +173,21 @@ def solve_run(
     return result
 
 
+def follow_run(prepared: Prepared) -> None:
+    """What the other processes of a run do while the first one writes: the same computations.
+
+    Raises:
+        DivergenceError: the loss is not finite.
+        ValueError: the masks cut the network.
+    """
+    config, problem = prepared.config, prepared.problem
+    costs = Costs()
+    reference = dense_reference(prepared, costs)
+    solution = make_system(config).run(problem, reference)
+    baseline = make_baseline(config).run(problem, reference) if config.compares else None
+    build_result(solution, baseline, seed=config.seed)
+
+
 def _record_failure(path: Path, prepared: Prepared, error: ValueError) -> None:
     """What a run that could not end leaves: its diagnosis and, if it diverged, the last network
     whose loss was finite."""
