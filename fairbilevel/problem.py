@@ -76,7 +76,7 @@ def predictor(
 def _of_default_type(model: models.Model) -> models.Model:
     """The model with parameters of JAX's default float type: float64 where that is enabled."""
 
-    def init(key: Array) -> tuple[models.Params, models.ModelState]:
+    def init(key: Array) -> tuple[Any, Any]:
         kind = jnp.zeros(()).dtype
         return jax.tree.map(
             lambda leaf: leaf.astype(kind) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf,
@@ -90,9 +90,7 @@ def _placed(model: models.Model, placement: Placement) -> models.Model:
     """The same model: its rows stay where their devices are, and split parameters are gathered
     where rows pass through them."""
 
-    def apply(
-        params: Any, state: Any, x: Array, train: bool, key: Array
-    ) -> tuple[Array, models.ModelState]:
+    def apply(params: Any, state: Any, x: Array, train: bool, key: Array) -> tuple[Array, Any]:
         if placement.shard_params:
             params = placement.whole(params)
         logits, state = model.apply(params, state, placement.split(x), train, key)
@@ -280,7 +278,7 @@ class FairPruningProblem:
         """The model's own start: the parameters of a module that was given, else random ones."""
         return Network(*self.start(jax.random.key(seed)))
 
-    def start(self, key: Array) -> tuple[models.Params, models.ModelState]:
+    def start(self, key: Array) -> tuple[Any, Any]:
         """``model.init`` with its arrays where they belong; where parameters are split, none is
         ever whole on one device."""
         if not self.placement.shard_params:
