@@ -24,12 +24,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-DEVICES = 4
-if __name__ == "__main__":
-    os.environ["XLA_FLAGS"] = (
-        f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={DEVICES}"
-    )
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,6 +36,7 @@ from fairbilevel.run import machine, versions
 from fairbilevel.train import STREAM_DUALS, STREAM_FIT, STREAM_SELECT
 
 RESULTS = Path(__file__).parent / "results"
+DEVICES = 4
 GRADIENTS = "gradients of weights"
 PARAMETERS = "parameters, gathered"
 CHANNELS = "sums by channel (normalization, biases)"
@@ -143,6 +138,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--repetitions", type=int, default=3)
     arguments = parser.parse_args()
+    # Read when the first array is made.
+    os.environ["XLA_FLAGS"] = (
+        f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={DEVICES}"
+    )
     listed, speeds = [], []
     for devices, sharded in ((1, False), (2, False), (DEVICES, False), (DEVICES, True)):
         placement = fb.Placement.over(devices, shard_params=sharded)

@@ -4,19 +4,21 @@
 
 A placement is a number of devices, with ``s`` behind it where parameters are sharded. Where
 ``PROCESSES``, ``INDEX`` and ``COORDINATOR`` are set, this is one of several processes. For each
-placement ``OUT-PLACEMENT.npz`` is written by the first process. Parameters are of JAX's default
+placement ``OUT-PLACEMENT.npz`` is written by the first process; ``sent:PLACEMENT`` writes what the
+outer step sends, ``OUT-PLACEMENT.json``. Parameters are of JAX's default
 float type, so ``JAX_ENABLE_X64=1`` makes everything float64.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import sys
 from typing import Any
 
 import fairbilevel as fb
-from fairbilevel.devices import Placement, Processes, is_first
+from fairbilevel.devices import Placement, Processes, collectives, is_first
 
 if "PROCESSES" in os.environ:
     count, index = int(os.environ["PROCESSES"]), int(os.environ["INDEX"])
@@ -110,11 +112,35 @@ def run(placement: Placement) -> dict[str, np.ndarray]:
     return results
 
 
+def sent(placement: Placement) -> dict[str, Any]:
+    """Bytes that an outer step on the residual network sends, by what they are."""
+    from experiments.bench_devices import carries, program, weight_shapes
+
+    problem, steps, batch = problem_of("resnet", placement), 2, 64
+    _, compiled, arguments = program(problem, batch, steps)
+    weights, found = weight_shapes(problem), collectives(compiled.as_text())
+    params = jax.tree.leaves(arguments[0].weights.params)
+    each = [carries(c, weights, batch) for c in found]
+    return {
+        "bytes": {w: sum(e.get(w, 0) for e in each) // steps for w in {w for e in each for w in e}},
+        "kinds": [[c.kind, sorted(e)] for c, e in zip(found, each, strict=True)],
+        "weights": sum(p.nbytes for p in params if p.ndim > 1),
+        "vectors": sum(p.nbytes for p in params if p.ndim == 1),
+        "masked": sum(p.nbytes for p in jax.tree.leaves(arguments[0].scores)),
+        "held": sum(p.addressable_shards[0].data.nbytes for p in params if p.ndim > 1),
+    }
+
+
 def main() -> None:
     out, *placements = sys.argv[1:]
-    for name in placements:
+    for word in placements:
+        name = word.removeprefix("sent:")
         devices = int(name.removesuffix("s"))
         placement = Placement.over(devices, shard_params=name.endswith("s"))
+        if name != word:
+            with open(f"{out}-{name}.json", "w") as file:
+                json.dump(sent(placement), file)
+            continue
         results = run(placement)
         if is_first():
             np.savez(f"{out}-{name}.npz", **results)

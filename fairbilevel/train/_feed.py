@@ -97,7 +97,7 @@ class Feed:
         """How many rows each stream has given, by its number: plain JSON."""
         return {str(stream): position for stream, position in sorted(self._position.items())}
 
-    def restore(self, state: Mapping[str, int]) -> None:
+    def restore(self, state: Mapping[str, Any]) -> None:
         """Go on where ``state`` was taken: the same rows follow.
 
         Raises:
