@@ -168,15 +168,16 @@ def main() -> None:
                         "of the parameters' bytes": f"{count / arguments.steps / size:.4f}",
                     }
                 )
+        held = sum(
+            leaf.addressable_shards[0].data.nbytes
+            for leaf in jax.tree.leaves((given[0].weights.params, given[0].scores))
+        )
         speeds.append(
             {
                 "devices": devices,
                 "placement": name,
                 "steps a second": round(rate(segment, given, arguments.repetitions), 3),
-                "bytes of the state on one device": sum(
-                    leaf.addressable_shards[0].data.nbytes
-                    for leaf in jax.tree.leaves((given[0].weights.params, given[0].scores))
-                ),
+                "bytes of weights and scores on one device": held,
             }
         )
         print(speeds[-1], flush=True)

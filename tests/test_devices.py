@@ -23,15 +23,13 @@ PLACEMENTS = ("1", "2", "4", "4s")
 
 
 def _start(script: list[str], devices: int, **environment: str) -> subprocess.Popen:
-    flags = (
-        f"--xla_llvm_disable_expensive_passes=true --xla_force_host_platform_device_count={devices}"
-    )
+    flags = "--xla_llvm_disable_expensive_passes=true --xla_force_host_platform_device_count="
     return subprocess.Popen(
         [sys.executable, *script],
         cwd=ROOT,
         env={
             **os.environ,
-            "XLA_FLAGS": flags,
+            "XLA_FLAGS": f"{flags}{devices}",
             "JAX_PLATFORMS": "cpu",
             "PYTHONPATH": str(ROOT),
             **environment,
@@ -59,7 +57,7 @@ def _finish(processes: list[subprocess.Popen]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All runs, as many at a time as there are cores here: two and a half."""
+    """What ``run_on_devices`` wrote, two processes at a time."""
     out = tmp_path_factory.mktemp("devices")
     script = [str(ROOT / "tests" / "run_on_devices.py")]
     address = f"127.0.0.1:{_free_port()}"
@@ -190,7 +188,7 @@ def test_collectives_by_hand():
 }
 
 ENTRY %main (x: f32[4]) -> f32[4] {
-  %w = (s32[], f32[4]{0}) while(%t), condition=%cond, body=%body, backend_config={"known_trip_count":{"n":"5"}}
+  %w = (f32[4]{0}) while(%t), body=%body, backend_config={"known_trip_count":{"n":"5"}}
   ROOT %q = (f32[2]{0}, f32[8]{0}) all-gather-start(f32[2]{0} %k), dimensions={0}
 }
 """
@@ -205,28 +203,25 @@ ENTRY %main (x: f32[4]) -> f32[4] {
         collectives("nothing")
 
 
-class _Devices:
-    """Stand-ins, so that a mesh of four needs no four devices."""
-
-    def __init__(self, count: int):
-        self.mesh = jax.sharding.AbstractMesh((count,), ("data",))
+def _of_four(**fields: Any) -> Placement:
+    """A placement over four devices that need not be there, for what is decided by shapes."""
+    placement = object.__new__(Placement)
+    mesh = jax.sharding.AbstractMesh((4,), ("data",))
+    for name, value in {"mesh": mesh, **fields}.items():
+        object.__setattr__(placement, name, value)
+    return placement
 
 
 def test_largest_axis_is_split():
-    placement = Placement.over(1)
-    wide = object.__new__(Placement)
-    for name, value in {
-        "mesh": jax.sharding.AbstractMesh((4,), ("data",)),
-        "shard_params": True,
-        "parameters": frozenset({(3, 3, 8, 16), (12, 6), (5, 7), (16,)}),
-    }.items():
-        object.__setattr__(wide, name, value)
-    assert wide.sharding((3, 3, 8, 16)).spec == PartitionSpec(None, None, None, "data")
-    assert wide.sharding((12, 6)).spec == PartitionSpec("data", None)
-    assert wide.sharding((5, 7)).spec == PartitionSpec()  # nothing divides
-    assert wide.sharding((16,)).spec == PartitionSpec()  # vectors stay whole
-    assert wide.sharding((8, 16)).spec == PartitionSpec()  # no parameter's shape
-    assert placement.sharding((12, 6)).spec == PartitionSpec()
+    shapes = frozenset({(3, 3, 8, 16), (12, 6), (5, 7), (16,)})
+    split = _of_four(shard_params=True, parameters=shapes)
+    assert split.sharding((3, 3, 8, 16)).spec == PartitionSpec(None, None, None, "data")
+    assert split.sharding((12, 6)).spec == PartitionSpec("data", None)
+    assert split.sharding((5, 7)).spec == PartitionSpec()  # nothing divides
+    assert split.sharding((16,)).spec == PartitionSpec()  # vectors stay whole
+    assert split.sharding((8, 16)).spec == PartitionSpec()  # no parameter's shape
+    copied = _of_four(shard_params=False, parameters=shapes)
+    assert copied.sharding((12, 6)).spec == PartitionSpec()
 
 
 def test_refusals(tiny_problem: Any):
@@ -236,18 +231,15 @@ def test_refusals(tiny_problem: Any):
         Placement.over("few")
     with pytest.raises(ValueError, match="one axis 'data'"):
         Placement(Mesh(np.asarray(jax.devices()), ("rows",)))
-    four = object.__new__(Placement)
-    object.__setattr__(four, "mesh", jax.sharding.AbstractMesh((4,), ("data",)))
     with pytest.raises(ValueError, match="choose a multiple of 4 such as 28, or fewer"):
-        four.check_batch(30)
+        _of_four().check_batch(30)
     with pytest.raises(ValueError, match="together"):
         Processes("127.0.0.1:1000")
     with pytest.raises(ValueError, match="host:port"):
         Processes("here", 2, 0)
     with pytest.raises(ValueError, match=r"\[0, 2\)"):
         Processes("127.0.0.1:1000", 2, 2)
-    problem = tiny_problem()
-    feed = Feed(problem, None, 0, 32)
+    feed = Feed(tiny_problem(), None, 0, 32)
     for wrong in ({"0": -1}, {"0": True}, {"x": 3}, {"0": "3"}):
         with pytest.raises(ValueError, match="counts rows by stream"):
             feed.restore(wrong)
