@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, PartitionSpec
 
+from fairbilevel.cli import main
 from fairbilevel.devices import Placement, Processes, collectives
 from fairbilevel.train import Feed, stream_rows
 
@@ -304,3 +305,20 @@ def test_processes_that_do_not_come():
     assert "did not find each other" in output
     assert "within 2 seconds" in output
     assert "Traceback" not in output
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("solve --devices 7", "7 devices were asked for"),
+        ("solve --devices few", "--devices is 'all' or a number from 1 up, got 'few'"),
+        ("solve --coordinator here:1", "together"),
+        ("plan --coordinator here:1 --process-count 2 --process-id 0", "only `fairbilevel solve`"),
+    ],
+)
+def test_command_line_refuses(
+    words: str, sentence: str, capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch: Any
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(words.split()) == 2
+    assert sentence in capsys.readouterr().err
