@@ -4,8 +4,8 @@
 
 A placement is a number of devices, with ``s`` behind it where parameters are sharded. Where
 ``PROCESSES``, ``INDEX`` and ``COORDINATOR`` are set, this is one of several processes. For each
-placement ``OUT-PLACEMENT.npz`` is written by the first process; ``sent:PLACEMENT`` writes what the
-outer step sends, ``OUT-PLACEMENT.json``. Parameters are of JAX's default
+placement the first process writes ``OUT-PLACEMENT.npz``, and what an outer step sent into
+``OUT-PLACEMENT.json``. Parameters are of JAX's default
 float type, so ``JAX_ENABLE_X64=1`` makes everything float64.
 """
 
@@ -15,6 +15,7 @@ import dataclasses
 import json
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import fairbilevel as fb
@@ -84,7 +85,7 @@ def numbers(solution: fb.Solution) -> dict[str, np.ndarray]:
     return out
 
 
-def run(placement: Placement) -> dict[str, np.ndarray]:
+def run(placement: Placement) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The solver on the residual network, a pruner with constraints on the MLP."""
     results = {}
     problem = problem_of("resnet", placement)
@@ -100,7 +101,11 @@ def run(placement: Placement) -> dict[str, np.ndarray]:
     )
     solver_run = solver.start(problem, dense)
     assert solver_run.outer_steps == STEPS, solver_run.outer_steps
-    solved = solver.run(problem, dense)
+    state = solver_run.init()
+    for _ in range(solver_run.stages):
+        state = solver_run.step(state)
+    record = sent(solver_run, state, solver_run.stage_steps, solver.batch_size)
+    solved = solver_run.finish(state)
     results |= {f"solver/{n}": v for n, v in numbers(solved).items()}
     problem = problem_of("mlp", placement)
     dense = problem.refer(problem.initial_network(0))
@@ -109,41 +114,37 @@ def run(placement: Placement) -> dict[str, np.ndarray]:
     results |= {f"pruner/{n}": v for n, v in numbers(pruned).items()}
     kind = jnp.zeros(()).dtype
     assert all(w.dtype == kind for n, w in results.items() if "weight/" in n)
-    return results
+    return results, record
 
 
-def sent(placement: Placement) -> dict[str, Any]:
-    """Bytes that an outer step on the residual network sends, by what they are."""
-    from experiments.bench_devices import carries, program, weight_shapes
+def sent(solver_run: Any, state: Any, steps: int, batch: int) -> dict[str, Any]:
+    """Bytes that an outer step sent, by what they are, from the program that ran."""
+    from experiments.bench_devices import carries, weight_shapes
 
-    problem, steps, batch = problem_of("resnet", placement), 2, 64
-    _, compiled, arguments = program(problem, batch, steps)
-    weights, found = weight_shapes(problem), collectives(compiled.as_text())
-    params = jax.tree.leaves(arguments[0].weights.params)
+    (compiled,) = solver_run._segment._executables.values()
+    weights = weight_shapes(solver_run.problem)
+    found = collectives(compiled.as_text())
+    params = jax.tree.leaves(state.weights.params)
     each = [carries(c, weights, batch) for c in found]
     return {
         "bytes": {w: sum(e.get(w, 0) for e in each) // steps for w in {w for e in each for w in e}},
         "kinds": [[c.kind, sorted(e)] for c, e in zip(found, each, strict=True)],
         "weights": sum(p.nbytes for p in params if p.ndim > 1),
         "vectors": sum(p.nbytes for p in params if p.ndim == 1),
-        "masked": sum(p.nbytes for p in jax.tree.leaves(arguments[0].scores)),
+        "masked": sum(p.nbytes for p in jax.tree.leaves(state.scores)),
         "held": sum(p.addressable_shards[0].data.nbytes for p in params if p.ndim > 1),
     }
 
 
 def main() -> None:
     out, *placements = sys.argv[1:]
-    for word in placements:
-        name = word.removeprefix("sent:")
+    for name in placements:
         devices = int(name.removesuffix("s"))
         placement = Placement.over(devices, shard_params=name.endswith("s"))
-        if name != word:
-            with open(f"{out}-{name}.json", "w") as file:
-                json.dump(sent(placement), file)
-            continue
-        results = run(placement)
+        results, record = run(placement)
         if is_first():
             np.savez(f"{out}-{name}.npz", **results)
+            Path(f"{out}-{name}.json").write_text(json.dumps(record))
 
 
 main()
