@@ -49,10 +49,15 @@ def _free_port() -> int:
 
 def _finish(processes: list[subprocess.Popen]) -> list[str]:
     outputs = []
-    for process in processes:
-        output, _ = process.communicate(timeout=500)
-        assert process.returncode == 0, output
-        outputs.append(output)
+    try:
+        for process in processes:
+            output, _ = process.communicate(timeout=900)
+            assert process.returncode == 0, output
+            outputs.append(output)
+    finally:
+        for process in processes:
+            with process:  # closes its pipe and waits
+                process.kill()
     return outputs
 
 
