@@ -107,17 +107,19 @@ def images(model: str, width: int, placement: fb.Placement, rows: int) -> fb.Fai
     )
 
 
-def rate(segment: Any, arguments: tuple, repetitions: int) -> float:
-    """Steps per second of compiled calls, the median."""
-    state, *rest = arguments
-    steps = rest[-1].shape[0]
-    state, _ = segment(state, *rest)
-    seconds = []
-    for _ in range(repetitions):
-        begin = time.perf_counter()
-        state, _ = segment(state, *rest)
-        seconds.append(time.perf_counter() - begin)
-    return steps / float(np.median(seconds))
+def rates(programs: list[tuple[Any, tuple]], repetitions: int) -> list[float]:
+    """Steps per second of each program, medians of calls in turn, so that other work on the
+    machine falls on all of them alike."""
+    states = [given[0] for _, given in programs]
+    seconds: list[list[float]] = [[] for _ in programs]
+    for repetition in range(repetitions + 1):
+        for i, (segment, (_, *rest)) in enumerate(programs):
+            begin = time.perf_counter()
+            states[i], _ = segment(states[i], *rest)
+            if repetition:  # the first one compiles
+                seconds[i].append(time.perf_counter() - begin)
+    steps = [given[-1].shape[0] for _, given in programs]
+    return [n / float(np.median(t)) for n, t in zip(steps, seconds, strict=True)]
 
 
 def table(rows: Iterable[dict[str, Any]]) -> list[str]:
@@ -136,13 +138,13 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--repetitions", type=int, default=5)
     arguments = parser.parse_args()
     # Read when the first array is made.
     os.environ["XLA_FLAGS"] = (
         f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={DEVICES}"
     )
-    listed, speeds = [], []
+    listed, speeds, programs = [], [], []
     for devices, sharded in ((1, False), (2, False), (DEVICES, False), (DEVICES, True)):
         placement = fb.Placement.over(devices, shard_params=sharded)
         problem = images(arguments.model, arguments.width, placement, 20 * arguments.batch)
@@ -172,15 +174,18 @@ def main() -> None:
             leaf.addressable_shards[0].data.nbytes
             for leaf in jax.tree.leaves((given[0].weights.params, given[0].scores))
         )
+        programs.append((segment, given))
         speeds.append(
             {
                 "devices": devices,
                 "placement": name,
-                "steps a second": round(rate(segment, given, arguments.repetitions), 3),
+                "steps a second": 0.0,
                 "bytes of weights and scores on one device": held,
             }
         )
         print(speeds[-1], flush=True)
+    for row, speed in zip(speeds, rates(programs, arguments.repetitions), strict=True):
+        row["steps a second"] = round(speed, 3)
     stream = io.StringIO()
     writer = csv.DictWriter(stream, list(listed[0]), lineterminator="\n")
     writer.writeheader()
@@ -201,7 +206,8 @@ def main() -> None:
         "",
         *table(speeds),
         "",
-        "Virtual devices share the cores: equal rates would mean that splitting costs nothing.",
+        "Virtual devices share the cores: equal rates would mean that splitting costs nothing. "
+        f"Medians of {arguments.repetitions} calls, the placements in turn.",
         "",
         f"Made by `python -m experiments.bench_devices --model {arguments.model} --width "
         f"{arguments.width} --batch {arguments.batch} --steps {arguments.steps}` (seed 0) with "
