@@ -16,6 +16,7 @@ from fairbilevel import (
     analysis,
     certificates,
     data,
+    devices,
     fairness,
     hypergrad,
     masks,
@@ -25,6 +26,7 @@ from fairbilevel import (
     train,
 )
 from fairbilevel.certificates import Certificate, certify
+from fairbilevel.devices import Placement
 from fairbilevel.hypergrad import hypergradient
 from fairbilevel.problem import FairPruningProblem, Network, Reference
 from fairbilevel.run import Run, analyze, load_run, save_run
@@ -39,6 +41,7 @@ __all__ = [
     "DivergenceError",
     "FairPruningProblem",
     "Network",
+    "Placement",
     "Reference",
     "Run",
     "Solution",
@@ -47,6 +50,7 @@ __all__ = [
     "certificates",
     "certify",
     "data",
+    "devices",
     "fairness",
     "hypergrad",
     "hypergradient",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from fairbilevel import _trees, fairness, masks, models
 from fairbilevel import data as fb_data
+from fairbilevel.devices import Placement
 from fairbilevel.fairness import Constraint, Custom, Measurement, Outcomes
 
 REPORTED_ROLES = ("fit", "select", "tune", "test")
@@ -35,27 +37,66 @@ class Network:
 
 
 def predictor(
-    model: models.Model, encoder: fb_data.Encoder
+    model: models.Model, encoder: fb_data.Encoder, placement: Placement | None = None
 ) -> Callable[[Network, np.ndarray], np.ndarray]:
     """A function from a network and encoded rows to logits, in evaluation mode on the host.
 
-    It is compiled once, for a fixed number of rows at a time.
+    It is compiled once, for a fixed number of rows at a time, which are split over the devices of a
+    placement.
     """
 
-    @jax.jit
     def forward(params: Any, state: Any, x: Array) -> Array:
         return model.apply(params, state, encoder.normalize(x), False, jax.random.key(0))[0]
 
+    spread = None if placement is None or placement.alone else placement
+    if spread is None:
+        compiled, multiple = jax.jit(forward), 1
+    else:
+        compiled = jax.jit(forward, out_shardings=spread.everywhere)
+        multiple = spread.count
+
     def predict(network: Network, inputs: np.ndarray) -> np.ndarray:
         size = min(_EVALUATION_ROWS, max(len(inputs), 1))
+        size = -(-size // multiple) * multiple
+        params, state = network.params, network.state
+        if spread is not None:
+            params, state = spread.place((params, state))
         chunks = []
         for start in range(0, max(len(inputs), 1), size):
             x = inputs[start : start + size]
-            padded = np.concatenate([x, np.zeros((size - len(x), *x.shape[1:]), x.dtype)])
-            chunks.append(np.asarray(forward(network.params, network.state, padded))[: len(x)])
+            padded: Any = np.concatenate([x, np.zeros((size - len(x), *x.shape[1:]), x.dtype)])
+            if spread is not None:
+                padded = spread.rows(padded.__getitem__, np.arange(size))
+            chunks.append(np.asarray(compiled(params, state, padded))[: len(x)])
         return np.concatenate(chunks)
 
     return predict
+
+
+def _of_default_type(model: models.Model) -> models.Model:
+    """The model with parameters of JAX's default float type: float64 where that is enabled."""
+
+    def init(key: Array) -> tuple[Any, Any]:
+        kind = jnp.zeros(()).dtype
+        return jax.tree.map(
+            lambda leaf: leaf.astype(kind) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf,
+            model.init(key),
+        )
+
+    return dataclasses.replace(model, init=init)
+
+
+def _placed(model: models.Model, placement: Placement) -> models.Model:
+    """The same model: its rows stay where their devices are, and split parameters are gathered
+    where rows pass through them."""
+
+    def apply(params: Any, state: Any, x: Array, train: bool, key: Array) -> tuple[Array, Any]:
+        if placement.shard_params:
+            params = placement.whole(params)
+        logits, state = model.apply(params, state, placement.split(x), train, key)
+        return logits, placement.whole(state)
+
+    return dataclasses.replace(model, apply=apply)
 
 
 @dataclass(frozen=True)
@@ -96,10 +137,12 @@ class FairPruningProblem:
         prune_classifier: prune the classifier's weights too; its outputs are never removed as
             filters.
         seed: of the roles.
+        placement: the devices that share the work; all of them by default.
 
     Attributes:
         inputs: encoded rows; images stay uint8 and are normalized on the device.
         layers: prunable layers of the model, and its coupled channels.
+        placement: where rows, weights and scores lie.
         built_in: whether the model was given by name, and so can be rebuilt from a file.
         share: float32 ``[groups]`` by role: the groups' shares among that role's rows.
 
@@ -122,6 +165,7 @@ class FairPruningProblem:
         width: int | None = None,
         prune_classifier: bool = False,
         seed: int = 0,
+        placement: Placement | None = None,
     ):
         if not isinstance(x, fb_data.Dataset):
             if y is None or group is None:
@@ -157,7 +201,9 @@ class FairPruningProblem:
         )
         self.built_in, self.width = isinstance(model, str), width
         if isinstance(model, str):
-            model = models.build(model, self.inputs.shape[1:], len(data.classes), width=width)
+            model = _of_default_type(
+                models.build(model, self.inputs.shape[1:], len(data.classes), width=width)
+            )
         elif isinstance(model, nnx.Module):
             model = models.from_nnx(model)
         self.model = model
@@ -170,7 +216,11 @@ class FairPruningProblem:
             masks.find_layers(model.apply, params, state, sample),
             prune_classifier=prune_classifier,
         )
-        self._predict = predictor(model, self.encoder)
+        shapes = {tuple(leaf.shape) for leaf in jax.tree.leaves(params)}
+        self.placement = (placement or Placement.over()).splitting(shapes)
+        if not self.placement.alone:
+            self.model = _placed(model, self.placement)
+        self._predict = predictor(self.model, self.encoder, self.placement)
 
     def _shares(self, rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, " groups"]:
         count = np.bincount(self.group[rows], minlength=len(self.data.groups))
@@ -210,7 +260,8 @@ class FairPruningProblem:
         return self.data.groups
 
     def normalize(self, x: Array) -> Float[Array, "rows ..."]:
-        """Encoded rows as the model takes them: float32, standardized by the fit rows."""
+        """Encoded rows as the model takes them: float32, standardized by the fit rows. Parameters
+        of a wider type widen what follows."""
         return self.encoder.normalize(x)
 
     def logits(
@@ -227,12 +278,21 @@ class FairPruningProblem:
 
     def initial_network(self, seed: int = 0) -> Network:
         """The model's own start: the parameters of a module that was given, else random ones."""
-        return Network(*self.model.init(jax.random.key(seed)))
+        return Network(*self.start(jax.random.key(seed)))
+
+    def start(self, key: Array) -> tuple[Any, Any]:
+        """``model.init`` with its arrays where they belong; where parameters are split, none is
+        ever whole on one device."""
+        if not self.placement.shard_params:
+            return self.placement.place(self.model.init(key))
+        where = self.placement.outputs(self.model.init, key)
+        return jax.jit(self.model.init, out_shardings=where)(key)
 
     def refer(self, network: Network, gradient_evaluations: float = 0.0) -> Reference:
         """The dense reference of a network: its outcome on every row except those of certify."""
+        network = Network(*self.placement.place((network.params, network.state)))
         for name, leaf in _trees.flatten_named(network.params).items():
-            if not np.isfinite(np.asarray(leaf)).all():
+            if not bool(jnp.isfinite(leaf).all()):
                 raise ValueError(f"the dense model's parameter {name!r} holds values not finite")
         correct = np.zeros(len(self.y), bool)
         loss = np.zeros(len(self.y), np.float32)

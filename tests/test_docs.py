@@ -10,7 +10,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("page", ["docs/hypergradients.md", "docs/disparate_impact.md"])
+@pytest.mark.parametrize(
+    "page", ["docs/devices.md", "docs/disparate_impact.md", "docs/hypergradients.md"]
+)
 def test_the_code_of_a_guide_runs(page, capsys):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     assert blocks

@@ -178,6 +178,8 @@ def _configuration(name: str, words: list[str], default: Any = None) -> Any:
     if help_default is cleared:
         kept: dict[str, Any] = {n: getattr(default, n) for n in repeated if n not in given}
         parsed = dataclasses.replace(parsed, **kept)
+    if name != "solve" and parsed.processes() is not None:
+        raise ValueError(f"only `fairbilevel solve` runs in several processes, not {name}")
     return parsed
 
 
@@ -195,8 +197,9 @@ def _solve(words: list[str]) -> int:
         from fairbilevel.run import stored_config
 
         path = Path(options["resume"])
-        stored = stored_config(path)
-        return resume(path, stored, _configuration("solve", rest, stored), _console(), _print_plan)
+        return resume(
+            path, _configuration("solve", rest, stored_config(path)), _console(), _print_plan
+        )
     return solve(_configuration("solve", rest), _console(), _print_plan)
 
 

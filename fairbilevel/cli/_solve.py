@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import shlex
 import signal
 import sys
@@ -21,15 +23,19 @@ was begun with; the same command as before does so too.
 
 def solve(config: Any, console: Console, print_plan: Callable[..., None]) -> int:
     """Run, or go on with the unfinished run that the same options began."""
+    from fairbilevel import devices
     from fairbilevel.run import run_folder
 
-    path, goes_on = run_folder(config)
-    return _run(path, config, goes_on, console, print_plan)
+    def place() -> tuple[str, bool]:
+        path, goes_on = run_folder(config)
+        return str(path), goes_on
+
+    console = _joined(config, console)
+    path, goes_on = devices.told_by_first(place)
+    return _run(Path(path), config, goes_on, console, print_plan)
 
 
-def resume(
-    path: Path, stored: Any, config: Any, console: Console, print_plan: Callable[..., None]
-) -> int:
+def resume(path: Path, config: Any, console: Console, print_plan: Callable[..., None]) -> int:
     """Go on with the run in a folder, which is complete already or not.
 
     Raises:
@@ -38,14 +44,30 @@ def resume(
     from fairbilevel.run import check_resumable, is_unfinished
 
     check_resumable(path, config)
+    config = dataclasses.replace(config, out=str(path), overwrite=False)
+    console = _joined(config, console)
     if not is_unfinished(path):
         return _complete(path, console)
-    return _run(path, stored, True, console, print_plan)
+    return _run(path, config, True, console, print_plan)
+
+
+def _joined(config: Any, console: Console) -> Console:
+    """With the other processes of the run, if there are any; the first one prints."""
+    from fairbilevel import devices
+
+    processes = config.processes()
+    if processes is None:
+        return console
+    processes.start()
+    if not devices.is_first():
+        # JAX's own libraries write past Python.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return console
 
 
 def _complete(path: Path, console: Console) -> int:
     """Nothing is left to do but the report, where a run was killed between result and report."""
-    from fairbilevel import report
+    from fairbilevel import devices, report
     from fairbilevel.records import read_result
 
     result = read_result(path)
@@ -55,7 +77,7 @@ def _complete(path: Path, console: Console) -> int:
             f"{result.get('diagnosis')}"
         )
     if not (path / "report.html").is_file():
-        report.write_report(path)
+        devices.on_first(lambda: report.write_report(path))
     console.print(f"the run in {path} is complete", highlight=False, soft_wrap=True)
     console.print(report.summary_table(result))
     return 0
@@ -64,19 +86,23 @@ def _complete(path: Path, console: Console) -> int:
 def _run(
     path: Path, config: Any, goes_on: bool, console: Console, print_plan: Callable[..., None]
 ) -> int:
-    from fairbilevel import report
+    from fairbilevel import devices, report
     from fairbilevel.records import Interrupted
-    from fairbilevel.run import make_plan, prepare, solve_run
+    from fairbilevel.run import follow_run, make_plan, prepare, solve_run
 
     def say(sentence: str) -> None:
-        print(f"fairbilevel: {sentence}", file=sys.stderr)
+        if devices.is_first():
+            print(f"fairbilevel: {sentence}", file=sys.stderr)
 
     prepared = prepare(config)
     plan = make_plan(prepared)
-    print_plan(console, prepared, plan)
-    if goes_on:
-        console.print(f"going on with the run in {path}", highlight=False, soft_wrap=True)
     try:
+        if not devices.is_first():
+            follow_run(prepared, path)
+            return 0
+        print_plan(console, prepared, plan)
+        if goes_on:
+            console.print(f"going on with the run in {path}", highlight=False, soft_wrap=True)
         with Progress(console, sum(plan.gradient_evaluations.values())) as progress:
             result = solve_run(prepared, path, progress, resume=goes_on, say=say)
     except Interrupted as error:

@@ -43,6 +43,7 @@ def build_problem(
         width=width,
         prune_classifier=config.prune_classifier,
         seed=seed,
+        placement=config.placement(),
     )
 
 

@@ -6,6 +6,7 @@ only counts to add up.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
@@ -50,28 +51,62 @@ def top_k_masks(scores: Scores, keep: Int[Array, ""] | int, reserved: Sequence[s
         Arrays shaped as the scores, of their dtype, one where kept and zero elsewhere. Of equal
         scores at the threshold those that come first (layer order, then flat index) are kept.
     """
-    names = list(scores)
     keep = jnp.asarray(keep, jnp.int32)
     keys = {}
-    for name in names:
-        key = sortable_bits(scores[name])
+    for name, score in scores.items():
+        key = sortable_bits(score)
         top = key.dtype.type(jnp.iinfo(key.dtype).max)
         key = jnp.minimum(key, top - key.dtype.type(1))  # the top is free for reserved entries
         if name in reserved:
-            flat = key.reshape(-1)
-            key = flat.at[jnp.argmax(flat)].set(top).reshape(key.shape)
+            place = _places(key.shape)
+            first = jnp.min(jnp.where(key == jnp.max(key), place, key.size))
+            key = jnp.where(place == first, top, key)
         keys[name] = key
     threshold = _kth_bits(list(keys.values()), keep)
     above = sum(jnp.sum(key > threshold, dtype=jnp.int32) for key in keys.values())
-    ties_left = keep - above
+    offsets = dict(
+        zip(keys, itertools.accumulate((k.size for k in keys.values()), initial=0), strict=False)
+    )
+    tied = [(key == threshold, offsets[name]) for name, key in keys.items()]
+    end = _end_of_ties(tied, keep - above)
     masks = {}
-    for name in names:
-        tied = keys[name] == threshold
-        rank = jnp.cumsum(tied.reshape(-1), dtype=jnp.int32).reshape(tied.shape)
-        kept: Bool[Array, "..."] = (keys[name] > threshold) | (tied & (rank <= ties_left))
+    for (name, key), (ties, offset) in zip(keys.items(), tied, strict=True):
+        kept: Bool[Array, "..."] = (key > threshold) | (ties & (_places(key.shape) + offset < end))
         masks[name] = kept.astype(scores[name].dtype)
-        ties_left = jnp.maximum(ties_left - jnp.sum(tied, dtype=jnp.int32), 0)
     return masks
+
+
+def _places(shape: tuple[int, ...]) -> Int[Array, "..."]:
+    """The flat index of every entry, made where the entry lies: no reshape across devices."""
+    place = jnp.zeros(shape, jnp.int32)
+    for axis, size in enumerate(shape):
+        place = place * size + lax.broadcasted_iota(jnp.int32, shape, axis)
+    return place
+
+
+def _end_of_ties(
+    tied: Sequence[tuple[Bool[Array, "..."], int]], left: Int[Array, ""]
+) -> Int[Array, ""]:
+    """The index over all arrays before which exactly ``left`` ties lie (beyond them, if so few are
+    tied): bisected by counting too, and only where some ties have to go."""
+    bits = sum(ties.size for ties, _ in tied).bit_length()
+
+    def before(end: Int[Array, ""]) -> Int[Array, ""]:
+        counts = [
+            jnp.sum(ties & (_places(ties.shape) + offset < end), dtype=jnp.int32)
+            for ties, offset in tied
+        ]
+        return sum(counts, jnp.zeros((), jnp.int32))
+
+    def one_bit(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        i, end = carry
+        raised = end | (jnp.int32(1) << (bits - 1 - i))
+        return i + 1, jnp.where(before(raised) <= left, raised, end)
+
+    beyond = jnp.int32(2**bits - 1)
+    split = before(beyond) > left
+    start = (jnp.where(split, 0, bits).astype(jnp.int32), jnp.where(split, 0, beyond))
+    return lax.while_loop(lambda carry: carry[0] < bits, one_bit, start)[1]
 
 
 def kth_largest(scores: Scores, keep: Int[Array, ""] | int) -> Float[Array, ""]:

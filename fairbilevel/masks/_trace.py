@@ -30,9 +30,10 @@ from fairbilevel.masks._record import Kernel, Leaf, Record, Value, known, spread
 
 # Zero where their argument is zero.
 ODD = {
-    "convert_element_type", "copy", "copy_p", "neg", "log1p", "expm1", "tanh", "sin", "tan", "asin",
-    "atan", "sinh", "asinh", "atanh", "sqrt", "abs", "sign", "square", "erf", "erf_inv", "cbrt",
-    "floor", "ceil", "round", "stop_gradient", "reduce_precision", "real", "imag", "integer_pow",
+    "convert_element_type", "sharding_constraint", "copy", "copy_p", "neg", "log1p", "expm1",
+    "tanh", "sin", "tan", "asin", "atan", "sinh", "asinh", "atanh", "sqrt", "abs", "sign", "square",
+    "erf", "erf_inv", "cbrt", "floor", "ceil", "round", "stop_gradient", "reduce_precision", "real",
+    "imag", "integer_pow",
 }  # fmt: skip
 _UNARY = ODD | {
     "exp", "exp2", "log", "rsqrt", "logistic", "erfc", "cos", "cosh", "acos", "acosh", "lgamma",
@@ -78,7 +79,7 @@ class Trace(Record):
             return self.follow(getattr(inner, "jaxpr", inner), consts, values)
         if name in _UNARY:
             value = values[0]
-            if name == "convert_element_type":
+            if name in ("convert_element_type", "sharding_constraint"):
                 return [value]
             keeps = name in ODD and eqn.params.get("y", 1) > 0
             zero = value.zero if keeps else frozenset()

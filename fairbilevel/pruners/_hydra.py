@@ -95,7 +95,7 @@ class HydraRun(PrunerRun):
             self.options.budget_share,
         )
         self._whole_rule = self._rule
-        self._segment = Compiled(self._many, self.costs)
+        self._segment = Compiled(self._many, self.costs, placement=self.problem.placement)
         return state._replace(scores=scores, memory=self._rule.init(scores))
 
     def _many(self, moving: Any, params: Any, batches: Batch) -> tuple[Any, StepLog]:
@@ -128,7 +128,7 @@ class HydraRun(PrunerRun):
     def use_smaller_steps(self) -> None:
         """Of the scores."""
         self._rule = smaller(self._whole_rule, self.retreats.scale)
-        self._segment = Compiled(self._many, self.costs)
+        self._segment = Compiled(self._many, self.costs, placement=self.problem.placement)
 
     def _prune(self, state: PrunerState, round_: int) -> PrunerState:
         def network(state: PrunerState) -> Network:

@@ -51,7 +51,7 @@ class Moment:
         """Logits of a batch."""
         x = self.problem.normalize(batch.x)
         out, _ = self.problem.model.apply(params, self.model_state, x, False, self.key)
-        return out.astype(jnp.float32)
+        return out.astype(jnp.promote_types(out.dtype, jnp.float32))
 
     def loss(self, params: Any, batch: Batch, temperature: float = 1.0) -> Float[Array, ""]:
         """Mean cross-entropy of a batch in nats, rows weighted, logits divided by a temperature."""

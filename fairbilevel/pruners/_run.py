@@ -82,7 +82,7 @@ class PrunerRun(StagedRun):
         self.feed = Feed(
             options.view(problem, self.rows), reference, options.seed, options.batch_size
         )
-        self._score = Compiled(self._scores, self.costs, donate=False)
+        self._score = Compiled(self._scores, self.costs, donate=False, placement=problem.placement)
         self._plan()
         self._done = 0
 

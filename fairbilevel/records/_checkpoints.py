@@ -176,7 +176,7 @@ class Activity:
             CheckpointError: it belongs to a run on other data, with other settings or of another
                 schema.
         """
-        if not self._folder.is_dir():
+        if not _agreed(self._folder.is_dir(), None)[0]:
             return None
         for step in sorted(self._manager.all_steps(), reverse=True):
             with _quiet_stragglers() as quiet:

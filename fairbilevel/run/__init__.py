@@ -10,7 +10,7 @@ from fairbilevel.run._analyze import (
     write_analysis,
 )
 from fairbilevel.run._certify import certify_run
-from fairbilevel.run._config import Config, read_config
+from fairbilevel.run._config import PLACE_OPTIONS, Config, read_config
 from fairbilevel.run._evaluate import evaluate_run
 from fairbilevel.run._folder import Run, check_free, load_run, save_run
 from fairbilevel.run._frontier import frontier_run
@@ -18,9 +18,10 @@ from fairbilevel.run._plan import Plan, make_plan
 from fairbilevel.run._prepare import Prepared, model_choice, prepare, read_data
 from fairbilevel.run._result import command, machine, versions
 from fairbilevel.run._resume import check_resumable, is_unfinished, run_folder, stored_config
-from fairbilevel.run._solve import make_baseline, make_solver, make_system, solve_run
+from fairbilevel.run._solve import follow_run, make_baseline, make_solver, make_system, solve_run
 
 __all__ = [
+    "PLACE_OPTIONS",
     "Config",
     "Evaluation",
     "Plan",
@@ -34,6 +35,7 @@ __all__ = [
     "choose_rows",
     "command",
     "evaluate_run",
+    "follow_run",
     "frontier_run",
     "is_unfinished",
     "load_run",

@@ -16,6 +16,7 @@ import tyro
 
 from fairbilevel import fairness, hypergrad, masks, systems
 from fairbilevel.data import ROLES, Options
+from fairbilevel.devices import Placement, Processes
 from fairbilevel.fairness import Constraint
 from fairbilevel.train import SCORE_RULES
 
@@ -31,6 +32,16 @@ SOLVER_OPTIONS = (
     "follow_weights",
     "fine_tune_on",
     "multipliers_from",
+)
+
+# Where a run happens, not what it does: the same numbers come out.
+PLACE_OPTIONS = (
+    "devices",
+    "shard_params",
+    "distributed",
+    "coordinator",
+    "process_count",
+    "process_id",
 )
 
 _Repeat = tyro.conf.UseAppendAction
@@ -161,6 +172,19 @@ class Config:
     """Seconds between two checkpoints; 0 writes one after every compiled call."""
     checkpoint_keep: int = 2
     """Newest checkpoints kept of each part of a run, besides its best."""
+    devices: str = "all"
+    """`all`, or how many devices share each batch."""
+    shard_params: bool = False
+    """Split parameters, scores and optimizer states over the devices instead of keeping a copy on
+    each (FSDP)."""
+    distributed: bool = False
+    """Be one of several processes; Slurm, Kubernetes, Open MPI or a TPU pod says which."""
+    coordinator: str | None = None
+    """Be one of several processes where no cluster says which: host:port of the first of them."""
+    process_count: int | None = None
+    """How many processes there are, with --coordinator."""
+    process_id: int | None = None
+    """Which of them this one is, from 0, with --coordinator."""
 
     seed: int = 0
     """Of the roles, initial weights and batches."""
@@ -187,6 +211,27 @@ class Config:
         if self.surrogate is not None:
             parsed = [dataclasses.replace(c, surrogate=self.surrogate) for c in parsed]
         return tuple(parsed)
+
+    def processes(self) -> Processes | None:
+        """The other processes of the run, ``None`` where it is one alone.
+
+        Raises:
+            ValueError: an address without count and id, or the other way round.
+        """
+        address = (self.coordinator, self.process_count, self.process_id)
+        if not self.distributed and address == (None, None, None):
+            return None
+        return Processes(*address)
+
+    def placement(self) -> Placement:
+        """The devices that share each batch.
+
+        Raises:
+            ValueError: more devices than there are, or a batch that they cannot share evenly.
+        """
+        placement = Placement.over(self.devices, shard_params=self.shard_params)
+        placement.check_batch(self.batch_size)
+        return placement
 
     @property
     def compares(self) -> bool:
@@ -225,6 +270,9 @@ class Config:
         self.constraints()
         self.fractions()
         self._check_method()
+        self.processes()
+        if self.devices != "all" and not (self.devices.isdecimal() and int(self.devices)):
+            raise ValueError(f"--devices is 'all' or a number from 1 up, got {self.devices!r}")
         hypergrad.by_name(self.hypergradient)
         if 0 <= self.dual_step < float("inf"):  # refused by its own name below
             fairness.multiplier_rule(self.multiplier_rule, self.dual_step)

@@ -60,6 +60,7 @@ def prepare(config: Config) -> Prepared:
         ValueError: anything wrong with options, data or the dense model, in one sentence.
     """
     config.check()
+    placement = config.placement()
     data, counted = read_data(config)
     fractions = config.fractions()
     roles = fb_data.split_roles(data, fractions or fb_data.FRACTIONS, config.seed, counted)
@@ -73,6 +74,7 @@ def prepare(config: Config) -> Prepared:
         width=width,
         prune_classifier=config.prune_classifier,
         seed=config.seed,
+        placement=placement,
     )
     Budget.of(problem.layers, config.granularity, config.budget).keep(config.sparsity)
     dense = None if config.dense is None else _given_dense(Path(config.dense), problem)

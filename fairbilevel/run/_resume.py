@@ -20,11 +20,11 @@ from fairbilevel.records import (
     is_run_folder,
     read_json,
 )
-from fairbilevel.run._config import Config
+from fairbilevel.run._config import PLACE_OPTIONS, Config
 from fairbilevel.run._folder import check_free
 
 # What may differ between a run and the command that goes on with it.
-_FREE = ("out", "overwrite", "checkpoint_every", "checkpoint_keep")
+_FREE = ("out", "overwrite", "checkpoint_every", "checkpoint_keep", *PLACE_OPTIONS)
 
 
 def is_unfinished(path: Path) -> bool:

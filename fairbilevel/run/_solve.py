@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fairbilevel import export, hypergrad, systems
+from fairbilevel import devices, export, hypergrad, systems
 from fairbilevel.problem import Reference
 from fairbilevel.pruners import GradualMagnitude, Pruner
 from fairbilevel.records import (
@@ -17,6 +18,7 @@ from fairbilevel.records import (
     CheckpointError,
     Checkpoints,
     Interrupted,
+    JsonLines,
     locked,
     write_json,
 )
@@ -27,7 +29,7 @@ from fairbilevel.run._prepare import Prepared
 from fairbilevel.run._result import build_result, command, describe_data, machine, versions
 from fairbilevel.run._resume import stopping
 from fairbilevel.solver import BilevelSolver
-from fairbilevel.train import Callback, Costs, DivergenceError, train_dense
+from fairbilevel.train import Callback, Costs, DivergenceError, Solution, train_dense
 
 # Options of every method, and the names they have in its class where these differ.
 _COMMON = {
@@ -153,19 +155,52 @@ def solve_run(
         ValueError: the masks cut the network; the result's status is ``failed``.
         OSError: the folder cannot be written.
     """
-    with locked(path):
-        return _solve_locked(prepared, path, progress, resume, say)
+    config = prepared.config
+    with contextlib.ExitStack() as held:
+
+        def begin() -> JsonLines:
+            held.enter_context(locked(path))
+            return claim(path, config.to_json(), config.overwrite, resume=resume)
+
+        lines = devices.on_first(begin)
+        assert lines is not None  # this is the first process
+        return _solve_locked(prepared, path, lines, progress, resume, say)
+
+
+def _checkpoints(path: Path, config: Config, say: Callable[[str], None]) -> Checkpoints:
+    return Checkpoints(
+        path / CHECKPOINTS, every=config.checkpoint_every, keep=config.checkpoint_keep, say=say
+    )
+
+
+def _solutions(
+    prepared: Prepared, record: Callback, checkpoints: Checkpoints
+) -> tuple[Solution, Solution | None, Costs]:
+    """The method's, the baseline's if there is one, and what the dense model cost."""
+    config, problem, costs = prepared.config, prepared.problem, Costs()
+    reference = dense_reference(prepared, costs, record, checkpoints)
+    solution = make_system(config).run(problem, reference, callback=record, checkpoints=checkpoints)
+    baseline = None
+    if config.compares:
+        baseline = make_baseline(config).run(
+            problem,
+            reference,
+            callback=lambda entry: record(of_baseline(entry)),
+            checkpoints=checkpoints.below("baseline"),
+        )
+    checkpoints.close()
+    return solution, baseline, costs
 
 
 def _solve_locked(
     prepared: Prepared,
     path: Path,
+    lines: JsonLines,
     progress: Callable[[dict[str, Any]], None],
     resume: bool,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    config, problem = prepared.config, prepared.problem
-    lines = claim(path, config.to_json(), config.overwrite, resume=resume)
+    config = prepared.config
     events = Events(path)
     typed = (events.first("command") if resume else None) or command()
     events.write("resumed" if resume else "started", command=command(), versions=versions())
@@ -174,30 +209,14 @@ def _solve_locked(
         events.write("note", text=sentence)
         say(sentence)
 
-    checkpoints = Checkpoints(
-        path / CHECKPOINTS, every=config.checkpoint_every, keep=config.checkpoint_keep, say=told
-    )
-
     def record(entry: dict[str, Any]) -> None:
         lines.write(entry)
         progress(entry)
 
+    checkpoints = _checkpoints(path, config, told)
     try:
         with stopping(checkpoints, say):
-            dense_costs = Costs()
-            reference = dense_reference(prepared, dense_costs, record, checkpoints)
-            solution = make_system(config).run(
-                problem, reference, callback=record, checkpoints=checkpoints
-            )
-            baseline = None
-            if config.compares:
-                baseline = make_baseline(config).run(
-                    problem,
-                    reference,
-                    callback=lambda entry: record(of_baseline(entry)),
-                    checkpoints=checkpoints.below("baseline"),
-                )
-            checkpoints.close()
+            solution, baseline, dense_costs = _solutions(prepared, record, checkpoints)
     except (CheckpointError, Interrupted) as error:
         events.write("interrupted", reason=str(error))
         raise
@@ -218,6 +237,27 @@ def _solve_locked(
     events.write("completed")
     checkpoints.discard()
     return result
+
+
+def follow_run(prepared: Prepared, path: Path) -> None:
+    """What the other processes of a run do while the first one writes: the same computations.
+
+    Args:
+        prepared: the problem.
+        path: the run folder, on a file system that all processes see.
+
+    Raises:
+        DivergenceError: the loss is not finite or exploded, with smaller steps too.
+        Interrupted: a signal asked to stop, and a checkpoint was written.
+        ValueError: the masks cut the network.
+    """
+    config = prepared.config
+    devices.on_first(lambda: None)  # the first process has claimed the folder
+    checkpoints = _checkpoints(path, config, lambda sentence: None)
+    with stopping(checkpoints, lambda sentence: None):
+        solution, baseline, _ = _solutions(prepared, lambda record: None, checkpoints)
+    build_result(solution, baseline, seed=config.seed)
+    checkpoints.discard()
 
 
 def _record_failure(path: Path, prepared: Prepared, error: ValueError, typed: str) -> None:

@@ -319,7 +319,7 @@ class BilevelRun(StagedRun):
             options.constrain_weights,
         )
         self._whole_step = self.outer_step
-        self._segment = Compiled(self.outer_step.many, self.costs)
+        self._segment = Compiled(self.outer_step.many, self.costs, placement=problem.placement)
         self._network = jax.jit(self.outer_step.network)
         self._loop = WeightLoop(steps, self.costs, options.violation_every)
         self.stage, self._kept, self.retreats.made = 0, None, 0
@@ -380,7 +380,8 @@ class BilevelRun(StagedRun):
         )
         outer = smaller(whole.outer, scale)
         self.outer_step = dataclasses.replace(whole, steps=steps, outer=outer)
-        self._segment = Compiled(self.outer_step.many, self.costs)
+        placement = self.problem.placement
+        self._segment = Compiled(self.outer_step.many, self.costs, placement=placement)
 
     def step(self, state: BilevelState) -> BilevelState:
         """One stage: move the budget, refresh statistics, run one compiled call.

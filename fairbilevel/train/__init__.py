@@ -10,6 +10,7 @@ from fairbilevel.train._divergence import (
     smaller,
 )
 from fairbilevel.train._feasibility import INFEASIBLE, Feasibility, Reached, Watch
+from fairbilevel.train._feed import Feed
 from fairbilevel.train._loop import (
     FORWARD_COST,
     STREAM_DUALS,
@@ -21,7 +22,6 @@ from fairbilevel.train._loop import (
     Callback,
     Compiled,
     Costs,
-    Feed,
     Report,
     TuneRecord,
     WeightLoop,

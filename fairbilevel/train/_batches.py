@@ -5,7 +5,8 @@ The rows of any step can be named again from ``(seed, stream, position)`` alone.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -56,15 +57,34 @@ def stream_rows(
 
 
 def gather(
-    problem: FairPruningProblem, reference: Reference | None, rows: Int[np.ndarray, "..."]
+    problem: FairPruningProblem,
+    reference: Reference | None,
+    rows: Int[np.ndarray, "..."],
+    *,
+    spread: bool = True,
 ) -> Batch:
-    """The batch of ``rows``, leading axes kept; without a reference the dense entries are 0."""
-    zeros = np.zeros(rows.shape, np.float32)
+    """The batch of ``rows``, leading axes kept; without a reference the dense entries are 0.
+
+    Args:
+        problem: where rows live; the last axis of ``rows`` is split over its devices.
+        reference: dense outcomes to put beside each row.
+        rows: row numbers, ``[..., batch]``.
+        spread: off where the rows stay whole, on JAX's default device.
+    """
+
+    def zeros(some: Int[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+        return np.zeros(some.shape, np.float32)
+
+    def column(read: Callable[[Any], Any]) -> Array:
+        return problem.placement.rows(read, rows) if spread else jnp.asarray(read(rows))
+
     return Batch(
-        jnp.asarray(problem.inputs[rows]),
-        jnp.asarray(problem.y[rows]),
-        jnp.asarray(problem.group[rows]),
-        jnp.asarray(problem.weight[rows]),
-        jnp.asarray(zeros if reference is None else reference.correct[rows].astype(np.float32)),
-        jnp.asarray(zeros if reference is None else reference.loss[rows]),
+        column(problem.inputs.__getitem__),
+        column(problem.y.__getitem__),
+        column(problem.group.__getitem__),
+        column(problem.weight.__getitem__),
+        column(
+            zeros if reference is None else lambda some: reference.correct[some].astype(np.float32)
+        ),
+        column(zeros if reference is None else reference.loss.__getitem__),
     )

@@ -11,11 +11,11 @@ import optax
 from fairbilevel.problem import FairPruningProblem, Network, Reference
 from fairbilevel.records import Checkpoints
 from fairbilevel.train._expected import data_expected
+from fairbilevel.train._feed import Feed
 from fairbilevel.train._loop import (
     Best,
     Callback,
     Costs,
-    Feed,
     Report,
     WeightLoop,
     run_weights,
@@ -66,7 +66,7 @@ def train_dense(
     rule = sgd(learning_rate, total, decay_to_zero=True) if optimizer is None else optimizer
     pure = Steps(problem, rule, optax.identity(), (), 1, jnp.asarray(problem.share["fit"]))
     init_key, key = jax.random.split(jax.random.key(seed))
-    params, model_state = problem.model.init(init_key)
+    params, model_state = problem.start(init_key)
     before = costs.gradient_evaluations
     best, report = Best(), Report(callback, costs)
     activity = None
@@ -103,4 +103,4 @@ def dense_start(problem: FairPruningProblem, reference: Reference) -> Network | 
     if reference.seed is None:
         return None
     init_key, _ = jax.random.split(jax.random.key(reference.seed))
-    return Network(*problem.model.init(init_key))
+    return Network(*problem.start(init_key))

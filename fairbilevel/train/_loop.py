@@ -15,9 +15,10 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from fairbilevel import _trees, _xla, fairness
+from fairbilevel.devices import Placement
 from fairbilevel.problem import FairPruningProblem, Network, Reference
 from fairbilevel.records import Activity
-from fairbilevel.train._batches import Batch, gather, stream_rows
+from fairbilevel.train._batches import Batch
 from fairbilevel.train._divergence import (
     DivergenceError,
     Retreats,
@@ -26,6 +27,7 @@ from fairbilevel.train._divergence import (
     smaller,
 )
 from fairbilevel.train._feasibility import Watch
+from fairbilevel.train._feed import Feed
 from fairbilevel.train._steps import DualState, StepLog, Steps, WeightState
 
 # Streams of rows: one number each, so that no two of a run share their order.
@@ -62,27 +64,47 @@ class Compiled:
     """A function compiled on first use per shape, its compile time booked apart.
 
     The first argument is donated: what was passed is gone afterwards. Unless ``donate`` is off.
+    Arguments other than batches are states: they and the results lie where the placement says, so
+    that a state that is split over devices is never gathered between calls.
     """
 
     function: Callable[..., Any]
     costs: Costs
     donate: bool = True
+    placement: Placement | None = None
     _executables: dict[Any, Any] = field(default_factory=dict)
 
     def __call__(self, *args: Any) -> Any:
         """Run, compiling first where these shapes are new."""
-        args = jax.tree.map(jnp.asarray, args)
+        spread = None if self.placement is None or self.placement.alone else self.placement
+        if spread is None:
+            args = jax.tree.map(jnp.asarray, args)
+        else:
+            # Batches lie where the feed put them.
+            args = jax.tree.map(
+                lambda part: part if isinstance(part, Batch) else spread.place(part),
+                args,
+                is_leaf=lambda part: isinstance(part, Batch),
+            )
         leaves, structure = jax.tree.flatten(args)
-        key = (structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves))
+        where = None if spread is None else tuple(leaf.sharding for leaf in leaves)
+        key = (structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves), where)
         start = time.perf_counter()
         if key not in self._executables:
-            donated = 0 if self.donate else ()
-            lowered = jax.jit(self.function, donate_argnums=donated).lower(*args)
-            self._executables[key] = lowered.compile()
+            self._executables[key] = self.lower(*args).compile()
             self.costs.compile_seconds += time.perf_counter() - start
         out = jax.block_until_ready(self._executables[key](*args))
         self.costs.seconds += time.perf_counter() - start
         return out
+
+    def lower(self, *args: Any) -> Any:
+        """What is compiled for these arguments, placed already: a ``jax.stages.Lowered``."""
+        donated = 0 if self.donate else ()
+        if self.placement is None or self.placement.alone:
+            return jax.jit(self.function, donate_argnums=donated).lower(*args)
+        results = self.placement.outputs(self.function, *args)
+        jitted = jax.jit(self.function, donate_argnums=donated, out_shardings=results)
+        return jitted.lower(*args)
 
 
 def masked(factors: Any, params: Any) -> Any:
@@ -99,49 +121,6 @@ def check_judged(record: TuneRecord, phase: str, step: int, classes: int) -> Non
     loss = record.log["loss"]
     if loss is not None and not loss <= exploded(classes):
         raise DivergenceError(phase, step, loss=loss)
-
-
-class Feed:
-    """Stacked batches of named row sets, each its own endless stream.
-
-    Args:
-        problem: where rows live.
-        reference: dense outcomes to put beside each row.
-        seed: of the run.
-        batch_size: rows a batch; a smaller row set repeats rows within a batch.
-    """
-
-    def __init__(
-        self, problem: FairPruningProblem, reference: Reference | None, seed: int, batch_size: int
-    ):
-        self.problem, self.reference = problem, reference
-        self.seed, self.batch_size = seed, batch_size
-        self._position: dict[int, int] = {}
-
-    def rows(
-        self, rows: Int[np.ndarray, " n"], stream: int, steps: int
-    ) -> Int[np.ndarray, "steps batch"]:
-        """Row numbers of the next ``steps`` batches of a stream."""
-        start = self._position.get(stream, 0)
-        count = steps * self.batch_size
-        self._position[stream] = start + count
-        return stream_rows(rows, self.seed, stream, start, count).reshape(steps, self.batch_size)
-
-    def state(self) -> dict[str, int]:
-        """Position of every stream, plain JSON."""
-        return {str(stream): position for stream, position in self._position.items()}
-
-    def restore(self, state: dict[str, int]) -> None:
-        """Go to where another feed was."""
-        self._position = {int(stream): position for stream, position in state.items()}
-
-    def take(self, rows: Int[np.ndarray, " n"], stream: int, steps: int) -> Batch:
-        """The next ``steps`` batches of a stream: leaves ``[steps, batch, ...]``."""
-        return gather(self.problem, self.reference, self.rows(rows, stream, steps))
-
-    def everything(self) -> Batch:
-        """All rows, to gather batches from on the device."""
-        return gather(self.problem, self.reference, np.arange(len(self.problem.y)))
 
 
 def dual_batches(steps: int, every: int) -> int:
@@ -201,8 +180,9 @@ class WeightLoop:
     ):
         self.steps, self.costs, self.every, self.joint = steps, costs, violation_every, joint
         self._step = steps.joint_step if joint else steps.weight_step
-        self._segment = Compiled(self.many, costs)
-        self._refresh = Compiled(self._run_refresh, costs)
+        placement = steps.problem.placement
+        self._segment = Compiled(self.many, costs, placement=placement)
+        self._refresh = Compiled(self._run_refresh, costs, placement=placement)
 
     def smaller(self, scale: float) -> WeightLoop:
         """The same loop with the steps of weights and multipliers scaled."""
@@ -432,6 +412,7 @@ class _Place:
         return state, () if network is None else (network.params, network.state)
 
     def like(self, state: WeightState, about: dict[str, Any]) -> Any:
+        state = self.feed.problem.placement.place(state)
         return state, (state.params, state.model_state) if about["best"] is not None else ()
 
     def about(self) -> dict[str, Any]:

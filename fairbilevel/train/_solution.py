@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,12 +17,12 @@ from fairbilevel.masks import Budget, Masks
 from fairbilevel.problem import FairPruningProblem, Network, Reference
 from fairbilevel.records import Activity
 from fairbilevel.train._feasibility import Feasibility, Watch
+from fairbilevel.train._feed import Feed
 from fairbilevel.train._loop import (
     FORWARD_COST,
     STREAM_REFRESH,
     Best,
     Costs,
-    Feed,
     Report,
     WeightLoop,
     masked,
@@ -71,6 +72,22 @@ class Solution:
     warnings: tuple[str, ...] = ()
     feasibility: Feasibility | None = None
     rollbacks: tuple[dict[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        if jax.process_count() == 1:
+            return
+        # What is split over several processes is put together, for files and for the eye.
+        readable, dense = self.problem.placement.readable, self.reference.network
+        networks = {
+            "network": Network(*readable((self.network.params, self.network.state))),
+            "reference": dataclasses.replace(
+                self.reference, network=Network(*readable((dense.params, dense.state)))
+            ),
+            "masks": readable(self.masks),
+            "scores": readable(self.scores),
+        }
+        for name, value in networks.items():
+            object.__setattr__(self, name, value)
 
     def logits(self, inputs: Any) -> Float[np.ndarray, "rows classes"]:
         """Logits of new rows in the form the data came in (a table's columns, raw images)."""

@@ -13,7 +13,8 @@ from fairbilevel.problem import FairPruningProblem, Network, Reference
 from fairbilevel.records import Activity, Checkpoints
 from fairbilevel.train._divergence import DivergenceError, Retreats
 from fairbilevel.train._expected import data_expected, digest, settings
-from fairbilevel.train._loop import Callback, Costs, Feed, Report
+from fairbilevel.train._feed import Feed
+from fairbilevel.train._loop import Callback, Costs, Report
 from fairbilevel.train._solution import Solution
 
 
@@ -77,7 +78,11 @@ class StagedRun(ABC):
         """
         state = self.init()
         activity = self.activity("stages")
-        if activity is not None and (found := activity.resume(lambda a: self.like(state, a))):
+
+        def like(about: dict[str, Any]) -> Any:
+            return self.problem.placement.place(self.like(state, about))
+
+        if activity is not None and (found := activity.resume(like)):
             state, about = found
             self.feed.restore(about["feed"])
             self.report.restore(about["report"])

@@ -101,6 +101,11 @@ def frozen(rule: optax.GradientTransformation, factors: Any) -> optax.GradientTr
     return optax.GradientTransformation(rule.init, update)
 
 
+def _at_least_float32(logits: Array) -> Array:
+    """Logits of half precision as float32; float64 stays what it is."""
+    return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+
+
 @dataclass(frozen=True, eq=False)
 class Steps:
     """The pure steps of one problem under a choice of constraints and update rules.
@@ -177,7 +182,7 @@ class Steps:
     ) -> tuple[Float[Array, "rows classes"], Any]:
         x = self.problem.normalize(batch.x)
         logits, model_state = self.problem.model.apply(z, model_state, x, True, key)
-        return logits.astype(jnp.float32), model_state
+        return _at_least_float32(logits), model_state
 
     def _lagrangian(
         self,
@@ -249,12 +254,12 @@ class Steps:
         """Paired outcomes of a batch in evaluation mode: one forward pass."""
         x = self.problem.normalize(batch.x)
         logits, _ = self.problem.model.apply(z, model_state, x, False, jax.random.key(0))
-        return self._outcomes(logits.astype(jnp.float32), batch)
+        return self._outcomes(_at_least_float32(logits), batch)
 
     def _outcomes(self, logits: Float[Array, "rows classes"], batch: Batch) -> Outcomes:
         loss = fairness.cross_entropy(fairness.margin(logits, batch.y))
         answer = logits.argmax(-1)
-        correct = (answer == batch.y).astype(jnp.float32)
+        correct = (answer == batch.y).astype(loss.dtype)
         return Outcomes(
             correct,
             batch.dense_correct,
@@ -272,6 +277,8 @@ class Steps:
     def _ascended(
         self, duals: DualState, outcomes: Outcomes, group: Int[Array, " rows"]
     ) -> DualState:
+        # The batch's outcomes are all that buffers, violations and multipliers need of its rows.
+        outcomes, group = self.problem.placement.whole((outcomes, group))
         if self.buffer_size:
             buffers = fairness.write(duals.buffers, outcomes, group)
         else:
