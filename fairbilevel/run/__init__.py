@@ -14,9 +14,10 @@ from fairbilevel.run._config import Config, read_config
 from fairbilevel.run._evaluate import evaluate_run
 from fairbilevel.run._folder import Run, check_free, load_run, save_run
 from fairbilevel.run._frontier import frontier_run
+from fairbilevel.run._listing import RunSummary, list_runs, summarize_run
 from fairbilevel.run._plan import Plan, make_plan
 from fairbilevel.run._prepare import Prepared, model_choice, prepare, read_data
-from fairbilevel.run._result import command, machine, versions
+from fairbilevel.run._result import command, describe_machine, machine, versions
 from fairbilevel.run._solve import make_baseline, make_solver, make_system, run_folder, solve_run
 
 __all__ = [
@@ -25,14 +26,17 @@ __all__ = [
     "Plan",
     "Prepared",
     "Run",
+    "RunSummary",
     "analyze",
     "analyze_run",
     "certify_run",
     "check_free",
     "choose_rows",
     "command",
+    "describe_machine",
     "evaluate_run",
     "frontier_run",
+    "list_runs",
     "load_run",
     "machine",
     "make_baseline",
@@ -48,6 +52,7 @@ __all__ = [
     "solution_line",
     "solution_plane",
     "solve_run",
+    "summarize_run",
     "versions",
     "write_analysis",
 ]

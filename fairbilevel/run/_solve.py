@@ -189,7 +189,7 @@ def _record_failure(path: Path, prepared: Prepared, error: ValueError) -> None:
             "command": command(),
             "seed": prepared.config.seed,
             "versions": versions(),
-            "machine": machine(),
+            "machine": machine(prepared.problem),
             "data": describe_data(prepared.problem),
         },
     )

@@ -1,5 +1,6 @@
 """The one training loop, the steps in it, and the dense model."""
 
+from fairbilevel.train._accumulate import accumulated, swept
 from fairbilevel.train._batches import Batch, gather, stream_rows
 from fairbilevel.train._dense import dense_start, dense_steps, train_dense
 from fairbilevel.train._feasibility import INFEASIBLE, Feasibility, Reached, Watch
@@ -69,6 +70,7 @@ __all__ = [
     "Watch",
     "WeightLoop",
     "WeightState",
+    "accumulated",
     "check_finite",
     "check_judged",
     "dense_start",
@@ -88,6 +90,7 @@ __all__ = [
     "settled_statistics",
     "sgd",
     "stream_rows",
+    "swept",
     "train_dense",
     "tune_record",
 ]
