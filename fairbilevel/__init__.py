@@ -27,6 +27,7 @@ from fairbilevel import (
 from fairbilevel.certificates import Certificate, certify
 from fairbilevel.hypergrad import hypergradient
 from fairbilevel.problem import FairPruningProblem, Network, Reference
+from fairbilevel.records import TensorBoard
 from fairbilevel.run import Run, analyze, load_run, save_run
 from fairbilevel.solver import BilevelSolver, solve
 from fairbilevel.train import DivergenceError, Solution
@@ -42,6 +43,7 @@ __all__ = [
     "Reference",
     "Run",
     "Solution",
+    "TensorBoard",
     "analysis",
     "analyze",
     "certificates",

@@ -5,6 +5,8 @@ the body of a ``scan`` or ``while_loop`` the transposed layouts of backward conv
 autodiff wrote them and fall to a naive loop, 15 to 60 times slower. ``canonical_convolutions``
 rewrites every convolution of an already differentiated function to NHWC / HWIO / NHWC with explicit
 transposes around it, which is the same arithmetic. On other backends it does nothing.
+
+``after`` puts one computation behind another, so that the memory of the first is free again.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jax.extend import core as jex_core
 
@@ -53,6 +56,25 @@ def canonical_convolutions(function: Callable[..., Any], *, force: bool = False)
 def scan(body: Callable[..., Any], init: Any, xs: Any, length: int | None = None) -> Any:
     """``jax.lax.scan`` whose body keeps fast convolutions on CPU."""
     return lax.scan(canonical_convolutions(body), init, xs, length)
+
+
+def after(done: Any, function: Callable[..., Any], *args: Any) -> Any:
+    """``function(*args)``, begun when every array in ``done`` is there.
+
+    Two gradients that do not need each other are otherwise computed side by side, and the
+    activations of both held at once. An optimization barrier says so on accelerators. XLA:CPU drops
+    barriers before it orders a program, and then starts early whatever it can: there the function
+    becomes the taken branch of a conditional that looks at ``done``.
+    """
+    if jax.default_backend() != "cpu":
+        _, args = lax.optimization_barrier((done, args))
+        return function(*args)
+    entries = [lax.stop_gradient(leaf).reshape(-1)[:1] for leaf in jax.tree.leaves(done)]
+    # Always true, which no compiler proves: entries are counted, never looked at.
+    counted = sum(jnp.sum(entry == entry, dtype=jnp.int32) for entry in entries)
+    shapes = jax.eval_shape(function, *args)
+    nothing = partial(jax.tree.map, lambda s: jnp.zeros(s.shape, s.dtype))
+    return lax.cond(counted >= 0, function, lambda *_: nothing(shapes), *args)
 
 
 def _evaluate(jaxpr: Any, consts: Any, *args: Any) -> list[Any]:

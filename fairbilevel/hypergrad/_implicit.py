@@ -1,7 +1,8 @@
 """Implicit differentiation: ``grad_x f - (d^2 g / dx dy)^T v`` with ``H v = grad_y f``.
 
 The inner gradient is linearized once; every product of a solve, the cross term and the final
-residual reuse it, and so share batch, dropout key, mask and state. No gradient is ever transposed:
+residual reuse it, and so share batch, dropout key, mask and state. Of its passes only the results
+of matrix products and convolutions are kept; what lies between them is computed again. No gradient is ever transposed:
 the Hessian is symmetric, so the derivative of the joint gradient along ``v`` holds the product with
 the Hessian and the cross term both.
 """
@@ -10,12 +11,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
+from fairbilevel import _xla
 from fairbilevel.hypergrad import _vectors as vectors
 from fairbilevel.hypergrad._losses import CompositeLoss
 from fairbilevel.hypergrad._point import Hypergradient, Info, Point, Status, status_of
@@ -77,7 +80,12 @@ class Implicit(Hypergradient):
         """Linearize, solve, take the cross term along the solution."""
         x, y = point.outer_var, point.inner_var
         direct, b, (outer_value, outer_aux) = point.outer.gradients(x, y)
+        # One after the other: side by side they would hold the activations of both.
+        x, y = _xla.after((direct, b), lambda *variables: variables, x, y)
 
+        # What lies between two products of the network (norms, rectifiers) is cheap to compute
+        # again, and to keep it all for the loop takes several times a gradient's memory.
+        @partial(jax.checkpoint, policy=_is_product)
         def joint(y: Any) -> Any:
             of_outer, of_inner, out = point.inner.gradients(x, y)
             return (of_outer, of_inner), out
@@ -99,7 +107,8 @@ class Implicit(Hypergradient):
             return vectors.add(product(v), v, self.damping)
 
         solved = self.solve(operator, b, state)
-        cross, through = linear(solved.v)
+        # Behind the loop, or what it computes again would be kept through the loop.
+        cross, through = _xla.after(solved.v, linear, solved.v)
         # The cross term's product is the Hessian's too: the true residual comes free.
         if self.curvature == "hessian":
             after = vectors.add(through, solved.v, self.damping)
@@ -134,6 +143,12 @@ class Implicit(Hypergradient):
             state=carried,
         )
         return gradient, info
+
+
+def _is_product(primitive: Any, *_: Any, **__: Any) -> bool:
+    """Whether a linearized gradient keeps an operation's result: products, and small sums."""
+    name = primitive.name
+    return name in ("dot_general", "conv_general_dilated") or name.startswith("reduce_")
 
 
 def check_count(name: str, value: int, least: int = 1) -> None:

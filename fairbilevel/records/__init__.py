@@ -25,6 +25,7 @@ from fairbilevel.records._folder import (
     is_run_folder,
     read_result,
 )
+from fairbilevel.records._tensorboard import TENSORBOARD, TensorBoard
 
 __all__ = [
     "ANALYSIS",
@@ -36,8 +37,10 @@ __all__ = [
     "RESULT",
     "ROWS",
     "SCHEMA_VERSION",
+    "TENSORBOARD",
     "JsonLines",
     "RecordError",
+    "TensorBoard",
     "check_completed",
     "check_run_folder",
     "is_run_folder",

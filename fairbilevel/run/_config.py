@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import importlib.util
 import json
 import tomllib
 from collections.abc import Mapping
@@ -264,6 +265,11 @@ class Config:
             raise ValueError(
                 f"--accumulate must divide --batch-size into equal micro-batches, got "
                 f"{self.accumulate} for {self.batch_size} rows"
+            )
+        if self.tensorboard and importlib.util.find_spec("tensorboardX") is None:
+            raise ValueError(
+                "--tensorboard needs the package tensorboardX: pip install "
+                "'fairbilevel[tensorboard]'"
             )
         if not 0 < self.bilevel_share <= 1:
             raise ValueError(f"--bilevel-share must lie in (0, 1], got {self.bilevel_share}")

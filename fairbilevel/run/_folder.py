@@ -24,6 +24,7 @@ from fairbilevel.records import (
     MODEL,
     RESULT,
     ROWS,
+    TENSORBOARD,
     JsonLines,
     check_completed,
     is_run_folder,
@@ -69,7 +70,8 @@ def claim(path: Path, config: dict[str, Any], overwrite: bool) -> JsonLines:
         written = (RESULT, "report.html", CERTIFICATE, ANALYSIS, ANALYSIS_TABLE, ROWS)
         for name in (*written, METRICS, CONFIG):
             (path / name).unlink(missing_ok=True)
-        shutil.rmtree(path / MODEL, ignore_errors=True)
+        for name in (MODEL, TENSORBOARD):
+            shutil.rmtree(path / name, ignore_errors=True)
     path.mkdir(parents=True, exist_ok=True)
     write_json(path / CONFIG, config)
     return JsonLines(path / METRICS)

@@ -9,7 +9,7 @@ from typing import Any
 from fairbilevel import export, hypergrad, systems
 from fairbilevel.problem import Reference
 from fairbilevel.pruners import GradualMagnitude, Pruner
-from fairbilevel.records import MODEL, RESULT, SCHEMA_VERSION, write_json
+from fairbilevel.records import MODEL, RESULT, SCHEMA_VERSION, TENSORBOARD, TensorBoard, write_json
 from fairbilevel.run._config import SOLVER_OPTIONS, Config
 from fairbilevel.run._folder import check_free, claim, finish, of_baseline
 from fairbilevel.run._prepare import Prepared
@@ -144,9 +144,12 @@ def solve_run(
     """
     config, problem = prepared.config, prepared.problem
     lines = claim(path, config.to_json(), config.overwrite)
+    board = TensorBoard(path / TENSORBOARD) if config.tensorboard else None
 
     def record(entry: dict[str, Any]) -> None:
         lines.write(entry)
+        if board is not None:
+            board(entry)
         progress(entry)
 
     try:
@@ -163,6 +166,8 @@ def solve_run(
         raise
     finally:
         lines.close()
+        if board is not None:
+            board.close()
     result = build_result(
         solution,
         baseline,
