@@ -2,9 +2,9 @@
 
 The inner gradient is linearized once; every product of a solve, the cross term and the final
 residual reuse it, and so share batch, dropout key, mask and state. Of its passes only the results
-of matrix products and convolutions are kept; what lies between them is computed again. No gradient is ever transposed:
-the Hessian is symmetric, so the derivative of the joint gradient along ``v`` holds the product with
-the Hessian and the cross term both.
+of matrix products and convolutions are kept; what lies between them is computed again. No gradient
+is ever transposed: the Hessian is symmetric, so the derivative of the joint gradient along ``v``
+holds the product with the Hessian and the cross term both.
 """
 
 from __future__ import annotations
