@@ -30,6 +30,8 @@ _INLINED = {
     "custom_vjp_call_jaxpr": "fun_jaxpr",
 }
 
+_REMATERIALIZED = ("remat2", "checkpoint")  # as versions of JAX call it
+
 
 def canonical_convolutions(function: Callable[..., Any], *, force: bool = False) -> Any:
     """``function`` with every convolution in the layout that is fast inside loops on CPU.
@@ -69,7 +71,11 @@ def after(done: Any, function: Callable[..., Any], *args: Any) -> Any:
     if jax.default_backend() != "cpu":
         _, args = lax.optimization_barrier((done, args))
         return function(*args)
-    entries = [lax.stop_gradient(leaf).reshape(-1)[:1] for leaf in jax.tree.leaves(done)]
+    return _when_there(done, function, *args)
+
+
+def _when_there(done: Any, function: Callable[..., Any], *args: Any) -> Any:
+    entries = [leaf.reshape(-1)[:1] for leaf in jax.tree.leaves(done) if leaf.size]
     # Always true, which no compiler proves: entries are counted, never looked at.
     counted = sum(jnp.sum(entry == entry, dtype=jnp.int32) for entry in entries)
     shapes = jax.eval_shape(function, *args)
@@ -94,6 +100,8 @@ def _evaluate(jaxpr: Any, consts: Any, *args: Any) -> list[Any]:
             inner = eqn.params[_INLINED[name]]
             consts_in = getattr(inner, "consts", ())
             outs = _evaluate(getattr(inner, "jaxpr", inner), consts_in, *values)
+        elif name in _REMATERIALIZED and eqn.params["differentiated"]:
+            outs = _again(eqn, values)
         else:
             params = {key: _rewrite_param(value) for key, value in eqn.params.items()}
             outs = eqn.primitive.bind(*values, **params)
@@ -101,6 +109,23 @@ def _evaluate(jaxpr: Any, consts: Any, *args: Any) -> list[Any]:
                 outs = [outs]
         env.update(zip(eqn.outvars, outs, strict=True))
     return [read(v) for v in jaxpr.outvars]
+
+
+def _again(eqn: Any, values: list[Any]) -> list[Any]:
+    """What is rematerialized, computed when all it needs is there.
+
+    JAX keeps a barrier around it, so that it is neither merged with the first time nor begun before
+    the cotangents arrive. XLA:CPU drops the barrier and would do both.
+    """
+    # Results that nobody reads would cost a branch its memory.
+    read = [type(v).__name__ != "DropVar" for v in eqn.outvars]
+
+    def needed(*values: Any) -> list[Any]:
+        outs = _evaluate(eqn.params["jaxpr"], (), *values)
+        return [out for out, is_read in zip(outs, read, strict=True) if is_read]
+
+    found = iter(_when_there(values, needed, *values))
+    return [next(found) if is_read else None for is_read in read]
 
 
 def _rewrite_param(value: Any) -> Any:

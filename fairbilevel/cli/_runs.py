@@ -51,10 +51,10 @@ def runs(options: Runs, console: Console) -> int:
     for column in ("run", "data", "method"):
         table.add_column(column, overflow="fold")
     table.add_column("sparsity", justify="right")
-    table.add_column("status")
+    table.add_column("status", no_wrap=True)
     table.add_column("accuracy", justify="right", no_wrap=True)
-    table.add_column("largest gap", justify="right")
-    for column in ("limits", "certificate", "date"):
+    table.add_column("gap", justify="right")
+    for column in ("limits", "certified", "date"):
         table.add_column(column, overflow="fold")
     listed = [run for run in found if run.status not in ("damaged", "no run")]
     for run in listed:
@@ -62,13 +62,13 @@ def runs(options: Runs, console: Console) -> int:
             plain(name(run)),
             plain(run.data or "-"),
             plain(run.method or "-"),
-            "-" if run.sparsity is None else f"{run.sparsity:g} {plain(run.granularity or '')}s",
+            "-" if run.sparsity is None else f"{run.sparsity:g}",
             run.status,
             accuracy(run),
             percent(run.largest_gap),
             run.limits or "-",
             plain(run.certificate or "-"),
-            "-" if run.date is None else run.date[:16].replace("T", " "),
+            "-" if run.date is None else run.date[:10],
         )
     if listed:
         console.print(table, highlight=False)
