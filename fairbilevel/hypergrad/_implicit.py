@@ -23,6 +23,7 @@ from fairbilevel.hypergrad._losses import CompositeLoss
 from fairbilevel.hypergrad._point import Hypergradient, Info, Point, Status, status_of
 
 CURVATURES = ("hessian", "gauss-newton")
+_SMALL = 2**16  # entries of an array that is copied without a thought
 PRODUCT_COST = 2.0  # gradients a product with a linearized gradient costs (arithmetic)
 
 Operator = Callable[[Any], Any]

@@ -60,9 +60,11 @@ def describe_machine(problem: FairPruningProblem) -> str:
     here = machine(problem)
     mesh = here["mesh"] or {}
     axes = " x ".join(f"{name} {size}" for name, size in mesh.items()) or "one device"
+    kind, backend = here["device"], here["backend"]
+    named = kind if kind == backend else f"{kind} ({backend})"
     return (
-        f"{here['devices']} {here['device']} device{'s' * (here['devices'] != 1)} "
-        f"({here['backend']}), {here['precision']}, mesh: {axes}, jax {jax.__version__}"
+        f"{here['devices']} device{'s' * (here['devices'] != 1)} of kind {named}, "
+        f"{here['precision']}, mesh: {axes}, jax {jax.__version__}"
     )
 
 
