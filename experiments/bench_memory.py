@@ -12,6 +12,8 @@ or a second level. Writes ``results/bench_memory.csv`` and ``.md``.
 from __future__ import annotations
 
 import argparse
+import csv
+import io
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,8 @@ import fairbilevel as fb
 from fairbilevel import fairness, hypergrad, masks
 from fairbilevel.masks import Budget
 from fairbilevel.problem import FairPruningProblem
+from fairbilevel.records import write_text
+from fairbilevel.run import machine, versions
 from fairbilevel.solver import OuterStep
 from fairbilevel.solver._step import inner_steps
 from fairbilevel.train import Costs, Steps, WeightLoop, score_descent, sgd
@@ -49,6 +53,8 @@ CASES = (
     Case("plain"),
     Case("bilinear"),
     Case("cg"),
+    Case("cg:keep=products"),
+    Case("cg:keep=all"),
     Case("unrolled"),
     Case("plain", remat=True),
     Case("bilinear", remat=True),
@@ -168,21 +174,83 @@ def measure(case: Case, model: str, size: int, batch: int, width: int | None) ->
     return row
 
 
+COLUMNS = (
+    "method", "precision", "remat", "accumulate", "peak_mib", "times_plain", "at_most", "met",
+    "temp_mib", "argument_mib", "output_mib", "alias_mib", "compile_seconds",
+)  # fmt: skip
+
+
+def judged(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Beside plain training in float32 without anything that saves memory."""
+    plain = next((r for r in rows if is_plain(r)), None)
+    for row in rows:
+        most = MOST.get(str(row["method"]).split(":")[0])
+        row |= {"times_plain": "", "at_most": "" if most is None else most, "met": ""}
+        if plain is not None:
+            times = float(row["peak_mib"]) / float(plain["peak_mib"])
+            row["times_plain"] = round(times, 2)
+            row["met"] = "" if most is None else "yes" if times <= most else "no"
+    return rows
+
+
+def is_plain(row: dict[str, Any]) -> bool:
+    """What everything is measured by."""
+    return [str(row[n]) for n in COLUMNS[:4]] == ["plain", "float32", "False", "1"]
+
+
+def write(rows: list[dict[str, Any]], options: argparse.Namespace, command: str) -> None:
+    """Both tables."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    width = "" if options.width is None else f", width {options.width}"
+    lines = [
+        f"# Peak memory of one step of {options.model}{width} at {options.size} pixels, batch "
+        f"{options.batch}",
+        "",
+        "XLA's memory analysis (`temp + argument + output - alias`, MiB) of the loop that a run "
+        f"compiles, for {machine()['device']}. An outer step takes a batch of fit, one of select "
+        "and one for the multipliers, and holds scores and their optimizer's moments beside the "
+        "weights. Times: of plain training in float32 without rematerialization.",
+        "",
+        "| " + " | ".join(COLUMNS) + " |",
+        "|" + "---|" * len(COLUMNS),
+        *("| " + " | ".join(str(row[n]) for n in COLUMNS) + " |" for row in rows),
+        "",
+        f"Made by `{command}` with " + ", ".join(f"{k} {v}" for k, v in versions().items()) + ".",
+        "",
+    ]
+    RESULTS.mkdir(exist_ok=True)
+    write_text(RESULTS / f"{options.out}.csv", stream.getvalue())
+    write_text(RESULTS / f"{options.out}.md", "\n".join(lines))
+
+
 def main() -> None:
-    """Compile every case and write the tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Compile every case; the tables grow case by case, and former cases are not measured again."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0] if __doc__ else None)
     parser.add_argument("--model", default="resnet50")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--width", type=int)
     parser.add_argument("--cases", default="", help="numbers of the cases, all by default")
     parser.add_argument("--out", default="bench_memory")
+    parser.add_argument("--again", action="store_true", help="forget the cases in the table")
     options = parser.parse_args()
     chosen = [CASES[int(i)] for i in options.cases.split(",")] if options.cases else CASES
-    rows = [
-        measure(case, options.model, options.size, options.batch, options.width) for case in chosen
-    ]
-    assert rows
+    table, done = RESULTS / f"{options.out}.csv", {}
+    if table.is_file() and not options.again:
+        with table.open(encoding="utf-8") as stream:
+            done = {tuple(row[n] for n in COLUMNS[:4]): row for row in csv.DictReader(stream)}
+    given = {"model": "resnet50", "size": 224, "batch": 32, "width": None}
+    changed = [f"--{n} {getattr(options, n)}" for n, v in given.items() if getattr(options, n) != v]
+    command = " ".join(["python -m experiments.bench_memory", *changed])
+    for case in chosen:
+        key = (case.method, case.precision, str(case.remat), str(case.accumulate))
+        if key not in done:
+            done[key] = measure(case, options.model, options.size, options.batch, options.width)
+        order = [(c.method, c.precision, str(c.remat), str(c.accumulate)) for c in CASES]
+        write(judged([done[k] for k in order if k in done]), options, command)
 
 
 if __name__ == "__main__":

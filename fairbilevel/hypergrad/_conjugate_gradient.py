@@ -61,7 +61,7 @@ class ConjugateGradient(Implicit):
     warm_start: bool = False
     proximal: float = 0.0
     preconditioner: Preconditioner | None = None
-    keep: str = "products"
+    keep: str = "nothing"
 
     def __post_init__(self) -> None:
         super().__post_init__()

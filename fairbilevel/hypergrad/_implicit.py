@@ -56,9 +56,9 @@ class Implicit(Hypergradient):
         tolerance: relative residual at which to stop, and above which the result is diagnosed as
             ``NOT_CONVERGED``; 0 runs all iterations and asks nothing.
         curvature: ``"hessian"``, or ``"gauss-newton"`` where ``inner`` is a ``CompositeLoss``.
-        keep: of the linearized gradient: ``"products"`` keeps the results of the forward pass's
-            matrix products and convolutions and computes again what lies between them, ``"all"``
-            keeps everything: faster, for half as much memory again.
+        keep: what the linearized gradient keeps for its products. ``"nothing"`` takes the least
+            memory, and computes the gradient again with each product; ``"all"`` is up to twice as
+            fast and holds half as much again; ``"products"`` lies between them.
     """
 
     damping: float

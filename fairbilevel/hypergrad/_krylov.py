@@ -25,7 +25,7 @@ class _Krylov(Implicit):
     tolerance: float = 0.0
     curvature: str = "hessian"
     warm_start: bool = False
-    keep: str = "products"
+    keep: str = "nothing"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -46,7 +46,7 @@ class Neumann(Implicit):
     tolerance: float = 0.0
     curvature: str = "hessian"
     scale: float | None = None
-    keep: str = "products"
+    keep: str = "nothing"
 
     def __post_init__(self) -> None:
         super().__post_init__()
