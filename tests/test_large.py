@@ -111,6 +111,20 @@ def test_bfloat16_rounds_what_enters_and_keeps_masters_statistics_and_logits():
     assert likeness(low_grad, high_grad) > 0.995
 
 
+@pytest.mark.parametrize("name", ["resnet10", "mobilenetv2", "vgg19", "vit"])
+def test_every_product_of_a_built_in_model_is_bfloat16(name):
+    model = models.in_precision(models.build(name, (32, 32, 3), 2, width=12), "bfloat16")
+    params, state = jax.eval_shape(model.init, KEY)
+    x = jax.ShapeDtypeStruct((4, 32, 32, 3), jnp.float32)
+    for train in (True, False):
+        jaxpr = jax.make_jaxpr(lambda p, s, x, train=train: model.apply(p, s, x, train, KEY))(
+            params, state, x
+        )
+        products = product_outputs(jaxpr.jaxpr)
+        assert len(products) > 8
+        assert {v.aval.dtype for v in products} == {jnp.dtype("bfloat16")}
+
+
 def test_an_unknown_precision_is_refused(tiny_problem, capsys):
     with pytest.raises(ValueError, match="precision is float32 or bfloat16, got 'float16'"):
         tiny_problem(precision="float16")
@@ -190,7 +204,7 @@ def test_statistics_after_micro_batches_are_their_mean(tiny_data):
 
     start = {"mean": jnp.zeros(6), "seen": jnp.zeros((), jnp.int32)}
     model = models.from_function(function, {"w": jnp.ones((6, 3))}, start)
-    problem = fb.FairPruningProblem(model, tiny_data, accumulate=4)
+    problem = fb.FairPruningProblem(model, tiny_data, accumulate=4, prune_classifier=True)
     steps, batch = steps_of(problem), rows_of(problem)
     weights = steps.weigh(steps.init({"w": jnp.ones((6, 3))}, start, KEY).duals, steps.share)
     _, aux = steps.objective({"w": jnp.ones((6, 3))}, start, batch, weights, KEY)

@@ -21,7 +21,7 @@ def linearized(
     """``jax.linearize(gradient, y, has_aux=True)``, keeping as much as is asked for.
 
     A linearized gradient holds what every operation of its two passes needs, several times what the
-    gradient itself holds while it runs. ``"nothing"`` computes the gradient again beside each of its
+    gradient itself holds while it runs. ``"nothing"`` computes the gradient again with each of its
     derivatives. ``"products"`` keeps the results of the forward pass's matrix products and
     convolutions, and sums; what lies between them, and the backward pass, are computed again.
 

@@ -36,6 +36,9 @@ def in_precision(model: Model, precision: str) -> Model:
     float32. (Micikevicius et al. 2018, mixed precision training; bfloat16 has float32's range, so
     the loss needs no scaling.)
 
+    A model of one's own is computed in bfloat16 as far as its layers hand the type on: behind a
+    norm that answers in float32 (as Flax's batch normalization does without a cast) it is not.
+
     Args:
         model: any model.
         precision: ``"float32"`` gives the model itself, ``"bfloat16"`` the rounded one.
