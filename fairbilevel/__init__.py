@@ -29,6 +29,7 @@ from fairbilevel.certificates import Certificate, certify
 from fairbilevel.devices import Placement
 from fairbilevel.hypergrad import hypergradient
 from fairbilevel.problem import FairPruningProblem, Network, Reference
+from fairbilevel.records import TensorBoard
 from fairbilevel.run import Run, analyze, load_run, save_run
 from fairbilevel.solver import BilevelSolver, solve
 from fairbilevel.train import DivergenceError, Solution
@@ -45,6 +46,7 @@ __all__ = [
     "Reference",
     "Run",
     "Solution",
+    "TensorBoard",
     "analysis",
     "analyze",
     "certificates",

@@ -5,6 +5,8 @@ the body of a ``scan`` or ``while_loop`` the transposed layouts of backward conv
 autodiff wrote them and fall to a naive loop, 15 to 60 times slower. ``canonical_convolutions``
 rewrites every convolution of an already differentiated function to NHWC / HWIO / NHWC with explicit
 transposes around it, which is the same arithmetic. On other backends it does nothing.
+
+``after`` puts one computation behind another, so that the memory of the first is free again.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jax.extend import core as jex_core
 
@@ -26,6 +29,8 @@ _INLINED = {
     "custom_vjp_call": "call_jaxpr",
     "custom_vjp_call_jaxpr": "fun_jaxpr",
 }
+
+_REMATERIALIZED = ("remat2", "checkpoint")  # as versions of JAX call it
 
 
 def canonical_convolutions(function: Callable[..., Any], *, force: bool = False) -> Any:
@@ -55,6 +60,29 @@ def scan(body: Callable[..., Any], init: Any, xs: Any, length: int | None = None
     return lax.scan(canonical_convolutions(body), init, xs, length)
 
 
+def after(done: Any, function: Callable[..., Any], *args: Any) -> Any:
+    """``function(*args)``, begun when every array in ``done`` is there.
+
+    Two gradients that do not need each other are otherwise computed side by side, and the
+    activations of both held at once. An optimization barrier says so on accelerators. XLA:CPU drops
+    barriers before it orders a program, and then starts early whatever it can: there the function
+    becomes the taken branch of a conditional that looks at ``done``.
+    """
+    if jax.default_backend() != "cpu":
+        _, args = lax.optimization_barrier((done, args))
+        return function(*args)
+    return _when_there(done, function, *args)
+
+
+def _when_there(done: Any, function: Callable[..., Any], *args: Any) -> Any:
+    entries = [leaf.reshape(-1)[:1] for leaf in jax.tree.leaves(done) if leaf.size]
+    # Always true, which no compiler proves: entries are counted, never looked at.
+    counted = sum(jnp.sum(entry == entry, dtype=jnp.int32) for entry in entries)
+    shapes = jax.eval_shape(function, *args)
+    nothing = partial(jax.tree.map, lambda s: jnp.zeros(s.shape, s.dtype))
+    return lax.cond(counted >= 0, function, lambda *_: nothing(shapes), *args)
+
+
 def _evaluate(jaxpr: Any, consts: Any, *args: Any) -> list[Any]:
     """Evaluate ``jaxpr`` with its convolutions rewritten, inner jaxprs included."""
     env: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
@@ -72,6 +100,8 @@ def _evaluate(jaxpr: Any, consts: Any, *args: Any) -> list[Any]:
             inner = eqn.params[_INLINED[name]]
             consts_in = getattr(inner, "consts", ())
             outs = _evaluate(getattr(inner, "jaxpr", inner), consts_in, *values)
+        elif name in _REMATERIALIZED and eqn.params["differentiated"]:
+            outs = _again(eqn, values)
         else:
             params = {key: _rewrite_param(value) for key, value in eqn.params.items()}
             outs = eqn.primitive.bind(*values, **params)
@@ -79,6 +109,23 @@ def _evaluate(jaxpr: Any, consts: Any, *args: Any) -> list[Any]:
                 outs = [outs]
         env.update(zip(eqn.outvars, outs, strict=True))
     return [read(v) for v in jaxpr.outvars]
+
+
+def _again(eqn: Any, values: list[Any]) -> list[Any]:
+    """What is rematerialized, computed when all it needs is there.
+
+    JAX keeps a barrier around it, so that it is neither merged with the first time nor begun before
+    the cotangents arrive. XLA:CPU drops the barrier and would do both.
+    """
+    # Results that nobody reads would cost a branch its memory.
+    read = [type(v).__name__ != "DropVar" for v in eqn.outvars]
+
+    def needed(*values: Any) -> list[Any]:
+        outs = _evaluate(eqn.params["jaxpr"], (), *values)
+        return [out for out, is_read in zip(outs, read, strict=True) if is_read]
+
+    found = iter(_when_there(values, needed, *values))
+    return [next(found) if is_read else None for is_read in read]
 
 
 def _rewrite_param(value: Any) -> Any:

@@ -136,6 +136,11 @@ class FairPruningProblem:
         width: of a built-in model.
         prune_classifier: prune the classifier's weights too; its outputs are never removed as
             filters.
+        precision: ``"float32"``, or ``"bfloat16"`` for the passes of training: parameters,
+            statistics and everything that is reported stay float32 (``fb.models.in_precision``).
+        accumulate: micro-batches that each gradient is summed over, one after the other: a batch
+            then takes the memory of one of them (``Steps.objective``).
+        remat: a built-in model keeps one activation a block for the backward pass.
         seed: of the roles.
         placement: the devices that share the work; all of them by default.
 
@@ -164,6 +169,9 @@ class FairPruningProblem:
         role_fractions: Mapping[str, float] | None = None,
         width: int | None = None,
         prune_classifier: bool = False,
+        precision: str = "float32",
+        accumulate: int = 1,
+        remat: bool = False,
         seed: int = 0,
         placement: Placement | None = None,
     ):
@@ -201,12 +209,19 @@ class FairPruningProblem:
         )
         self.built_in, self.width = isinstance(model, str), width
         if isinstance(model, str):
-            model = _of_default_type(
-                models.build(model, self.inputs.shape[1:], len(data.classes), width=width)
+            shape, classes = self.inputs.shape[1:], len(data.classes)
+            model = _of_default_type(models.build(model, shape, classes, width=width, remat=remat))
+        elif remat:
+            raise ValueError(
+                "remat is for built-in models, given by name: put jax.checkpoint or nnx.remat "
+                "around the blocks of your own"
             )
         elif isinstance(model, nnx.Module):
             model = models.from_nnx(model)
+        if accumulate < 1:
+            raise ValueError(f"accumulate must be at least 1 micro-batch, got {accumulate}")
         self.model = model
+        self.precision, self.accumulate = models.check_precision(precision), accumulate
         self.share = {name: self._shares(rows) for name, rows in self.roles.items()}
         self._check_logits()
         # Shapes decide what can be pruned: no array of a large model is made for it.
@@ -253,6 +268,11 @@ class FairPruningProblem:
                 f"model {self.model.name!r} gives {out.shape[-1]} logits a row, the data has "
                 f"{len(self.data.classes)} classes"
             )
+
+    @property
+    def training_model(self) -> models.Model:
+        """The model in the precision that it is trained in."""
+        return models.in_precision(self.model, self.precision)
 
     @property
     def groups(self) -> tuple[str, ...]:

@@ -368,18 +368,18 @@ def test_configuration_files(kind, tmp_path, capsys):
 
 
 def test_repeated_options_replace_those_of_the_file(tmp_path):
-    from fairbilevel.cli._main import _configuration
+    from fairbilevel.cli._parse import configuration
 
     path = tmp_path / "run.toml"
     path.write_text('constraint = ["accuracy-gap=10%", "equalized-loss"]\ngroup = ["label"]\n')
-    config = _configuration("solve", ["--config", str(path)])
+    config = configuration("solve", ["--config", str(path)])
     assert config.constraint == ("accuracy-gap=10%", "equalized-loss")
     assert config.group == ("label",)
-    config = _configuration("solve", ["--config", str(path), "--constraint", "degradation-gap=1%"])
+    config = configuration("solve", ["--config", str(path), "--constraint", "degradation-gap=1%"])
     assert config.constraint == ("degradation-gap=1%",)
     assert config.group == ("label",)
-    assert _configuration("solve", []).constraint == ("excess-accuracy-gap=2%",)
-    assert _configuration("solve", ["--constraint", "none"]).constraints() == ()
+    assert configuration("solve", []).constraint == ("excess-accuracy-gap=2%",)
+    assert configuration("solve", ["--constraint", "none"]).constraints() == ()
 
 
 def test_the_config_of_a_run_reads_back(folder, tmp_path):

@@ -67,7 +67,7 @@ def analyze(options: Analyze, console: Console) -> int:
 
 
 def _show(console: Console, impact: DisparateImpact, options: Analyze) -> None:
-    from fairbilevel.cli._main import plain
+    from fairbilevel.cli._parse import plain
 
     own = impact.own_pruned_loss is not None
     table = Table(box=None, pad_edge=False)

@@ -238,7 +238,7 @@ def _read(path: Path, options: Certify) -> dict[str, np.ndarray]:
 
 def _show(console: Console, certificate: Certificate) -> None:
     from fairbilevel.certificates import amount
-    from fairbilevel.cli._main import plain
+    from fairbilevel.cli._parse import plain
 
     claim = certificate.claim
     smallest = certificate.smallest_tolerance

@@ -39,7 +39,7 @@ not used, and --out names the folder to write, or to go on with.
 def compare(config: Any, options: dict[str, str], console: Console) -> int:
     """Run it and print the table."""
     from fairbilevel import comparison
-    from fairbilevel.cli._main import plain, shares
+    from fairbilevel.cli._parse import plain, shares
 
     methods = comparison.split_methods(options["methods"])
     default = comparison.REFERENCE if comparison.REFERENCE in methods else (*methods, "")[0]

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import difflib
 import errno
-import io
 import json
 import os
 import sys
@@ -18,6 +16,9 @@ from typing import Any
 import tyro
 from rich.console import Console
 from rich.table import Table
+
+from fairbilevel.cli._parse import configuration, parse, plain, shares, taken
+from fairbilevel.cli._plan import print_plan
 
 _HELP = """\
 usage: fairbilevel COMMAND [options]
@@ -34,6 +35,7 @@ commands:
              for solve: a table and a picture
   compare    methods under one protocol: --methods a,b,c --folds 5 --sparsities ..., other options
              as for solve: tables, a picture, per-row outcomes; goes on where it stopped
+  runs       the runs below a folder and how they ended: fairbilevel runs [FOLDER]
   evaluate   a finished run on other data: fairbilevel evaluate RUN --data SOURCE
   analyze    why groups lost what they lost, from the dense network's gradients and curvature:
              fairbilevel analyze RUN
@@ -86,6 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "plan": _plan,
         "frontier": _frontier,
         "compare": _compare,
+        "runs": _runs,
         "evaluate": _evaluate,
         "analyze": _analyze,
         "certify": _certify,
@@ -125,64 +128,6 @@ def _fail(sentence: str) -> int:
     return 2
 
 
-def _parse(kind: Any, name: str, words: list[str], default: Any = None) -> Any:
-    options = {} if default is None else {"default": default}
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            return tyro.cli(kind, prog=f"fairbilevel {name}", args=words, **options)
-    except SystemExit as stop:
-        if stop.code in (0, None):
-            raise
-        raise ValueError(_sentence(complaint.getvalue(), name)) from None
-
-
-def _sentence(box: str, name: str) -> str:
-    """The parser's boxed complaint as one sentence, with its first suggestion."""
-    lines = [line.strip(" │") for line in box.splitlines()]
-    # The box: a titled top edge, what is wrong, then ruled-off help and a bottom edge.
-    edges = [i for i, line in enumerate(lines) if line[:2] in ("──", "--", "╭─", "╰─")]
-    first, last = (edges[0] + 1, edges[1]) if len(edges) > 1 else (0, len(lines))
-    said = " ".join(line for line in lines[first:last] if line).rstrip(".")
-    suggested = next(
-        (lines[i + 1].split()[0] for i, line in enumerate(lines[:-1]) if "Perhaps" in line), None
-    )
-    hint = f"; did you mean {suggested}?" if suggested else ""
-    return f"{said}{hint} (`fairbilevel {name} --help` lists the options)"
-
-
-def _configuration(name: str, words: list[str], default: Any = None) -> Any:
-    """Options from the command line over those of ``--config FILE`` or ``default``, if given."""
-    from fairbilevel.run import Config, read_config
-
-    default, rest = default or Config(), []
-    remaining = iter(words)
-    for word in remaining:
-        if word == "--config":
-            path = next(remaining, None)
-            if path is None:
-                raise ValueError("--config wants a TOML or JSON file")
-            default = read_config(Path(path))
-        elif word.startswith("--config="):
-            default = read_config(Path(word.removeprefix("--config=")))
-        else:
-            rest.append(word)
-    # A repeated option on the command line replaces the file's or default's values; tyro alone
-    # would append to them.
-    given = {w.split("=", 1)[0].lstrip("-").replace("-", "_") for w in rest if w.startswith("--")}
-    repeated = ("group", "exclude_feature", "bins", "constraint")
-    no_values: dict[str, Any] = dict.fromkeys(repeated, ())
-    cleared = dataclasses.replace(default, **no_values)
-    help_default = default if {"help", "h"} & given or "-h" in rest else cleared
-    parsed = _parse(Config, name, rest, help_default)
-    if help_default is cleared:
-        kept: dict[str, Any] = {n: getattr(default, n) for n in repeated if n not in given}
-        parsed = dataclasses.replace(parsed, **kept)
-    if name != "solve" and parsed.processes() is not None:
-        raise ValueError(f"only `fairbilevel solve` runs in several processes, not {name}")
-    return parsed
-
-
 def _console() -> Console:
     return Console(width=None if sys.stdout.isatty() else 100)
 
@@ -192,31 +137,13 @@ def _solve(words: list[str]) -> int:
 
     if {"-h", "--help"} & set(words):
         print(HELP)
-    options, rest = _taken(words, {"resume": ""})
+    options, rest = taken(words, {"resume": ""})
     if options["resume"]:
         from fairbilevel.run import stored_config
 
         path = Path(options["resume"])
-        return resume(
-            path, _configuration("solve", rest, stored_config(path)), _console(), _print_plan
-        )
-    return solve(_configuration("solve", rest), _console(), _print_plan)
-
-
-def _taken(words: list[str], names: dict[str, str]) -> tuple[dict[str, str], list[str]]:
-    """The options in ``names`` (with their defaults) out of the words, and the other words."""
-    found, rest = dict(names), []
-    remaining = iter(words)
-    for word in remaining:
-        name, equals, value = word.removeprefix("--").partition("=")
-        if word.startswith("--") and name in names:
-            given = value if equals else next(remaining, None)
-            if not given:
-                raise ValueError(f"--{name} wants a value")
-            found[name] = given
-        else:
-            rest.append(word)
-    return found, rest
+        return resume(path, configuration("solve", rest, stored_config(path)), _console())
+    return solve(configuration("solve", rest), _console())
 
 
 def _compare(words: list[str]) -> int:
@@ -225,9 +152,15 @@ def _compare(words: list[str]) -> int:
 
     if {"-h", "--help"} & set(words):
         print(HELP)
-    options, rest = _taken(words, DEFAULTS)
-    config = _configuration("compare", rest)
+    options, rest = taken(words, DEFAULTS)
+    config = configuration("compare", rest)
     return compare(config, options, _console())
+
+
+def _runs(words: list[str]) -> int:
+    from fairbilevel.cli._runs import Runs, runs
+
+    return runs(parse(Runs, "runs", words), _console())
 
 
 def _methods(words: list[str]) -> int:
@@ -258,8 +191,8 @@ def _frontier(words: list[str]) -> int:
             "with the options of `fairbilevel solve`, of which --sparsity and the tolerances in\n"
             "--constraint are not used, and --out names the folder to write.\n"
         )
-    lists, rest = _taken(words, lists)
-    config = _configuration("frontier", rest)
+    lists, rest = taken(words, lists)
+    config = configuration("frontier", rest)
     from fairbilevel import fairness
     from fairbilevel.run import frontier_run, prepare
 
@@ -297,14 +230,6 @@ def _frontier(words: list[str]) -> int:
     return 0
 
 
-def shares(text: str) -> list[float]:
-    """Sparsities with commas between them."""
-    try:
-        return [float(word) for word in text.split(",")]
-    except ValueError:
-        raise ValueError(f"--sparsities are numbers in [0, 1), got {text.strip()!r}") from None
-
-
 def _free(stem: str) -> Path:
     """The first folder of this name, or with a number behind it, that does not exist."""
     path, number = Path(stem), 2
@@ -314,109 +239,16 @@ def _free(stem: str) -> Path:
 
 
 def _plan(words: list[str]) -> int:
-    config = _configuration("plan", words)
+    config = configuration("plan", words)
     from fairbilevel.run import make_plan, prepare
 
     prepared = prepare(config)
-    _print_plan(_console(), prepared, make_plan(prepared))
+    print_plan(_console(), prepared, make_plan(prepared))
     return 0
 
 
-def _print_plan(console: Console, prepared: Any, plan: Any) -> None:
-    from fairbilevel.data import ROLES
-
-    problem, config = prepared.problem, prepared.config
-    data = problem.data
-    console.print(
-        f"[bold]{data.name}[/bold]: {len(data):,} rows, {len(data.classes)} classes, "
-        f"{len(data.groups)} groups; {problem.model.name}, {plan.removed:,} of "
-        f"{plan.prunable:,} {config.granularity}s to remove "
-        f"({100 * config.sparsity:g} %)",
-        highlight=False,
-        soft_wrap=True,
-    )
-    for reason, count in data.skipped.items():
-        console.print(f"skipped {count:,}: {reason}", highlight=False, markup=False, soft_wrap=True)
-    for note in data.notes:
-        console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
-    table = Table(box=None, pad_edge=False)
-    table.add_column("group", overflow="fold")
-    for role in ROLES:
-        table.add_column(role, justify="right")
-    table.add_column("least tolerance", justify="right")
-    shown = list(plan.rows)
-    if len(shown) > 40:
-        shown = sorted(shown, key=lambda g: sum(plan.rows[g].values()))[:20]
-    for group in shown:
-        least = plan.least[group]
-        cells = [f"{plan.rows[group][role]:,}" for role in ROLES]
-        mark = "" if group in plan.counted else " (reported only)"
-        bound = "-" if least is None or mark else f"{100 * least:.1f} points"
-        table.add_row(plain(group) + mark, *cells, bound)
-    console.print(table, highlight=False)
-    if len(shown) < len(plan.rows):
-        console.print(f"({len(plan.rows) - len(shown)} larger groups not shown)")
-    _print_power(console, plan)
-    work = ", ".join(f"{name} {count:,.0f}" for name, count in plan.gradient_evaluations.items())
-    expected = "" if plan.seconds is None else f"; expected time {_duration(plan.seconds)}"
-    console.print(f"Gradient evaluations: {work}{expected}", highlight=False, soft_wrap=True)
-    console.print()
-
-
-def _print_power(console: Console, plan: Any) -> None:
-    least, sure = plan.least_tolerance, f"{100 * plan.confidence:.10g} % confidence"
-    console.print(
-        "No tolerance can be certified: a counted group has no certify rows."
-        if least is None
-        else f"Certify rows could prove, with {sure} and at best (no answer changes), that no "
-        f"group loses more than {100 * least:.1f} points beyond the average.",
-        highlight=False,
-        soft_wrap=True,
-    )
-    if plan.power:
-        console.print(
-            "With 80 % power, if no group really loses more than another and pruning changes this "
-            "share of answers:",
-            highlight=False,
-            soft_wrap=True,
-        )
-        table = Table(box=None, pad_edge=False)
-        table.add_column("certify rows of the smallest counted group")
-        for share in plan.power[0].tolerances:
-            table.add_column(f"{100 * share:g} %", justify="right")
-        for line in plan.power:
-            rows = f"{line.rows:,}" + ("" if line.times == 1 else f" ({line.times} times as many)")
-            table.add_row(rows, *(f"{100 * t:.1f} points" for t in line.tolerances.values()))
-        console.print(table, highlight=False)
-    if plan.need is not None:
-        need = plan.need
-        wanted = "; ".join(
-            f"{'tens of thousands' if rows is None else f'about {rows:,}'} at {100 * share:g} %"
-            for share, rows in need.rows.items()
-        )
-        console.print(
-            f"For the tolerance of {100 * need.tolerance:.10g} points a group needs {need.least:,} "
-            f"certify rows at the very least (ln(1/delta)/tolerance); with 80 % power: {wanted}.",
-            highlight=False,
-            soft_wrap=True,
-        )
-
-
-def plain(text: str) -> str:
-    """Text that cannot disturb the terminal, whatever a group is called."""
-    from rich.markup import escape
-
-    return escape("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text))
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"about {max(round(seconds / 5) * 5, 5)} s"
-    return f"about {round(seconds / 60)} min"
-
-
 def _evaluate(words: list[str]) -> int:
-    options = _parse(Evaluate, "evaluate", words)
+    options = parse(Evaluate, "evaluate", words)
     from fairbilevel.run import evaluate_run, load_run
 
     run = load_run(options.run)
@@ -479,23 +311,23 @@ def _print_evaluation(console: Console, result: dict[str, Any]) -> None:
 def _analyze(words: list[str]) -> int:
     from fairbilevel.cli._analyze import Analyze, analyze
 
-    return analyze(_parse(Analyze, "analyze", words), _console())
+    return analyze(parse(Analyze, "analyze", words), _console())
 
 
 def _certify(words: list[str]) -> int:
     from fairbilevel.cli._certify import Certify, certify
 
-    return certify(_parse(Certify, "certify", words), _console())
+    return certify(parse(Certify, "certify", words), _console())
 
 
 def _verify(words: list[str]) -> int:
     from fairbilevel.cli._certify import Verify, verify
 
-    return verify(_parse(Verify, "verify", words), _console())
+    return verify(parse(Verify, "verify", words), _console())
 
 
 def _report(words: list[str]) -> int:
-    options = _parse(MakeReport, "report", words)
+    options = parse(MakeReport, "report", words)
     from fairbilevel import report
     from fairbilevel.records import CERTIFICATE, read_json, read_result
 

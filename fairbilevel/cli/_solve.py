@@ -7,12 +7,12 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from fairbilevel.cli._plan import print_plan, print_times
 from fairbilevel.cli._progress import Progress
 
 HELP = """\
@@ -21,7 +21,7 @@ was begun with; the same command as before does so too.
 """
 
 
-def solve(config: Any, console: Console, print_plan: Callable[..., None]) -> int:
+def solve(config: Any, console: Console) -> int:
     """Run, or go on with the unfinished run that the same options began."""
     from fairbilevel import devices
     from fairbilevel.run import run_folder
@@ -32,10 +32,10 @@ def solve(config: Any, console: Console, print_plan: Callable[..., None]) -> int
 
     console = _joined(config, console)
     path, goes_on = devices.told_by_first(place)
-    return _run(Path(path), config, goes_on, console, print_plan)
+    return _run(Path(path), config, goes_on, console)
 
 
-def resume(path: Path, config: Any, console: Console, print_plan: Callable[..., None]) -> int:
+def resume(path: Path, config: Any, console: Console) -> int:
     """Go on with the run in a folder, which is complete already or not.
 
     Raises:
@@ -48,7 +48,7 @@ def resume(path: Path, config: Any, console: Console, print_plan: Callable[..., 
     console = _joined(config, console)
     if not is_unfinished(path):
         return _complete(path, console)
-    return _run(path, config, True, console, print_plan)
+    return _run(path, config, True, console)
 
 
 def _joined(config: Any, console: Console) -> Console:
@@ -83,12 +83,10 @@ def _complete(path: Path, console: Console) -> int:
     return 0
 
 
-def _run(
-    path: Path, config: Any, goes_on: bool, console: Console, print_plan: Callable[..., None]
-) -> int:
+def _run(path: Path, config: Any, goes_on: bool, console: Console) -> int:
     from fairbilevel import devices, report
     from fairbilevel.records import Interrupted
-    from fairbilevel.run import follow_run, make_plan, prepare, solve_run
+    from fairbilevel.run import describe_machine, follow_run, make_plan, prepare, solve_run
 
     def say(sentence: str) -> None:
         if devices.is_first():
@@ -101,6 +99,7 @@ def _run(
             follow_run(prepared, path)
             return 0
         print_plan(console, prepared, plan)
+        console.print(describe_machine(prepared.problem), highlight=False, soft_wrap=True)
         if goes_on:
             console.print(f"going on with the run in {path}", highlight=False, soft_wrap=True)
         with Progress(console, sum(plan.gradient_evaluations.values())) as progress:
@@ -112,6 +111,7 @@ def _run(
         return 128 + int(number)
     console.print()
     console.print(report.summary_table(result))
+    print_times(console, result)
     for warning in result["warnings"]:
         console.print(f"note: {warning}", highlight=False)
     console.print(f"\nreport: {path / 'report.html'}", highlight=False, soft_wrap=True)

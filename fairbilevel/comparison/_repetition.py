@@ -42,6 +42,9 @@ def build_problem(
         counted=counted,
         width=width,
         prune_classifier=config.prune_classifier,
+        precision=config.precision,
+        accumulate=config.accumulate,
+        remat=config.remat,
         seed=seed,
         placement=config.placement(),
     )

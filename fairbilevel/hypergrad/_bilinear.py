@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from fairbilevel import _xla
 from fairbilevel.hypergrad import _vectors as vectors
 from fairbilevel.hypergrad._losses import MaskedLoss
 from fairbilevel.hypergrad._point import Hypergradient, Info, Level, Point, Status, status_of
@@ -58,7 +60,8 @@ class Bilinear(Hypergradient):
         factors, pullback = inner.factors(point.outer_var)
         z = jax.tree.map(lambda m, p: m.astype(p.dtype) * p, factors, point.inner_var)
         up, (outer_value, outer_aux) = _at(outer, point.outer, z)
-        low, (inner_value, inner_aux) = _at(inner, point.inner, z)
+        # One after the other: side by side they would hold the activations of both.
+        low, (inner_value, inner_aux) = _xla.after(up, partial(_at, inner, point.inner), z)
 
         def entry(w: Any, m: Any, up: Any, low: Any) -> Any:
             if self.gamma == float("inf"):

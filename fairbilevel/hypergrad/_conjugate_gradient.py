@@ -41,7 +41,7 @@ class ConjugateGradient(Implicit):
 
     Attributes:
         iterations: products at most, besides the cross term's.
-        damping: see ``Implicit``; so are ``tolerance`` and ``curvature``.
+        damping: see ``Implicit``; so are ``tolerance``, ``curvature`` and ``keep``.
         warm_start: begin at the former call's solution (``state``); costs one product more.
         proximal: with a warm start, weight of ``|v - v_former|^2 / 2``: the solution moves towards
             that of each call's system by a share of about ``curvature / (curvature + proximal)``.
@@ -61,6 +61,7 @@ class ConjugateGradient(Implicit):
     warm_start: bool = False
     proximal: float = 0.0
     preconditioner: Preconditioner | None = None
+    keep: str = "nothing"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -25,6 +25,7 @@ class _Krylov(Implicit):
     tolerance: float = 0.0
     curvature: str = "hessian"
     warm_start: bool = False
+    keep: str = "nothing"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -49,7 +50,7 @@ class GMRES(_Krylov):
 
     Attributes:
         iterations: size of the Krylov space at most.
-        damping: see ``Implicit``; so are ``tolerance`` and ``curvature``.
+        damping: see ``Implicit``; so are ``tolerance``, ``curvature`` and ``keep``.
         warm_start: begin at the former call's solution (``state``).
 
     Raises:
@@ -84,7 +85,7 @@ class BiCGStab(_Krylov):
 
     Attributes:
         iterations: at most, of two products each.
-        damping: see ``Implicit``; so are ``tolerance`` and ``curvature``.
+        damping: see ``Implicit``; so are ``tolerance``, ``curvature`` and ``keep``.
         warm_start: begin at the former call's solution (``state``).
 
     Raises:

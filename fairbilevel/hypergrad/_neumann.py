@@ -34,7 +34,7 @@ class Neumann(Implicit):
 
     Attributes:
         products: with the Hessian, besides the cross term's.
-        damping: see ``Implicit``; so are ``tolerance`` and ``curvature``.
+        damping: see ``Implicit``; so are ``tolerance``, ``curvature`` and ``keep``.
         scale: ``s``, positive; ``None`` estimates it.
 
     Raises:
@@ -46,6 +46,7 @@ class Neumann(Implicit):
     tolerance: float = 0.0
     curvature: str = "hessian"
     scale: float | None = None
+    keep: str = "nothing"
 
     def __post_init__(self) -> None:
         super().__post_init__()

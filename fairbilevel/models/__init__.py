@@ -3,6 +3,7 @@
 from fairbilevel.models._mobile import MobileNetV2
 from fairbilevel.models._model import Model, from_function, from_linen, from_nnx
 from fairbilevel.models._plain import CNN, MLP, VGG
+from fairbilevel.models._precision import PRECISIONS, check_precision, in_precision
 from fairbilevel.models._residual import CifarResNet, ResNet
 from fairbilevel.models._transformer import ViT
 from fairbilevel.models._zoo import NAMES, build
@@ -11,6 +12,7 @@ __all__ = [
     "CNN",
     "MLP",
     "NAMES",
+    "PRECISIONS",
     "VGG",
     "CifarResNet",
     "MobileNetV2",
@@ -18,7 +20,9 @@ __all__ = [
     "ResNet",
     "ViT",
     "build",
+    "check_precision",
     "from_function",
     "from_linen",
     "from_nnx",
+    "in_precision",
 ]

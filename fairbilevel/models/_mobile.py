@@ -10,6 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from fairbilevel.models._norm import batch_norm
+from fairbilevel.models._remat import run_block
 
 # Expansion, output channels, blocks, stride of the first block (the paper's table 2).
 STAGES = (
@@ -77,6 +78,7 @@ class MobileNetV2(nnx.Module):
         small_images: the first convolution and the second stage keep the image's size, so that 32
             pixels leave 4 before the mean, as is usual up to 64 pixels.
         stages: expansion, output channels, blocks and stride of the first block, a stage each.
+        remat: keep one activation a block for the backward pass and compute the rest again.
         rngs: where the initial weights come from.
     """
 
@@ -87,12 +89,14 @@ class MobileNetV2(nnx.Module):
         width: int = 32,
         small_images: bool = True,
         stages: Sequence[tuple[int, int, int, int]] = STAGES,
+        remat: bool = False,
         *,
         rngs: nnx.Rngs,
     ):
         def scaled(count: int) -> int:
             return max(2, round(count * width / 32))
 
+        self.remat = remat
         inputs = scaled(32)
         stride = 1 if small_images else 2
         self.stem = nnx.Conv(channels, inputs, (3, 3), stride, use_bias=False, rngs=rngs)
@@ -116,6 +120,6 @@ class MobileNetV2(nnx.Module):
         """Logits."""
         x = nnx.relu6(self.stem_norm(self.stem(x)))
         for block in self.blocks:
-            x = block(x)
+            x = run_block(block, x, self.remat)
         x = nnx.relu6(self.last_norm(self.last(x)))
         return self.classifier(self.dropout(x.mean((1, 2))))

@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from fairbilevel.models._norm import batch_norm
+from fairbilevel.models._remat import run_block
 
 
 class MLP(nnx.Module):
@@ -64,6 +65,15 @@ class CNN(nnx.Module):
         return self.classifier(x.mean((1, 2)))
 
 
+_VGG_STAGES = (2, 2, 4, 4, 4)  # convolutions between two halvings of the image
+
+
+def _convolved(layers: list[tuple[nnx.Conv, nnx.BatchNorm]], x: Array) -> Array:
+    for conv, norm in layers:
+        x = nnx.relu(norm(conv(x)))
+    return x
+
+
 class VGG(nnx.Module):
     """VGG-19 with batch normalization (Simonyan and Zisserman 2015, configuration E).
 
@@ -76,15 +86,22 @@ class VGG(nnx.Module):
         shape: height, width and channels of the images.
         classes: outputs.
         width: channels of the first two convolutions, 64 in the paper.
+        remat: keep one activation a stage for the backward pass and compute the rest again.
         rngs: where the initial weights come from.
     """
 
     def __init__(
-        self, shape: tuple[int, int, int], classes: int, width: int = 64, *, rngs: nnx.Rngs
+        self,
+        shape: tuple[int, int, int],
+        classes: int,
+        width: int = 64,
+        remat: bool = False,
+        *,
+        rngs: nnx.Rngs,
     ):
         height, breadth, inputs = shape
         convolutions, norms, pools = [], [], []
-        for stage, count in enumerate((2, 2, 4, 4, 4)):
+        for stage, count in enumerate(_VGG_STAGES):
             for _ in range(count):
                 outputs = width * min(2**stage, 8)
                 convolutions.append(nnx.Conv(inputs, outputs, (3, 3), rngs=rngs))
@@ -96,7 +113,7 @@ class VGG(nnx.Module):
             if pools[-1]:
                 height, breadth = height // 2, breadth // 2
         self.convolutions, self.norms = nnx.List(convolutions), nnx.List(norms)
-        self.pools = tuple(pools)
+        self.pools, self.remat = tuple(pools), remat
         self.averaged = max(shape[:2]) <= 64
         sizes = (inputs,) if self.averaged else (height * breadth * inputs, 64 * width, 64 * width)
         self.hidden = nnx.List([nnx.Linear(a, b, rngs=rngs) for a, b in itertools.pairwise(sizes)])
@@ -105,9 +122,12 @@ class VGG(nnx.Module):
 
     def __call__(self, x: Float[Array, "rows height width channels"]) -> Float[Array, "rows c"]:
         """Logits."""
-        for conv, norm, pool in zip(self.convolutions, self.norms, self.pools, strict=True):
-            x = nnx.relu(norm(conv(x)))
-            if pool:
+        layers = list(zip(self.convolutions, self.norms, strict=True))
+        end = 0
+        for count in _VGG_STAGES:
+            begin, end = end, end + count
+            x = run_block(layers[begin:end], x, self.remat, _convolved)
+            if self.pools[end - 1]:
                 x = nnx.max_pool(x, (2, 2), (2, 2))
         x = x.mean((1, 2)) if self.averaged else x.reshape(x.shape[0], -1)
         for layer in self.hidden:

@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from fairbilevel.models._norm import batch_norm
+from fairbilevel.models._remat import run_block
 
 
 class BasicBlock(nnx.Module):
@@ -78,6 +79,7 @@ class ResNet(nnx.Module):
         small_images: a 3x3 first convolution without pooling instead of the 7x7 one with it, as is
             usual up to 64 pixels.
         bottleneck: blocks of three convolutions instead of two.
+        remat: keep one activation a block for the backward pass and compute the rest again.
         rngs: where the initial weights come from.
     """
 
@@ -89,13 +91,14 @@ class ResNet(nnx.Module):
         width: int = 64,
         small_images: bool = True,
         bottleneck: bool = False,
+        remat: bool = False,
         *,
         rngs: nnx.Rngs,
     ):
         size, stride = ((3, 3), 1) if small_images else ((7, 7), 2)
         self.stem = nnx.Conv(channels, width, size, stride, use_bias=False, rngs=rngs)
         self.stem_norm = batch_norm(width, rngs=rngs)
-        self.pool = not small_images
+        self.pool, self.remat = not small_images, remat
         block_type = Bottleneck if bottleneck else BasicBlock
         stages, inputs = [], width
         for stage, count in enumerate(blocks):
@@ -112,7 +115,7 @@ class ResNet(nnx.Module):
         if self.pool:
             x = nnx.max_pool(x, (3, 3), (2, 2), padding="SAME")
         for block in self.blocks:
-            x = block(x)
+            x = run_block(block, x, self.remat)
         return self.classifier(x.mean((1, 2)))
 
 
@@ -157,12 +160,21 @@ class CifarResNet(nnx.Module):
         channels: input channels.
         classes: outputs.
         width: channels of the first stage, doubled by each next one; 16 in the paper.
+        remat: keep one activation a block for the backward pass and compute the rest again.
         rngs: where the initial weights come from.
     """
 
     def __init__(
-        self, blocks: int, channels: int, classes: int, width: int = 16, *, rngs: nnx.Rngs
+        self,
+        blocks: int,
+        channels: int,
+        classes: int,
+        width: int = 16,
+        remat: bool = False,
+        *,
+        rngs: nnx.Rngs,
     ):
+        self.remat = remat
         self.stem = nnx.Conv(channels, width, (3, 3), use_bias=False, rngs=rngs)
         self.stem_norm = batch_norm(width, rngs=rngs)
         stages, inputs = [], width
@@ -178,5 +190,5 @@ class CifarResNet(nnx.Module):
         """Logits."""
         x = nnx.relu(self.stem_norm(self.stem(x)))
         for block in self.blocks:
-            x = block(x)
+            x = run_block(block, x, self.remat)
         return self.classifier(x.mean((1, 2)))

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from fairbilevel.models._remat import run_block
+
 
 class Heads(nnx.Module):
     """A projection of every token for each head."""
@@ -73,6 +75,7 @@ class ViT(nnx.Module):
         width: entries of a token.
         depth: blocks.
         heads: attention heads, of ``width // heads`` entries each.
+        remat: keep one activation a block for the backward pass and compute the rest again.
         rngs: where the initial weights come from.
     """
 
@@ -84,9 +87,11 @@ class ViT(nnx.Module):
         width: int = 192,
         depth: int = 12,
         heads: int = 3,
+        remat: bool = False,
         *,
         rngs: nnx.Rngs,
     ):
+        self.remat = remat
         tokens = (shape[0] // patch) * (shape[1] // patch)
         start = nnx.initializers.truncated_normal(0.02)
         self.embedding = nnx.Conv(
@@ -105,5 +110,5 @@ class ViT(nnx.Module):
         token = jnp.broadcast_to(self.token[...], (x.shape[0], 1, x.shape[-1]))
         x = jnp.concatenate([token, x], 1) + self.position[...]
         for block in self.blocks:
-            x = block(x)
+            x = run_block(block, x, self.remat)
         return self.classifier(self.norm(x)[:, 0])

@@ -24,42 +24,58 @@ def _small(shape: tuple[int, ...]) -> bool:
 
 @dataclass(frozen=True)
 class _Entry:
-    """A model: ``make(shape, classes, width, rngs)`` and the width it has by default."""
+    """A model: ``make(shape, classes, width, remat, rngs)`` and the width it has by default."""
 
-    make: Callable[[tuple[int, ...], int, int, nnx.Rngs], nnx.Module]
+    make: Callable[[tuple[int, ...], int, int, bool, nnx.Rngs], nnx.Module]
     width: int
 
 
-def _mlp(shape: tuple[int, ...], classes: int, width: int, rngs: nnx.Rngs) -> nnx.Module:
+def _mlp(
+    shape: tuple[int, ...], classes: int, width: int, remat: bool, rngs: nnx.Rngs
+) -> nnx.Module:
     return MLP(math.prod(shape), classes, (width, max(width // 2, 1)), rngs=rngs)
 
 
-def _cnn(shape: tuple[int, ...], classes: int, width: int, rngs: nnx.Rngs) -> nnx.Module:
+def _cnn(
+    shape: tuple[int, ...], classes: int, width: int, remat: bool, rngs: nnx.Rngs
+) -> nnx.Module:
     return CNN(shape[-1], classes, width, rngs=rngs)
 
 
 def _resnet(*blocks: int, bottleneck: bool = False) -> _Entry:
-    def make(shape: tuple[int, ...], classes: int, width: int, rngs: nnx.Rngs) -> nnx.Module:
-        return ResNet(blocks, shape[-1], classes, width, _small(shape), bottleneck, rngs=rngs)
+    def make(
+        shape: tuple[int, ...], classes: int, width: int, remat: bool, rngs: nnx.Rngs
+    ) -> nnx.Module:
+        small = _small(shape)
+        return ResNet(blocks, shape[-1], classes, width, small, bottleneck, remat, rngs=rngs)
 
     return _Entry(make, 64)
 
 
-def _cifar(shape: tuple[int, ...], classes: int, width: int, rngs: nnx.Rngs) -> nnx.Module:
-    return CifarResNet(9, shape[-1], classes, width, rngs=rngs)
+def _cifar(
+    shape: tuple[int, ...], classes: int, width: int, remat: bool, rngs: nnx.Rngs
+) -> nnx.Module:
+    return CifarResNet(9, shape[-1], classes, width, remat, rngs=rngs)
 
 
-def _mobile(shape: tuple[int, ...], classes: int, width: int, rngs: nnx.Rngs) -> nnx.Module:
-    return MobileNetV2(shape[-1], classes, width, _small(shape), rngs=rngs)
+def _mobile(
+    shape: tuple[int, ...], classes: int, width: int, remat: bool, rngs: nnx.Rngs
+) -> nnx.Module:
+    return MobileNetV2(shape[-1], classes, width, _small(shape), remat=remat, rngs=rngs)
 
 
-def _vgg(shape: tuple[int, ...], classes: int, width: int, rngs: nnx.Rngs) -> nnx.Module:
-    return VGG((shape[0], shape[1], shape[2]), classes, width, rngs=rngs)
+def _vgg(
+    shape: tuple[int, ...], classes: int, width: int, remat: bool, rngs: nnx.Rngs
+) -> nnx.Module:
+    return VGG((shape[0], shape[1], shape[2]), classes, width, remat, rngs=rngs)
 
 
-def _vit(shape: tuple[int, ...], classes: int, width: int, rngs: nnx.Rngs) -> nnx.Module:
+def _vit(
+    shape: tuple[int, ...], classes: int, width: int, remat: bool, rngs: nnx.Rngs
+) -> nnx.Module:
     patch = max(min(shape[:2]) // 8, 1) if _small(shape) else 16
-    return ViT((shape[0], shape[1], shape[2]), classes, patch, width, rngs=rngs)
+    size = (shape[0], shape[1], shape[2])
+    return ViT(size, classes, patch, width, remat=remat, rngs=rngs)
 
 
 _ZOO: dict[str, _Entry] = {
@@ -79,7 +95,12 @@ NAMES = tuple(_ZOO)
 
 
 def build(
-    name: str, input_shape: Sequence[int], classes: int, *, width: int | None = None
+    name: str,
+    input_shape: Sequence[int],
+    classes: int,
+    *,
+    width: int | None = None,
+    remat: bool = False,
 ) -> Model:
     """A built-in model by name. No array is made before ``init`` is called.
 
@@ -101,6 +122,9 @@ def build(
         width: neurons of the first hidden layer (``mlp`` 256), channels of the first stage (``cnn``
             and ``cifar-resnet56`` 16, ``resnet*`` and ``vgg19`` 64, ``mobilenetv2`` 32) or entries
             of a token (``vit`` 192); the default where ``None``.
+        remat: keep one activation a block for the backward pass and compute the rest again (blocks
+            of residual networks, MobileNetV2 and ViT, convolutions between two halvings of VGG;
+            ``mlp`` and ``cnn`` are small enough to keep all).
 
     Raises:
         ValueError: unknown name (with the nearest one), an image model on rows that are not
@@ -120,4 +144,4 @@ def build(
         )
     entry = _ZOO[name]
     chosen = entry.width if width is None else width
-    return from_nnx(lambda rngs: entry.make(shape, classes, chosen, rngs), name=name)
+    return from_nnx(lambda rngs: entry.make(shape, classes, chosen, remat, rngs), name=name)

@@ -35,6 +35,7 @@ from fairbilevel.records._folder import (
     read_result,
 )
 from fairbilevel.records._lock import LOCK, is_locked, locked
+from fairbilevel.records._tensorboard import TENSORBOARD, TensorBoard
 
 __all__ = [
     "ANALYSIS",
@@ -49,12 +50,14 @@ __all__ = [
     "RESULT",
     "ROWS",
     "SCHEMA_VERSION",
+    "TENSORBOARD",
     "Activity",
     "CheckpointError",
     "Checkpoints",
     "Interrupted",
     "JsonLines",
     "RecordError",
+    "TensorBoard",
     "check_completed",
     "check_run_folder",
     "differences",

@@ -5,15 +5,19 @@ Both say the same verdict in the same words. They read the plain dictionaries of
 """
 
 from fairbilevel.report._forest import Panel, forest_svg
+from fairbilevel.report._numbers import dig, number
 from fairbilevel.report._page import render, write_report
 from fairbilevel.report._scatter import frontier_svg
 from fairbilevel.report._terminal import summary_table
-from fairbilevel.report._verdict import verdict
+from fairbilevel.report._verdict import judge, verdict
 
 __all__ = [
     "Panel",
+    "dig",
     "forest_svg",
     "frontier_svg",
+    "judge",
+    "number",
     "render",
     "summary_table",
     "verdict",

@@ -53,7 +53,8 @@ def group_rows(result: dict[str, Any], role: str = "test") -> list[GroupRow]:
     sizes: dict[str, Any] = {}
     for model in ("baseline", "pruned", "dense"):
         sizes |= mapping(result, model, role, "group_size")
-    names += [name for name in sizes if name not in set(names)]
+    listed = set(names)
+    names += [name for name in sizes if name not in listed]
     claimed = dig(result, "data", "counted_groups")
     counted = set(names if claimed is None else strings(result, "data", "counted_groups"))
     rows = [_row(result, role, name, name in counted, number(sizes.get(name))) for name in names]

@@ -14,9 +14,10 @@ from fairbilevel.run._config import PLACE_OPTIONS, Config, read_config
 from fairbilevel.run._evaluate import evaluate_run
 from fairbilevel.run._folder import Run, check_free, load_run, save_run
 from fairbilevel.run._frontier import frontier_run
+from fairbilevel.run._listing import RunSummary, list_runs, summarize_run
 from fairbilevel.run._plan import Plan, make_plan
 from fairbilevel.run._prepare import Prepared, model_choice, prepare, read_data
-from fairbilevel.run._result import command, machine, versions
+from fairbilevel.run._result import command, describe_machine, machine, versions
 from fairbilevel.run._resume import check_resumable, is_unfinished, run_folder, stored_config
 from fairbilevel.run._solve import follow_run, make_baseline, make_solver, make_system, solve_run
 
@@ -27,6 +28,7 @@ __all__ = [
     "Plan",
     "Prepared",
     "Run",
+    "RunSummary",
     "analyze",
     "analyze_run",
     "certify_run",
@@ -34,10 +36,12 @@ __all__ = [
     "check_resumable",
     "choose_rows",
     "command",
+    "describe_machine",
     "evaluate_run",
     "follow_run",
     "frontier_run",
     "is_unfinished",
+    "list_runs",
     "load_run",
     "machine",
     "make_baseline",
@@ -54,6 +58,7 @@ __all__ = [
     "solution_plane",
     "solve_run",
     "stored_config",
+    "summarize_run",
     "versions",
     "write_analysis",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import importlib.util
 import json
 import tomllib
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from fairbilevel import fairness, hypergrad, masks, systems
+from fairbilevel import fairness, hypergrad, masks, models, systems
 from fairbilevel.data import ROLES, Options
 from fairbilevel.devices import Placement, Processes
 from fairbilevel.fairness import Constraint
@@ -104,6 +105,16 @@ class Config:
     prune_classifier: bool = False
     """Prune the classifier's weights too; its outputs are never removed as filters."""
 
+    precision: str = "float32"
+    """float32, or bfloat16: the passes of training are computed in bfloat16 over float32
+    parameters; what is reported is evaluated in float32."""
+    accumulate: int = 1
+    """Micro-batches that each gradient is summed over, to fit large batches into memory; batch
+    normalization normalizes each by itself."""
+    remat: bool = False
+    """Keep one activation a block of the model for the backward pass and compute the rest again:
+    less memory, up to a third more time."""
+
     method: str = "bilevel"
     """bilevel, or a rival under the same protocol: magnitude, gradual-magnitude, snip, ceag, ...;
     options after a colon, as in snip:batches=4. `fairbilevel methods` lists them all."""
@@ -192,6 +203,9 @@ class Config:
     """Run folder to write; by default a new one below runs/."""
     overwrite: bool = False
     """Replace the run that is in the folder."""
+    tensorboard: bool = False
+    """Also write the numbers of metrics.jsonl as TensorBoard events, to tensorboard/ in the run
+    folder (needs the extra `tensorboard`)."""
 
     def options(self) -> Options:
         """How to read the data."""
@@ -282,16 +296,34 @@ class Config:
             ("relaxation", tuple(masks.RELAXATIONS)),
             ("score_rule", SCORE_RULES),
             ("score_start", masks.STARTS),
+            ("precision", models.PRECISIONS),
             ("small_groups", ("merge", "report-only", "error")),
             ("multipliers_from", ("start", "pruned")),
             ("fine_tune_on", ("fit", "fit+select")),
         ):
             _one_of(name, getattr(self, name), allowed)
-        for name in ("steps", "batch_size", "buffer_size", "violation_every", "min_group_rows"):
+        for name in (
+            "accumulate",
+            "steps",
+            "batch_size",
+            "buffer_size",
+            "violation_every",
+            "min_group_rows",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(
                     f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}"
                 )
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"--accumulate must divide --batch-size into equal micro-batches, got "
+                f"{self.accumulate} for {self.batch_size} rows"
+            )
+        if self.tensorboard and importlib.util.find_spec("tensorboardX") is None:
+            raise ValueError(
+                "--tensorboard needs the package tensorboardX: pip install "
+                "'fairbilevel[tensorboard]'"
+            )
         if not 0 < self.bilevel_share <= 1:
             raise ValueError(f"--bilevel-share must lie in (0, 1], got {self.bilevel_share}")
         if self.dense_steps is not None and self.dense_steps < 1:

@@ -27,6 +27,7 @@ from fairbilevel.records import (
     MODEL,
     RESULT,
     ROWS,
+    TENSORBOARD,
     JsonLines,
     check_completed,
     is_run_folder,
@@ -84,7 +85,7 @@ def claim(
         written = (RESULT, "report.html", CERTIFICATE, ANALYSIS, ANALYSIS_TABLE, ROWS)
         for name in (*written, METRICS, EVENTS, CONFIG):
             (path / name).unlink(missing_ok=True)
-        for name in (MODEL, CHECKPOINTS):
+        for name in (MODEL, CHECKPOINTS, TENSORBOARD):
             shutil.rmtree(path / name, ignore_errors=True)
     path.mkdir(parents=True, exist_ok=True)
     lines = JsonLines(path / METRICS)

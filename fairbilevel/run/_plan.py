@@ -179,7 +179,7 @@ def time_gradient(problem: FairPruningProblem, batch_size: int) -> tuple[float, 
     params, state = problem.model.init(jax.random.key(0))
 
     def loss(values: object) -> jax.Array:
-        logits, _ = problem.model.apply(
+        logits, _ = problem.training_model.apply(
             values, state, problem.normalize(x), True, jax.random.key(0)
         )
         return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(logits), y[:, None], 1))

@@ -73,6 +73,9 @@ def prepare(config: Config) -> Prepared:
         counted=counted,
         width=width,
         prune_classifier=config.prune_classifier,
+        precision=config.precision,
+        accumulate=config.accumulate,
+        remat=config.remat,
         seed=config.seed,
         placement=placement,
     )

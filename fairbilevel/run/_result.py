@@ -31,9 +31,19 @@ def versions() -> dict[str, str]:
     return found | {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
-def machine() -> dict[str, Any]:
-    """What the numbers were made on."""
+def machine(problem: FairPruningProblem | None = None) -> dict[str, Any]:
+    """What the numbers were made on; of a problem's run also the precision of its training and the
+    axes of the mesh of devices that shared it (``None``: one device)."""
     device = jax.devices()[0]
+    placement = getattr(problem, "placement", None)
+    of_run = (
+        {
+            "precision": problem.precision,
+            "mesh": None if placement is None else dict(placement.mesh.shape),
+        }
+        if problem is not None
+        else {}
+    )
     return {
         "platform": platform.platform(terse=True),
         "processor": platform.machine(),
@@ -41,7 +51,21 @@ def machine() -> dict[str, Any]:
         "backend": jax.default_backend(),
         "device": device.device_kind,
         "devices": jax.device_count(),
+        **of_run,
     }
+
+
+def describe_machine(problem: FairPruningProblem) -> str:
+    """The setting of a run in a line: devices, precision, mesh, version of JAX."""
+    here = machine(problem)
+    mesh = here["mesh"] or {}
+    axes = " x ".join(f"{name} {size}" for name, size in mesh.items()) or "one device"
+    kind, backend = here["device"], here["backend"]
+    named = kind if kind == backend else f"{kind} ({backend})"
+    return (
+        f"{here['devices']} device{'s' * (here['devices'] != 1)} of kind {named}, "
+        f"{here['precision']}, mesh: {axes}, jax {jax.__version__}"
+    )
 
 
 def peak_memory_mb() -> float:
@@ -145,7 +169,7 @@ def build_result(
         "method": solution.method,
         "seed": seed,
         "versions": versions(),
-        "machine": machine(),
+        "machine": machine(problem),
         "data": describe_data(problem),
         "model": {
             "name": problem.model.name,

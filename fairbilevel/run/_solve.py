@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ from fairbilevel.records import (
     MODEL,
     RESULT,
     SCHEMA_VERSION,
+    TENSORBOARD,
     CheckpointError,
     Checkpoints,
     Interrupted,
     JsonLines,
+    TensorBoard,
     locked,
     write_json,
 )
@@ -211,8 +214,13 @@ def _solve_locked(
 
     def record(entry: dict[str, Any]) -> None:
         lines.write(entry)
+        if board is not None:
+            board(entry)
         progress(entry)
 
+    if resume:  # all records come again
+        shutil.rmtree(path / TENSORBOARD, ignore_errors=True)
+    board = TensorBoard(path / TENSORBOARD) if config.tensorboard else None
     checkpoints = _checkpoints(path, config, told)
     try:
         with stopping(checkpoints, say):
@@ -226,6 +234,8 @@ def _solve_locked(
         raise
     finally:
         lines.close()
+        if board is not None:
+            board.close()
     result = build_result(
         solution,
         baseline,
@@ -276,7 +286,7 @@ def _record_failure(path: Path, prepared: Prepared, error: ValueError, typed: st
             "command": typed,
             "seed": prepared.config.seed,
             "versions": versions(),
-            "machine": machine(),
+            "machine": machine(prepared.problem),
             "data": describe_data(prepared.problem),
         },
     )

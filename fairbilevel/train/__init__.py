@@ -1,5 +1,6 @@
 """The one training loop, the steps in it, and the dense model."""
 
+from fairbilevel.train._accumulate import accumulated, swept
 from fairbilevel.train._batches import Batch, gather, stream_rows
 from fairbilevel.train._dense import dense_start, dense_steps, train_dense
 from fairbilevel.train._divergence import (
@@ -79,6 +80,7 @@ __all__ = [
     "Watch",
     "WeightLoop",
     "WeightState",
+    "accumulated",
     "check_finite",
     "check_judged",
     "dense_start",
@@ -100,6 +102,7 @@ __all__ = [
     "sgd",
     "smaller",
     "stream_rows",
+    "swept",
     "train_dense",
     "tune_record",
 ]

@@ -44,5 +44,7 @@ def data_expected(problem: FairPruningProblem) -> dict[str, Any]:
         "data": problem.data.fingerprint,
         "roles": rows.hexdigest()[:16],
         "model": problem.model.name,
+        "precision": problem.precision,
+        "accumulate": problem.accumulate,
         "constraints": [f"{c.name}={c.tolerance}" for c in problem.constraints],
     }

@@ -24,6 +24,7 @@ from fairbilevel.fairness import (
     RowWeights,
 )
 from fairbilevel.problem import FairPruningProblem
+from fairbilevel.train._accumulate import accumulated, swept
 from fairbilevel.train._batches import Batch
 
 
@@ -101,11 +102,6 @@ def frozen(rule: optax.GradientTransformation, factors: Any) -> optax.GradientTr
     return optax.GradientTransformation(rule.init, update)
 
 
-def _at_least_float32(logits: Array) -> Array:
-    """Logits of half precision as float32; float64 stays what it is."""
-    return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-
-
 @dataclass(frozen=True, eq=False)
 class Steps:
     """The pure steps of one problem under a choice of constraints and update rules.
@@ -173,16 +169,45 @@ class Steps:
     def objective(
         self, z: Any, model_state: Any, batch: Batch, weights: RowWeights, key: Array
     ) -> tuple[Float[Array, ""], Aux]:
-        """``mean_i w_i (loss_i + sum_c term_c,i)`` in train mode."""
-        logits, model_state = self._forward(z, model_state, batch, key)
-        return self._lagrangian(logits, model_state, batch, weights)
+        """``mean_i w_i (loss_i + sum_c term_c,i)`` in train mode.
+
+        Differentiable with respect to ``z``, which is all that any method asks for. Where the
+        problem accumulates, the rows are taken in micro-batches one after the other
+        (``fb.train.accumulated``): the same mean, each micro-batch normalized by itself where the
+        model has batch normalization.
+        """
+
+        def part(z: Any, rows: Batch, key: Array) -> tuple[Float[Array, ""], Aux]:
+            logits, moved = self._forward(z, model_state, rows, key)
+            return self._lagrangian(logits, moved, rows, weights)
+
+        if self.problem.accumulate == 1:
+            return part(z, batch, key)
+        value, aux = accumulated(part, z, batch, key, self.problem.accumulate)
+        moved = jax.tree.map(
+            lambda new, old: new.astype(jnp.result_type(old)), aux.model_state, model_state
+        )
+        return value, aux._replace(model_state=moved)
 
     def _forward(
-        self, z: Any, model_state: Any, batch: Batch, key: Array
+        self, z: Any, model_state: Any, batch: Batch, key: Array, train: bool = True
     ) -> tuple[Float[Array, "rows classes"], Any]:
         x = self.problem.normalize(batch.x)
-        logits, model_state = self.problem.model.apply(z, model_state, x, True, key)
-        return _at_least_float32(logits), model_state
+        logits, model_state = self.problem.training_model.apply(z, model_state, x, train, key)
+        # At least: a model in float64 keeps its loss in float64.
+        return logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), model_state
+
+    def _logits(
+        self, z: Any, model_state: Any, batch: Batch, key: Array, train: bool
+    ) -> Float[Array, "rows classes"]:
+        """Logits of a batch, its micro-batches one after the other."""
+
+        def part(rows: Batch, key: Array) -> Float[Array, "rows classes"]:
+            return self._forward(z, model_state, rows, key, train)[0]
+
+        if self.problem.accumulate == 1:
+            return part(batch, key)
+        return swept(part, batch, key, self.problem.accumulate)
 
     def _lagrangian(
         self,
@@ -226,9 +251,19 @@ class Steps:
 
         The order of CEAG (Hashemizadeh et al. 2024): the violations are measured on the logits that
         the loss is made of, in train mode, so that multipliers moved by training rows cost nothing.
+        Micro-batches take a forward pass more: no row's weight is known before all logits are.
         """
         key, dropout = jax.random.split(state.key)
         z = jax.tree.map(lambda m, p: m * p, factors, state.params)
+        if self.problem.accumulate > 1:
+            logits = self._logits(z, state.model_state, batch, dropout, True)
+            duals = self._ascended(state.duals, self._outcomes(logits, batch), batch.group)
+            weights = self.weigh(duals, self.share)
+            gradient, aux = jax.grad(self.objective, has_aux=True)(
+                z, state.model_state, batch, weights, dropout
+            )
+            moved = self._moved(state._replace(key=key, duals=duals), factors, gradient, aux)
+            return moved, StepLog(aux.loss, aux.accuracy, weights.bound)
 
         def objective(z: Any) -> tuple[Float[Array, ""], tuple[Aux, DualState, Array]]:
             logits, model_state = self._forward(z, state.model_state, batch, dropout)
@@ -252,9 +287,8 @@ class Steps:
 
     def outcomes(self, z: Any, model_state: Any, batch: Batch) -> Outcomes:
         """Paired outcomes of a batch in evaluation mode: one forward pass."""
-        x = self.problem.normalize(batch.x)
-        logits, _ = self.problem.model.apply(z, model_state, x, False, jax.random.key(0))
-        return self._outcomes(_at_least_float32(logits), batch)
+        logits = self._logits(z, model_state, batch, jax.random.key(0), False)
+        return self._outcomes(logits, batch)
 
     def _outcomes(self, logits: Float[Array, "rows classes"], batch: Batch) -> Outcomes:
         loss = fairness.cross_entropy(fairness.margin(logits, batch.y))

@@ -1,0 +1,257 @@
+"""Peak memory of an outer step beside that of plain training, from XLA's memory analysis.
+
+    python -m experiments.bench_memory                          # ResNet-50 at 224, batch 32
+    python -m experiments.bench_memory --size 96 --batch 8 --width 16   # a quick look
+
+Nothing runs: each program is compiled for the default backend and XLA says what its buffers take,
+``temp + argument + output - alias`` (an output in the place of a donated argument counts once).
+Plain training is the loop of ``fairbilevel``'s own weight steps without masks' scores, constraints
+or a second level. Writes ``results/bench_memory.csv`` and ``.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import fairbilevel as fb
+from fairbilevel import fairness, hypergrad, masks
+from fairbilevel.masks import Budget
+from fairbilevel.problem import FairPruningProblem
+from fairbilevel.records import write_text
+from fairbilevel.run import machine, versions
+from fairbilevel.solver import OuterStep
+from fairbilevel.solver._step import inner_steps
+from fairbilevel.train import Costs, Steps, WeightLoop, score_descent, sgd
+
+RESULTS = Path(__file__).parent / "results"
+MOST = {"bilinear": 1.5, "cg": 2.5}
+"""How much of plain training's memory an outer step may take."""
+GROUPS = 4
+
+
+@dataclass(frozen=True)
+class Case:
+    """A program to compile: a method (``plain`` is none) and how its passes are computed."""
+
+    method: str
+    precision: str = "float32"
+    remat: bool = False
+    accumulate: int = 1
+
+
+CASES = (
+    Case("plain"),
+    Case("bilinear"),
+    Case("cg"),
+    Case("cg:keep=products"),
+    Case("cg:keep=all"),
+    Case("unrolled"),
+    Case("plain", remat=True),
+    Case("bilinear", remat=True),
+    Case("cg", remat=True),
+    Case("plain", accumulate=4),
+    Case("bilinear", accumulate=4),
+    Case("cg", accumulate=4),
+    Case("plain", "bfloat16"),
+    Case("bilinear", "bfloat16"),
+    Case("cg", "bfloat16"),
+    Case("bilinear", "bfloat16", True, 4),
+)
+
+
+def make_problem(case: Case, model: str, size: int, batch: int, width: int | None) -> Any:
+    """Random images: only their shapes count."""
+    rng = np.random.default_rng(0)
+    rows = max(100 * GROUPS, batch)
+    x = rng.integers(0, 256, (rows, size, size, 3), np.uint8)
+    y, group = np.arange(rows) % 2, np.arange(rows) // 2 % GROUPS
+    constraints = () if case.method == "plain" else [fairness.ExcessAccuracyGap(0.02)]
+    return FairPruningProblem(
+        model,
+        x,
+        y,
+        group,
+        constraints=constraints,
+        width=width,
+        precision=case.precision,
+        accumulate=case.accumulate,
+        remat=case.remat,
+    )
+
+
+def shapes(tree: Any) -> Any:
+    """Shapes instead of arrays."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
+
+
+def batches(problem: FairPruningProblem, steps: int, rows: int) -> fb.train.Batch:
+    """Shapes of stacked batches."""
+
+    def leaf(dtype: Any, *shape: int) -> Any:
+        return jax.ShapeDtypeStruct((steps, rows, *shape), dtype)
+
+    i, f = jnp.int32, jnp.float32
+    return fb.train.Batch(
+        leaf(problem.inputs.dtype, *problem.inputs.shape[1:]),
+        leaf(i),
+        leaf(i),
+        leaf(f),
+        leaf(f),
+        leaf(f),
+    )
+
+
+def lower(case: Case, problem: FairPruningProblem, rows: int) -> Any:
+    """One step of the loop that a run compiles, its state donated."""
+    share = jnp.asarray(problem.share["fit"])
+    steps = Steps(
+        problem, sgd(0.05, 100, decay_to_zero=True),
+        fairness.multiplier_rule("gradient-ascent", 0.01),
+        problem.constraints, 32, share,
+    )  # fmt: skip
+    params, state = jax.eval_shape(problem.model.init, jax.random.key(0))
+    weights = jax.eval_shape(steps.init, params, state, jax.random.key(0))
+    if case.method == "plain":
+        many = WeightLoop(steps, Costs()).many
+        factors = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((), leaf.dtype), params)
+        return jax.jit(many, donate_argnums=0).lower(
+            weights, factors, batches(problem, 1, rows), None
+        )
+    method = hypergrad.by_name({"unrolled": "unrolled:steps=2"}.get(case.method, case.method))
+    budget = Budget.of(problem.layers, "weight", "global")
+    outer_step = OuterStep(
+        steps, method, score_descent("adam", 0.1, 1.0, 100, 0.8), masks.RELAXATIONS["top-k"],
+        budget, "weight", 1, 1.0,
+    )  # fmt: skip
+    scores = jax.eval_shape(
+        lambda p: masks.start_scores("magnitude", p, problem.layers, "weight", jax.random.key(0)),
+        params,
+    )
+    start = jax.eval_shape(outer_step.init, weights, scores)
+    keep = shapes(masks.as_counts(budget.keep(0.9)))
+    progress = jax.ShapeDtypeStruct((1,), jnp.float32)
+    return jax.jit(outer_step.many, donate_argnums=0).lower(
+        start, batches(problem, inner_steps(method), rows), batches(problem, 1, rows),
+        batches(problem, 1, rows), keep, progress,
+    )  # fmt: skip
+
+
+def measure(case: Case, model: str, size: int, batch: int, width: int | None) -> dict[str, Any]:
+    """What one program takes, in MiB."""
+    problem = make_problem(case, model, size, batch, width)
+    begin = time.perf_counter()
+    # Nothing runs: the code need not be fast, only its buffers count.
+    compiled = lower(case, problem, batch).compile({"xla_backend_optimization_level": 0})
+    seconds = time.perf_counter() - begin
+    m = compiled.memory_analysis()
+    sizes = {
+        "temp": m.temp_size_in_bytes,
+        "argument": m.argument_size_in_bytes,
+        "output": m.output_size_in_bytes,
+        "alias": m.alias_size_in_bytes,
+    }
+    peak = sizes["temp"] + sizes["argument"] + sizes["output"] - sizes["alias"]
+    row = {
+        "method": case.method,
+        "precision": case.precision,
+        "remat": case.remat,
+        "accumulate": case.accumulate,
+        "peak_mib": round(peak / 2**20, 1),
+        **{f"{name}_mib": round(value / 2**20, 1) for name, value in sizes.items()},
+        "compile_seconds": round(seconds, 1),
+    }
+    print(row, flush=True)
+    return row
+
+
+COLUMNS = (
+    "method", "precision", "remat", "accumulate", "peak_mib", "times_plain", "at_most", "met",
+    "temp_mib", "argument_mib", "output_mib", "alias_mib", "compile_seconds",
+)  # fmt: skip
+
+
+def judged(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Beside plain training in float32 without anything that saves memory."""
+    plain = next((r for r in rows if is_plain(r)), None)
+    for row in rows:
+        most = MOST.get(str(row["method"]).split(":")[0])
+        row |= {"times_plain": "", "at_most": "" if most is None else most, "met": ""}
+        if plain is not None:
+            times = float(row["peak_mib"]) / float(plain["peak_mib"])
+            row["times_plain"] = round(times, 2)
+            row["met"] = "" if most is None else "yes" if times <= most else "no"
+    return rows
+
+
+def is_plain(row: dict[str, Any]) -> bool:
+    """What everything is measured by."""
+    return [str(row[n]) for n in COLUMNS[:4]] == ["plain", "float32", "False", "1"]
+
+
+def write(rows: list[dict[str, Any]], options: argparse.Namespace, command: str) -> None:
+    """Both tables."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    width = "" if options.width is None else f", width {options.width}"
+    lines = [
+        f"# Peak memory of one step of {options.model}{width} at {options.size} pixels, batch "
+        f"{options.batch}",
+        "",
+        "XLA's memory analysis (`temp + argument + output - alias`, MiB) of the loop that a run "
+        f"compiles, for {machine()['device']}. An outer step takes a batch of fit, one of select "
+        "and one for the multipliers, and holds scores and their optimizer's moments beside the "
+        "weights. Times: of plain training in float32 without rematerialization.",
+        "",
+        "| " + " | ".join(COLUMNS) + " |",
+        "|" + "---|" * len(COLUMNS),
+        *("| " + " | ".join(str(row[n]) for n in COLUMNS) + " |" for row in rows),
+        "",
+        f"Made by `{command}` with " + ", ".join(f"{k} {v}" for k, v in versions().items()) + ".",
+        "",
+    ]
+    RESULTS.mkdir(exist_ok=True)
+    write_text(RESULTS / f"{options.out}.csv", stream.getvalue())
+    write_text(RESULTS / f"{options.out}.md", "\n".join(lines))
+
+
+def main() -> None:
+    """Compile every case; the tables grow case by case, and former cases are not measured again."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0] if __doc__ else None)
+    parser.add_argument("--model", default="resnet50")
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--width", type=int)
+    parser.add_argument("--cases", default="", help="numbers of the cases, all by default")
+    parser.add_argument("--out", default="bench_memory")
+    parser.add_argument("--again", action="store_true", help="forget the cases in the table")
+    options = parser.parse_args()
+    chosen = [CASES[int(i)] for i in options.cases.split(",")] if options.cases else CASES
+    table, done = RESULTS / f"{options.out}.csv", {}
+    if table.is_file() and not options.again:
+        with table.open(encoding="utf-8") as stream:
+            done = {tuple(row[n] for n in COLUMNS[:4]): row for row in csv.DictReader(stream)}
+    given = {"model": "resnet50", "size": 224, "batch": 32, "width": None}
+    changed = [f"--{n} {getattr(options, n)}" for n, v in given.items() if getattr(options, n) != v]
+    command = " ".join(["python -m experiments.bench_memory", *changed])
+    for case in chosen:
+        key = (case.method, case.precision, str(case.remat), str(case.accumulate))
+        if key not in done:
+            done[key] = measure(case, options.model, options.size, options.batch, options.width)
+        order = [(c.method, c.precision, str(c.remat), str(c.accumulate)) for c in CASES]
+        write(judged([done[k] for k in order if k in done]), options, command)
+
+
+if __name__ == "__main__":
+    main()

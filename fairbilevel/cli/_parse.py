@@ -1,0 +1,100 @@
+"""From words on the command line to options; complaints become one sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+
+def parse(kind: Any, name: str, words: list[str], default: Any = None) -> Any:
+    options = {} if default is None else {"default": default}
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(kind, prog=f"fairbilevel {name}", args=words, **options)
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise ValueError(_sentence(complaint.getvalue(), name)) from None
+
+
+def _sentence(box: str, name: str) -> str:
+    """The parser's boxed complaint as one sentence, with its first suggestion."""
+    lines = [line.strip(" │") for line in box.splitlines()]
+    # The box: a titled top edge, what is wrong, then ruled-off help and a bottom edge.
+    edges = [i for i, line in enumerate(lines) if line[:2] in ("──", "--", "╭─", "╰─")]
+    first, last = (edges[0] + 1, edges[1]) if len(edges) > 1 else (0, len(lines))
+    said = " ".join(line for line in lines[first:last] if line).rstrip(".")
+    suggested = next(
+        (lines[i + 1].split()[0] for i, line in enumerate(lines[:-1]) if "Perhaps" in line), None
+    )
+    hint = f"; did you mean {suggested}?" if suggested else ""
+    return f"{said}{hint} (`fairbilevel {name} --help` lists the options)"
+
+
+def configuration(name: str, words: list[str], default: Any = None) -> Any:
+    """Options from the command line over those of ``--config FILE`` or ``default``, if given."""
+    from fairbilevel.run import Config, read_config
+
+    default, rest = default or Config(), []
+    remaining = iter(words)
+    for word in remaining:
+        if word == "--config":
+            path = next(remaining, None)
+            if path is None:
+                raise ValueError("--config wants a TOML or JSON file")
+            default = read_config(Path(path))
+        elif word.startswith("--config="):
+            default = read_config(Path(word.removeprefix("--config=")))
+        else:
+            rest.append(word)
+    # A repeated option on the command line replaces the file's or default's values; tyro alone
+    # would append to them.
+    given = {w.split("=", 1)[0].lstrip("-").replace("-", "_") for w in rest if w.startswith("--")}
+    repeated = ("group", "exclude_feature", "bins", "constraint")
+    no_values: dict[str, Any] = dict.fromkeys(repeated, ())
+    cleared = dataclasses.replace(default, **no_values)
+    help_default = default if {"help", "h"} & given or "-h" in rest else cleared
+    parsed = parse(Config, name, rest, help_default)
+    if help_default is cleared:
+        kept: dict[str, Any] = {n: getattr(default, n) for n in repeated if n not in given}
+        parsed = dataclasses.replace(parsed, **kept)
+    if name != "solve" and parsed.processes() is not None:
+        raise ValueError(f"only `fairbilevel solve` runs in several processes, not {name}")
+    return parsed
+
+
+def taken(words: list[str], names: dict[str, str]) -> tuple[dict[str, str], list[str]]:
+    """The options in ``names`` (with their defaults) out of the words, and the other words."""
+    found, rest = dict(names), []
+    remaining = iter(words)
+    for word in remaining:
+        name, equals, value = word.removeprefix("--").partition("=")
+        if word.startswith("--") and name in names:
+            given = value if equals else next(remaining, None)
+            if not given:
+                raise ValueError(f"--{name} wants a value")
+            found[name] = given
+        else:
+            rest.append(word)
+    return found, rest
+
+
+def shares(text: str) -> list[float]:
+    """Sparsities with commas between them."""
+    try:
+        return [float(word) for word in text.split(",")]
+    except ValueError:
+        raise ValueError(f"--sparsities are numbers in [0, 1), got {text.strip()!r}") from None
+
+
+def plain(text: str) -> str:
+    """Text that cannot disturb the terminal, whatever a group is called."""
+    from rich.markup import escape
+
+    return escape("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text))
