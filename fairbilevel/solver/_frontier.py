@@ -15,7 +15,8 @@ import numpy as np
 from fairbilevel import _trees, _xla, masks
 from fairbilevel.masks import CubicSchedule
 from fairbilevel.problem import FairPruningProblem, Network, Reference
-from fairbilevel.solver._bilevel import BilevelRun, BilevelSolver
+from fairbilevel.solver._bilevel import BilevelSolver
+from fairbilevel.solver._run import BilevelRun
 from fairbilevel.solver._step import BilevelState, inner_steps
 from fairbilevel.train import (
     RECALIBRATION_BATCHES,

@@ -2,6 +2,7 @@
 
 from fairbilevel.train._accumulate import accumulated, swept
 from fairbilevel.train._batches import Batch, gather, stream_rows
+from fairbilevel.train._compiled import Compiled, Costs
 from fairbilevel.train._dense import dense_start, dense_steps, train_dense
 from fairbilevel.train._divergence import (
     RETREATS,
@@ -19,23 +20,23 @@ from fairbilevel.train._loop import (
     STREAM_REFRESH,
     STREAM_SCORES,
     STREAM_SELECT,
-    Best,
-    Callback,
-    Compiled,
-    Costs,
-    Report,
-    TuneRecord,
     WeightLoop,
-    check_judged,
     dual_batches,
     masked,
     maybe_dual_step,
-    rollback_warnings,
     run_weights,
     settled_statistics,
-    tune_record,
 )
 from fairbilevel.train._optimizers import SCORE_RULES, scale_by_global_rms, score_descent, sgd
+from fairbilevel.train._report import (
+    Best,
+    Callback,
+    Report,
+    TuneRecord,
+    check_judged,
+    rollback_warnings,
+    tune_record,
+)
 from fairbilevel.train._solution import (
     RECALIBRATION_BATCHES,
     REFRESH_BATCHES,

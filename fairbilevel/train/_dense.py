@@ -10,17 +10,12 @@ import optax
 
 from fairbilevel.problem import FairPruningProblem, Network, Reference
 from fairbilevel.records import Checkpoints
+from fairbilevel.train._compiled import Costs
 from fairbilevel.train._expected import data_expected
 from fairbilevel.train._feed import Feed
-from fairbilevel.train._loop import (
-    Best,
-    Callback,
-    Costs,
-    Report,
-    WeightLoop,
-    run_weights,
-)
+from fairbilevel.train._loop import WeightLoop, run_weights
 from fairbilevel.train._optimizers import sgd
+from fairbilevel.train._report import Best, Callback, Report
 from fairbilevel.train._steps import Steps
 
 

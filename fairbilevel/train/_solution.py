@@ -16,18 +16,11 @@ from fairbilevel.fairness import Constraint
 from fairbilevel.masks import Budget, Masks
 from fairbilevel.problem import FairPruningProblem, Network, Reference
 from fairbilevel.records import Activity
+from fairbilevel.train._compiled import Costs
 from fairbilevel.train._feasibility import Feasibility, Watch
 from fairbilevel.train._feed import Feed
-from fairbilevel.train._loop import (
-    FORWARD_COST,
-    STREAM_REFRESH,
-    Best,
-    Costs,
-    Report,
-    WeightLoop,
-    masked,
-    run_weights,
-)
+from fairbilevel.train._loop import FORWARD_COST, STREAM_REFRESH, WeightLoop, masked, run_weights
+from fairbilevel.train._report import Best, Report
 from fairbilevel.train._steps import DualState, WeightState
 
 REFRESH_BATCHES = 4  # after the budget moved

@@ -11,10 +11,11 @@ from fairbilevel import _trees
 from fairbilevel.masks import Budget
 from fairbilevel.problem import FairPruningProblem, Network, Reference
 from fairbilevel.records import Activity, Checkpoints
+from fairbilevel.train._compiled import Costs
 from fairbilevel.train._divergence import DivergenceError, Retreats
 from fairbilevel.train._expected import data_expected, digest, settings
 from fairbilevel.train._feed import Feed
-from fairbilevel.train._loop import Callback, Costs, Report
+from fairbilevel.train._report import Callback, Report
 from fairbilevel.train._solution import Solution
 
 
