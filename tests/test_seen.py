@@ -13,7 +13,7 @@ import pytest
 
 import fairbilevel as fb
 from fairbilevel.cli import main
-from fairbilevel.records import read_json_lines
+from fairbilevel.records import locked, read_json_lines
 from fairbilevel.run import list_runs
 
 PAGE = (Path(__file__).parent.parent / "docs/run_folder.md").read_text()
@@ -287,9 +287,13 @@ def test_runs_are_listed_whatever_their_state(many, folder):
     assert (good.certificate, listed["deeper/still/certified"].certificate) == (None, "certified")
     assert "not finite" in (listed["diverged"].note or "")
     assert "upgrade" in (listed["newer"].note or "")
+    again = f"fairbilevel solve --resume {many / 'unfinished'} goes on with it"
     assert re.fullmatch(
-        r"at step \d+ of \d+ of the baseline phase", listed["unfinished"].note or ""
+        rf"at step \d+ of \d+ of the baseline phase; {re.escape(again)}",
+        listed["unfinished"].note or "",
     )
+    with locked(many / "unfinished"):
+        assert [r.status for r in list_runs(many / "unfinished")] == ["running"]
     assert all(r.note and "\n" not in r.note for r in listed.values() if r.status == "damaged")
 
 

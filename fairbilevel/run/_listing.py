@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import shlex
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from fairbilevel.records import (
     METRICS,
     RESULT,
     RecordError,
+    is_locked,
     is_run_folder,
     read_json,
     read_json_lines,
@@ -34,8 +36,8 @@ class RunSummary:
 
     Attributes:
         path: the folder.
-        status: ``"completed"``, ``"diverged"``, ``"failed"``, ``"unfinished"`` (running, or stopped
-            before its end), ``"damaged"``, or ``"no run"``.
+        status: ``"completed"``, ``"diverged"``, ``"failed"``, ``"running"``, ``"unfinished"``
+            (stopped before its end), ``"damaged"``, or ``"no run"``.
         note: a sentence where there is something to say: what is wrong, or how far it came.
         data: name of the data.
         model: name of the model.
@@ -146,7 +148,11 @@ def _summary(path: Path) -> RunSummary:
         "date": _date(path),
     }
     if not (path / RESULT).is_file():
-        return RunSummary(str(path), "unfinished", _progress(path), **asked)
+        where = _progress(path)
+        if is_locked(path):
+            return RunSummary(str(path), "running", where, **asked)
+        again = f"fairbilevel solve --resume {shlex.quote(str(path))} goes on with it"
+        return RunSummary(str(path), "unfinished", f"{where}; {again}", **asked)
     result = read_result(path)
     status = _text(result, "status") or "completed"
     if status not in _ENDS:
