@@ -89,9 +89,10 @@ def test_resume_ends_the_same(undisturbed, half_done, tmp_path, capsys):
     assert differing(undisturbed, folder) == []
     # It is complete now: once more does nothing, and says so.
     before = (folder / "result.json").read_bytes()
-    capsys.readouterr()
-    assert main(["solve", "--resume", str(folder)]) == 0
-    assert "is complete" in capsys.readouterr().out
+    for words in (["--resume", folder], [*OPTIONS, "--out", folder, "--resume"]):
+        capsys.readouterr()
+        assert main(["solve", *map(str, words)]) == 0
+        assert "is complete" in capsys.readouterr().out
     assert (folder / "result.json").read_bytes() == before
 
 
@@ -228,6 +229,14 @@ def test_a_full_disk(tmp_path):
     assert "File too large" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert main(words[3:]) == 0
+
+
+def test_resume_alone_begins_nothing(tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for words in (["--resume"], ["--resume", "--out", "new"]):
+        fails(["solve", *OPTIONS, *words], capfd, "began no run that could be gone on with")
+    fails(["solve", "--resume", "new"], capfd, "there is no run in new to go on with")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_cannot_be_written(capfd):

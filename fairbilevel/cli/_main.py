@@ -137,13 +137,20 @@ def _solve(words: list[str]) -> int:
 
     if {"-h", "--help"} & set(words):
         print(HELP)
-    options, rest = taken(words, {"resume": ""})
+    # Alone, --resume insists on what the same command does anyway: going on where there is a run.
+    must = [i for i, w in enumerate(words) if w == "--resume" and not _has_value(words, i)]
+    options, rest = taken([w for i, w in enumerate(words) if i not in must], {"resume": ""})
     if options["resume"]:
         from fairbilevel.run import stored_config
 
         path = Path(options["resume"])
         return resume(path, configuration("solve", rest, stored_config(path)), _console())
-    return solve(configuration("solve", rest), _console())
+    return solve(configuration("solve", rest), _console(), must_resume=bool(must))
+
+
+def _has_value(words: list[str], place: int) -> bool:
+    """Whether the option at a place is followed by a value."""
+    return place + 1 < len(words) and not words[place + 1].startswith("--")
 
 
 def _compare(words: list[str]) -> int:

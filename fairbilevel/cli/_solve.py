@@ -17,21 +17,34 @@ from fairbilevel.cli._progress import Progress
 
 HELP = """\
 fairbilevel solve --resume RUN goes on with a run that was killed or stopped, under the options it
-was begun with; the same command as before does so too.
+was begun with; the same command as before does so too, and with --resume behind it refuses to begin
+a new one.
 """
 
 
-def solve(config: Any, console: Console) -> int:
-    """Run, or go on with the unfinished run that the same options began."""
+def solve(config: Any, console: Console, *, must_resume: bool = False) -> int:
+    """Run, or go on with the unfinished run that the same options began.
+
+    Raises:
+        ValueError: ``must_resume``, and there is none.
+    """
     from fairbilevel import devices
-    from fairbilevel.run import run_folder
+    from fairbilevel.records import is_run_folder
+    from fairbilevel.run import check_resumable, is_unfinished, run_folder
 
     def place() -> tuple[str, bool]:
+        if must_resume and config.out is not None and is_run_folder(Path(config.out)):
+            check_resumable(Path(config.out), config)  # finished ones too
+            return config.out, True
         path, goes_on = run_folder(config)
+        if must_resume and not goes_on:
+            raise ValueError("these options began no run that could be gone on with")
         return str(path), goes_on
 
     console = _joined(config, console)
     path, goes_on = devices.told_by_first(place)
+    if goes_on and not is_unfinished(Path(path)):
+        return _complete(Path(path), console)
     return _run(Path(path), config, goes_on, console)
 
 

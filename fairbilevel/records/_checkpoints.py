@@ -178,7 +178,8 @@ class Activity:
         """
         if not _agreed(self._folder.is_dir(), None)[0]:
             return None
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        for step in steps:
             with _quiet_stragglers() as quiet:
                 try:
                     about = self._read_about(step)
@@ -186,16 +187,16 @@ class Activity:
                         return self._read_state(step, like(about), about), about
                 except Exception as error:  # whatever damage makes Orbax raise
                     quiet.wait()
-                    self._pass_over(step, error)
+                    self._pass_over(step, error, last=step == steps[-1])
                     continue
             self._refuse(about)
         return None
 
-    def _pass_over(self, step: int, error: Exception) -> None:
+    def _pass_over(self, step: int, error: Exception, *, last: bool) -> None:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         self._owner.say(
-            f"checkpoint {step} of {self.name} is damaged ({reason}): it is left out, the one "
-            "before it is used"
+            f"checkpoint {step} of {self.name} is damaged ({reason}): it is left out, "
+            + ("there is none before it" if last else "the one before it is used")
         )
         self._manager.delete(step)
 

@@ -69,7 +69,7 @@ def check_resumable(path: Path, config: Config) -> None:
     changed = changes(stored_config(path), config)
     if changed:
         raise ValueError(
-            f"the unfinished run in {path} has other options: {changed}; choose another --out, "
+            f"the run in {path} has other options: {changed}; choose another --out, "
             "or add --overwrite to begin anew"
         )
 
