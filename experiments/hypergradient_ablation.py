@@ -6,7 +6,7 @@
 The same scheduled solver (top-k masks, cubic budget, same number of gradient evaluations) with no
 implicit term, the closed form, conjugate gradients, the single loop, unrolling and the fully
 first-order method; gradual magnitude pruning beside them. A method that costs more a step takes
-fewer steps. Tables have 10 repetitions, faces 5. Writes
+fewer steps. Tables have 20 repetitions, faces 5. Writes
 ``results/hypergradient_ablation/``; goes on where it stopped.
 """
 
@@ -47,7 +47,7 @@ PRESETS = {
                 "max_rows": 12_000,
             },
             REFERENCE,
-            rounds=2,
+            rounds=4,
         ),
         "compas": Setting(
             "compas.csv",
@@ -55,7 +55,7 @@ PRESETS = {
             (0.98,),
             {**TABLE, "target": "two_year_recid", "dense_steps": 400},
             REFERENCE,
-            rounds=2,
+            rounds=4,
         ),
         "utkface": Setting(
             "utkface48.zip",
