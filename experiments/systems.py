@@ -5,7 +5,8 @@
 
 Every method of ``fb.systems`` on digits, UTKFace (gender by race x gender) and CelebA (blond hair
 by gender), single weights and whole filters: five folds, three of single weights on faces, small
-networks and short budgets, so that two cores do it. Writes ``results/systems/``; goes on where it stopped.
+networks and short budgets, so that two cores do it. Writes ``results/systems/``; goes on where it
+stopped.
 """
 
 from __future__ import annotations
