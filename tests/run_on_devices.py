@@ -131,7 +131,6 @@ def sent(solver_run: Any, state: Any, steps: int, batch: int) -> dict[str, Any]:
         "kinds": [[c.kind, sorted(e)] for c, e in zip(found, each, strict=True)],
         "weights": sum(p.nbytes for p in params if p.ndim > 1),
         "vectors": sum(p.nbytes for p in params if p.ndim == 1),
-        "masked": sum(p.nbytes for p in jax.tree.leaves(state.scores)),
         "held": sum(p.addressable_shards[0].data.nbytes for p in params if p.ndim > 1),
     }
 

@@ -89,7 +89,11 @@ def claim(
             shutil.rmtree(path / name, ignore_errors=True)
     path.mkdir(parents=True, exist_ok=True)
     lines = JsonLines(path / METRICS)
-    write_json(path / CONFIG, config)  # last: a folder that has it can be gone on with
+    try:
+        write_json(path / CONFIG, config)  # last: a folder that has it can be gone on with
+    except OSError:
+        lines.close()
+        raise
     return lines
 
 
