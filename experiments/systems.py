@@ -4,9 +4,8 @@
     python -m experiments.systems --data path/to/folder --only digits
 
 Every method of ``fb.systems`` on digits, UTKFace (gender by race x gender) and CelebA (blond hair
-by gender), single weights and whole filters: five folds, three of single weights on faces, small
-networks and short budgets, so that two cores do it. Writes ``results/systems/``; goes on where it
-stopped.
+by gender), single weights and whole filters: five folds of digits, three of faces, small networks
+and short budgets, so that two cores do it. Writes ``results/systems/``; goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ def _settings() -> dict[str, Setting]:
                 methods(granularity),
                 (weights if granularity == "weight" else filters,),
                 {**options, "granularity": granularity},
-                folds=5 if source == "digits" or granularity == "filter" else 3,
+                folds=5 if source == "digits" else 3,
                 bundled=source == "digits",
             )
     return found
