@@ -94,8 +94,21 @@ def main_table(summaries: Mapping[str, dict[str, Any]]) -> list[str]:
 
 
 def reading(summaries: Mapping[str, dict[str, Any]]) -> list[str]:
-    """The main table, then the ends of each column in sentences computed from it."""
-    out = [*main_table(summaries), ""]
+    """A main table of single weights and one of filters, each with the ends of its columns in
+    sentences computed from it."""
+    by_unit = {
+        "Single weights": {n: s for n, s in summaries.items() if not n.endswith("-filters")},
+        "Whole filters": {n: s for n, s in summaries.items() if n.endswith("-filters")},
+    }
+    out = []
+    for title, some in by_unit.items():
+        if some:
+            out += [f"## {title}", "", *main_table(some), "", *_ends(some), ""]
+    return out[:-1]
+
+
+def _ends(summaries: Mapping[str, dict[str, Any]]) -> list[str]:
+    out = []
     for name, summary in summaries.items():
         lines = [x for x in summary["lines"] if x["method"] != "dense"]
         dense = next(x for x in summary["lines"] if x["method"] == "dense")
