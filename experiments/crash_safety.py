@@ -151,8 +151,11 @@ def kills(count: int, options: list[str], seed: int, scratch: Path) -> list[Kill
         if place is None:  # it had ended: no kill
             subprocess.run(["rm", "-rf", str(folder)], check=True)
             continue
-        run(folder, options)
-        found = differing(undisturbed, folder)
+        try:
+            run(folder, options)
+            found = differing(undisturbed, folder)
+        except RuntimeError as error:
+            found = [str(error)]
         events = [e["event"] for e in read_json_lines(folder / EVENTS)]
         done.append(Kill(after, place[0], place[1], tuple(found)))
         said = "the same" if not found else f"differs in {', '.join(found)}"

@@ -96,11 +96,19 @@ def test_resume_ends_the_same(undisturbed, half_done, tmp_path, capsys):
     assert (folder / "result.json").read_bytes() == before
 
 
-def test_a_report_that_was_never_written_is_made_up_for(undisturbed, tmp_path):
+@pytest.mark.parametrize("by_name", [True, False])
+def test_killed_between_the_result_and_the_end(undisturbed, tmp_path, by_name, capsys):
+    """All is computed; the report was not written, or checkpoints were not all removed."""
     folder = copied((undisturbed,), tmp_path)
+    before = (folder / "result.json").read_bytes()
+    words = ["--resume", folder] if by_name else [*OPTIONS, "--out", folder]
     (folder / "report.html").unlink()
-    assert main(["solve", "--resume", str(folder)]) == 0
+    (folder / "checkpoints" / "finetune").mkdir(parents=True)
+    assert main(["solve", *map(str, words)]) == 0
+    assert "is complete" in capsys.readouterr().out
     assert (folder / "report.html").is_file()
+    assert not (folder / "checkpoints").exists()
+    assert (folder / "result.json").read_bytes() == before
 
 
 def test_a_truncated_newest_checkpoint(undisturbed, half_done, tmp_path, capfd):

@@ -30,7 +30,7 @@ def solve(config: Any, console: Console, *, must_resume: bool = False) -> int:
     """
     from fairbilevel import devices
     from fairbilevel.records import is_run_folder
-    from fairbilevel.run import check_resumable, is_unfinished, run_folder
+    from fairbilevel.run import check_resumable, has_result, run_folder
 
     def place() -> tuple[str, bool]:
         if must_resume and config.out is not None and is_run_folder(Path(config.out)):
@@ -43,7 +43,7 @@ def solve(config: Any, console: Console, *, must_resume: bool = False) -> int:
 
     console = _joined(config, console)
     path, goes_on = devices.told_by_first(place)
-    if goes_on and not is_unfinished(Path(path)):
+    if goes_on and has_result(Path(path)):
         return _complete(Path(path), console)
     return _run(Path(path), config, goes_on, console)
 
@@ -54,12 +54,12 @@ def resume(path: Path, config: Any, console: Console) -> int:
     Raises:
         ValueError: options were given that differ from those it was begun with.
     """
-    from fairbilevel.run import check_resumable, is_unfinished
+    from fairbilevel.run import check_resumable, has_result
 
     check_resumable(path, config)
     config = dataclasses.replace(config, out=str(path), overwrite=False)
     console = _joined(config, console)
-    if not is_unfinished(path):
+    if has_result(path):
         return _complete(path, console)
     return _run(path, config, True, console)
 
@@ -79,18 +79,14 @@ def _joined(config: Any, console: Console) -> Console:
 
 
 def _complete(path: Path, console: Console) -> int:
-    """Nothing is left to do but the report, where a run was killed between result and report."""
+    """Nothing is left to be computed; perhaps the report, where a run was killed that late."""
     from fairbilevel import devices, report
-    from fairbilevel.records import read_result
+    from fairbilevel.records import check_completed, read_result
+    from fairbilevel.run import complete
 
+    devices.on_first(lambda: complete(path))
     result = read_result(path)
-    if result.get("status", "completed") != "completed":
-        raise ValueError(
-            f"the run in {path} {result['status']} and cannot be gone on with: "
-            f"{result.get('diagnosis')}"
-        )
-    if not (path / "report.html").is_file():
-        devices.on_first(lambda: report.write_report(path))
+    check_completed(path, result)
     console.print(f"the run in {path} is complete", highlight=False, soft_wrap=True)
     console.print(report.summary_table(result))
     return 0

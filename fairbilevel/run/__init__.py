@@ -18,7 +18,13 @@ from fairbilevel.run._listing import RunSummary, list_runs, summarize_run
 from fairbilevel.run._plan import Plan, make_plan
 from fairbilevel.run._prepare import Prepared, model_choice, prepare, read_data
 from fairbilevel.run._result import command, describe_machine, machine, versions
-from fairbilevel.run._resume import check_resumable, is_unfinished, run_folder, stored_config
+from fairbilevel.run._resume import (
+    check_resumable,
+    complete,
+    has_result,
+    run_folder,
+    stored_config,
+)
 from fairbilevel.run._solve import follow_run, make_baseline, make_solver, make_system, solve_run
 
 __all__ = [
@@ -36,11 +42,12 @@ __all__ = [
     "check_resumable",
     "choose_rows",
     "command",
+    "complete",
     "describe_machine",
     "evaluate_run",
     "follow_run",
     "frontier_run",
-    "is_unfinished",
+    "has_result",
     "list_runs",
     "load_run",
     "machine",

@@ -9,18 +9,22 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fairbilevel import systems
+from fairbilevel import report, systems
 from fairbilevel.records import (
+    CHECKPOINTS,
     CONFIG,
     RESULT,
     Checkpoints,
     RecordError,
+    check_completed,
     differences,
     is_locked,
     is_run_folder,
     read_json,
+    read_result,
 )
 from fairbilevel.run._config import PLACE_OPTIONS, Config
+from fairbilevel.run._events import Events
 from fairbilevel.run._folder import check_free
 
 # What may differ between a run and the command that goes on with it.
@@ -28,8 +32,31 @@ _FREE = ("out", "overwrite", "checkpoint_every", "checkpoint_keep", *PLACE_OPTIO
 
 
 def is_unfinished(path: Path) -> bool:
-    """Whether a run began in a folder and did not end."""
-    return is_run_folder(path) and not (path / RESULT).is_file()
+    """Whether a run began in a folder and did not end: removing its checkpoints is its last act."""
+    return is_run_folder(path) and (not has_result(path) or (path / CHECKPOINTS).is_dir())
+
+
+def has_result(path: Path) -> bool:
+    """Whether nothing is left to be computed."""
+    return (path / RESULT).is_file()
+
+
+def complete(path: Path) -> dict[str, Any]:
+    """What a run that has a result still has to do: its report, and no checkpoints.
+
+    Returns:
+        The result.
+
+    Raises:
+        RecordError: the run diverged or failed, or its result is damaged.
+    """
+    result = read_result(path)
+    if (path / CHECKPOINTS).is_dir() or not (path / "report.html").is_file():
+        check_completed(path, result)
+        report.write_report(path)
+        Events(path).write("completed")
+        Checkpoints(path / CHECKPOINTS).discard()
+    return result
 
 
 def stored_config(path: Path) -> Config:
