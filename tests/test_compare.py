@@ -136,6 +136,24 @@ def test_other_settings_are_refused_by_name(done, source):
         comparison.run_comparison(design(source), other)
 
 
+def test_what_no_number_depends_on_may_differ(done, source):
+    """Options of place and checkpoints, and those that an older version did not know yet."""
+    folder, _, _ = done
+    path = folder / "comparison.json"
+    stored = path.read_text()
+    known = json.loads(stored)
+    del known["settings"]["precision"], known["settings"]["accumulate"]
+    path.write_text(json.dumps(known))
+    lines = []
+    comparison.run_comparison(
+        design(source, devices="1", checkpoint_every=5.0), folder, progress=lines.append
+    )
+    assert lines == []
+    with pytest.raises(ValueError, match=r"precision \('float32' there, 'bfloat16' here"):
+        comparison.run_comparison(design(source, precision="bfloat16"), folder)
+    path.write_text(stored)
+
+
 def test_a_run_that_fails_stays_in_the_table(source, tmp_path, monkeypatch):
     class Broken:
         def __init__(self, error):

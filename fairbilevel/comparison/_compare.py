@@ -12,8 +12,8 @@ from fairbilevel.comparison._repetition import Progress, run_dense_floor, run_re
 from fairbilevel.comparison._summary import summarize
 from fairbilevel.comparison._tables import write_tables
 from fairbilevel.records import SCHEMA_VERSION, read_json, write_json
+from fairbilevel.run import FREE_OPTIONS, Config, machine, versions
 from fairbilevel.run import command as typed
-from fairbilevel.run import machine, versions
 
 DESIGN = "comparison.json"
 
@@ -82,8 +82,12 @@ def _claim(comparison: Comparison, folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file: choose another --out")
     if path.is_file():
-        known = read_json(path).get("settings", {})
         given = _as_json(settings)
+        known = read_json(path).get("settings", {})
+        # Options that came later were at their defaults then; those that no number depends on may
+        # have been written down by a former version.
+        defaults = {k: v for k, v in _as_json(Config().to_json()).items() if k in given}
+        known = {k: v for k, v in {**defaults, **known}.items() if k not in FREE_OPTIONS}
         other = sorted(k for k in {*known, *given} if known.get(k) != given.get(k))
         if other:
             said = ", ".join(f"{k} ({known.get(k)!r} there, {given.get(k)!r} here)" for k in other)

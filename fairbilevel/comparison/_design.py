@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from fairbilevel import systems
-from fairbilevel.run import Config
+from fairbilevel.run import FREE_OPTIONS, Config
 
 REFERENCE = "gradual-magnitude"
 ROLES = ("fit", "select", "tune", "test")
 OUTCOME_ROLES = ("tune", "test")  # whose rows are kept one by one
 
 # What says where a result goes, or concerns a single solve, is no part of a comparison.
-_APART = ("out", "overwrite", "baseline", "method", "sparsity", "role_fractions", "role")
+_APART = ("baseline", "method", "sparsity", "role_fractions", "role", *FREE_OPTIONS)
 
 
 def split_methods(text: str) -> tuple[str, ...]:

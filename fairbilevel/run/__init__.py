@@ -10,7 +10,7 @@ from fairbilevel.run._analyze import (
     write_analysis,
 )
 from fairbilevel.run._certify import certify_run
-from fairbilevel.run._config import PLACE_OPTIONS, Config, read_config
+from fairbilevel.run._config import FREE_OPTIONS, PLACE_OPTIONS, Config, read_config
 from fairbilevel.run._evaluate import evaluate_run
 from fairbilevel.run._folder import Run, check_free, load_run, save_run
 from fairbilevel.run._frontier import frontier_run
@@ -28,6 +28,7 @@ from fairbilevel.run._resume import (
 from fairbilevel.run._solve import follow_run, make_baseline, make_solver, make_system, solve_run
 
 __all__ = [
+    "FREE_OPTIONS",
     "PLACE_OPTIONS",
     "Config",
     "Evaluation",

@@ -45,6 +45,16 @@ PLACE_OPTIONS = (
     "process_id",
 )
 
+# Options that a run's numbers do not depend on.
+FREE_OPTIONS = (
+    "out",
+    "overwrite",
+    "checkpoint_every",
+    "checkpoint_keep",
+    "tensorboard",
+    *PLACE_OPTIONS,
+)
+
 _Repeat = tyro.conf.UseAppendAction
 
 

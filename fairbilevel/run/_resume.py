@@ -23,12 +23,9 @@ from fairbilevel.records import (
     read_json,
     read_result,
 )
-from fairbilevel.run._config import PLACE_OPTIONS, Config
+from fairbilevel.run._config import FREE_OPTIONS, Config
 from fairbilevel.run._events import Events
 from fairbilevel.run._folder import check_free
-
-# What may differ between a run and the command that goes on with it.
-_FREE = ("out", "overwrite", "checkpoint_every", "checkpoint_keep", *PLACE_OPTIONS)
 
 
 def is_unfinished(path: Path) -> bool:
@@ -82,7 +79,7 @@ def changes(before: Config, now: Config) -> str:
     """The options in which two configurations differ, in words; empty where in none."""
 
     def relevant(config: Config) -> Mapping[str, Any]:
-        return {k: v for k, v in config.to_json().items() if k not in _FREE}
+        return {k: v for k, v in config.to_json().items() if k not in FREE_OPTIONS}
 
     return differences(relevant(before), relevant(now))
 
