@@ -195,6 +195,9 @@ class PrunerRun(StagedRun):
         super().go_to(place)
         self._done = place["done"]
 
+    def use_smaller_steps(self) -> None:
+        """Nothing: weights that train within a stage go back by themselves (``run_weights``)."""
+
     def step(self, state: PrunerState) -> PrunerState:
         """One stage: score and remove, then train what is left; or the fair training before.
 

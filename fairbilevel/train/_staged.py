@@ -131,9 +131,9 @@ class StagedRun(ABC):
         """Be where ``place`` was told."""
         self.stage, self.retreats.made = place["stage"], place["retreats"]
 
+    @abstractmethod
     def use_smaller_steps(self) -> None:
-        """Scale the steps of a stage by ``retreats.scale``."""
-        raise NotImplementedError
+        """Scale the steps of a stage by ``retreats.scale``; asked for by ``retrying`` alone."""
 
     def retrying(
         self,
