@@ -20,19 +20,20 @@ from fairbilevel import (
     fairness,
     hypergrad,
     masks,
+    methods,
     models,
     pruners,
-    systems,
     train,
 )
 from fairbilevel.certificates import Certificate, certify
 from fairbilevel.devices import Placement
 from fairbilevel.hypergrad import hypergradient
+from fairbilevel.methods import solve
 from fairbilevel.problem import FairPruningProblem, Network, Reference
 from fairbilevel.records import TensorBoard
 from fairbilevel.run import Run, analyze, load_run, save_run
-from fairbilevel.solver import BilevelSolver, solve
-from fairbilevel.train import DivergenceError, Solution
+from fairbilevel.solver import BilevelSolver
+from fairbilevel.train import DivergenceError, Method, Solution
 
 __version__ = "0.1.0"
 
@@ -41,6 +42,7 @@ __all__ = [
     "Certificate",
     "DivergenceError",
     "FairPruningProblem",
+    "Method",
     "Network",
     "Placement",
     "Reference",
@@ -58,10 +60,10 @@ __all__ = [
     "hypergradient",
     "load_run",
     "masks",
+    "methods",
     "models",
     "pruners",
     "save_run",
     "solve",
-    "systems",
     "train",
 ]

@@ -1,9 +1,11 @@
-"""Options of a dataclass as text: ``NAME:option=value,option=value``."""
+"""Options: as text (``NAME:option=value,option=value``), as their owners document and check them."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
+import re
 from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -66,3 +68,66 @@ def choose(given: str, names: Collection[str]) -> str:
     near = difflib.get_close_matches(given, list(names), 1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return f"{hint}choose from {', '.join(names)}" if names else "it has none"
+
+
+def one_of(name: str, value: Any, allowed: Collection[str]) -> None:
+    """Refuse a value that is no choice.
+
+    Raises:
+        ValueError: names the option and the nearest choice.
+    """
+    if value not in allowed:
+        raise ValueError(f"unknown {name.replace('_', ' ')} {value!r}: {choose(value, allowed)}")
+
+
+def at_least(options: Any, least: int, *names: str) -> None:
+    """Refuse options of a dataclass below a number.
+
+    Raises:
+        ValueError: names the first.
+    """
+    for name in names:
+        if getattr(options, name) < least:
+            raise ValueError(f"{name} must be at least {least}, got {getattr(options, name)}")
+
+
+def share(options: Any, *names: str) -> None:
+    """Refuse options of a dataclass outside (0, 1].
+
+    Raises:
+        ValueError: names the first.
+    """
+    for name in names:
+        if not 0 < getattr(options, name) <= 1:
+            raise ValueError(f"{name} must lie in (0, 1], got {getattr(options, name)}")
+
+
+def finite(options: Any, *names: str) -> None:
+    """Refuse options of a dataclass that are negative, infinite or no number.
+
+    Raises:
+        ValueError: names the first.
+    """
+    for name in names:
+        if not 0 <= getattr(options, name) < float("inf"):
+            raise ValueError(
+                f"{name} must be a finite number of at least 0, got {getattr(options, name)}"
+            )
+
+
+def documented(owner: Any) -> dict[str, str]:
+    """What a docstring says of each entry below ``Attributes:``, ``Args:`` or ``Arguments:``."""
+    found: dict[str, list[str]] = {}
+    lines = inspect.cleandoc(owner.__doc__ or "").splitlines()
+    heads = [i for i, line in enumerate(lines) if line in ("Attributes:", "Args:", "Arguments:")]
+    name = None
+    for line in lines[heads[0] + 1 :] if heads else ():
+        if line and not line.startswith(" "):
+            break
+        entry = re.match(r"    (\w+): (.*)", line)
+        if entry:
+            name = entry[1]
+            found[name] = [entry[2]]
+        elif name is not None and line.strip():
+            found[name].append(line.strip())
+    return {name: " ".join(words).replace("``", "`") for name, words in found.items()}

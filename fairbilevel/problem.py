@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +17,11 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from fairbilevel import _trees, fairness, masks, models
 from fairbilevel import data as fb_data
-from fairbilevel.devices import Placement
+from fairbilevel.devices import Placement, Program
 from fairbilevel.fairness import Constraint, Custom, Measurement, Outcomes
 
 REPORTED_ROLES = ("fit", "select", "tune", "test")
-_EVALUATION_ROWS = 512
+_EVALUATION_ROWS = 256  # of a compiled call
 
 
 @dataclass(frozen=True)
@@ -36,48 +37,111 @@ class Network:
     state: Any
 
 
-def predictor(
-    model: models.Model, encoder: fb_data.Encoder, placement: Placement | None = None
-) -> Callable[[Network, np.ndarray], np.ndarray]:
-    """A function from a network and encoded rows to logits, in evaluation mode on the host.
+@dataclass(frozen=True)
+class Structure:
+    """What decides the programs of a problem, and no number of it: hashable, equal for problems
+    that differ in rows, tolerances and seeds alone.
 
-    It is compiled once, for a fixed number of rows at a time, which are split over the devices of a
-    placement.
+    Attributes:
+        model: the pure functions, as rows pass through them on the placement's devices.
+        kind: of the encoder, which says how rows are standardized.
+        layers: what can be pruned.
+        shape: of an encoded row.
+        groups: how many.
+        classes: how many.
+        precision: of the passes of training.
+        accumulate: micro-batches of each gradient.
+        placement: the devices that share the work.
     """
 
-    def forward(params: Any, state: Any, x: Array) -> Array:
-        return model.apply(params, state, encoder.normalize(x), False, jax.random.key(0))[0]
+    model: models.Model
+    kind: str
+    layers: masks.Layers
+    shape: tuple[int, ...]
+    groups: int
+    classes: int
+    precision: str
+    accumulate: int
+    placement: Placement
 
+    def forward(
+        self, params: Any, state: Any, x: Array, moments: Any, train: bool, key: Array
+    ) -> tuple[Float[Array, "rows classes"], Any]:
+        """Logits of encoded rows, at least float32, and the state after them: in train mode in the
+        precision of training."""
+        model = models.in_precision(self.model, self.precision) if train else self.model
+        x = fb_data.standardize(self.kind, x, moments)
+        logits, state = model.apply(params, state, x, train, key)
+        return logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), state
+
+
+class Numbers(NamedTuple):
+    """What programs are told of a problem: arguments, so that none of it is compiled in.
+
+    Attributes:
+        moments: what inputs are standardized by.
+        share: the groups' shares in ``"fit"`` and ``"select"``.
+        cells: shares of the cells (group and label) in both, where a constraint counts answers.
+        counted: groups that claims speak of.
+        limits: one array a constraint: what is bounded from above, for each multiplier.
+    """
+
+    moments: tuple[Float[Array, "..."], ...]
+    share: dict[str, Float[Array, " groups"]]
+    cells: dict[str, Float[Array, "groups classes"]]
+    counted: Bool[Array, " groups"]
+    limits: tuple[Float[Array, " _"], ...]
+
+
+def _logits(
+    structure: tuple[models.Model, str], params: Any, state: Any, x: Array, moments: Any
+) -> Array:
+    model, kind = structure
+    x = fb_data.standardize(kind, x, moments)
+    return model.apply(params, state, x, False, jax.random.key(0))[0]
+
+
+_LOGITS = Program(_logits)
+
+
+def predict(
+    model: models.Model,
+    encoder: fb_data.Encoder,
+    network: Network,
+    inputs: Shaped[np.ndarray, "rows ..."],
+    placement: Placement | None = None,
+) -> Float[np.ndarray, "rows classes"]:
+    """Logits of encoded rows in evaluation mode, on the host.
+
+    A fixed number of rows at a time, so that one program serves every set of rows; they are split
+    over the devices of a placement.
+    """
     spread = None if placement is None or placement.alone else placement
-    if spread is None:
-        compiled, multiple = jax.jit(forward), 1
-    else:
-        compiled = jax.jit(forward, out_shardings=spread.everywhere)
-        multiple = spread.count
-
-    def predict(network: Network, inputs: np.ndarray) -> np.ndarray:
-        size = min(_EVALUATION_ROWS, max(len(inputs), 1))
-        size = -(-size // multiple) * multiple
-        params, state = network.params, network.state
+    size = _EVALUATION_ROWS
+    params, state, moments = network.params, network.state, encoder.moments
+    if spread is not None:
+        size = -(-size // spread.count) * spread.count
+        params, state, moments = spread.place((params, state, moments))
+    chunks = []
+    for start in range(0, max(len(inputs), 1), size):
+        x = inputs[start : start + size]
+        padded: Any = np.concatenate([x, np.zeros((size - len(x), *x.shape[1:]), x.dtype)])
         if spread is not None:
-            params, state = spread.place((params, state))
-        chunks = []
-        for start in range(0, max(len(inputs), 1), size):
-            x = inputs[start : start + size]
-            padded: Any = np.concatenate([x, np.zeros((size - len(x), *x.shape[1:]), x.dtype)])
-            if spread is not None:
-                padded = spread.rows(padded.__getitem__, np.arange(size))
-            chunks.append(np.asarray(compiled(params, state, padded))[: len(x)])
-        return np.concatenate(chunks)
-
-    return predict
+            padded = spread.rows(padded.__getitem__, np.arange(size))
+        logits = _LOGITS((model, encoder.kind), params, state, padded, moments, placement=spread)
+        chunks.append(np.asarray(logits)[: len(x)])
+    return np.concatenate(chunks)
 
 
-def _of_default_type(model: models.Model) -> models.Model:
-    """The model with parameters of JAX's default float type: float64 where that is enabled."""
+@functools.lru_cache(maxsize=64)
+def _built_in(
+    name: str, shape: tuple[int, ...], classes: int, width: int | None, remat: bool, kind: Any
+) -> models.Model:
+    """A built-in model with parameters of a floating type, the same object every time: programs go
+    by the identity of its functions."""
+    model = models.build(name, shape, classes, width=width, remat=remat)
 
     def init(key: Array) -> tuple[Any, Any]:
-        kind = jnp.zeros(()).dtype
         return jax.tree.map(
             lambda leaf: leaf.astype(kind) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf,
             model.init(key),
@@ -86,6 +150,7 @@ def _of_default_type(model: models.Model) -> models.Model:
     return dataclasses.replace(model, init=init)
 
 
+@functools.lru_cache(maxsize=64)
 def _placed(model: models.Model, placement: Placement) -> models.Model:
     """The same model: its rows stay where their devices are, and split parameters are gathered
     where rows pass through them."""
@@ -97,6 +162,34 @@ def _placed(model: models.Model, placement: Placement) -> models.Model:
         return logits, placement.whole(state)
 
     return dataclasses.replace(model, apply=apply)
+
+
+@functools.lru_cache(maxsize=64)
+def _layers(model: models.Model, shape: tuple[int, ...], prune_classifier: bool) -> masks.Layers:
+    """What can be pruned. Shapes decide it: no array of a large model is made for it."""
+    params, state = _shapes(model)
+    sample = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
+    found = masks.find_layers(model.apply, params, state, sample)
+    return masks.select_layers(found, prune_classifier=prune_classifier)
+
+
+def _shapes(model: models.Model) -> tuple[Any, Any]:
+    """Of parameters and state."""
+    return jax.eval_shape(lambda: model.init(jax.random.key(0)))
+
+
+def _started(model: models.Model, seed: Array) -> tuple[Any, Any]:
+    return model.init(jax.random.key(seed))
+
+
+_START = Program(_started)
+
+
+def _local(leaf: Any) -> np.ndarray:
+    """The entries of an array that this process can read."""
+    if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
+        return np.asarray(leaf, np.float64)
+    return np.concatenate([np.ravel(part.data) for part in leaf.addressable_shards])
 
 
 @dataclass(frozen=True)
@@ -209,8 +302,14 @@ class FairPruningProblem:
         )
         self.built_in, self.width = isinstance(model, str), width
         if isinstance(model, str):
-            shape, classes = self.inputs.shape[1:], len(data.classes)
-            model = _of_default_type(models.build(model, shape, classes, width=width, remat=remat))
+            model = _built_in(
+                model,
+                self.inputs.shape[1:],
+                len(data.classes),
+                width,
+                remat,
+                jnp.dtype(jax.dtypes.canonicalize_dtype(float)),
+            )
         elif remat:
             raise ValueError(
                 "remat is for built-in models, given by name: put jax.checkpoint or nnx.remat "
@@ -224,18 +323,12 @@ class FairPruningProblem:
         self.precision, self.accumulate = models.check_precision(precision), accumulate
         self.share = {name: self._shares(rows) for name, rows in self.roles.items()}
         self._check_logits()
-        # Shapes decide what can be pruned: no array of a large model is made for it.
-        params, state = jax.eval_shape(model.init, jax.random.key(0))
-        sample = jax.ShapeDtypeStruct((2, *self.inputs.shape[1:]), jnp.float32)
-        self.layers = masks.select_layers(
-            masks.find_layers(model.apply, params, state, sample),
-            prune_classifier=prune_classifier,
-        )
+        self.layers = _layers(model, self.inputs.shape[1:], prune_classifier)
+        params, _ = _shapes(model)
         shapes = {tuple(leaf.shape) for leaf in jax.tree.leaves(params)}
         self.placement = (placement or Placement.over()).splitting(shapes)
         if not self.placement.alone:
             self.model = _placed(model, self.placement)
-        self._predict = predictor(self.model, self.encoder, self.placement)
 
     def _shares(self, rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, " groups"]:
         count = np.bincount(self.group[rows], minlength=len(self.data.groups))
@@ -249,7 +342,7 @@ class FairPruningProblem:
         return (count / max(count.sum(), 1)).astype(np.float32)
 
     def _check_logits(self) -> None:
-        params, state = jax.eval_shape(self.model.init, jax.random.key(0))
+        params, state = _shapes(self.model)
         x = jax.ShapeDtypeStruct((2, *self.inputs.shape[1:]), jnp.float32)
         try:
             out, _ = jax.eval_shape(
@@ -270,9 +363,37 @@ class FairPruningProblem:
             )
 
     @property
-    def training_model(self) -> models.Model:
-        """The model in the precision that it is trained in."""
-        return models.in_precision(self.model, self.precision)
+    def structure(self) -> Structure:
+        """What decides the programs of this problem."""
+        return Structure(
+            self.model,
+            self.encoder.kind,
+            self.layers,
+            self.inputs.shape[1:],
+            len(self.data.groups),
+            len(self.data.classes),
+            self.precision,
+            self.accumulate,
+            self.placement,
+        )
+
+    def numbers(self, constraints: Sequence[Constraint] | None = None) -> Numbers:
+        """What programs are told, under these constraints or the problem's own."""
+        constraints = self.constraints if constraints is None else constraints
+        groups, names = len(self.groups), ("fit", "select")
+        of_cells = any(c.of_cells for c in constraints)
+        return Numbers(
+            self.encoder.moments,
+            {name: self.share[name] for name in names},
+            {name: self.cell_share(name) for name in names} if of_cells else {},
+            self.counted,
+            tuple(c.limits(groups) for c in constraints),
+        )
+
+    @property
+    def shapes(self) -> Network:
+        """A network's parameters and state as shapes and types alone."""
+        return Network(*_shapes(self.model))
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -288,7 +409,7 @@ class FairPruningProblem:
         self, network: Network, inputs: Shaped[np.ndarray, "rows ..."]
     ) -> Float[np.ndarray, "rows classes"]:
         """Logits of encoded rows, in evaluation mode."""
-        return self._predict(network, inputs)
+        return predict(self.model, self.encoder, network, inputs, self.placement)
 
     def judge(
         self, network: Network, rows: Int[np.ndarray, " n"]
@@ -297,22 +418,21 @@ class FairPruningProblem:
         return fairness.judge(self.logits(network, self.inputs[rows]), self.y[rows])
 
     def initial_network(self, seed: int = 0) -> Network:
-        """The model's own start: the parameters of a module that was given, else random ones."""
-        return Network(*self.start(jax.random.key(seed)))
+        """The model's own start: the parameters of a module that was given, else random ones.
 
-    def start(self, key: Array) -> tuple[Any, Any]:
-        """``model.init`` with its arrays where they belong; where parameters are split, none is
-        ever whole on one device."""
-        if not self.placement.shard_params:
-            return self.placement.place(self.model.init(key))
-        where = self.placement.outputs(self.model.init, key)
-        return jax.jit(self.model.init, out_shardings=where)(key)
+        Of a built-in model they are drawn in one program; where parameters are split, none is ever
+        whole on one device.
+        """
+        if self.built_in or self.placement.shard_params:
+            placed = self.placement.place(np.uint32(seed))
+            return Network(*_START(self.model, placed, placement=self.placement))
+        return Network(*self.placement.place(self.model.init(jax.random.key(seed))))
 
     def refer(self, network: Network, gradient_evaluations: float = 0.0) -> Reference:
         """The dense reference of a network: its outcome on every row except those of certify."""
         network = Network(*self.placement.place((network.params, network.state)))
         for name, leaf in _trees.flatten_named(network.params).items():
-            if not bool(jnp.isfinite(leaf).all()):
+            if not np.isfinite(_local(leaf)).all():
                 raise ValueError(f"the dense model's parameter {name!r} holds values not finite")
         correct = np.zeros(len(self.y), bool)
         loss = np.zeros(len(self.y), np.float32)

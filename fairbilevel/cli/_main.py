@@ -174,14 +174,14 @@ def _methods(words: list[str]) -> int:
     """A line for each method."""
     if words:
         raise ValueError(f"fairbilevel methods takes no options, got {words[0]!r}")
-    from fairbilevel import systems
+    from fairbilevel import methods
 
     table = Table(box=None, pad_edge=False)
     for column in ("method", "removes", "what it does"):
         table.add_column(column, overflow="fold")
-    for system in systems.SYSTEMS.values():
-        removes = " or ".join(f"{g}s" for g in system.granularities)
-        table.add_row(system.name, removes, system.description)
+    for entry in methods.METHODS.values():
+        removes = " or ".join(f"{g}s" for g in entry.granularities)
+        table.add_row(entry.name, removes, entry.description)
     _console().print(table, highlight=False)
     return 0
 

@@ -13,13 +13,13 @@ from fairbilevel.cli._parse import plain
 def print_plan(console: Console, prepared: Any, plan: Any) -> None:
     from fairbilevel.data import ROLES
 
-    problem, config = prepared.problem, prepared.config
+    problem = prepared.problem
     data = problem.data
     console.print(
         f"[bold]{data.name}[/bold]: {len(data):,} rows, {len(data.classes)} classes, "
         f"{len(data.groups)} groups; {problem.model.name}, {plan.removed:,} of "
-        f"{plan.prunable:,} {config.granularity}s to remove "
-        f"({100 * config.sparsity:g} %)",
+        f"{plan.prunable:,} {prepared.method.granularity}s to remove "
+        f"({100 * prepared.method.sparsity:g} %)",
         highlight=False,
         soft_wrap=True,
     )
@@ -48,6 +48,9 @@ def print_plan(console: Console, prepared: Any, plan: Any) -> None:
     work = ", ".join(f"{name} {count:,.0f}" for name, count in plan.gradient_evaluations.items())
     expected = "" if plan.seconds is None else f"; expected time {duration(plan.seconds)}"
     console.print(f"Gradient evaluations: {work}{expected}", highlight=False, soft_wrap=True)
+    for line in plan.phases:
+        console.print(f"  {line}", highlight=False, soft_wrap=True)
+    console.print(f"  {plan.weight_updates:,} weight updates in all", highlight=False)
     console.print()
 
 

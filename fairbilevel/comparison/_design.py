@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fairbilevel import systems
 from fairbilevel.run import FREE_OPTIONS, Config
+from fairbilevel.train import Method
 
 REFERENCE = "gradual-magnitude"
 ROLES = ("fit", "select", "tune", "test")
@@ -44,7 +44,7 @@ class Comparison:
     Attributes:
         config: data, model, granularity, budget in gradient evaluations, constraints (measured for
             every method; a method enforces what is its own); its ``seed`` numbers the first round.
-        methods: names of ``fb.systems``, with options after a colon.
+        methods: names of ``fb.methods``, with options after a colon.
         sparsities: shares to remove.
         reference: the method that differences are taken from; one of ``methods``.
         folds: parts of the data; each repetition tests on one.
@@ -83,27 +83,18 @@ class Comparison:
         if self.config.dense is not None:
             raise ValueError("every fold trains its own dense model: leave out --dense")
         self.config.check()
+        self.config.refuse_unused(*self.methods)
         for method in self.methods:
             for sparsity in self.sparsities:
-                self.system(method, sparsity, 0)
+                self.method(method, sparsity, 0)
 
-    def system(self, method: str, sparsity: float, seed: int) -> Any:
-        """A method as it runs here.
+    def method(self, name: str, sparsity: float, seed: int) -> Method:
+        """A method as it runs here: with the configuration's options as far as it takes them.
 
         Raises:
             ValueError: an unknown name or option, or one outside its range.
         """
-        config = self.config
-        return systems.by_name(
-            method,
-            sparsity=sparsity,
-            granularity=config.granularity,
-            budget=config.budget,
-            steps=config.steps,
-            batch_size=config.batch_size,
-            learning_rate=config.learning_rate,
-            seed=seed,
-        )
+        return self.config.build(name, sparsity=sparsity, seed=seed)
 
     @property
     def repetitions(self) -> list[tuple[int, int]]:

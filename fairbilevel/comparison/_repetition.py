@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from fairbilevel import data as fb_data
-from fairbilevel import fairness
+from fairbilevel import fairness, run
 from fairbilevel.comparison._design import OUTCOME_ROLES, ROLES, Comparison, run_key
 from fairbilevel.data import Dataset
 from fairbilevel.problem import FairPruningProblem, Network, Reference
 from fairbilevel.records import read_arrays, write_arrays, write_json
-from fairbilevel.run import model_choice, read_data
+from fairbilevel.run import read_data
 from fairbilevel.train import Costs, DivergenceError, Solution, train_dense
 
 Progress = Callable[[str], None]
@@ -33,21 +33,7 @@ def build_problem(
     config = comparison.config
     seed = config.seed + round_
     roles = fb_data.fold_roles(data, fold, comparison.folds, seed=seed, counted=counted)
-    name, width = model_choice(config, data)
-    return FairPruningProblem(
-        name,
-        data,
-        constraints=config.constraints(),
-        roles=roles,
-        counted=counted,
-        width=width,
-        prune_classifier=config.prune_classifier,
-        precision=config.precision,
-        accumulate=config.accumulate,
-        remat=config.remat,
-        seed=seed,
-        placement=config.placement(),
-    )
+    return run.build_problem(config, data, counted, roles, seed, config.placement())
 
 
 def run_seed(comparison: Comparison, round_: int, fold: int) -> int:
@@ -85,7 +71,7 @@ def run_repetition(
     """
     stem = stem_of(folder, round_, fold)
     record, rows = _read(stem)
-    missing = [run for run in comparison.runs if run_key(*run) not in record.get("runs", {})]
+    missing = [r for r in comparison.runs if run_key(*r) not in record.get("runs", {})]
     if not missing:
         return
     problem, reference, costs = start_repetition(comparison, round_, fold)
@@ -184,9 +170,9 @@ def _run(
     seed: int,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """One method: what the record keeps, and whether each row is right."""
-    system = comparison.system(method, sparsity, seed)
     try:
-        solution: Solution = system.run(problem, reference)
+        chosen = comparison.method(method, sparsity, seed)
+        solution: Solution = chosen.run(problem, reference)
     except ValueError as error:
         return _failed(problem, reference, error)
     entry: dict[str, Any] = {
@@ -196,6 +182,7 @@ def _run(
         "sparsity": solution.budget.describe(solution.masks),
         **solution.network_cost().to_json(),
         "warnings": list(solution.warnings),
+        "constant_answer": solution.constant_answer,
         "course": [
             [
                 line["gradient_evaluations"],

@@ -8,7 +8,7 @@ mistake of the user is a `DataError` of one sentence.
 
 from ._arrays import from_arrays
 from ._dataset import Dataset, Options
-from ._encoder import Encoder
+from ._encoder import Encoder, standardize
 from ._errors import DataError
 from ._fingerprints import RowFingerprints, row_fingerprints
 from ._groups import handle_small_groups
@@ -32,4 +32,5 @@ __all__ = [
     "role_halves",
     "row_fingerprints",
     "split_roles",
+    "standardize",
 ]

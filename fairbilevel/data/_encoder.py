@@ -71,6 +71,25 @@ class CategoricalColumn:
         return (self.index(values)[:, None] == np.arange(len(self.levels))).astype(np.float64)
 
 
+def standardize(kind: str, x: jax.Array, moments: tuple[Any, ...]) -> jax.Array:
+    """Encoded rows as models take them, inside compiled code.
+
+    Arguments:
+        kind: of the encoder.
+        x: rows as `Encoder.transform` gives them.
+        moments: `Encoder.moments`: an argument of what is compiled, so that rows standardized by
+            other numbers need no other program.
+
+    Returns:
+        float32, of the same shape.
+    """
+    x = x.astype(jnp.float32)
+    if not moments:
+        return x
+    mean, std = moments
+    return (x / (255.0 if kind == "image" else 1.0) - mean) / std
+
+
 @dataclass(frozen=True)
 class Encoder:
     """How inputs become numbers.
@@ -175,11 +194,14 @@ class Encoder:
         Returns:
             float32, of the same shape.
         """
-        x = x.astype(jnp.float32)
+        return standardize(self.kind, x, self.moments)
+
+    @property
+    def moments(self) -> tuple[np.ndarray, ...]:
+        """What `standardize` subtracts and divides by, float32; empty for tables."""
         if self.mean is None or self.std is None:
-            return x
-        scale = 255.0 if self.kind == "image" else 1.0
-        return (x / scale - jnp.asarray(self.mean, x.dtype)) / jnp.asarray(self.std, x.dtype)
+            return ()
+        return np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
 
     def unseen(self, inputs: np.ndarray | pd.DataFrame) -> dict[str, int]:
         """Count, per categorical column, the rows whose level fit never held (encoded as zeros)."""

@@ -1,7 +1,8 @@
-"""Many devices: where arrays lie, and how several processes find each other."""
+"""Devices: where arrays lie, what is compiled for them, how several processes find each other."""
 
 from fairbilevel.devices._collectives import Collective, bytes_of, collectives
-from fairbilevel.devices._placement import AXIS, Placement
+from fairbilevel.devices._placement import AXIS, Placement, on_device
+from fairbilevel.devices._program import Program, copied
 from fairbilevel.devices._processes import Processes, is_first, on_first, told_by_first
 
 __all__ = [
@@ -9,9 +10,12 @@ __all__ = [
     "Collective",
     "Placement",
     "Processes",
+    "Program",
     "bytes_of",
     "collectives",
+    "copied",
     "is_first",
+    "on_device",
     "on_first",
     "told_by_first",
 ]

@@ -150,7 +150,7 @@ class Placement:
         return jax.tree.map(self._placed, tree)
 
     def _placed(self, leaf: Any) -> Array:
-        leaf = jnp.asarray(leaf)
+        leaf = on_device(leaf)
         if self.alone:
             return leaf
         sharding = self.sharding(leaf.shape)
@@ -186,7 +186,7 @@ class Placement:
             ``[..., batch, ...]``.
         """
         if self.alone:
-            return jnp.asarray(read(rows))
+            return on_device(read(rows))
         like = read(rows[..., :0])
         shape = (*rows.shape, *like.shape[rows.ndim :])
         spec = PartitionSpec(*[None] * (rows.ndim - 1), AXIS)
@@ -229,6 +229,14 @@ class Placement:
             return jnp.asarray(np.asarray(leaf))
 
         return jax.tree.map(gathered, tree)
+
+
+def on_device(leaf: Any) -> Array:
+    """An array where JAX puts it by default; what is there already is not copied.
+
+    Unlike ``jnp.asarray`` it compiles nothing.
+    """
+    return leaf if isinstance(leaf, jax.Array) else jax.device_put(leaf)
 
 
 def _mesh(devices: Sequence[Any]) -> Mesh:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from fairbilevel.fairness._statistics import (
@@ -74,18 +75,22 @@ def empty_buffers(
     """
     if size < 1:
         raise ValueError(f"a replay buffer holds at least 1 row a group, got {size}")
+
+    def zeros(shape: Any, kind: Any = jax.dtypes.canonicalize_dtype(float)) -> Array:
+        return jax.device_put(np.zeros(shape, kind))
+
     cells = None
     if classes is not None:
         cells = CellBuffers(
-            jnp.zeros((groups * classes, size), jnp.int32),
-            jnp.zeros((groups * classes, classes), jnp.int32),
-            jnp.zeros(groups * classes, jnp.int32),
+            zeros((groups * classes, size), np.int32),
+            zeros((groups * classes, classes), np.int32),
+            zeros(groups * classes, np.int32),
         )
     return Buffers(
-        jnp.zeros((groups, size, 4)),
-        jnp.zeros(groups, jnp.int32),
+        zeros((groups, size, 4)),
+        zeros(groups, np.int32),
         cells,
-        {name: jnp.zeros((groups, size)) for name in own},
+        {name: zeros((groups, size)) for name in own},
     )
 
 

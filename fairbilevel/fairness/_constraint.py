@@ -143,12 +143,19 @@ class Constraint(ABC):
             stats: what the multipliers last saw (a sign is needed by some constraints).
         """
 
-    def bounds(self, stats: GroupStatistics) -> Float[Array, "..."]:
-        """The tolerance beside each entry of ``measured``: one number, or one a multiplier."""
-        given = jnp.asarray(self.tolerance, stats.accuracy.dtype)
-        if given.ndim == 0:
-            return given
-        return jnp.tile(given, len(self.labels([""] * stats.share.shape[0])) // given.shape[0])
+    def limits(self, groups: int) -> Float[np.ndarray, " multipliers"]:
+        """What bounds each entry of ``measured`` from above: the tolerance, one a multiplier.
+
+        An argument of what is compiled, so that one program serves many tolerances.
+        """
+        given = np.asarray(self.tolerance, np.float64)
+        size = len(self.labels([str(g) for g in range(groups)]))
+        return np.tile(given, size // max(given.size, 1))
+
+    @property
+    def structure(self) -> Constraint:
+        """The same constraint whatever its tolerance: what programs are compiled for."""
+        return dataclasses.replace(self, tolerance=0.0)
 
     def value(self, stats: GroupStatistics) -> Float[Array, ""]:
         """The disparity as reported: the largest measured; 0 where no group is claimed."""
@@ -156,21 +163,34 @@ class Constraint(ABC):
         top = jnp.max(measured)
         return jnp.where(jnp.isfinite(top), top, 0)
 
-    def distances(self, stats: GroupStatistics) -> Float[Array, " multipliers"]:
-        """Measured minus tolerance: what is above 0 violates; ``-inf`` for groups not claimed."""
-        return self.measured(stats) - self.bounds(stats)
-
-    def violations(
-        self, stats: GroupStatistics, slack: Float[Array, ""] | float = 0.0
+    def distances(
+        self, stats: GroupStatistics, limits: Float[Any, " multipliers"] | None = None
     ) -> Float[Array, " multipliers"]:
-        """What moves each multiplier: measured minus tolerance, 0 for groups not claimed.
+        """Measured minus limit: what is above 0 violates; ``-inf`` for groups not claimed.
 
         Args:
             stats: what was measured.
-            slack: allowed beyond the tolerance; may be traced.
+            limits: in place of the constraint's own; may be traced.
         """
-        distances = self.distances(stats)
-        return jnp.where(jnp.isfinite(distances), distances - slack, 0)
+        if limits is None:
+            limits = self.limits(stats.share.shape[0])
+        return self.measured(stats) - jnp.asarray(limits, stats.accuracy.dtype)
+
+    def violations(
+        self,
+        stats: GroupStatistics,
+        limits: Float[Any, " multipliers"] | None = None,
+        multipliers: Float[Array, " multipliers"] | None = None,
+    ) -> Float[Array, " multipliers"]:
+        """What moves each multiplier: measured minus limit, 0 for groups not claimed.
+
+        Args:
+            stats: what was measured.
+            limits: in place of the constraint's own; may be traced.
+            multipliers: where they are now, for those that may have either sign.
+        """
+        distances = self.distances(stats, limits)
+        return jnp.where(jnp.isfinite(distances), distances, 0)
 
     def term(
         self,

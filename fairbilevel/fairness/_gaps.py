@@ -5,9 +5,10 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from fairbilevel.fairness._constraint import (
@@ -151,9 +152,9 @@ class WorstGroupAccuracy(Constraint):
         """``-A_g``, bounded by minus the floor."""
         return claimed_only(-stats.accuracy, stats.claimed)
 
-    def bounds(self, stats: GroupStatistics) -> Float[Array, "..."]:
+    def limits(self, groups: int) -> Float[np.ndarray, " multipliers"]:
         """Minus the floor."""
-        return -super().bounds(stats)
+        return -super().limits(groups)
 
     def value(self, stats: GroupStatistics) -> Float[Array, ""]:
         """``min_g A_g``."""
@@ -189,10 +190,13 @@ class EqualizedLoss(_EqualizedLoss):
     monotone: ClassVar[bool] = True
 
     def violations(
-        self, stats: GroupStatistics, slack: Float[Array, ""] | float = 0.0
+        self,
+        stats: GroupStatistics,
+        limits: Float[Any, " multipliers"] | None = None,
+        multipliers: Float[Array, " multipliers"] | None = None,
     ) -> Float[Array, " multipliers"]:
         """``max(|L_g - L| - tolerance, 0)``."""
-        return jnp.maximum(super().violations(stats, slack), 0)
+        return jnp.maximum(super().violations(stats, limits), 0)
 
     def coefficients(
         self,
@@ -206,17 +210,31 @@ class EqualizedLoss(_EqualizedLoss):
 
 @dataclass(frozen=True)
 class SignedEqualizedLoss(_EqualizedLoss):
-    """``L_g = L`` up to ``tolerance``, signed form (the EL of CEAG): multipliers are free."""
+    """``L_g = L`` up to ``tolerance``, signed form (the EL of CEAG): multipliers are free.
+
+    The band ``|L_g - L| <= tolerance`` has two sides, each with a multiplier of its own that falls
+    while its side holds; the one kept here is their difference. At a tolerance of 0 it moves by
+    ``L_g - L``, as CEAG has it.
+    """
 
     name: ClassVar[str] = "equalized-loss-signed"
     signed: ClassVar[bool] = True
 
     def violations(
-        self, stats: GroupStatistics, slack: Float[Array, ""] | float = 0.0
+        self,
+        stats: GroupStatistics,
+        limits: Float[Any, " multipliers"] | None = None,
+        multipliers: Float[Array, " multipliers"] | None = None,
     ) -> Float[Array, " multipliers"]:
-        """``L_g - L`` less the tolerance on either side."""
-        excess = jnp.maximum(super().violations(stats, slack), 0)
-        return jnp.sign(self._difference(stats)) * excess
+        """``L_g - L`` less the tolerance on the side that a multiplier is on, so that it comes back
+        once that side holds; at zero, whichever side is violated."""
+        given = self.limits(stats.share.shape[0]) if limits is None else limits
+        difference, over = self._difference(stats), self.distances(stats, given)
+        moves = jnp.sign(difference) * jnp.maximum(over, 0)
+        if multipliers is not None:
+            band = jnp.sign(multipliers) * jnp.asarray(given, difference.dtype)
+            moves = jnp.where(multipliers == 0, moves, difference - band)
+        return jnp.where(jnp.isfinite(over), moves, 0)
 
     def coefficients(
         self,

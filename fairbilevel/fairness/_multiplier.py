@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float
 
@@ -18,8 +20,8 @@ Multipliers = tuple[Float[Array, " _"], ...]
 
 def initial_multipliers(constraints: Sequence[Constraint], groups: int) -> Multipliers:
     """Zeros, one array a constraint."""
-    names = [str(g) for g in range(groups)]
-    return tuple(jnp.zeros(len(c.labels(names))) for c in constraints)
+    names, kind = [str(g) for g in range(groups)], jax.dtypes.canonicalize_dtype(float)
+    return tuple(jax.device_put(np.zeros(len(c.labels(names)), kind)) for c in constraints)
 
 
 def ascend(
@@ -29,12 +31,14 @@ def ascend(
     rule: optax.GradientTransformation,
     rule_state: optax.OptState,
     measured: tuple[Bool[Array, " _"], ...] | None = None,
+    scale: Float[Array, ""] | float = 1.0,
 ) -> tuple[Multipliers, optax.OptState]:
     """One dual step by any optax rule, then the projection onto what is allowed.
 
     The rule sees minus the violations, so that its descent is the ascent of the dual. Rules that
     remember former violations also learn which multipliers are bounded below and which entries
     were measured (all by default): a violation that was not measured is no violation of zero.
+    The moves are ``scale`` times what the rule says.
     """
     downhill = tuple(-v for v in violations)
     if measured is None:
@@ -48,7 +52,7 @@ def ascend(
     )
     moved = []
     for constraint, old, update in zip(constraints, multipliers, updates, strict=True):
-        new = old + update
+        new = old + jnp.asarray(scale, old.dtype) * update
         if constraint.monotone:
             new = jnp.maximum(new, old)
         moved.append(new if constraint.signed else jnp.maximum(new, 0))

@@ -3,22 +3,62 @@
 Each may take two more arguments that ``ascend`` passes on: ``measured``, which violations were
 measured this time (what was not measured leaves a rule's memory as it is), and ``lower``, 0 for
 multipliers of inequalities and ``-inf`` for free ones.
+
+The numbers of a rule (step, penalty, budget, ...) lie in its state and not in its code: one
+compiled program serves all of them.
 """
 
 from __future__ import annotations
 
-import difflib
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+
+from fairbilevel import _options
+
+
+class RuleState(NamedTuple):
+    """A rule's numbers by name, and what it remembers."""
+
+    numbers: dict[str, Any]
+    memory: Any
+
+
+def _numbered(make: Callable[..., Any]) -> Callable[..., optax.GradientTransformationExtraArgs]:
+    """A rule whose numbers travel in its state: its update is one function for all of them."""
+    signature = inspect.signature(make)
+
+    def update(
+        updates: Any, state: RuleState, params: Any = None, **extra: Any
+    ) -> tuple[Any, RuleState]:
+        rule = optax.with_extra_args_support(make(**state.numbers))
+        updates, memory = rule.update(updates, state.memory, params, **extra)
+        return updates, RuleState(state.numbers, memory)
+
+    @functools.wraps(make)
+    def build(*args: Any, **options: Any) -> optax.GradientTransformationExtraArgs:
+        bound = signature.bind(*args, **options)
+        bound.apply_defaults()
+        kind = jax.dtypes.canonicalize_dtype(float)
+        numbers = {name: np.asarray(value, kind) for name, value in bound.arguments.items()}
+        rule = make(**bound.arguments)
+        # Arrays of their own: compiled steps take over the memory of each of their arguments.
+        return optax.GradientTransformationExtraArgs(
+            lambda params: RuleState(jax.device_put(numbers), rule.init(params)), update
+        )
+
+    return build
 
 
 def _like(tree: Any, value: Any) -> Any:
-    return jax.tree.map(lambda leaf: jnp.full(leaf.shape, value), tree)
+    kind = bool if isinstance(value, bool) else jax.dtypes.canonicalize_dtype(float)
+    return jax.tree.map(lambda leaf: jax.device_put(np.full(leaf.shape, value, kind)), tree)
 
 
 def _required(params: Any) -> Any:
@@ -27,6 +67,7 @@ def _required(params: Any) -> Any:
     return params
 
 
+@_numbered
 def gradient_ascent(step: float) -> optax.GradientTransformation:
     """``lambda + step * e``: the violations ``e`` are the dual's gradient."""
     return optax.sgd(step)
@@ -38,6 +79,7 @@ class AugmentedLagrangianState(NamedTuple):
     estimate: Any
 
 
+@_numbered
 def augmented_lagrangian(
     step: float, penalty: float = 0.1
 ) -> optax.GradientTransformationExtraArgs:
@@ -54,7 +96,6 @@ def augmented_lagrangian(
     """
 
     def init(params: optax.Params) -> AugmentedLagrangianState:
-        # A copy: compiled steps take over the memory of each of their arguments.
         return AugmentedLagrangianState(jax.tree.map(jnp.copy, params))
 
     def update(
@@ -90,6 +131,7 @@ class NuPIState(NamedTuple):
     started: Any
 
 
+@_numbered
 def nupi(
     step: float, proportional: float = 0.1, smoothing: float = 0.9
 ) -> optax.GradientTransformationExtraArgs:
@@ -105,7 +147,7 @@ def nupi(
         proportional: proportional gain; 0 is gradient ascent.
         smoothing: of the average, in [0, 1).
     """
-    if not 0 <= smoothing < 1:
+    if isinstance(smoothing, float | int) and not 0 <= smoothing < 1:
         raise ValueError(f"nupi's smoothing must lie in [0, 1), got {smoothing}")
 
     def init(params: optax.Params) -> NuPIState:
@@ -149,6 +191,7 @@ class MultiplicativeWeightsState(NamedTuple):
 _REACH = 8.0
 
 
+@_numbered
 def multiplicative_weights(
     step: float, budget: float = 1.0
 ) -> optax.GradientTransformationExtraArgs:
@@ -163,7 +206,7 @@ def multiplicative_weights(
         step: of the logarithms; a violation of 0.1 over 100 steps of 1 is a factor of ``exp(10)``.
         budget: what multipliers may add up to.
     """
-    if not budget > 0:
+    if isinstance(budget, float | int) and not budget > 0:
         raise ValueError(f"the budget of multiplicative weights must be positive, got {budget}")
 
     def init(params: optax.Params) -> MultiplicativeWeightsState:
@@ -201,6 +244,7 @@ def multiplicative_weights(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+@_numbered
 def fixed_penalty(step: float, weight: float = 1.0) -> optax.GradientTransformation:
     """``weight`` on whatever is violated, 0 on the rest: nothing is learned.
 
@@ -255,7 +299,7 @@ def multiplier_rule(text: str, step: float) -> optax.GradientTransformation:
     """
     name, _, rest = text.partition(":")
     if name not in MULTIPLIER_RULES:
-        raise ValueError(f"unknown multiplier rule {name!r}: {_choose(name, MULTIPLIER_RULES)}")
+        raise ValueError(f"unknown multiplier rule {name!r}: {_options.choose(name, MULTIPLIER_RULES)}")
     rule = MULTIPLIER_RULES[name]
     known = [p for p in inspect.signature(rule).parameters if p != "step"]
     given = {}
@@ -263,7 +307,7 @@ def multiplier_rule(text: str, step: float) -> optax.GradientTransformation:
         key, _, value = part.partition("=")
         if key not in known:
             raise ValueError(
-                f"multiplier rule {name!r} has no option {key!r}: {_choose(key, known)}"
+                f"multiplier rule {name!r} has no option {key!r}: {_options.choose(key, known)}"
             )
         try:
             given[key] = float(value)
@@ -275,8 +319,3 @@ def multiplier_rule(text: str, step: float) -> optax.GradientTransformation:
             )
     return rule(step, **given)
 
-
-def _choose(given: str, names: Any) -> str:
-    near = difflib.get_close_matches(given, list(names), 1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"{hint}choose from {', '.join(names)}" if names else "it has none"

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -42,11 +43,11 @@ def uniform_removed(sparsity: float, units: Mapping[str, int]) -> dict[str, int]
     return counts
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Budget:
     """What may be kept, as counts. Both kinds offer the same three operations on scores.
 
-    Compared by identity, so that a compiled function can take it as a static argument.
+    Hashable and compared by value: programs are compiled for a budget.
 
     A unit is a weight, or at granularity ``filter`` a channel with everything coupled to it: the
     channels that all blocks of a residual stage add to are as many units as the stage is wide.
@@ -61,6 +62,10 @@ class Budget:
     kind: str
     units: Mapping[str, int]
     essential: tuple[str, ...] = ()
+
+    def __hash__(self) -> int:
+        """Of the values."""
+        return hash((self.kind, tuple(self.units.items()), self.essential))
 
     @staticmethod
     def of(layers: Layers, granularity: str, kind: str) -> Budget:
@@ -172,4 +177,4 @@ class CubicSchedule:
 
 def as_counts(keep: Mapping[str, int]) -> dict[str, Int[Array, ""]]:
     """Counts as device scalars, so that a moving budget does not recompile."""
-    return {name: jnp.asarray(count, jnp.int32) for name, count in keep.items()}
+    return {name: jax.device_put(np.int32(count)) for name, count in keep.items()}

@@ -16,7 +16,7 @@ from fairbilevel.pruners._penalty import Penalty
 from fairbilevel.pruners._pruner import Pruner
 from fairbilevel.pruners._random import Random
 from fairbilevel.pruners._reweighting import Reweighting
-from fairbilevel.pruners._run import PrunerRun, PrunerState
+from fairbilevel.pruners._run import PrunerRun
 from fairbilevel.pruners._snip import SNIP
 from fairbilevel.pruners._synflow import SynFlow
 from fairbilevel.pruners._two_stage import FairThenPrune, PruneThenFair
@@ -40,7 +40,6 @@ __all__ = [
     "PruneThenFair",
     "Pruner",
     "PrunerRun",
-    "PrunerState",
     "Random",
     "Reweighting",
     "SynFlow",

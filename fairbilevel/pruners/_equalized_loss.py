@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from fairbilevel import fairness
+from fairbilevel import _options, fairness
 from fairbilevel.fairness import Constraint
 from fairbilevel.problem import FairPruningProblem
 from fairbilevel.pruners._gradual import GradualMagnitude
 
+Form = Literal["absolute", "signed"]
 FORMS = {"absolute": fairness.EqualizedLoss, "signed": fairness.SignedEqualizedLoss}
 
 
@@ -19,7 +20,7 @@ class EqualizedLoss(GradualMagnitude):
 
     Before: the dense network trains under it for ``before_share`` of the steps, with multipliers of
     its own. After: the pruned network is fine-tuned under it. The tolerance is that of the
-    problem's own equalized loss of this form, 0.05 nats if it has none.
+    problem's own equalized loss of this form; if it has none there is none, as in the paper.
 
     Attributes:
         form: ``"absolute"`` (Tran et al.: multipliers of ``|L_g - L|`` only grow) or ``"signed"``
@@ -29,15 +30,14 @@ class EqualizedLoss(GradualMagnitude):
         ValueError: an unknown form.
     """
 
-    form: str = "absolute"
+    form: Form = "absolute"
     enforce: bool = True
 
     name: ClassVar[str] = "equalized-loss"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.form not in FORMS:
-            raise ValueError(f"unknown form {self.form!r}: choose from {', '.join(FORMS)}")
+        _options.one_of("form", self.form, FORMS)
 
     @property
     def label(self) -> str:
@@ -49,4 +49,4 @@ class EqualizedLoss(GradualMagnitude):
 
     def bounds(self, problem: FairPruningProblem) -> tuple[Constraint, ...]:
         """The equalized loss in this form."""
-        return (problem.own_or(FORMS[self.form]()),)
+        return (problem.own_or(FORMS[self.form](tolerance=0.0)),)

@@ -10,10 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from fairbilevel.masks import Budget, Masks
+from fairbilevel.masks import Masks
 from fairbilevel.problem import FairPruningProblem, Reference
 from fairbilevel.pruners._moment import Moment
 from fairbilevel.pruners._pruner import Pruner, exponential
+from fairbilevel.pruners._run import PrunerRun
+from fairbilevel.train import BudgetKind
 
 _PICKS = 4096  # decisions a round at most; beyond that several units are taken at once
 
@@ -29,7 +31,7 @@ class FairGRAPE(Pruner):
     ``"uniform"`` budget (the default here) does; the ``"global"`` one picks from all layers.
     """
 
-    budget: str = "uniform"
+    budget: BudgetKind = "uniform"
     rounds: int = 10
     batches: int = 4
 
@@ -42,7 +44,7 @@ class FairGRAPE(Pruner):
         return exponential(self.sparsity, progress)
 
     def parts(
-        self, problem: FairPruningProblem, reference: Reference, rows: Int[np.ndarray, " n"]
+        self, problem: FairPruningProblem, reference: Reference | None, rows: Int[np.ndarray, " n"]
     ) -> list[Int[np.ndarray, "_"]]:
         """The rows of each group that has any."""
         each = [rows[problem.group[rows] == g] for g in range(len(problem.groups))]
@@ -58,8 +60,13 @@ class FairGRAPE(Pruner):
 
         return at.by_part(importance)
 
-    def select(self, budget: Budget, scores: Any, kept: Masks, sparsity: float) -> Masks:
+    def ranking(self, scores: Any) -> Masks:
+        """The groups' importance added up."""
+        return {name: jnp.asarray(np.asarray(s).sum(0)) for name, s in scores.items()}
+
+    def select(self, run: PrunerRun, scores: Any, kept: Masks, sparsity: float) -> Masks:
         """The greedy choice, in each part of the budget."""
+        budget = run.budget
         keep = budget.keep(sparsity)
         parts = [list(scores)] if budget.kind == "global" else [[name] for name in scores]
         masks: Masks = {}

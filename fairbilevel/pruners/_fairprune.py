@@ -58,7 +58,7 @@ class FairPrune(Pruner):
         return exponential(self.sparsity, progress)
 
     def parts(
-        self, problem: FairPruningProblem, reference: Reference, rows: Int[np.ndarray, " n"]
+        self, problem: FairPruningProblem, reference: Reference | None, rows: Int[np.ndarray, " n"]
     ) -> list[Int[np.ndarray, "_"]]:
         """Unprivileged rows, then privileged ones."""
         inside = problem.group[rows] == self._unprivileged(problem, reference)
@@ -66,7 +66,7 @@ class FairPrune(Pruner):
             raise ValueError("fairprune needs rows of two groups at least")
         return [rows[inside], rows[~inside]]
 
-    def _unprivileged(self, problem: FairPruningProblem, reference: Reference) -> int:
+    def _unprivileged(self, problem: FairPruningProblem, reference: Reference | None) -> int:
         if self.unprivileged is not None:
             if self.unprivileged not in problem.groups:
                 raise ValueError(
@@ -77,7 +77,8 @@ class FairPrune(Pruner):
         rows = problem.roles["select"]
         group, size = problem.group[rows], len(problem.groups)
         count = np.bincount(group, minlength=size)
-        right = np.bincount(group, reference.correct[rows], size) / np.maximum(count, 1)
+        correct = problem.y[rows] >= 0 if reference is None else reference.correct[rows]
+        right = np.bincount(group, correct, size) / np.maximum(count, 1)
         return int(np.argmin(np.where(problem.counted & (count > 0), right, np.inf)))
 
     def scores(self, at: Moment) -> Masks:

@@ -9,6 +9,7 @@ from fairbilevel import masks
 from fairbilevel.masks import Masks
 from fairbilevel.pruners._moment import Moment
 from fairbilevel.pruners._pruner import Pruner
+from fairbilevel.train import BudgetKind, Granularity
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,8 @@ class FPGM(Pruner):
     the ``"global"`` one can compare layers too.
     """
 
-    granularity: str = "filter"
-    budget: str = "uniform"
+    granularity: Granularity = "filter"
+    budget: BudgetKind = "uniform"
 
     name: ClassVar[str] = "fpgm"
     granularities: ClassVar[tuple[str, ...]] = ("filter",)

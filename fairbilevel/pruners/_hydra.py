@@ -7,29 +7,33 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
+from jaxtyping import Array, Float
 
-from fairbilevel import _xla, masks
+from fairbilevel import _options, masks
+from fairbilevel.devices import Program
 from fairbilevel.fairness import RowWeights
-from fairbilevel.masks import Masks
-from fairbilevel.problem import FairPruningProblem, Network, Reference
+from fairbilevel.masks import Budget, Masks
+from fairbilevel.problem import FairPruningProblem, Numbers, Reference
 from fairbilevel.pruners._moment import Moment
 from fairbilevel.pruners._pruner import Pruner
-from fairbilevel.pruners._run import PrunerRun, PrunerState
+from fairbilevel.pruners._run import PrunerRun
 from fairbilevel.records import Checkpoints
 from fairbilevel.train import (
+    SCORE_RULES,
     STREAM_FIT,
     Batch,
     Callback,
-    Compiled,
+    RunState,
     StepLog,
-    check_finite,
-    check_judged,
-    hard_masks,
-    score_descent,
-    smaller,
-    tune_record,
+    Steps,
+    Stretch,
+    StretchLog,
+    all_finite,
+    at,
+    held_then_falling,
+    repeated,
+    stretch,
 )
 
 
@@ -39,7 +43,7 @@ class Hydra(Pruner):
 
     The loss is that of the network under the exact top-k mask of the scores, at the final sparsity
     from the start; its gradient with respect to the mask goes straight through to the scores, which
-    begin as scaled magnitudes. Their step is relative to their spread (``fb.train.score_descent``),
+    begin as scaled magnitudes. Their step is relative to their spread (``fb.train.SCORE_RULES``),
     as in the bilevel solver: HYDRA is its outer problem without an inner one.
 
     Attributes:
@@ -58,8 +62,7 @@ class Hydra(Pruner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.score_step < np.inf:
-            raise ValueError("score_step must be a finite number of at least 0")
+        _options.finite(self, "score_step")
         if self.enforce and "prune" in self.enforce_in:
             raise ValueError("hydra learns its scores without constraints: enforce them elsewhere")
 
@@ -80,86 +83,93 @@ class Hydra(Pruner):
 
 
 class HydraRun(PrunerRun):
-    """A run whose stages move scores and not weights."""
+    """A run whose stages of pruning move scores and not weights."""
 
-    def init(self) -> PrunerState:
+    method: Hydra
+
+    def init(self) -> RunState:
         """The state at the dense weights, scores at their start."""
         state = super().init()
-        scores = self.score(state, 0)
-        self._keep = masks.as_counts(self.budget.keep(self.options.sparsity))
-        self._rule = score_descent(
-            "adam",
-            self.options.score_step,
-            max(float(masks.spread(scores)), 0.1),
-            self.prune_steps,
-            self.options.budget_share,
+        scores = self.score(state)
+        kept, outer = _BEGUN(self.budget, scores, self._keep, placement=self.problem.placement)
+        self.removed = self.split.rounds
+        return state._replace(scores=scores, kept=kept, outer=outer)
+
+    @property
+    def _keep(self) -> Any:
+        return masks.as_counts(self.budget.keep(self.method.sparsity))
+
+    def stretch(
+        self, state: RunState, part: slice, factors: Any
+    ) -> tuple[RunState, Any, StretchLog]:
+        """Score steps while pruning, else weight steps."""
+        phase, place = self.phase, self.problem.placement.place
+        if phase.name != "prune":
+            return super().stretch(state, part, factors)
+        count = part.stop - part.start
+        self.costs.gradient_evaluations += phase.cost(part)
+        held = held_then_falling(phase.steps, self.method.budget_share)[part]
+        rates = self.method.score_step * self.retreats.scale * held
+        batches = self.feed.take(
+            phase.rows, STREAM_FIT, count, self.batch_size, length=self.length
         )
-        self._whole_rule = self._rule
-        self._segment = Compiled(self._many, self.costs, placement=self.problem.placement)
-        return state._replace(scores=scores, memory=self._rule.init(scores))
-
-    def _many(self, moving: Any, params: Any, batches: Batch) -> tuple[Any, StepLog]:
-        """Score steps, one a batch: of ``(scores, rule's state, statistics, key)``."""
-        layers, granularity = self.problem.layers, self.options.granularity
-        none = RowWeights((), jnp.zeros((), bool))
-
-        def body(carry: Any, batch: Batch) -> tuple[Any, StepLog]:
-            scores, memory, model_state, key = carry
-            key, dropout = jax.random.split(key)
-            hard = self.budget.top_k(scores, self._keep)
-            z = masks.apply(hard, params, layers, granularity)
-            q, aux = jax.grad(self.prune_rules.objective, has_aux=True)(
-                z, model_state, batch, none, dropout
-            )
-            entries = jax.tree.map(jnp.multiply, params, q)
-            gradient = masks.collect(entries, layers, granularity)
-            updates, memory = self._rule.update(gradient, memory, scores)
-            scores = optax.apply_updates(scores, updates)
-            return (scores, memory, aux.model_state, key), StepLog(
-                aux.loss, aux.accuracy, jnp.zeros((), bool)
-            )
-
-        return _xla.scan(body, moving, batches)
-
-    def like(self, state: PrunerState, about: dict[str, Any]) -> PrunerState:
-        """The first state: its scores and memory have their structure already."""
-        return state
-
-    def use_smaller_steps(self) -> None:
-        """Of the scores."""
-        self._rule = smaller(self._whole_rule, self.retreats.scale)
-        self._segment = Compiled(self._many, self.costs, placement=self.problem.placement)
-
-    def _prune(self, state: PrunerState, round_: int) -> PrunerState:
-        def network(state: PrunerState) -> Network:
-            weights, options = state.weights, self.options
-            z = masks.apply(state.kept, weights.params, self.problem.layers, options.granularity)
-            return Network(z, weights.model_state)
-
-        return self.retrying(state, self._stage, network, self._done)
-
-    def _stage(self, state: PrunerState) -> PrunerState:
-        options, problem, weights = self.options, self.problem, state.weights
-        count, first = self.stage_steps, self._done
-        batches = self.feed.take(self.rows, STREAM_FIT, count)
-        self.costs.gradient_evaluations += count
-        moving = (state.scores, state.memory, weights.model_state, weights.key)
-        (scores, memory, model_state, key), log = self._segment(moving, weights.params, batches)
-        check_finite(log, (scores, model_state), "prune", first, classes=len(problem.data.classes))
-        kept = hard_masks(self.budget, scores, options.sparsity)
-        z = masks.apply(kept, weights.params, problem.layers, options.granularity)
-        record = tune_record(problem, Network(z, model_state), self.reference)
-        check_judged(record, "prune", first + count, len(problem.data.classes))
-        self._done += count
-        weights = weights._replace(model_state=model_state, key=key)
-        self.report.write(
-            "prune",
-            self._done,
-            self._all_steps,
-            log,
-            record,
-            self.prune_rules,
-            weights.duals,
-            options.sparsity,
+        return _MOVED(
+            (self.steps, self.budget, self.method.granularity),
+            state,
+            self.numbers,
+            place(stretch(rates, phase.measures[part], self.length, 1.0)),
+            place(self._keep),
+            batches,
+            placement=self.problem.placement,
+            costs=self.costs,
         )
-        return PrunerState(weights, kept, scores, memory)
+
+
+def _begin(budget: Budget, scores: Masks, keep: Any) -> tuple[Masks, Any]:
+    memory = SCORE_RULES["adam"].init(scores)
+    return budget.top_k(scores, keep), (memory, jnp.maximum(masks.spread(scores), 0.1))
+
+
+_BEGUN = Program(_begin)
+
+
+def _score_stretch(
+    structure: tuple[Steps, Budget, str],
+    state: RunState,
+    numbers: Numbers,
+    run: Stretch,
+    keep: Any,
+    batches: Batch,
+) -> tuple[RunState, Any, StretchLog]:
+    """Score steps, one a batch."""
+    steps, budget, granularity = structure
+    layers, params, rule = steps.structure.layers, state.weights.params, SCORE_RULES["adam"]
+    plain = Steps(steps.structure, (), steps.optimizer, steps.dual_rule)
+    none = RowWeights((), jnp.zeros((), bool))
+    spread: Float[Array, ""] = state.outer[1]
+
+    def step(state: RunState, index: Array) -> tuple[RunState, StepLog]:
+        hard = budget.top_k(state.scores, keep)
+        z = masks.apply(hard, params, layers, granularity)
+        q, aux = jax.grad(plain.objective, has_aux=True)(
+            z, state.weights.model_state, at(batches, index), none, numbers, state.weights.draw
+        )
+        gradient = masks.collect(jax.tree.map(jnp.multiply, params, q), layers, granularity)
+        updates, memory = rule.update(gradient, state.outer[0], state.scores)
+        rate = run.rates[index] * spread
+        scores = optax.apply_updates(state.scores, jax.tree.map(lambda u: rate * u, updates))
+        weights = state.weights._replace(
+            model_state=aux.model_state, drawn=state.weights.drawn + 1
+        )
+        state = state._replace(weights=weights, scores=scores, outer=(memory, spread))
+        return state, StepLog(aux.loss, aux.accuracy, jnp.zeros((), bool))
+
+    state, log = repeated(step, state, run.count, run.rates.shape[0])
+    state = state._replace(kept=budget.top_k(state.scores, keep))
+    z = masks.apply(state.kept, params, layers, granularity)
+    finite = all_finite((state.scores, state.weights.model_state))
+    violations = steps.violations(state.weights.duals, numbers)
+    return state, z, StretchLog(log, finite, violations)
+
+
+_MOVED = Program(_score_stretch, donate=True)

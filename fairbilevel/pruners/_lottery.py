@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from fairbilevel import _trees
 from fairbilevel.pruners._magnitude import Magnitude
 from fairbilevel.pruners._pruner import exponential
+from fairbilevel.pruners._run import PrunerRun
 from fairbilevel.train import WeightState, dense_start
 
 
@@ -31,9 +31,7 @@ class Lottery(Magnitude):
         """An exponential schedule."""
         return exponential(self.sparsity, progress)
 
-    def rewound(self, weights: WeightState, run: Any) -> WeightState:
+    def rewound(self, state: WeightState, run: PrunerRun) -> WeightState:
         """Weights and statistics of the start, the optimizer afresh."""
         start = dense_start(run.problem, run.reference) or run.reference.network
-        return run.prune_rules.init(
-            _trees.copy(start.params), _trees.copy(start.state), weights.key
-        )
+        return run.begun(start, run.fresh(), state.drawn)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from fairbilevel import _xla, fairness, masks
 from fairbilevel.masks import Layers, Masks
-from fairbilevel.problem import FairPruningProblem
+from fairbilevel.problem import Structure
 from fairbilevel.train import Batch
 
 
@@ -24,7 +24,7 @@ class Moment:
     evaluation mode, where rows do not influence each other and nothing is dropped.
 
     Attributes:
-        problem: what is pruned.
+        structure: of the problem that is pruned: model, layers, shape of a row.
         network: ``z = m * theta``, the parameters as the network computes with them.
         model_state: normalization statistics.
         kept: the masks so far, one where a unit is still there.
@@ -32,26 +32,28 @@ class Moment:
         batches: rows to look at, leaves ``[parts, batches, batch size, ...]``; ``None`` where the
             method looks at none.
         key: random key of this scoring.
+        moments: what inputs are standardized by.
     """
 
-    problem: FairPruningProblem
+    structure: Structure
     network: Any
     model_state: Any
     kept: Masks
     granularity: str
     batches: Batch | None
     key: Array
+    moments: tuple[Array, ...] = ()
 
     @property
     def layers(self) -> Layers:
         """What can be pruned."""
-        return self.problem.layers
+        return self.structure.layers
 
     def logits(self, params: Any, batch: Batch) -> Float[Array, "rows classes"]:
         """Logits of a batch."""
-        x = self.problem.normalize(batch.x)
-        out, _ = self.problem.model.apply(params, self.model_state, x, False, self.key)
-        return out.astype(jnp.promote_types(out.dtype, jnp.float32))
+        return self.structure.forward(
+            params, self.model_state, batch.x, self.moments, False, self.key
+        )[0]
 
     def loss(self, params: Any, batch: Batch, temperature: float = 1.0) -> Float[Array, ""]:
         """Mean cross-entropy of a batch in nats, rows weighted, logits divided by a temperature."""

@@ -14,13 +14,13 @@ from fairbilevel.pruners._gradual import GradualMagnitude
 class Penalty(GradualMagnitude):
     """Gradual magnitude pruning whose loss carries the constraints' surrogates, weights fixed.
 
-    ``L + sum_c weight max(violation_c, 0)``, all along; the weight is an option of the dual rule
-    (``dual_rule="penalty:weight=2"``).
+    ``L + sum_c weight max(violation_c, 0)``, all along; the weight is an option of the rule
+    (``multiplier_rule="penalty:weight=2"``).
     """
 
     enforce: bool = True
     enforce_in: tuple[str, ...] = ("prune", "fine-tune")
-    dual_rule: str = "penalty"
+    multiplier_rule: str = "penalty"
 
     name: ClassVar[str] = "penalty"
 

@@ -6,29 +6,63 @@ and which constraints act when, are options and class attributes; the loop is ``
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+import dataclasses
+from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Int
 
-from fairbilevel import fairness, masks
+from fairbilevel import _options
 from fairbilevel.fairness import Constraint
-from fairbilevel.masks import Budget, CubicSchedule, Masks
+from fairbilevel.masks import CubicSchedule, Masks
 from fairbilevel.problem import FairPruningProblem, Reference
 from fairbilevel.pruners._moment import Moment
-from fairbilevel.pruners._run import PrunerRun
+from fairbilevel.pruners._run import PrunerRun, training_rows
 from fairbilevel.records import Checkpoints
-from fairbilevel.train import Callback, Solution, WeightState, hard_masks
+from fairbilevel.train import (
+    FORWARD_COST,
+    Callback,
+    Method,
+    Phase,
+    Plan,
+    WeightState,
+    affordable,
+    every,
+    learning_rates,
+    recalibration,
+    stages,
+)
+
+class Split(NamedTuple):
+    """A pruner's steps, shared out.
+
+    Attributes:
+        rounds: of scoring and removal.
+        batches: rows that each scoring looks at.
+        scoring: gradient evaluations of one scoring.
+        before: steps of fair training before pruning.
+        pruning: steps between rounds.
+        trained: rounds that are followed by training before the next.
+        fine: steps of fine-tuning.
+    """
+
+    rounds: int
+    batches: int
+    scoring: float
+    before: int
+    pruning: int
+    trained: int
+    fine: int
+
 
 PHASES = ("before", "prune", "fine-tune")
+SCORING_SHARE = 0.5  # of the steps: what scores may cost at most
 
 
 @dataclass(frozen=True)
-class Pruner(ABC):
+class Pruner(Method):
     """Scores units, keeps the best, fine-tunes.
 
     A new pruner is a subclass with one method, ``scores``. All pruners start from the same dense
@@ -36,57 +70,27 @@ class Pruner(ABC):
     same data), remove exactly what the budget says, stop early on tune and end recalibrated.
 
     Attributes:
-        sparsity: share of units to remove, in [0, 1).
-        granularity: ``"weight"`` or ``"filter"``.
-        budget: ``"global"`` or ``"uniform"``.
-        steps: gradient evaluations to spend, dense training apart, scores included.
-        pruning_share: part of them spent while units are removed, by methods that train there; the
-            rest fine-tunes.
-        budget_share: part of the pruning phase after which the final sparsity is reached, by
-            methods on a cubic schedule.
+        pruning_share: part of the steps spent while units are removed, by methods that train there;
+            the rest fine-tunes.
         rounds: how often units are scored and removed.
         batches: batches of rows that each scoring looks at, by methods that look at rows. Fewer
             batches, then fewer rounds are taken where half of the steps does not pay for them.
-        batch_size: rows a batch.
-        learning_rate: of the default optimizer.
         enforce: whether constraints act at all; else the problem's are only measured.
         enforce_in: when they act: ``"before"`` pruning, on the dense network, for ``before_share``
             of the steps; while it is ``"prune"``d; when it is ``"fine-tune"``d.
         before_share: see there.
-        constraints: what is enforced, in place of what the method or the problem has; the problem's
-            constraints stay what is measured, stops training early and is reported.
-        dual_rule: how multipliers move (``fb.fairness.multiplier_rule``).
-        dual_step: of that rule.
-        buffer_size: rows a group in the replay buffers; 0 for none.
-        optimizer: any optax rule, restarted for each phase.
-        seed: of batches, random scores and dropout.
 
     Raises:
         ValueError: an option outside its range.
     """
 
-    sparsity: float = 0.9
-    granularity: str = "weight"
-    budget: str = "global"
-    steps: int = 1000
     pruning_share: float = 0.5
-    budget_share: float = 0.8
     rounds: int = 1
     batches: int = 10
-    batch_size: int = 128
-    learning_rate: float = 0.05
     enforce: bool = False
     enforce_in: tuple[str, ...] = ("fine-tune",)
     before_share: float = 0.25
-    constraints: tuple[Constraint, ...] | None = None
-    dual_rule: str = "gradient-ascent"
-    dual_step: float = 0.01
-    buffer_size: int = 32
-    optimizer: optax.GradientTransformation | None = None
-    seed: int = 0
 
-    name: ClassVar[str]
-    granularities: ClassVar[tuple[str, ...]] = masks.GRANULARITIES
     # Gradient evaluations a batch that ``scores`` takes; 0 for methods that look at no rows.
     passes: ClassVar[float] = 0.0
     # Whether weights train after each round: ``pruning_share`` of the steps.
@@ -95,43 +99,20 @@ class Pruner(ABC):
     rewinds: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if not 0 <= self.sparsity < 1:
-            raise ValueError(f"sparsity must lie in [0, 1), got {self.sparsity}")
-        if self.granularity not in masks.GRANULARITIES:
-            raise ValueError(
-                f"unknown granularity {self.granularity!r}: choose from "
-                f"{', '.join(masks.GRANULARITIES)}"
-            )
-        if self.granularity not in self.granularities:
-            raise ValueError(
-                f"{self.name} prunes at granularity {' or '.join(self.granularities)} only, got "
-                f"{self.granularity!r}"
-            )
-        if self.budget not in masks.BUDGETS:
-            raise ValueError(
-                f"unknown budget {self.budget!r}: choose from {', '.join(masks.BUDGETS)}"
-            )
-        for name in ("steps", "batch_size", "rounds", "batches"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.buffer_size < 0:
-            raise ValueError(f"buffer_size must be at least 0, got {self.buffer_size}")
-        for name in ("pruning_share", "budget_share"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in (0, 1], got {getattr(self, name)}")
+        super().__post_init__()
+        _options.at_least(self, 1, "rounds", "batches")
+        _options.share(self, "pruning_share")
         if not 0 <= self.before_share < 1:
             raise ValueError(f"before_share must lie in [0, 1), got {self.before_share}")
-        for name in ("learning_rate", "dual_step"):
-            if not 0 <= getattr(self, name) < np.inf:
-                raise ValueError(f"{name} must be a finite number of at least 0")
         for phase in self.enforce_in:
             if phase not in PHASES:
                 raise ValueError(f"enforce_in holds {', '.join(map(repr, PHASES))}, got {phase!r}")
-        fairness.multiplier_rule(self.dual_rule, self.dual_step)
 
     @abstractmethod
     def scores(self, at: Moment) -> Any:
         """A score for every unit, by layer name; the largest are kept. Pure: it is compiled.
+
+        It may depend on the options that the class adds, on no other.
 
         Args:
             at: the network and rows to judge it by.
@@ -143,29 +124,14 @@ class Pruner(ABC):
         added = self.enforce and not type(self).enforce
         return f"{self.name}-constrained" if added else self.name
 
-    def run(
-        self,
-        problem: FairPruningProblem,
-        reference: Reference,
-        *,
-        callback: Callback = lambda record: None,
-        checkpoints: Checkpoints | None = None,
-    ) -> Solution:
-        """Prune a problem's dense reference.
+    @property
+    def joint(self) -> bool:
+        """Multipliers move on the training batches' own passes (CEAG's order)."""
+        return True
 
-        Args:
-            problem: what to prune.
-            reference: the dense model.
-            callback: receives one record per compiled call.
-            checkpoints: where checkpoints go, and where the run goes on from if there are any.
-
-        Raises:
-            DivergenceError: the loss is not finite or exploded, with smaller steps too.
-            Interrupted: a stop was asked, and a checkpoint written.
-            ValueError: the sparsity leaves a layer empty where that cuts the network, or the steps
-                do not pay for one scoring.
-        """
-        return self.start(problem, reference, callback=callback, checkpoints=checkpoints).run()
+    def enforced(self, problem: FairPruningProblem) -> tuple[Constraint, ...]:
+        """Nothing, unless constraints act at all."""
+        return super().enforced(problem) if self.enforce else ()
 
     def start(
         self,
@@ -178,19 +144,121 @@ class Pruner(ABC):
         """The same run stage by stage, to look at scores and masks on the way."""
         return PrunerRun(self, problem, reference, callback, checkpoints)
 
+    def plan(self, problem: FairPruningProblem, reference: Reference | None = None) -> Plan:
+        """Fair training before pruning (if asked), rounds with training between them, fine-tuning;
+        scoring and the final statistics are paid out of the same steps."""
+        rows, split = training_rows(problem), self.split(problem, reference)
+        phases = (
+            self._phase(problem, "before", split.before, 10, rows),
+            self._phase(
+                problem, "prune", split.pruning, split.trained, rows,
+                scoring=split.scoring * split.trained,
+            ),
+            self._phase(
+                problem, "finetune", split.fine, 10, rows,
+                scoring=split.scoring * (split.rounds - split.trained), chooses=True,
+            ),
+        )  # fmt: skip
+        return Plan(tuple(p for p in phases if p.steps), recalibration(problem))
+
+    def acts(self, problem: FairPruningProblem, phase: str) -> bool:
+        """Whether constraints act in a phase of the plan."""
+        when = "fine-tune" if phase == "finetune" else phase
+        return when in self.enforce_in and bool(self.enforced(problem))
+
+    def _phase(
+        self,
+        problem: FairPruningProblem,
+        name: str,
+        steps: int,
+        count: int,
+        rows: Int[np.ndarray, " n"],
+        **more: Any,
+    ) -> Phase:
+        # Where the weights stay at the end, the learning rate falls to zero.
+        to_zero, lengths = name != "prune" or self.rewinds, stages(steps, count)
+        # One schedule over the phase; where weights are rewound, one over each stage.
+        each = lengths if name == "prune" and self.rewinds else (steps,)
+        rates = [learning_rates(self.learning_rate, n, to_zero=to_zero) for n in each]
+        return Phase(
+            name,
+            lengths,
+            np.concatenate(rates) if self.inner_optimizer is None else np.ones(steps),
+            every(steps, int(self.acts(problem, name))),
+            rows,
+            cycle=self._cycle(problem, name),
+            **more,
+        )
+
+    def _cycle(self, problem: FairPruningProblem, phase: str) -> tuple[float, ...]:
+        """Of a step; micro-batches take a forward pass more before the multipliers move."""
+        again = problem.accumulate > 1 and self.acts(problem, phase)
+        return (1 + FORWARD_COST * again,)
+
+    def split(self, problem: FairPruningProblem, reference: Reference | None = None) -> Split:
+        """The steps shared out: fewer batches, then fewer rounds where half of them does not pay
+        for scoring.
+
+        Raises:
+            ValueError: they do not pay for one scoring.
+        """
+        parts = 0
+        if self.passes:
+            parts = len(self.parts(problem, reference, training_rows(problem)))
+        rounds, batches, each = self.rounds, self.batches, self.passes * parts
+        while each * batches * rounds > SCORING_SHARE * self.steps:
+            if batches > 1:
+                batches //= 2
+            elif rounds > 1:
+                rounds //= 2
+            else:
+                raise ValueError(
+                    f"{self.steps} steps do not pay for one scoring of {self.name}: half of "
+                    f"them must reach {each:g} gradient evaluations"
+                )
+        cycles = {p: self._cycle(problem, p) for p in ("before", "prune", "finetune")}
+        left, before, scoring = self.steps - recalibration(problem), 0, each * batches
+        if self.acts(problem, "before"):
+            before = affordable(self.before_share * self.steps, cycles["before"])
+            left -= before * cycles["before"][0]
+        trained = rounds - self.rewinds if self.trains else 0
+        pruning = 0
+        if trained:
+            share = self.pruning_share * (left - scoring * rounds)
+            pruning = affordable(share, cycles["prune"])
+            if pruning < trained:  # a step after each round, as far as they go
+                rounds, trained = max(rounds - trained + pruning, 1), pruning
+        left -= scoring * rounds + pruning * cycles["prune"][0]
+        fine = affordable(left, cycles["finetune"])
+        return Split(rounds, batches, scoring, before, pruning, trained, fine)
+
     # What a method may have otherwise, beside its options.
+
+    @property
+    def own(self) -> Pruner:
+        """The same pruner with the options that all pruners share at their defaults: what its
+        scores are compiled for."""
+        shared = {f.name for f in dataclasses.fields(Pruner)}
+        fields = [f for f in dataclasses.fields(self) if f.name in shared]
+        return dataclasses.replace(self, **{f.name: f.default for f in fields})
 
     def sparsity_at(self, progress: float) -> float:
         """Sparsity after a share of the rounds: cubic (Zhu and Gupta 2018)."""
         return CubicSchedule(self.sparsity, self.budget_share)(progress)
 
-    def select(self, budget: Budget, scores: Any, kept: Masks, sparsity: float) -> Masks:
+    def select(self, run: PrunerRun, scores: Any, kept: Masks, sparsity: float) -> Masks:
         """Masks of exactly the budget: the best scores among the units that are still there."""
-        left = {name: jnp.where(kept[name] > 0, s, -jnp.inf) for name, s in scores.items()}
-        return hard_masks(budget, left, sparsity)
+        return run.selected(scores, kept, sparsity)
+
+    def ranking(self, scores: Any) -> Masks:
+        """One number a unit of what ``scores`` gave, to be kept beside the masks."""
+        return scores
 
     def parts(
-        self, problem: FairPruningProblem, reference: Reference, rows: Int[np.ndarray, " n"]
+        self,
+        problem: FairPruningProblem,
+        reference: Reference | None,
+        rows: Int[np.ndarray, " n"],
     ) -> list[Int[np.ndarray, "_"]]:
         """Sets of training rows that ``scores`` looks at one by one: all together by default."""
         return [rows]
@@ -199,13 +267,9 @@ class Pruner(ABC):
         """The problem as the weights train on it: with other row weights, for example."""
         return problem
 
-    def bounds(self, problem: FairPruningProblem) -> tuple[Constraint, ...]:
-        """What is enforced where no ``constraints`` are given: the problem's own by default."""
-        return problem.constraints
-
-    def rewound(self, weights: WeightState, run: PrunerRun) -> WeightState:
+    def rewound(self, state: WeightState, run: PrunerRun) -> WeightState:
         """The weights after units were removed: as they are, unless a method rewinds them."""
-        return weights
+        return state
 
 
 def exponential(sparsity: float, progress: float) -> float:

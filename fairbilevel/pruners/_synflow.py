@@ -7,10 +7,12 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fairbilevel.masks import Masks
 from fairbilevel.pruners._moment import Moment
 from fairbilevel.pruners._pruner import Pruner, exponential
+from fairbilevel.pruners._run import PrunerRun
 
 _FAR = 1e4  # so large an input that what biases and statistics add decides no rectifier
 
@@ -48,22 +50,22 @@ class SynFlow(Pruner):
             lambda leaf: jnp.abs(leaf) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf,
             at.model_state,
         )
-        ones = jnp.ones((1, *at.problem.inputs.shape[1:]), jnp.float32)
+        ones = jnp.ones((1, *at.structure.shape), jnp.float32)
 
         def flow(params: Any) -> Any:
             def total(x: Any) -> Any:
-                return at.problem.model.apply(params, state, x, False, at.key)[0].sum()
+                return at.structure.model.apply(params, state, x, False, at.key)[0].sum()
 
             return jax.jvp(total, (_FAR * ones,), (ones,))[1]
 
         gradient = jax.grad(flow)(network)
         return at.units(jax.tree.map(jnp.multiply, network, gradient))
 
-    def select(self, budget: Any, scores: Any, kept: Masks, sparsity: float) -> Masks:
+    def select(self, run: PrunerRun, scores: Any, kept: Masks, sparsity: float) -> Masks:
         """The best of the units that are left."""
-        if not all(bool(jnp.all(jnp.isfinite(s))) for s in scores.values()):
+        if not all(bool(np.isfinite(np.asarray(s)).all()) for s in scores.values()):
             raise ValueError(
                 "synflow's flow is not finite: the network is too deep for absolute weights "
                 "without normalization; choose another method"
             )
-        return super().select(budget, scores, kept, sparsity)
+        return super().select(run, scores, kept, sparsity)

@@ -13,7 +13,7 @@ from fairbilevel.pruners._gradual import GradualMagnitude
 @dataclass(frozen=True)
 class _TwoStage(GradualMagnitude):
     enforce: bool = True
-    dual_rule: str = "penalty"
+    multiplier_rule: str = "penalty"
 
     def bounds(self, problem: FairPruningProblem) -> tuple[Constraint, ...]:
         """The accuracy gap (BiFP's performance fairness)."""

@@ -16,7 +16,7 @@ from fairbilevel.run._folder import Run, check_free, load_run, save_run
 from fairbilevel.run._frontier import frontier_run
 from fairbilevel.run._listing import RunSummary, list_runs, summarize_run
 from fairbilevel.run._plan import Plan, make_plan
-from fairbilevel.run._prepare import Prepared, model_choice, prepare, read_data
+from fairbilevel.run._prepare import Prepared, build_problem, prepare, read_data
 from fairbilevel.run._result import command, describe_machine, machine, versions
 from fairbilevel.run._resume import (
     check_resumable,
@@ -25,7 +25,7 @@ from fairbilevel.run._resume import (
     run_folder,
     stored_config,
 )
-from fairbilevel.run._solve import follow_run, make_baseline, make_solver, make_system, solve_run
+from fairbilevel.run._solve import follow_run, solve_run
 
 __all__ = [
     "FREE_OPTIONS",
@@ -37,6 +37,7 @@ __all__ = [
     "Run",
     "RunSummary",
     "analyze",
+    "build_problem",
     "analyze_run",
     "certify_run",
     "check_free",
@@ -52,11 +53,7 @@ __all__ = [
     "list_runs",
     "load_run",
     "machine",
-    "make_baseline",
     "make_plan",
-    "make_solver",
-    "make_system",
-    "model_choice",
     "prepare",
     "read_config",
     "read_data",

@@ -1,39 +1,31 @@
 """What a run is asked to do: one flat dataclass, the command line's options and the configuration
-file's names."""
+file's names.
+
+Options of data, problem and methods are those of their owners, with their types, defaults and
+descriptions; here stand only those that a run adds.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import importlib.util
+import inspect
 import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import tyro
 
-from fairbilevel import fairness, hypergrad, masks, models, systems
+from fairbilevel import _options, fairness, methods
 from fairbilevel.data import ROLES, Options
 from fairbilevel.devices import Placement, Processes
 from fairbilevel.fairness import Constraint
-from fairbilevel.train import SCORE_RULES
-
-# What only the bilevel solver and its relatives know.
-SOLVER_OPTIONS = (
-    "relaxation",
-    "score_start",
-    "hypergradient",
-    "score_rule",
-    "score_step",
-    "violation_every",
-    "bilevel_share",
-    "follow_weights",
-    "fine_tune_on",
-    "multipliers_from",
-)
+from fairbilevel.problem import FairPruningProblem
+from fairbilevel.solver import BilevelSolver
+from fairbilevel.train import Method
 
 # Where a run happens, not what it does: the same numbers come out.
 PLACE_OPTIONS = (
@@ -56,49 +48,97 @@ FREE_OPTIONS = (
 )
 
 _Repeat = tyro.conf.UseAppendAction
+_PROBLEM = ("width", "prune_classifier", "precision", "accumulate", "remat")
+# Every method's, at the same values for all: the others are left to each method where not given.
+_SHARED = ("sparsity", "granularity", "steps", "batch_size")
+
+
+def _plain(hint: Any) -> Any:
+    """The part of a type that a word can say; ``None`` if there is none."""
+    if get_origin(hint) is Literal or hint in (int, float, bool, str):
+        return hint
+    parts = [p for p in (_plain(a) for a in get_args(hint)) if p is not None]
+    return parts[0] if parts and get_origin(hint) is not tuple else None
+
+
+def _described(hint: Any, text: str) -> Any:
+    return Annotated[hint, tyro.conf.arg(help=text)]
+
+
+def _of_data() -> list[tuple[str, Any, Any]]:
+    told, hints = _options.documented(Options), get_type_hints(Options)
+    found = []
+    for f in dataclasses.fields(Options):
+        hint = hints[f.name]
+        if isinstance(f.default, tuple):
+            hint = Annotated[tuple[str, ...], _Repeat]
+        found.append((f.name, _described(hint, told[f.name]), dataclasses.field(default=f.default)))
+    return found
+
+
+def _of_problem() -> list[tuple[str, Any, Any]]:
+    told = _options.documented(FairPruningProblem)
+    hints = get_type_hints(FairPruningProblem.__init__)
+    given = inspect.signature(FairPruningProblem.__init__).parameters
+    return [
+        (n, _described(hints[n], told[n]), dataclasses.field(default=given[n].default))
+        for n in _PROBLEM
+    ]
+
+
+def _of_methods() -> list[tuple[str, Any, Any]]:
+    """What the solver takes, which is all that methods share and more; ``None`` leaves an option to
+    the method."""
+    told = {**_options.documented(Method), **_options.documented(BilevelSolver)}
+    hints, found = get_type_hints(BilevelSolver), []
+    for f in dataclasses.fields(BilevelSolver):
+        hint = str if f.name == "hypergradient" else _plain(hints[f.name])
+        if f.name == "seed" or hint is None:
+            continue
+        default = f.default if f.name in _SHARED else None
+        hint = hint if f.name in _SHARED else Union[hint, None]  # noqa: UP007
+        found.append((f.name, _described(hint, told[f.name]), dataclasses.field(default=default)))
+    return found
+
+
+_METHOD_FIELDS = _of_methods()
+METHOD_OPTIONS = tuple(name for name, _, _ in _METHOD_FIELDS)
+
+# The owners' options, one after the other; typed by them.
+_Owned: Any = dataclasses.make_dataclass(
+    "_Owned", [*_of_data(), *_of_problem(), *_METHOD_FIELDS], frozen=True
+)
+
+# What configurations written by version 0.1 say of options that nobody had given.
+_FORMER = {
+    "budget": "global",
+    "learning_rate": 0.05,
+    "relaxation": "top-k",
+    "score_start": "magnitude",
+    "hypergradient": "bilinear",
+    "score_rule": "adam",
+    "score_step": 0.1,
+    "multiplier_rule": "gradient-ascent",
+    "dual_step": 0.01,
+    "buffer_size": 32,
+    "violation_every": 1,
+    "bilevel_share": 0.5,
+    "follow_weights": True,
+    "fine_tune_on": "fit+select",
+    "multipliers_from": "start",
+}
 
 
 @dataclass(frozen=True)
-class Config:
-    """Options of ``fairbilevel solve`` and ``fairbilevel plan``."""
+class Config(_Owned):
+    """Options of ``fairbilevel solve``, ``plan``, ``compare`` and ``frontier``."""
 
     data: str = "digits"
     """What to read: `digits` (bundled), a UTKFace or CelebA folder or zip, an image folder with a
     CSV of labels, a .csv or .parquet table, an .npz with x, y and group, or tfds:NAME."""
-    target: str | None = None
-    """Attribute or column to predict; a table needs it, other sources have a default."""
-    group: Annotated[tuple[str, ...], _Repeat] = ()
-    """Attribute whose values are the groups; repeat it to cross several. The target may be named:
-    then groups are classes."""
-    image_size: int | None = None
-    """Resize images to this many pixels on both sides."""
-    positive: str | None = None
-    """This value of the target against all others."""
-    exclude_feature: Annotated[tuple[str, ...], _Repeat] = ()
-    """Table column that the model must not see; repeatable."""
-    weight: str | None = None
-    """Table column of row weights (training losses only; metrics count rows)."""
-    unit: str | None = None
-    """Column that names the person behind a row; a person never crosses roles."""
-    role: str | None = None
-    """Column that assigns each row to fit, select, tune, certify or test."""
-    id: str | None = None
-    """Column of unique row ids."""
-    missing_groups: str = "error"
-    """Rows without a group: `error`, `own` (a group named missing) or `drop`."""
-    bins: Annotated[tuple[str, ...], _Repeat] = ()
-    """Edges that cut a numeric attribute into groups, as age=25,45; repeatable."""
-    max_rows: int | None = None
-    """Read at most this many rows (a fixed random subset)."""
-    split: str | None = None
-    """Split of a TensorFlow data set."""
-    data_dir: str | None = None
-    """Folder of prepared TensorFlow data sets."""
-    download: bool = False
-    """Let TensorFlow Datasets download what is not prepared yet."""
     role_fractions: str | None = None
     """Shares of the roles, as fit=0.45,select=0.2,tune=0.1,certify=0.1,test=0.15."""
-    small_groups: str = "report-only"
+    small_groups: Literal["merge", "report-only", "error"] = "report-only"
     """Groups below --min-group-rows: `merge` into one, `report-only` (trained on and shown, outside
     every claim) or `error`."""
     min_group_rows: int = 50
@@ -107,38 +147,17 @@ class Config:
     model: str = "auto"
     """mlp, cnn, resnet10, resnet18, resnet34, resnet50, cifar-resnet56, mobilenetv2, vgg19 or vit;
     auto picks mlp for tables, cnn for images up to 16 pixels and a resnet10 of width 16 above."""
-    width: int | None = None
-    """Channels of the first stage, neurons of the first hidden layer, or entries of a token."""
     dense: str | None = None
     """Take the dense model from a former run folder or from an .npz of parameters instead of
     training one."""
-    prune_classifier: bool = False
-    """Prune the classifier's weights too; its outputs are never removed as filters."""
-
-    precision: str = "float32"
-    """float32, or bfloat16: the passes of training are computed in bfloat16 over float32
-    parameters; what is reported is evaluated in float32."""
-    accumulate: int = 1
-    """Micro-batches that each gradient is summed over, to fit large batches into memory; batch
-    normalization normalizes each by itself."""
-    remat: bool = False
-    """Keep one activation a block of the model for the backward pass and compute the rest again:
-    less memory, up to a third more time."""
+    dense_steps: int | None = None
+    """Gradient steps of the dense model; by default 30 epochs, 500 to 3000 steps."""
+    dense_learning_rate: float = 0.1
+    """Peak learning rate of the dense model."""
 
     method: str = "bilevel"
     """bilevel, or a rival under the same protocol: magnitude, gradual-magnitude, snip, ceag, ...;
     options after a colon, as in snip:batches=4. `fairbilevel methods` lists them all."""
-    sparsity: float = 0.9
-    """Share of the prunable weights (or coupled channels) to remove, in [0, 1)."""
-    granularity: str = "weight"
-    """weight, or filter (channels of convolutions, neurons of dense layers and attention heads,
-    each with everything coupled to it)."""
-    budget: str = "global"
-    """global (the best of all layers together) or uniform (the same share of each layer)."""
-    relaxation: str = "top-k"
-    """top-k (straight-through), sigmoid (annealed temperature) or capped-simplex (projection)."""
-    score_start: str = "magnitude"
-    """Where mask scores start: magnitude, random or constant."""
     constraint: Annotated[tuple[str, ...], _Repeat] = ("excess-accuracy-gap=2%",)
     """NAME=TOLERANCE, repeatable; accuracy-gap, degradation-gap, excess-accuracy-gap,
     absolute-excess-accuracy-gap, worst-group-accuracy (a floor), equalized-loss,
@@ -148,49 +167,12 @@ class Config:
     surrogate: str | None = None
     """Smooth harm that stands for the constraints in gradients: sigmoid, loss, logistic, hinge or
     squared-hinge; each constraint has its own default."""
-    hypergradient: str = "bilinear"
-    """bilinear (closed form), none (no implicit term), cg, neumann, gmres, bicgstab, single-loop,
-    unrolled or first-order; options after a colon, as in bilinear:gamma=10 or
-    cg:iterations=10,damping=0.1."""
-    steps: int = 1000
-    """Gradient evaluations to spend on pruning (one is forward and backward on one batch)."""
-    dense_steps: int | None = None
-    """Gradient steps of the dense model; by default 30 epochs, 500 to 3000 steps."""
-    batch_size: int = 128
-    """Rows a batch."""
-    learning_rate: float = 0.05
-    """Peak learning rate of the weights while pruning."""
-    dense_learning_rate: float = 0.1
-    """Peak learning rate of the dense model."""
-    score_rule: str = "adam"
-    """adam, or momentum (finds better masks where --steps pays for a thousand outer steps)."""
-    score_step: float = 0.1
-    """Step of the mask scores in units of their spread; for momentum try 0.03 to 0.3."""
-    multiplier_rule: str = "gradient-ascent"
-    """How multipliers move: gradient-ascent, augmented-lagrangian, nupi or multiplicative-weights;
-    options after a colon, as in nupi:proportional=0.1,smoothing=0.9, augmented-lagrangian:penalty=1
-    or multiplicative-weights:budget=2."""
-    dual_step: float = 0.01
-    """Step of the multipliers."""
-    buffer_size: int = 32
-    """Rows a group in the replay buffers."""
-    violation_every: int = 1
-    """Outer steps between measurements of the true violations."""
-    bilevel_share: float = 0.5
-    """Share of the steps that search the mask; the rest fine-tunes under it."""
-    follow_weights: bool = True
-    """Let scores that started as magnitudes move with their weights too."""
-    fine_tune_on: str = "fit+select"
-    """fit, or fit+select (the rows of select that moved the scores join in once the mask is final;
-    those that move the multipliers stay unseen)."""
-    multipliers_from: str = "start"
-    """Multipliers move from the `start`, or only once the mask is final (`pruned`)."""
     baseline: bool = True
     """Also run gradual magnitude pruning on the same dense model and budget (unless it is the
     method)."""
 
     checkpoint_every: float = 30.0
-    """Seconds between two checkpoints; 0 writes one after every compiled call."""
+    """Seconds between two checkpoints; 0 writes one after every stage."""
     checkpoint_keep: int = 2
     """Newest checkpoints kept of each part of a run, besides its best."""
     devices: str = "all"
@@ -221,6 +203,10 @@ class Config:
         """How to read the data."""
         return Options(**{f.name: getattr(self, f.name) for f in dataclasses.fields(Options)})
 
+    def problem_options(self) -> dict[str, Any]:
+        """How the problem is built."""
+        return {name: getattr(self, name) for name in _PROBLEM}
+
     def constraints(self) -> tuple[Constraint, ...]:
         """The constraints asked for.
 
@@ -235,6 +221,41 @@ class Config:
         if self.surrogate is not None:
             parsed = [dataclasses.replace(c, surrogate=self.surrogate) for c in parsed]
         return tuple(parsed)
+
+    def given(self) -> dict[str, Any]:
+        """Options of methods that were given, beside those that every method is given."""
+        names = (n for n in METHOD_OPTIONS if n not in _SHARED)
+        return {n: getattr(self, n) for n in names if getattr(self, n) is not None}
+
+    def build(self, method: str | None = None, **options: Any) -> Method:
+        """A method as this configuration has it: what it does not take is left out.
+
+        Args:
+            method: a name, options after a colon; the configuration's own by default.
+            **options: in place of the configuration's.
+
+        Raises:
+            ValueError: an unknown name or option, or a value outside its range.
+        """
+        text = self.method if method is None else method
+        known = methods.find(text).options
+        shared = {name: getattr(self, name) for name in _SHARED}
+        asked = {**shared, "seed": self.seed, **self.given(), **options}
+        return methods.by_name(text, **{n: v for n, v in asked.items() if n in known})
+
+    def refuse_unused(self, *names: str) -> None:
+        """Refuse options that none of these methods takes.
+
+        Raises:
+            ValueError: names the first.
+        """
+        for option in self.given():
+            if not any(option in methods.find(name).options for name in names):
+                which = f"--method {names[0].partition(':')[0]}" if len(names) == 1 else "any method"
+                raise ValueError(
+                    f"--{option.replace('_', '-')} is no option of {which}"
+                    + ("" if len(names) == 1 else f" of {', '.join(names)}")
+                )
 
     def processes(self) -> Processes | None:
         """The other processes of the run, ``None`` where it is one alone.
@@ -260,7 +281,7 @@ class Config:
     @property
     def compares(self) -> bool:
         """Whether gradual magnitude pruning runs beside the method."""
-        return self.baseline and systems.find(self.method).name != "gradual-magnitude"
+        return self.baseline and methods.find(self.method).name != "gradual-magnitude"
 
     def fractions(self) -> dict[str, float] | None:
         """Role fractions, ``None`` for the default.
@@ -284,47 +305,22 @@ class Config:
         return shares
 
     def check(self) -> None:
-        """Refuse what can be refused without reading data.
+        """Refuse what can be refused without reading data, methods apart (``build``).
 
         Raises:
             ValueError: one sentence that names the option.
         """
-        if not 0 <= self.sparsity < 1:
-            raise ValueError(f"--sparsity must lie in [0, 1), got {self.sparsity}")
         self.constraints()
         self.fractions()
-        self._check_method()
         self.processes()
+        self.options()
         if self.devices != "all" and not (self.devices.isdecimal() and int(self.devices)):
             raise ValueError(f"--devices is 'all' or a number from 1 up, got {self.devices!r}")
-        hypergrad.by_name(self.hypergradient)
-        if 0 <= self.dual_step < float("inf"):  # refused by its own name below
-            fairness.multiplier_rule(self.multiplier_rule, self.dual_step)
-        for name, allowed in (
-            ("granularity", masks.GRANULARITIES),
-            ("budget", masks.BUDGETS),
-            ("relaxation", tuple(masks.RELAXATIONS)),
-            ("score_rule", SCORE_RULES),
-            ("score_start", masks.STARTS),
-            ("precision", models.PRECISIONS),
-            ("small_groups", ("merge", "report-only", "error")),
-            ("multipliers_from", ("start", "pruned")),
-            ("fine_tune_on", ("fit", "fit+select")),
-        ):
-            _one_of(name, getattr(self, name), allowed)
-        for name in (
-            "accumulate",
-            "steps",
-            "batch_size",
-            "buffer_size",
-            "violation_every",
-            "min_group_rows",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}"
-                )
-        if self.batch_size % self.accumulate:
+        _options.at_least(self, 1, "accumulate", "min_group_rows", "checkpoint_keep")
+        if self.dense_steps is not None:
+            _options.at_least(self, 1, "dense_steps")
+        _options.finite(self, "dense_learning_rate", "checkpoint_every")
+        if self.batch_size > 0 and self.batch_size % self.accumulate:
             raise ValueError(
                 f"--accumulate must divide --batch-size into equal micro-batches, got "
                 f"{self.accumulate} for {self.batch_size} rows"
@@ -334,43 +330,8 @@ class Config:
                 "--tensorboard needs the package tensorboardX: pip install "
                 "'fairbilevel[tensorboard]'"
             )
-        if not 0 < self.bilevel_share <= 1:
-            raise ValueError(f"--bilevel-share must lie in (0, 1], got {self.bilevel_share}")
-        if self.dense_steps is not None and self.dense_steps < 1:
-            raise ValueError(f"--dense-steps must be at least 1, got {self.dense_steps}")
-        for name in ("learning_rate", "dense_learning_rate", "score_step", "dual_step"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(
-                    f"--{name.replace('_', '-')} must be a finite number of at least 0, "
-                    f"got {getattr(self, name)}"
-                )
-        if not 0 <= self.checkpoint_every < float("inf"):
-            raise ValueError(
-                "--checkpoint-every must be a finite number of seconds of at least 0, got "
-                f"{self.checkpoint_every}"
-            )
-        if self.checkpoint_keep < 1:
-            raise ValueError(f"--checkpoint-keep must be at least 1, got {self.checkpoint_keep}")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"--seed must lie in [0, 2^32), got {self.seed}")
-
-    def _check_method(self) -> None:
-        system = systems.find(self.method)
-        _one_of("granularity", self.granularity, masks.GRANULARITIES)
-        if self.granularity not in system.granularities:
-            raise ValueError(
-                f"--method {system.name} wants --granularity "
-                f"{' or '.join(system.granularities)}, got {self.granularity}"
-            )
-        if system.is_solver:
-            return
-        default = Config()
-        for name in SOLVER_OPTIONS:
-            if getattr(self, name) != getattr(default, name):
-                raise ValueError(
-                    f"--{name.replace('_', '-')} belongs to the bilevel solver, which --method "
-                    f"{system.name} is not"
-                )
 
     def to_json(self) -> dict[str, Any]:
         """Flat JSON values."""
@@ -384,46 +345,40 @@ class Config:
         Raises:
             ValueError: unknown name (with the nearest one) or a value of the wrong kind.
         """
-        fields = {f.name: f for f in dataclasses.fields(Config)}
+        hints = get_type_hints(Config)
         known: dict[str, Any] = {}
         defaults = Config()
-        for raw, value in values.items():
-            name = raw.replace("-", "_")
-            if name not in fields:
-                near = difflib.get_close_matches(name, fields, 1)
-                hint = f", did you mean {near[0]!r}" if near else ""
-                raise ValueError(f"there is no option {raw!r}{hint}")
-            known[name] = _checked(raw, value, fields[name].type, getattr(defaults, name))
+        given = {raw.replace("-", "_"): (raw, value) for raw, value in values.items()}
+        former = set(_FORMER) <= set(given) and "split_batch" not in given
+        for name, (raw, value) in given.items():
+            if name not in hints:
+                raise ValueError(f"there is no option {raw!r}: {_options.choose(name, hints)}")
+            if former and name in _FORMER and value == _FORMER[name]:
+                continue
+            known[name] = _checked(raw, value, hints[name], getattr(defaults, name))
         return Config(**known)
 
 
-def _checked(name: str, value: Any, annotation: Any, default: Any) -> Any:
+def _checked(name: str, value: Any, hint: Any, default: Any) -> Any:
     """A value of a configuration file as its field wants it."""
     if isinstance(default, tuple):
         items = (value,) if isinstance(value, str) else value
         if not isinstance(items, (list, tuple)) or not all(isinstance(i, str) for i in items):
             raise ValueError(f"option {name!r} takes a text or a list of texts, got {value!r}")
         return tuple(items)
-    # Annotations are strings here: "int | None", "str", "bool", ...
-    kinds = [part.strip() for part in str(annotation).split("|")]
-    if value is None and "None" in kinds:
+    kinds = [k for k in (get_args(hint) or (hint,)) if get_origin(hint) is not Literal] or [hint]
+    if value is None and type(None) in kinds:
         return None
-    if isinstance(value, int) and not isinstance(value, bool) and "float" in kinds:
-        return float(value)
-    if type(value).__name__ not in kinds:
-        wanted = " or ".join(k for k in kinds if k != "None")
-        raise ValueError(f"option {name!r} takes a {wanted}, got {value!r}")
-    return value
-
-
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        near = difflib.get_close_matches(value, allowed, 1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(
-            f"--{name.replace('_', '-')} {value!r} is unknown: {hint}choose from "
-            f"{', '.join(allowed)}"
-        )
+    for kind in kinds:
+        if get_origin(kind) is Literal:
+            _options.one_of(name, value, get_args(kind))
+            return value
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        if type(value) is kind:
+            return value
+    wanted = " or ".join(k.__name__ for k in kinds if k is not type(None))
+    raise ValueError(f"option {name!r} takes a {wanted}, got {value!r}")
 
 
 def read_config(path: Path) -> Config:

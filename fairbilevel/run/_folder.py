@@ -14,7 +14,7 @@ from fairbilevel import export, report
 from fairbilevel.data import Encoder
 from fairbilevel.masks import Masks
 from fairbilevel.models import Model
-from fairbilevel.problem import Network, predictor
+from fairbilevel.problem import Network, predict
 from fairbilevel.records import (
     ANALYSIS,
     ANALYSIS_TABLE,
@@ -189,7 +189,7 @@ class Run:
             dense: of the dense reference instead of the sparse network.
         """
         network = self.dense if dense else self.network
-        return predictor(self.model, self.encoder)(network, self.encoder.transform(inputs))
+        return predict(self.model, self.encoder, network, self.encoder.transform(inputs))
 
     def predict(self, inputs: Any) -> Int[np.ndarray, " rows"]:
         """Classes of rows in the form the data came in."""

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from fairbilevel import fairness
+from fairbilevel import fairness, train
 from fairbilevel.certificates import Claim, least_rows, least_scale, least_tolerance, likely_upper
 from fairbilevel.data import ROLES
 from fairbilevel.masks import Budget, removed
-from fairbilevel.problem import FairPruningProblem
 from fairbilevel.run._prepare import Prepared
+from fairbilevel.run._solve import BASELINE
 from fairbilevel.train import dense_steps
 
 DISCORDANCES = (0.0, 0.05, 0.1)
@@ -68,7 +65,9 @@ class Plan:
         need: rows that the run's tolerance takes, if it has one and there are certify rows.
         prunable: prunable units.
         removed: units that will be removed.
-        gradient_evaluations: planned, by phase.
+        gradient_evaluations: planned, by part of the run.
+        phases: what the method will do, a line a phase.
+        weight_updates: steps of the method that move weights.
         seconds: expected, ``None`` if it was not measured.
     """
 
@@ -81,6 +80,8 @@ class Plan:
     prunable: int
     removed: int
     gradient_evaluations: dict[str, float]
+    phases: tuple[str, ...]
+    weight_updates: int
     seconds: float | None
 
     @property
@@ -116,16 +117,18 @@ def make_plan(prepared: Prepared, *, confidence: float = 0.95, measure: bool = T
     tolerance = float(asked) if isinstance(asked, (int, float)) else None
     smallest = min((n for n, c in zip(held, problem.counted, strict=True) if c and n), default=None)
     power, need = _power(smallest, held, tolerance, delta)
-    budget = Budget.of(problem.layers, config.granularity, config.budget)
-    work = {"pruning": float(config.steps)}
+    method = prepared.method
+    budget = Budget.of(problem.layers, method.granularity, method.budget)
+    planned = method.plan(problem)
+    work = {"pruning": planned.evaluations}
     if prepared.dense is None:
         work["dense"] = float(config.dense_steps or dense_steps(problem, config.batch_size))
     if config.compares:
-        work["baseline"] = float(config.steps)
+        work["baseline"] = config.build(BASELINE).plan(problem).evaluations
     seconds = None
     if measure:
-        step, compile_seconds = time_gradient(problem, config.batch_size)
-        seconds = sum(work.values()) * step + 3 * len(work) * compile_seconds
+        step, compile_seconds = train.time_step(problem, config.batch_size)
+        seconds = sum(work.values()) * step + 2 * compile_seconds
     return Plan(
         {g: {role: int(counts[role][i]) for role in ROLES} for i, g in enumerate(names)},
         counted,
@@ -134,8 +137,10 @@ def make_plan(prepared: Prepared, *, confidence: float = 0.95, measure: bool = T
         power,
         need,
         budget.prunable,
-        removed(config.sparsity, budget.prunable),
+        removed(method.sparsity, budget.prunable),
         work,
+        tuple(planned.describe()),
+        planned.weight_updates,
         seconds,
     )
 
@@ -171,26 +176,3 @@ def _power(
     rows = {q: None if s is None else math.ceil(s * smallest) for q, s in scales.items()}
     return power, Need(tolerance, least_rows(tolerance, delta), rows)
 
-
-def time_gradient(problem: FairPruningProblem, batch_size: int) -> tuple[float, float]:
-    """Seconds of one gradient evaluation (median of five) and of its compilation."""
-    rows = np.resize(problem.roles["fit"], batch_size)
-    x, y = jnp.asarray(problem.inputs[rows]), jnp.asarray(problem.y[rows])
-    params, state = problem.model.init(jax.random.key(0))
-
-    def loss(values: object) -> jax.Array:
-        logits, _ = problem.training_model.apply(
-            values, state, problem.normalize(x), True, jax.random.key(0)
-        )
-        return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(logits), y[:, None], 1))
-
-    start = time.perf_counter()
-    compiled = jax.jit(jax.grad(loss)).lower(params).compile()
-    compile_seconds = time.perf_counter() - start
-    jax.block_until_ready(compiled(params))
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        jax.block_until_ready(compiled(params))
-        times.append(time.perf_counter() - start)
-    return float(np.median(times)), compile_seconds

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 
 from fairbilevel import data as fb_data
 from fairbilevel import export
 from fairbilevel.data import Dataset
+from fairbilevel.devices import Placement
 from fairbilevel.masks import Budget
 from fairbilevel.problem import FairPruningProblem, Network
 from fairbilevel.records import MODEL, RecordError, is_run_folder
 from fairbilevel.run._config import Config
+from fairbilevel.train import Method
 
 log = logging.getLogger("fairbilevel")
 
@@ -26,11 +29,13 @@ class Prepared:
 
     Attributes:
         config: the configuration.
+        method: as the configuration has it.
         problem: data, roles, model, constraints.
         dense: the dense network, if it was given.
     """
 
     config: Config
+    method: Method
     problem: FairPruningProblem
     dense: Network | None
 
@@ -60,28 +65,40 @@ def prepare(config: Config) -> Prepared:
         ValueError: anything wrong with options, data or the dense model, in one sentence.
     """
     config.check()
+    config.refuse_unused(config.method)
+    method = config.build()
     placement = config.placement()
     data, counted = read_data(config)
-    fractions = config.fractions()
-    roles = fb_data.split_roles(data, fractions or fb_data.FRACTIONS, config.seed, counted)
+    roles = fb_data.split_roles(
+        data, config.fractions() or fb_data.FRACTIONS, config.seed, counted
+    )
+    problem = build_problem(config, data, counted, roles, config.seed, placement)
+    Budget.of(problem.layers, method.granularity, method.budget).keep(method.sparsity)
+    method.plan(problem)
+    dense = None if config.dense is None else _given_dense(Path(config.dense), problem)
+    return Prepared(config, method, problem, dense)
+
+
+def build_problem(
+    config: Config,
+    data: Dataset,
+    counted: Bool[np.ndarray, " groups"],
+    roles: Mapping[str, Int[np.ndarray, " n"]],
+    seed: int,
+    placement: Placement,
+) -> FairPruningProblem:
+    """The problem that a configuration makes of rows in these roles."""
     name, width = model_choice(config, data)
-    problem = FairPruningProblem(
+    return FairPruningProblem(
         name,
         data,
         constraints=config.constraints(),
         roles=roles,
         counted=counted,
-        width=width,
-        prune_classifier=config.prune_classifier,
-        precision=config.precision,
-        accumulate=config.accumulate,
-        remat=config.remat,
-        seed=config.seed,
+        **{**config.problem_options(), "width": width},
+        seed=seed,
         placement=placement,
     )
-    Budget.of(problem.layers, config.granularity, config.budget).keep(config.sparsity)
-    dense = None if config.dense is None else _given_dense(Path(config.dense), problem)
-    return Prepared(config, problem, dense)
 
 
 def _given_dense(path: Path, problem: FairPruningProblem) -> Network:

@@ -208,6 +208,7 @@ def build_result(
             "compile_seconds": round(sum(c.compile_seconds for c in costs), 3),
             "peak_memory_mb": peak_memory_mb(),
         },
+        "constant_answer": solution.constant_answer,
         "rollbacks": [*reference.rollbacks, *solution.rollbacks],
         "warnings": [*rollback_warnings(reference.rollbacks), *solution.warnings],
     }

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fairbilevel import report, systems
+from fairbilevel import methods, report
 from fairbilevel.records import (
     CHECKPOINTS,
     CONFIG,
@@ -116,7 +116,7 @@ def run_folder(config: Config) -> tuple[Path, bool]:
         return path, False
     stem = Path(config.data.split("?")[0].replace("tfds:", "")).stem or "data"
     what = f"{config.granularity}-{config.sparsity:g}-seed{config.seed}"
-    name = systems.find(config.method).name
+    name = methods.find(config.method).name
     base = Path("runs") / (f"{stem}-{what}" if name == "bilevel" else f"{stem}-{name}-{what}")
     path, number = base, 2
     while path.exists():

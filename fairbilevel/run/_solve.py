@@ -8,9 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fairbilevel import devices, export, hypergrad, systems
+from fairbilevel import devices, export
 from fairbilevel.problem import Reference
-from fairbilevel.pruners import GradualMagnitude, Pruner
 from fairbilevel.records import (
     CHECKPOINTS,
     MODEL,
@@ -25,73 +24,15 @@ from fairbilevel.records import (
     locked,
     write_json,
 )
-from fairbilevel.run._config import SOLVER_OPTIONS, Config
+from fairbilevel.run._config import Config
 from fairbilevel.run._events import Events
 from fairbilevel.run._folder import claim, finish, of_baseline
 from fairbilevel.run._prepare import Prepared
 from fairbilevel.run._result import build_result, command, describe_data, machine, versions
 from fairbilevel.run._resume import stopping
-from fairbilevel.solver import BilevelSolver
 from fairbilevel.train import Callback, Costs, DivergenceError, Solution, train_dense
 
-# Options of every method, and the names they have in its class where these differ.
-_COMMON = {
-    "sparsity": "sparsity",
-    "granularity": "granularity",
-    "budget": "budget",
-    "steps": "steps",
-    "batch_size": "batch_size",
-    "learning_rate": "learning_rate",
-    "multiplier_rule": "dual_rule",
-    "dual_step": "dual_step",
-    "buffer_size": "buffer_size",
-    "seed": "seed",
-}
-
-
-def make_system(config: Config) -> Pruner | BilevelSolver:
-    """The method that a configuration asks for.
-
-    Of the solver's relatives and the pruners, what a configuration leaves at its default stays at
-    the method's own.
-    """
-    system, default = systems.find(config.method), Config()
-    names = {**_COMMON, **{name: name for name in SOLVER_OPTIONS if system.is_solver}}
-    always = ("sparsity", "granularity", "steps", "batch_size", "seed")
-    given = {
-        field: getattr(config, name)
-        for name, field in names.items()
-        if field in system.options
-        and (name in always or getattr(config, name) != getattr(default, name))
-    }
-    if "hypergradient" in given:
-        given["hypergradient"] = hypergrad.by_name(config.hypergradient)
-    return systems.by_name(config.method, **given)
-
-
-def make_solver(config: Config) -> BilevelSolver:
-    """The bilevel solver that a configuration asks for.
-
-    Raises:
-        ValueError: it asks for another method.
-    """
-    system = make_system(config)
-    if not isinstance(system, BilevelSolver):
-        raise ValueError(f"this command runs the bilevel solver, got --method {config.method}")
-    return system
-
-
-def make_baseline(config: Config) -> GradualMagnitude:
-    """Gradual magnitude pruning under the same budget."""
-    return GradualMagnitude(
-        sparsity=config.sparsity,
-        granularity=config.granularity,
-        budget=config.budget,
-        steps=config.steps,
-        batch_size=config.batch_size,
-        learning_rate=config.learning_rate,
-        seed=config.seed,
-    )
+BASELINE = "gradual-magnitude"
 
 
 def dense_reference(
@@ -182,10 +123,12 @@ def _solutions(
     """The method's, the baseline's if there is one, and what the dense model cost."""
     config, problem, costs = prepared.config, prepared.problem, Costs()
     reference = dense_reference(prepared, costs, record, checkpoints)
-    solution = make_system(config).run(problem, reference, callback=record, checkpoints=checkpoints)
+    solution = prepared.method.run(
+        problem, reference, callback=record, checkpoints=checkpoints
+    )
     baseline = None
     if config.compares:
-        baseline = make_baseline(config).run(
+        baseline = config.build(BASELINE).run(
             problem,
             reference,
             callback=lambda entry: record(of_baseline(entry)),

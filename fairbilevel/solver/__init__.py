@@ -1,21 +1,19 @@
-"""Solvers: mask and weights together."""
+"""The bilevel solver: mask and weights together."""
 
 from fairbilevel.solver._bifp import BiFP
-from fairbilevel.solver._bilevel import BilevelSolver, solve
+from fairbilevel.solver._bilevel import BilevelSolver
 from fairbilevel.solver._bip import BiP
-from fairbilevel.solver._frontier import Candidate, solve_many
 from fairbilevel.solver._run import BilevelRun
-from fairbilevel.solver._step import BilevelState, OuterLog, OuterStep
+from fairbilevel.solver._step import OuterLog, OuterState, OuterStep, OuterStretch, outer_stretch
 
 __all__ = [
     "BiFP",
     "BiP",
     "BilevelRun",
     "BilevelSolver",
-    "BilevelState",
-    "Candidate",
     "OuterLog",
+    "OuterState",
     "OuterStep",
-    "solve",
-    "solve_many",
+    "OuterStretch",
+    "outer_stretch",
 ]

@@ -18,13 +18,14 @@ class BiFP(BilevelSolver):
     paper adds ``F`` itself, whatever its sign, which would go on driving groups apart once the
     other one is ahead; here the weight is on whichever side exceeds the tolerance (the problem's
     own accuracy gap, two points if it has none), and the guard keeps every row's loss from being
-    climbed. ``dual_rule="gradient-ascent"`` learns the weight instead.
+    climbed. ``multiplier_rule="gradient-ascent"`` learns the weight instead.
 
     Without ``constrain_masks``, ``constrain_weights`` or both it is the paper's ablations.
     """
 
     follow_weights: bool = False
-    dual_rule: str = "penalty"
+    multiplier_rule: str = "penalty"
+    split_batch: bool = False
 
     name: ClassVar[str] = "bifp"
 

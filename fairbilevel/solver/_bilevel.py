@@ -8,65 +8,75 @@ schedule, and multipliers moved by rows that no gradient uses (Cotter et al. 201
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 import optax
+from jaxtyping import Int
 
-from fairbilevel import fairness, masks
+from fairbilevel import _options, masks
 from fairbilevel.fairness import Constraint
 from fairbilevel.hypergrad import Bilinear, Hypergradient
-from fairbilevel.masks import Budget, Relaxation
-from fairbilevel.problem import FairPruningProblem, Network, Reference
+from fairbilevel.masks import Relaxation
+from fairbilevel.problem import FairPruningProblem, Reference
 from fairbilevel.records import Checkpoints
 from fairbilevel.solver._run import BilevelRun
+
 from fairbilevel.train import (
-    SCORE_RULES,
+
     Callback,
-    Solution,
-    train_dense,
+    Method,
+    Phase,
+    Plan,
+    affordable,
+    costs,
+    every,
+    learning_rates,
+    recalibration,
+    stages,
 )
+
+STAGES = 20  # of the mask search at most; the budget moves between them
+SELECT_SHARE = 1 / 4  # of a nominal batch that is split between the levels
+
+RelaxationName = Literal["top-k", "sigmoid", "capped-simplex"]
+ScoreStart = Literal["magnitude", "random", "constant"]
+ScoreRule = Literal["adam", "momentum"]
+MultipliersFrom = Literal["start", "pruned"]
+FineTuneOn = Literal["fit", "fit+select"]
 
 
 @dataclass(frozen=True)
-class BilevelSolver:
+class BilevelSolver(Method):
     """Finds mask and weights in one run.
 
     Attributes:
-        sparsity: share of units to remove, in [0, 1).
-        granularity: ``"weight"`` or ``"filter"``.
-        budget: ``"global"`` or ``"uniform"``.
-        relaxation: how scores become masks.
-        score_start: ``"magnitude"``, ``"random"`` or ``"constant"``.
-        hypergradient: any method of ``fb.hypergrad``; ``Bilinear(inf)`` leaves the implicit term
-            out. Methods that take inner steps themselves take them by ``inner_optimizer``.
-        steps: gradient evaluations to spend, dense training apart.
-        bilevel_share: part of them spent on the bilevel phase, the rest fine-tunes.
-        budget_share: part of the bilevel phase after which the final sparsity is reached.
-        batch_size: rows a batch on either level.
-        learning_rate: of the default inner optimizer.
-        score_rule: ``"adam"`` or ``"momentum"``, the default outer optimizers
-            (``fb.train.score_descent``); momentum wants a budget of a thousand outer steps.
-        score_step: of that rule, in units of the scores' spread.
-        dual_rule: how multipliers move, with options after a colon: ``"gradient-ascent"``,
-            ``"augmented-lagrangian:penalty=0.1"``, ``"nupi:proportional=0.1,smoothing=0.9"`` or
-            ``"multiplicative-weights:budget=1"``.
-        dual_step: of that rule.
-        buffer_size: rows a group in the replay buffers.
-        violation_every: outer steps between measurements of the true violations.
-        follow_weights: scores that started as magnitudes also move with them, so that what the
-            inner problem makes of a weight counts beside the hypergradient. At a score step of
+        relaxation: how scores become masks: top-k (straight-through), sigmoid (annealed
+            temperature) or capped-simplex (projection); in Python also an object of one's own.
+        score_start: where mask scores start: magnitude, random or constant.
+        hypergradient: bilinear (closed form), none (no implicit term), cg, neumann, gmres,
+            bicgstab, single-loop, unrolled or first-order; options after a colon, as in
+            bilinear:gamma=10 or cg:iterations=10,damping=0.1; in Python any method of
+            ``fb.hypergrad``. Methods that take inner steps themselves take them by the weights'
+            rule.
+        bilevel_share: share of the steps that search the mask; the rest fine-tunes under it.
+        split_batch: an outer step takes one nominal batch, three quarters of it rows of fit and a
+            quarter rows of select, and costs one gradient evaluation; else a batch on either level,
+            at twice the cost.
+        plain_steps: weight steps between two outer steps.
+        score_rule: adam, or momentum (finds better masks where the steps pay for a thousand outer
+            steps).
+        score_step: step of the mask scores in units of their spread; for momentum try 0.03 to 0.3.
+        violation_every: steps between measurements of the true violations; the dual step is scaled
+            by it.
+        multipliers_from: multipliers move from the start, or only once the mask is final (pruned).
+        follow_weights: scores that started as magnitudes also move with their weights, so that what
+            the inner problem makes of a weight counts beside the hypergradient. At a score step of
             zero they are the scores of gradual magnitude pruning.
-        fine_tune_on: ``"fit"``, or ``"fit+select"``: once the mask is final, the rows of select
-            that moved its scores join in; those that move the multipliers stay unseen either way.
-        multipliers_from: ``"start"`` of the run, or when the mask is final (``"pruned"``, CEAG).
-        inner_optimizer: any optax rule for the weights, restarted for fine-tuning.
-        outer_optimizer: any optax rule for the scores.
-        dual_optimizer: any optax rule for the multipliers, in place of ``dual_rule``.
-        seed: of batches, random scores and dropout.
-        constraints: what is enforced, in place of the problem's, which stay what is measured, stops
-            training early and is reported.
+        fine_tune_on: fit, or fit+select: once the mask is final, the rows of select that moved its
+            scores join in; those that move the multipliers stay unseen either way.
+        outer_optimizer: any optax rule for the scores, in place of ``score_rule``: its updates
+            times ``score_step`` and its schedule.
         constrain_masks: whether the constraints act on the scores, in the outer objective.
         constrain_weights: whether they act on the weights, in the inner objective and fine-tuning.
 
@@ -74,100 +84,123 @@ class BilevelSolver:
         ValueError: an option outside its range.
     """
 
-    sparsity: float = 0.9
-    granularity: str = "weight"
-    budget: str = "global"
-    relaxation: str | Relaxation = "top-k"
-    score_start: str = "magnitude"
+    relaxation: RelaxationName | Relaxation = "top-k"
+    score_start: ScoreStart = "magnitude"
     hypergradient: Hypergradient = field(default_factory=Bilinear)
-    steps: int = 1000
     bilevel_share: float = 0.5
-    budget_share: float = 0.8
-    batch_size: int = 128
-    learning_rate: float = 0.05
-    score_rule: str = "adam"
+    split_batch: bool = True
+    plain_steps: int = 0
+    score_rule: ScoreRule = "adam"
     score_step: float = 0.1
-    dual_rule: str = "gradient-ascent"
-    dual_step: float = 0.01
-    buffer_size: int = 32
-    violation_every: int = 1
-    multipliers_from: str = "start"
+    violation_every: int = 4  # type: ignore[misc]
+    multipliers_from: MultipliersFrom = "start"
     follow_weights: bool = True
-    fine_tune_on: str = "fit+select"
-    inner_optimizer: optax.GradientTransformation | None = None
+    fine_tune_on: FineTuneOn = "fit+select"
     outer_optimizer: optax.GradientTransformation | None = None
-    dual_optimizer: optax.GradientTransformation | None = None
-    seed: int = 0
-    constraints: tuple[Constraint, ...] | None = None
     constrain_masks: bool = True
     constrain_weights: bool = True
 
     name: ClassVar[str] = "bilevel"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.sparsity < 1:
-            raise ValueError(f"sparsity must lie in [0, 1), got {self.sparsity}")
-        if isinstance(self.relaxation, str) and self.relaxation not in masks.RELAXATIONS:
-            raise ValueError(
-                f"unknown relaxation {self.relaxation!r}: choose from "
-                f"{', '.join(masks.RELAXATIONS)}"
-            )
-        if self.score_start not in masks.STARTS:
-            raise ValueError(
-                f"unknown score start {self.score_start!r}: choose from {', '.join(masks.STARTS)}"
-            )
-        if self.score_rule not in SCORE_RULES:
-            raise ValueError(
-                f"unknown score rule {self.score_rule!r}: choose from {', '.join(SCORE_RULES)}"
-            )
-        if self.multipliers_from not in ("start", "pruned"):
-            raise ValueError(
-                f"multipliers_from is 'start' or 'pruned', got {self.multipliers_from!r}"
-            )
-        if self.fine_tune_on not in ("fit", "fit+select"):
-            raise ValueError(f"fine_tune_on is 'fit' or 'fit+select', got {self.fine_tune_on!r}")
-        for name in ("steps", "batch_size", "buffer_size", "violation_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("bilevel_share", "budget_share"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in (0, 1], got {getattr(self, name)}")
-        for name in ("learning_rate", "score_step", "dual_step"):
-            if not 0 <= getattr(self, name) < np.inf:
-                raise ValueError(f"{name} must be a finite number of at least 0")
-        fairness.multiplier_rule(self.dual_rule, self.dual_step)
+        super().__post_init__()
+        if isinstance(self.relaxation, str):
+            _options.one_of("relaxation", self.relaxation, masks.RELAXATIONS)
+        for name, kind in (
+            ("score_start", ScoreStart),
+            ("score_rule", ScoreRule),
+            ("multipliers_from", MultipliersFrom),
+            ("fine_tune_on", FineTuneOn),
+        ):
+            _options.one_of(name, getattr(self, name), get_args(kind))
+        _options.at_least(self, 1, "buffer_size", "violation_every")
+        _options.at_least(self, 0, "plain_steps")
+        _options.share(self, "bilevel_share")
+        _options.finite(self, "score_step")
 
     @property
-    def label(self) -> str:
-        """What results call the method."""
-        return self.name
+    def relaxes(self) -> Relaxation:
+        """The relaxation itself."""
+        given = self.relaxation
+        return masks.RELAXATIONS[given] if isinstance(given, str) else given
 
-    def bounds(self, problem: FairPruningProblem) -> tuple[Constraint, ...]:
-        """What is enforced where no ``constraints`` are given: the problem's own."""
-        return problem.constraints
+    def enforced(self, problem: FairPruningProblem) -> tuple[Constraint, ...]:
+        """What acts on masks or weights."""
+        acts = self.constrain_masks or self.constrain_weights
+        return super().enforced(problem) if acts else ()
 
-    def run(
-        self,
-        problem: FairPruningProblem,
-        reference: Reference,
-        *,
-        callback: Callback = lambda record: None,
-        checkpoints: Checkpoints | None = None,
-    ) -> Solution:
-        """Solve a problem from its dense reference.
+    def select_rows(self, problem: FairPruningProblem) -> Int[np.ndarray, " n"]:
+        """Rows that move the scores: without constraints there are no multipliers to keep rows
+        for."""
+        return problem.select_outer if self.enforced(problem) else problem.roles["select"]
 
-        Args:
-            problem: what to solve.
-            reference: the dense model (``fb.train.train_dense`` or ``problem.refer``).
-            callback: receives one record per compiled call.
-            checkpoints: where checkpoints go, and where the run goes on from if there are any.
+    def sizes(self, problem: FairPruningProblem) -> tuple[int, int]:
+        """Rows of fit and of select that an outer step takes.
 
         Raises:
-            DivergenceError: the loss is not finite or exploded, with smaller steps too.
-            Interrupted: a stop was asked, and a checkpoint written.
-            ValueError: the sparsity leaves a layer empty where that cuts the network.
+            ValueError: a batch that cannot be split between the levels on the problem's devices.
         """
-        return self.start(problem, reference, callback=callback, checkpoints=checkpoints).run()
+        if not self.split_batch:
+            return self.batch_size, self.batch_size
+        unit = problem.placement.count * problem.accumulate
+        select = max(round(SELECT_SHARE * self.batch_size / unit), 1) * unit
+        if self.batch_size % unit or select >= self.batch_size:
+            raise ValueError(
+                f"a batch of {self.batch_size} rows cannot be split between fit and select over "
+                f"{problem.placement.count} devices and {problem.accumulate} micro-batches: choose "
+                f"a multiple of {unit} from {2 * unit} up, or turn split_batch off"
+            )
+        return self.batch_size - select, select
+
+    def cycle(self, problem: FairPruningProblem) -> tuple[float, ...]:
+        """Gradient evaluations of an outer step and of the weight steps behind it: the outer
+        gradient is taken on select, all else on fit."""
+        fit, select = (size / self.batch_size for size in self.sizes(problem))
+        of_fit = self.hypergradient.gradient_evaluations - 1
+        return (select + of_fit * fit, *[1.0] * self.plain_steps)
+
+    def plan(self, problem: FairPruningProblem, reference: Reference | None = None) -> Plan:
+        """The mask search, then fine-tuning under its mask."""
+        enforced, settle = bool(self.enforced(problem)), recalibration(problem)
+        left, cycle = self.steps - settle, self.cycle(problem)
+        early = self.violation_every if enforced and self.multipliers_from == "start" else 0
+        late = self.violation_every if enforced and self.constrain_weights else 0
+        search = affordable(self.bilevel_share * left, cycle, early)
+        if not search:
+            search = min(affordable(left, cycle, early), 1)
+        if not search and left > 0:
+            raise ValueError(
+                f"{self.steps} steps do not pay for one outer step of this hypergradient, which "
+                f"takes {costs(1, cycle, early)[0]:.4g} gradient evaluations"
+            )
+        left -= float(costs(search, cycle, early).sum())
+        fine = affordable(left, interval=late)
+        fine_looks = every(fine, late)
+        if left - float(costs(fine, interval=late).sum()) >= 1 - 1e-9:
+            fine, fine_looks = fine + 1, np.append(fine_looks, False)  # it pays for no look
+
+        def phase(name: str, steps: int, count: int, measures: np.ndarray, **more: object) -> Phase:
+            rates = learning_rates(self.learning_rate, steps, to_zero=name == "finetune")
+            own = self.inner_optimizer is not None
+            return Phase(
+                name,
+                stages(steps, count),
+                np.ones(steps) if own else rates,
+                measures,
+                dual_rows=problem.select_duals if measures.any() else None,
+                **more,  # type: ignore[arg-type]
+            )
+
+        fit = problem.roles["fit"]
+        joined = np.sort(np.concatenate([fit, self.select_rows(problem)]))
+        phases = (
+            phase("bilevel", search, STAGES, every(search, early), rows=fit, cycle=cycle),
+            phase(
+                "finetune", fine, 10, fine_looks,
+                rows=fit if self.fine_tune_on == "fit" else joined, chooses=True,
+            ),
+        )  # fmt: skip
+        return Plan(tuple(p for p in phases if p.steps), settle)
 
     def start(
         self,
@@ -179,51 +212,3 @@ class BilevelSolver:
     ) -> BilevelRun:
         """The same run stage by stage, to look at scores and masks on the way."""
         return BilevelRun(self, problem, reference, callback, checkpoints)
-
-
-def solve(
-    problem: FairPruningProblem,
-    *,
-    dense: Reference | Network | None = None,
-    callback: Callback = lambda record: None,
-    dense_steps: int | None = None,
-    checkpoints: Checkpoints | str | Path | None = None,
-    **options: Any,
-) -> Solution:
-    """Make a model sparse and fair: train it densely if need be, then run the bilevel solver.
-
-    Args:
-        problem: what to solve.
-        dense: the dense model, if there is one: a ``Reference`` or a ``Network`` of parameters.
-        callback: receives one record per compiled call.
-        dense_steps: gradient steps of the dense model, where it is trained here.
-        checkpoints: where checkpoints go, a folder or ``fb.records.Checkpoints``; where there are
-            some of the same problem and options the run goes on from them. They stay when it ends:
-            ``Checkpoints.discard`` removes them.
-        **options: fields of ``BilevelSolver``: ``sparsity``, ``inner_optimizer``, ...
-
-    Raises:
-        DivergenceError: the loss is not finite or exploded, with smaller steps too.
-        CheckpointError: the checkpoints are of another run, or cannot be written.
-        ValueError: an option outside its range.
-    """
-    solver = BilevelSolver(**options)
-    Budget.of(problem.layers, solver.granularity, solver.budget).keep(solver.sparsity)
-    if isinstance(checkpoints, (str, Path)):
-        checkpoints = Checkpoints(Path(checkpoints))
-    try:
-        if dense is None:
-            dense = train_dense(
-                problem,
-                steps=dense_steps,
-                batch_size=solver.batch_size,
-                seed=solver.seed,
-                callback=callback,
-                checkpoints=checkpoints,
-            )
-        elif isinstance(dense, Network):
-            dense = problem.refer(dense)
-        return solver.run(problem, dense, callback=callback, checkpoints=checkpoints)
-    finally:
-        if checkpoints is not None:
-            checkpoints.close()

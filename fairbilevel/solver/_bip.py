@@ -19,6 +19,7 @@ class BiP(BilevelSolver):
     """
 
     follow_weights: bool = False
+    split_batch: bool = False
 
     name: ClassVar[str] = "bip"
 

@@ -8,47 +8,72 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from fairbilevel import _xla, masks
-from fairbilevel.hypergrad import (
-    FirstOrder,
-    Hypergradient,
-    MaskedLoss,
-    Unrolled,
-    hypergradient,
-)
+from fairbilevel import masks
+from fairbilevel.devices import Program
+from fairbilevel.hypergrad import FirstOrder, Hypergradient, MaskedLoss, Unrolled, hypergradient
 from fairbilevel.masks import Budget, Masks, Relaxation
-from fairbilevel.train import Batch, StepLog, Steps, WeightState, frozen, masked, maybe_dual_step
+from fairbilevel.problem import Numbers
+from fairbilevel.train import (
+    Batch,
+    RunState,
+    StepLog,
+    Steps,
+    Stretch,
+    StretchLog,
+    all_finite,
+    at,
+    frozen,
+    masked,
+    maybe_dual_step,
+    repeated,
+    scaled,
+)
 
 
-class BilevelState(NamedTuple):
-    """The whole state of the bilevel phase: one pytree, donated to each compiled call.
+class OuterState(NamedTuple):
+    """What the solver remembers beside weights and scores.
 
     Attributes:
-        weights: weights, statistics, inner optimizer, duals, key.
-        scores: differentiable mask scores by layer.
-        outer: state of the outer optimizer.
+        rule: state of the outer optimizer.
         method: state of the hypergradient method.
+        spread: unit of the score step: the scores' standard deviation at their start.
+        magnitude: unit of scaled magnitudes, where scores follow their weights.
     """
 
-    weights: WeightState
-    scores: Masks
-    outer: optax.OptState
+    rule: optax.OptState
     method: Any
+    spread: Float[Array, ""]
+    magnitude: Float[Array, ""]
+
+
+class OuterStretch(NamedTuple):
+    """What one compiled call does beside ``Stretch``, in numbers.
+
+    Attributes:
+        score_rates: of the scores' updates, one a step, in units of their spread.
+        progress: of each step, from 0 to 1 over the phase.
+        selects: which of the select batches each step takes; -1 for a plain weight step.
+        keep: the budget's counts.
+    """
+
+    score_rates: Float[Any, " length"]
+    progress: Float[Any, " length"]
+    selects: Int[Any, " length"]
+    keep: dict[str, Any]
 
 
 class OuterLog(NamedTuple):
-    """What one outer step reports.
+    """What an outer step says of its hypergradient.
 
     Attributes:
-        weights: of the weight step.
-        residual: relative residual of the hypergradient's linear system.
-        status: a ``fb.hypergrad.Status``.
+        residual: relative residual of the linear system.
+        status: a ``fb.hypergrad.Status``; -1 of a plain weight step.
     """
 
-    weights: StepLog
     residual: Float[Array, "..."]
     status: Int[Array, "..."]
 
@@ -58,22 +83,26 @@ def inner_steps(method: Hypergradient) -> int:
     return method.steps if isinstance(method, Unrolled) else 1
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class OuterStep:
     """One outer step: weights on fit, scores on select, multipliers on rows no gradient uses.
+
+    Hashable, and without a number that a run may change: rates, counts, shares and tolerances are
+    arguments.
 
     Attributes:
         steps: the weight and dual steps.
         method: the hypergradient.
-        outer: moves the scores.
+        outer: moves the scores: its updates times a rate.
         relaxation: between scores and masks.
         budget: what may be kept.
         granularity: ``"weight"`` or ``"filter"``.
-        violation_every: outer steps between dual steps.
-        magnitude_scale: unit of scaled magnitudes where scores follow their weights (a weight that
-            the inner problem grows gains as much score); ``None`` where they do not.
+        fit_rows: rows of a batch that an outer step takes of fit, the first of them.
+        follows: whether scores follow their weights (a weight that the inner problem grows gains
+            as much score).
         constrain_masks: whether constraints act on the scores.
         constrain_weights: whether they act on the weights.
+        plain: whether there are weight steps between outer steps.
     """
 
     steps: Steps
@@ -82,58 +111,60 @@ class OuterStep:
     relaxation: Relaxation
     budget: Budget
     granularity: str
-    violation_every: int
-    magnitude_scale: float | None
+    fit_rows: int
+    follows: bool
     constrain_masks: bool = True
     constrain_weights: bool = True
+    plain: bool = False
 
-    def init(self, weights: WeightState, scores: Masks) -> BilevelState:
-        """The state at given weights and scores."""
-        method = self._bound(jax.tree.map(jnp.ones_like, weights.params))
-        return BilevelState(
-            weights, scores, self.outer.init(scores), method.init(scores, weights.params)
-        )
+    def init(self, scores: Masks, params: Any, keep: dict[str, Any]) -> tuple[Masks, OuterState]:
+        """Scores where they may lie, and the state beside them."""
+        magnitudes = masks.magnitude(params, self.steps.structure.layers, self.granularity)
+        factors = jax.tree.map(jnp.ones_like, params)
+        # Constant starts have no spread of their own.
+        spread = jnp.maximum(masks.spread(scores), 0.1)
+        scores = self.relaxation.start(scores, self.budget, keep)
+        method = self._bound(factors, 1.0).init(scores, params)
+        rule = self.outer.init(scores)
+        return scores, OuterState(rule, method, spread, masks.magnitude_scale(magnitudes))
 
-    def network(
-        self, scores: Masks, params: Any, keep: dict[str, Array], progress: Float[Array, ""]
-    ) -> Any:
-        """``z = m * theta`` under the current relaxation."""
-        relaxed = self.relaxation.mask(scores, self.budget, keep, progress)
-        return masks.apply(relaxed, params, self.steps.problem.layers, self.granularity)
-
-    def _bound(self, factors: Any) -> Hypergradient:
+    def _bound(self, factors: Any, rate: Any) -> Hypergradient:
         """The method, moving weights as the weight step does where it moves any itself."""
         if isinstance(self.method, (Unrolled, FirstOrder)):
-            rule = frozen(self.steps.optimizer, factors)
+            rule = frozen(scaled(self.steps.optimizer, rate), factors)
             return dataclasses.replace(self.method, optimizer=rule)
         return self.method
 
     def __call__(
         self,
-        state: BilevelState,
+        state: RunState,
+        numbers: Numbers,
         fit: Batch,
         select: Batch,
-        keep: dict[str, Array],
+        keep: dict[str, Any],
         progress: Float[Array, ""],
-    ) -> tuple[BilevelState, Any, OuterLog]:
+        rate: Float[Array, ""],
+        score_rate: Float[Array, ""],
+    ) -> tuple[RunState, Any, tuple[StepLog, OuterLog]]:
         """Hypergradient at the current weights and scores, then a step of both.
 
         Args:
             state: start.
+            numbers: of the problem.
             fit: a batch, or one for each inner step of an unrolled method with a leading axis.
             select: a batch.
             keep: the budget's counts.
-            progress: from 0 to 1 over the bilevel phase.
+            progress: from 0 to 1 over the phase.
+            rate: of the weights' update.
+            score_rate: of the scores' update, in units of their spread.
 
         Returns:
-            The state, the network ``z`` after the weight step, the log.
+            The state, the network ``z`` after the weight step, the logs.
         """
-        steps, layers, weights = self.steps, self.steps.problem.layers, state.weights
-        key, of_select, of_fit = jax.random.split(weights.key, 3)
-        fit_weights = steps.weigh(weights.duals, steps.share)
-        select_weights = steps.weigh(
-            weights.duals, jnp.asarray(steps.problem.share["select"]), "select"
-        )
+        steps, layers, weights = self.steps, self.steps.structure.layers, state.weights
+        of_select, of_fit = (jax.random.fold_in(weights.draw, i) for i in range(2))
+        fit_weights = steps.weigh(weights.duals, numbers)
+        select_weights = steps.weigh(weights.duals, numbers, "select")
         if not self.constrain_weights:
             fit_weights = jax.tree.map(jnp.zeros_like, fit_weights)
         if not self.constrain_masks:
@@ -153,13 +184,13 @@ class OuterStep:
             return factors, pullback
 
         def inner(z: Any, batch: Batch, key: Array) -> Any:
-            return steps.objective(z, weights.model_state, batch, fit_weights, key)
+            return steps.objective(z, weights.model_state, batch, fit_weights, numbers, key)
 
         # Train mode on select, its statistics dropped: only fit moves the running ones.
         def outer(z: Any, batch: Batch, key: Array) -> Any:
-            return steps.objective(z, weights.model_state, batch, select_weights, key)
+            return steps.objective(z, weights.model_state, batch, select_weights, numbers, key)
 
-        method = self._bound(factors)
+        method = self._bound(factors, rate)
         if isinstance(method, Unrolled):
             of_fit = jax.random.split(of_fit, method.steps)
         gradient, info = hypergradient(
@@ -171,73 +202,145 @@ class OuterStep:
             outer_args=(select, of_select),
             inner_args=(fit, of_fit),
             has_aux=True,
-            state=state.method,
+            state=state.outer.method,
         )
         if info.inner_var is None:
-            rule = frozen(steps.optimizer, factors)
-            updates, optimizer = rule.update(info.inner_grad, weights.optimizer, weights.params)
-            params = optax.apply_updates(weights.params, updates)
+            params, optimizer = steps.update(
+                info.inner_grad, weights.optimizer, weights.params, factors, rate
+            )
         else:
             params, optimizer = info.inner_var, weights.optimizer
         aux = info.inner_aux
-        moved = WeightState(params, aux.model_state, optimizer, weights.duals, key)
-        updates, outer_state = self.outer.update(gradient, state.outer, state.scores)
-        scores = optax.apply_updates(state.scores, updates)
-        if self.magnitude_scale is not None:
-            scores = self._follow(scores, weights.params, params, self.magnitude_scale)
-        scores = self.relaxation.project(scores, self.budget, keep)
-        log = OuterLog(
-            StepLog(aux.loss, aux.accuracy, fit_weights.bound), info.residual, info.status
+        moved = weights._replace(
+            params=params,
+            model_state=aux.model_state,
+            optimizer=optimizer,
+            drawn=weights.drawn + 1,
         )
-        z = masked(factors, params)
-        return BilevelState(moved, scores, outer_state, info.state), z, log
+        updates, rule = self.outer.update(gradient, state.outer.rule, state.scores)
+        step = score_rate * state.outer.spread
+        scores = {n: s + (step * updates[n]).astype(s.dtype) for n, s in state.scores.items()}
+        if self.follows:
+            scores = self._follow(scores, weights.params, params, state.outer.magnitude)
+        scores = self.relaxation.project(scores, self.budget, keep)
+        beside = state.outer._replace(rule=rule, method=info.state)
+        logs = (
+            StepLog(aux.loss, aux.accuracy, fit_weights.bound),
+            OuterLog(info.residual, info.status),
+        )
+        state = state._replace(weights=moved, kept=relaxed, scores=scores, outer=beside)
+        return state, masked(factors, params), logs
 
-    def _follow(self, scores: Masks, before: Any, after: Any, scale: float) -> Masks:
-        layers = self.steps.problem.layers
+    def _weights_alone(
+        self, state: RunState, numbers: Numbers, batch: Batch, keep: Any, progress: Any, rate: Any
+    ) -> tuple[RunState, Any, tuple[StepLog, OuterLog]]:
+        """A weight step under the masks as they are."""
+        layers, before = self.steps.structure.layers, state.weights
+        relaxed = self.relaxation.mask(state.scores, self.budget, keep, progress)
+        factors = masks.expand(relaxed, before.params, layers, self.granularity)
+        weights, log = self.steps.weight_step(before, factors, numbers, batch, rate)
+        scores = dict(state.scores)
+        if self.follows:
+            unit = state.outer.magnitude
+            scores = self._follow(scores, before.params, weights.params, unit)
+        state = state._replace(weights=weights, kept=relaxed, scores=scores)
+        nothing = OuterLog(jnp.zeros(()), jnp.asarray(-1, jnp.int32))
+        return state, masked(factors, weights.params), (log, nothing)
+
+    def _follow(self, scores: Masks, before: Any, after: Any, unit: Float[Array, ""]) -> Masks:
+        layers = self.steps.structure.layers
         old = masks.magnitude(before, layers, self.granularity)
         new = masks.magnitude(after, layers, self.granularity)
-        return {n: s + (new[n] - old[n]) / scale for n, s in scores.items()}
+        return {n: s + (new[n] - old[n]) / unit for n, s in scores.items()}
 
-    def many(
-        self,
-        state: BilevelState,
-        fit: Batch,
-        select: Batch,
-        dual_batch: Batch | None,
-        keep: dict[str, Array],
-        progress: Float[Array, " steps"],
-    ) -> tuple[BilevelState, OuterLog]:
-        """An outer step for each leading entry of the batches, in one loop.
 
-        Args:
-            state: start.
-            fit: stacked batches of fit, ``inner_steps(method)`` for each outer step.
-            select: stacked batches of select's half for the hypergradient.
-            dual_batch: stacked batches of the half for the multipliers, one every
-                ``violation_every`` steps; ``None`` leaves the multipliers as they are.
-            keep: the budget's counts.
-            progress: of each step, from 0 to 1 over the bilevel phase.
-        """
+def _first(batch: Any, rows: int, axis: int) -> Any:
+    return jax.tree.map(lambda leaf: jax.lax.slice_in_dim(leaf, 0, rows, axis=axis), batch)
 
-        def body(carry: BilevelState, xs: Any) -> tuple[BilevelState, OuterLog]:
-            index, fit_batch, select_batch, now = xs
-            carry, z, log = self(carry, fit_batch, select_batch, keep, now)
-            if dual_batch is not None:
-                weights = carry.weights
-                duals = maybe_dual_step(
-                    self.steps,
-                    self.violation_every,
-                    index,
-                    weights.duals,
-                    z,
-                    weights.model_state,
-                    dual_batch,
-                )
-                carry = carry._replace(weights=weights._replace(duals=duals))
-            return carry, log
 
-        count = progress.shape[0]
-        if isinstance(self.method, Unrolled):
-            fit = jax.tree.map(lambda leaf: leaf.reshape(count, -1, *leaf.shape[1:]), fit)
-        index = jnp.arange(count)
-        return _xla.scan(body, state, (index, fit, select, progress))
+def _outer_stretch(
+    outer: OuterStep,
+    state: RunState,
+    numbers: Numbers,
+    run: Stretch,
+    own: OuterStretch,
+    fit: Batch,
+    select: Batch,
+    dual_batches: Batch,
+) -> tuple[RunState, Any, StretchLog]:
+    """Outer steps, and plain weight steps between them: the state, the network ``z``, the log.
+
+    Args:
+        outer: the step.
+        state: start.
+        numbers: of the problem.
+        run: what the steps do.
+        own: beside it.
+        fit: stacked batches; of an unrolled method with an axis of inner steps behind the first.
+        select: stacked batches of select's half for the hypergradient.
+        dual_batches: stacked batches of the half for the multipliers.
+    """
+    axis = 1 if isinstance(outer.method, Unrolled) else 0
+
+    def step(state: RunState, index: Array) -> tuple[RunState, tuple[StepLog, OuterLog]]:
+        batch, progress = at(fit, index), own.progress[index]
+        rate, which = run.rates[index], own.selects[index]
+
+        def search(state: RunState) -> Any:
+            rows, chosen = _first(batch, outer.fit_rows, axis), at(select, which)
+            score_rate = own.score_rates[index]
+            return outer(state, numbers, rows, chosen, own.keep, progress, rate, score_rate)
+
+        if outer.plain:
+            one = at(batch, 0) if axis else batch
+
+            def plain(state: RunState) -> Any:
+                return outer._weights_alone(state, numbers, one, own.keep, progress, rate)
+
+            state, z, logs = jax.lax.cond(which >= 0, search, plain, state)
+        else:
+            state, z, logs = search(state)
+        weights = state.weights
+        duals = maybe_dual_step(
+            outer.steps,
+            run.measures[index],
+            weights.duals,
+            z,
+            weights.model_state,
+            dual_batches,
+            numbers,
+            run.dual_scale,
+        )
+        return state._replace(weights=weights._replace(duals=duals)), logs
+
+    state, (log, more) = repeated(step, state, run.count, run.rates.shape[0])
+    weights = state.weights
+    z = masks.apply(state.kept, weights.params, outer.steps.structure.layers, outer.granularity)
+    finite = all_finite((weights.params, weights.model_state, state.scores))
+    violations = outer.steps.violations(weights.duals, numbers)
+    return state, z, StretchLog(log, finite, violations, more)
+
+
+outer_stretch = Program(_outer_stretch, donate=True)
+"""``(outer, state, numbers, stretch, outer_stretch, fit, select, dual_batches)``."""
+
+
+def own_numbers(
+    score_rates: Float[np.ndarray, " steps"],
+    progress: Float[np.ndarray, " steps"],
+    searches: Any,
+    keep: dict[str, Any],
+    length: int,
+) -> OuterStretch:
+    """The solver's numbers of a call, filled up to the program's length."""
+    kind, count = jax.dtypes.canonicalize_dtype(float), len(progress)
+
+    def filled(values: Any, kind: Any, rest: float) -> np.ndarray:
+        whole = np.full(length, rest, kind)
+        whole[:count] = values
+        return whole
+
+    which = np.where(searches, np.cumsum(searches) - 1, -1)
+    return OuterStretch(
+        filled(score_rates, kind, 0), filled(progress, kind, 0), filled(which, np.int32, -1), keep
+    )

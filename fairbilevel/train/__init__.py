@@ -1,61 +1,65 @@
-"""The one training loop, the steps in it, and the dense model."""
+"""The one loop of every run: what is planned, the steps in it, the dense model."""
 
 from fairbilevel.train._accumulate import accumulated, swept
-from fairbilevel.train._batches import Batch, gather, stream_rows
-from fairbilevel.train._compiled import Compiled, Costs
-from fairbilevel.train._dense import dense_start, dense_steps, train_dense
-from fairbilevel.train._divergence import (
-    RETREATS,
-    DivergenceError,
-    Retreats,
-    check_finite,
-    smaller,
-)
-from fairbilevel.train._feasibility import INFEASIBLE, Feasibility, Reached, Watch
-from fairbilevel.train._feed import Feed
-from fairbilevel.train._loop import (
-    FORWARD_COST,
+from fairbilevel.train._batches import (
     STREAM_DUALS,
     STREAM_FIT,
     STREAM_REFRESH,
     STREAM_SCORES,
     STREAM_SELECT,
-    WeightLoop,
-    dual_batches,
-    masked,
-    maybe_dual_step,
-    run_weights,
-    settled_statistics,
+    Batch,
+    gather,
+    stream_rows,
 )
-from fairbilevel.train._optimizers import SCORE_RULES, scale_by_global_rms, score_descent, sgd
+from fairbilevel.train._costs import FORWARD_COST, Costs
+from fairbilevel.train._dense import dense_start, dense_steps, time_step, train_dense
+from fairbilevel.train._divergence import RETREATS, DivergenceError, Retreats, check_finite
+from fairbilevel.train._feasibility import INFEASIBLE, Feasibility, Reached, Watch
+from fairbilevel.train._feed import Feed
+from fairbilevel.train._method import BudgetKind, Granularity, Method, MethodRun, recalibration
+from fairbilevel.train._optimizers import SCORE_RULES, SGD, scale_by_global_rms, sgd
+from fairbilevel.train._plan import (
+    RECALIBRATION_BATCHES,
+    Phase,
+    Plan,
+    affordable,
+    costs,
+    every,
+    held_then_falling,
+    learning_rates,
+    stages,
+)
+from fairbilevel.train._recalibrate import recalibrated, settled_statistics
 from fairbilevel.train._report import (
     Best,
     Callback,
+    Noise,
     Report,
     TuneRecord,
-    check_judged,
     rollback_warnings,
     tune_record,
 )
-from fairbilevel.train._solution import (
-    RECALIBRATION_BATCHES,
-    REFRESH_BATCHES,
-    Solution,
-    fine_tune,
-    hard_masks,
-    multiplier_record,
-    recalibration_cost,
+from fairbilevel.train._run import Rules, Run, RunState
+from fairbilevel.train._solution import Solution
+from fairbilevel.train._steps import DualState, StepLog, Steps, WeightState, frozen, masked, scaled
+from fairbilevel.train._stretch import (
+    Stretch,
+    StretchLog,
+    all_finite,
+    at,
+    maybe_dual_step,
+    repeated,
+    stretch,
+    weight_stretch,
 )
-from fairbilevel.train._staged import StagedRun
-from fairbilevel.train._steps import DualState, StepLog, Steps, WeightState, frozen
 
 __all__ = [
     "FORWARD_COST",
     "INFEASIBLE",
     "RECALIBRATION_BATCHES",
-    "REFRESH_BATCHES",
     "RETREATS",
     "SCORE_RULES",
+    "SGD",
     "STREAM_DUALS",
     "STREAM_FIT",
     "STREAM_REFRESH",
@@ -63,47 +67,62 @@ __all__ = [
     "STREAM_SELECT",
     "Batch",
     "Best",
+    "BudgetKind",
     "Callback",
-    "Compiled",
     "Costs",
     "DivergenceError",
     "DualState",
     "Feasibility",
     "Feed",
+    "Granularity",
+    "Method",
+    "MethodRun",
+    "Noise",
+    "Phase",
+    "Plan",
     "Reached",
     "Report",
     "Retreats",
+    "Rules",
+    "Run",
+    "RunState",
     "Solution",
-    "StagedRun",
     "StepLog",
     "Steps",
+    "Stretch",
+    "StretchLog",
     "TuneRecord",
     "Watch",
-    "WeightLoop",
     "WeightState",
     "accumulated",
+    "affordable",
+    "all_finite",
+    "at",
     "check_finite",
-    "check_judged",
+    "costs",
     "dense_start",
     "dense_steps",
-    "dual_batches",
-    "fine_tune",
+    "every",
     "frozen",
     "gather",
-    "hard_masks",
+    "held_then_falling",
+    "learning_rates",
     "masked",
     "maybe_dual_step",
-    "multiplier_record",
-    "recalibration_cost",
+    "recalibrated",
+    "recalibration",
+    "repeated",
     "rollback_warnings",
-    "run_weights",
     "scale_by_global_rms",
-    "score_descent",
+    "scaled",
     "settled_statistics",
     "sgd",
-    "smaller",
+    "stages",
     "stream_rows",
+    "stretch",
     "swept",
+    "time_step",
     "train_dense",
     "tune_record",
+    "weight_stretch",
 ]

@@ -5,14 +5,19 @@ The rows of any step can be named again from ``(seed, stream, position)`` alone.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
 from fairbilevel.problem import FairPruningProblem, Reference
+
+
+# Streams of rows: one number each, so that no two of a run share their order.
+STREAM_FIT, STREAM_SELECT, STREAM_DUALS, STREAM_REFRESH = 0, 1, 2, 3
+STREAM_SCORES = 4  # the last: a method that scores several sets of rows counts on from here
 
 
 class Batch(NamedTuple):
@@ -49,19 +54,18 @@ def stream_rows(
     """
     size = len(rows)
     epochs = range(start // size, (start + count - 1) // size + 1)
-    order = np.concatenate(
-        [np.random.default_rng([seed, stream, e]).permutation(size) for e in epochs]
-    )
+    order = np.concatenate([_epoch(seed, stream, e, size) for e in epochs])
     first = start - epochs[0] * size
     return rows[order[first : first + count]]
 
 
+@functools.lru_cache(maxsize=4)
+def _epoch(seed: int, stream: int, epoch: int, size: int) -> Int[np.ndarray, " size"]:
+    return np.random.default_rng([seed, stream, epoch]).permutation(size)
+
+
 def gather(
-    problem: FairPruningProblem,
-    reference: Reference | None,
-    rows: Int[np.ndarray, "..."],
-    *,
-    spread: bool = True,
+    problem: FairPruningProblem, reference: Reference | None, rows: Int[np.ndarray, "..."]
 ) -> Batch:
     """The batch of ``rows``, leading axes kept; without a reference the dense entries are 0.
 
@@ -69,14 +73,13 @@ def gather(
         problem: where rows live; the last axis of ``rows`` is split over its devices.
         reference: dense outcomes to put beside each row.
         rows: row numbers, ``[..., batch]``.
-        spread: off where the rows stay whole, on JAX's default device.
     """
 
     def zeros(some: Int[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
         return np.zeros(some.shape, np.float32)
 
     def column(read: Callable[[Any], Any]) -> Array:
-        return problem.placement.rows(read, rows) if spread else jnp.asarray(read(rows))
+        return problem.placement.rows(read, rows)
 
     return Batch(
         column(problem.inputs.__getitem__),

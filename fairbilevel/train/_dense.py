@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 import optax
+from jaxtyping import Float
 
 from fairbilevel.problem import FairPruningProblem, Network, Reference
-from fairbilevel.records import Checkpoints
-from fairbilevel.train._compiled import Costs
+from fairbilevel.records import Activity, Checkpoints
+from fairbilevel.train._costs import Costs
 from fairbilevel.train._expected import data_expected
-from fairbilevel.train._feed import Feed
-from fairbilevel.train._loop import WeightLoop, run_weights
-from fairbilevel.train._optimizers import sgd
-from fairbilevel.train._report import Best, Callback, Report
-from fairbilevel.train._steps import Steps
+from fairbilevel.train._optimizers import SGD
+from fairbilevel.train._plan import Phase, Plan, every, learning_rates, stages
+from fairbilevel.train._report import Callback
+from fairbilevel.train._run import Rules, Run, RunState
+
+STAGES = 20
 
 
 def dense_steps(problem: FairPruningProblem, batch_size: int) -> int:
@@ -53,41 +57,74 @@ def train_dense(
     Raises:
         DivergenceError: the loss is not finite or exploded, with smaller steps too.
         Interrupted: a stop was asked, and a checkpoint written.
+        ValueError: fewer than one step, or a batch that cannot be split over the devices.
     """
     steps = dense_steps(problem, batch_size) if steps is None else steps
-    segments = min(20, steps)
-    costs = Costs() if costs is None else costs
-    total = -(-steps // segments) * segments
-    rule = sgd(learning_rate, total, decay_to_zero=True) if optimizer is None else optimizer
-    pure = Steps(problem, rule, optax.identity(), (), 1, jnp.asarray(problem.share["fit"]))
-    init_key, key = jax.random.split(jax.random.key(seed))
-    params, model_state = problem.start(init_key)
-    before = costs.gradient_evaluations
-    best, report = Best(), Report(callback, costs)
+    if steps < 1:
+        raise ValueError(f"a dense model takes at least 1 step, got {steps}")
+    rates = np.ones(steps) if optimizer else learning_rates(learning_rate, steps, to_zero=True)
     activity = None
     if checkpoints is not None:
         asked: dict[str, float] = {"steps": steps, "batch_size": batch_size, "seed": seed}
         if optimizer is None:
             asked["learning_rate"] = learning_rate
         activity = checkpoints.activity("dense", {**data_expected(problem), **asked})
-    run_weights(
-        WeightLoop(pure, costs),
-        Feed(problem, None, seed, batch_size),
-        pure.init(params, model_state, key),
-        lambda segment, state: jax.tree.map(lambda p: jnp.ones((), p.dtype), state.params),
-        phase="dense",
-        rows=problem.roles["fit"],
-        dual_rows=None,
-        steps=steps,
-        segments=segments,
-        report=report,
-        best=best,
-        sparsity_at=lambda segment: 0.0,
-        activity=activity,
-    )
-    assert best.network is not None
-    reference = problem.refer(best.network, costs.gradient_evaluations - before)
-    return dataclasses.replace(reference, seed=seed, rollbacks=tuple(report.rollbacks))
+    run = _DenseRun(problem, rates, optimizer, seed, batch_size, callback, costs, activity)
+    before = run.costs.gradient_evaluations
+    run.run_stages()
+    assert run.best.network is not None
+    reference = problem.refer(run.best.network, run.costs.gradient_evaluations - before)
+    return dataclasses.replace(reference, seed=seed, rollbacks=tuple(run.report.rollbacks))
+
+
+class _DenseRun(Run):
+    # The problem's constraints, with multipliers that stay zero: the program is then the one that
+    # fine-tunes under them.
+    def __init__(
+        self,
+        problem: FairPruningProblem,
+        rates: Float[np.ndarray, " steps"],
+        optimizer: optax.GradientTransformation | None,
+        seed: int,
+        batch_size: int,
+        callback: Callback = lambda record: None,
+        costs: Costs | None = None,
+        checkpoints: Activity | None = None,
+    ):
+        rules = Rules(problem.constraints, optimizer or SGD)
+        super().__init__(
+            problem, None, rules, seed=seed, batch_size=batch_size, callback=callback, costs=costs
+        )
+        steps, rows, self.checkpoints = len(rates), problem.roles["fit"], checkpoints
+        parts = stages(steps, STAGES)
+        self.plan = Plan((Phase("dense", parts, rates, every(steps, 0), rows, chooses=True),))
+
+    @property
+    def activity(self) -> Activity | None:
+        return self.checkpoints
+
+    def init(self) -> RunState:
+        network = self.problem.initial_network(self.seed)
+        duals = self.steps.duals(self.rules.duals, self.rules.buffer_size)
+        return RunState(self.begun(network, duals))
+
+    @functools.cached_property
+    def _ones(self) -> Any:
+        ones = jax.tree.map(lambda p: np.ones(p.shape, p.dtype), self.problem.shapes.params)
+        return self.problem.placement.place(ones)
+
+    def factors(self, state: RunState) -> Any:
+        return self._ones
+
+
+def time_step(problem: FairPruningProblem, batch_size: int) -> tuple[float, float]:
+    """Seconds of a weight step, and of compiling what trains the dense model and fine-tunes."""
+    run = _DenseRun(problem, np.zeros(2 * STAGES * 4), None, 0, batch_size)
+    state, _, _ = run._stage(run.init())  # compiles
+    before = run.costs.seconds
+    run.stage += 1
+    run._stage(state)
+    return (run.costs.seconds - before) / run.phase.stages[1], run.costs.compile_seconds
 
 
 def dense_start(problem: FairPruningProblem, reference: Reference) -> Network | None:
@@ -95,7 +132,4 @@ def dense_start(problem: FairPruningProblem, reference: Reference) -> Network | 
 
     It is drawn again from the seed, so that no second copy of the weights has to be kept.
     """
-    if reference.seed is None:
-        return None
-    init_key, _ = jax.random.split(jax.random.key(reference.seed))
-    return Network(*problem.start(init_key))
+    return None if reference.seed is None else problem.initial_network(reference.seed)

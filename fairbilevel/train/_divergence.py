@@ -9,15 +9,10 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
-from jaxtyping import Array
+from jaxtyping import Float
 
-from fairbilevel.train._steps import StepLog
-
-RETREATS = 4  # in one activity of a run, then it stops
+RETREATS = 4  # in one phase of a run, then it stops
 SMALLER = 1 / 4  # of the steps before, at each
 EXPLODED = 1000.0  # times the loss of guessing: nothing that learns gets there
 
@@ -55,40 +50,32 @@ class DivergenceError(ValueError):
 
 
 def check_finite(
-    log: StepLog, values: Any, phase: str, first_step: int, *, classes: int | None = None
+    losses: Float[np.ndarray, " steps"], finite: bool, phase: str, first_step: int, classes: int
 ) -> None:
-    """Refuse a segment that diverged.
+    """Refuse a stage that diverged.
 
     Args:
-        log: of the segment's steps.
-        values: what the segment left behind (weights, statistics, scores): a last step can spoil
+        losses: of the stage's steps.
+        finite: whether what it left behind is (weights, statistics, scores): a last step can spoil
             them although its own loss was still finite.
         phase: phase of the run.
-        first_step: steps done before the segment.
-        classes: number of classes; where given, a mean loss of more than a thousand times that of
-            guessing counts as diverged too.
+        first_step: steps done before the stage.
+        classes: number of classes: a mean loss of more than a thousand times that of guessing
+            counts as diverged too.
 
     Raises:
         DivergenceError: naming the first step whose loss, or whose outcome, is not finite.
     """
-    losses = np.asarray(log.loss)
     bad = np.flatnonzero(~np.isfinite(losses))
     if len(bad):
         raise DivergenceError(phase, first_step + int(bad[0]) + 1)
-    if not bool(_all_finite(values)):
+    if not finite:
         # The loss of the step that would come next.
         raise DivergenceError(phase, first_step + len(losses) + 1)
-    if classes is not None:
-        limit = exploded(classes)
-        if losses.mean() > limit:
-            large = int(np.flatnonzero(losses > limit)[0])
-            raise DivergenceError(phase, first_step + large + 1, loss=float(losses[large]))
-
-
-@jax.jit
-def _all_finite(tree: Any) -> Array:
-    leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves]))
+    limit = exploded(classes)
+    if losses.mean() > limit:
+        large = int(np.flatnonzero(losses > limit)[0])
+        raise DivergenceError(phase, first_step + large + 1, loss=float(losses[large]))
 
 
 def exploded(classes: int) -> float:
@@ -96,19 +83,9 @@ def exploded(classes: int) -> float:
     return EXPLODED * math.log(max(classes, 2))
 
 
-def smaller(rule: optax.GradientTransformation, scale: float) -> optax.GradientTransformation:
-    """``rule`` with its updates scaled, its state as it is."""
-
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        updates, state = rule.update(updates, state, params)
-        return jax.tree.map(lambda u: (u * scale).astype(u.dtype), updates), state
-
-    return optax.GradientTransformation(rule.init, update)
-
-
 @dataclass
 class Retreats:
-    """How often one activity went back, and the scale of its steps since.
+    """How often one phase went back, and the scale of its steps since.
 
     Attributes:
         made: so many.

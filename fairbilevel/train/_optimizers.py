@@ -10,28 +10,22 @@ import optax
 from jaxtyping import Array, Float, Int
 
 
-def sgd(
-    rate: float, steps: int, *, decay_to_zero: bool, weight_decay: float = 5e-4
-) -> optax.GradientTransformation:
-    """Clipped Nesterov SGD with weight decay (kept weights only: the steps mask the update).
+def sgd(weight_decay: float = 5e-4) -> optax.GradientTransformation:
+    """Clipped Nesterov SGD with weight decay (kept weights only: the steps mask the update), at a
+    learning rate of one: steps scale its updates (``learning_rates``).
 
     Args:
-        rate: peak learning rate, reached after a short warm-up.
-        steps: steps of the phase.
-        decay_to_zero: follow a cosine to zero, else stay at the peak.
         weight_decay: coupled L2 coefficient.
     """
-    warm = max(1, min(steps // 20, 50))
-    rest = max(steps - warm, 1)
-    after = (
-        optax.cosine_decay_schedule(rate, rest) if decay_to_zero else optax.constant_schedule(rate)
-    )
-    schedule = optax.join_schedules([optax.linear_schedule(rate / warm, rate, warm), after], [warm])
     return optax.chain(
         optax.clip_by_global_norm(2.0),
         optax.add_decayed_weights(weight_decay),
-        optax.sgd(schedule, momentum=0.9, nesterov=True),
+        optax.sgd(1.0, momentum=0.9, nesterov=True),
     )
+
+
+# One object, so that what is compiled for it once serves every phase of every method.
+SGD = sgd()
 
 
 class _GlobalScale(NamedTuple):
@@ -62,38 +56,17 @@ def scale_by_global_rms(decay: float = 0.95) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
-SCORE_RULES = ("adam", "momentum")
+SCORE_RULES = {
+    "adam": optax.chain(scale_by_global_rms(), optax.adam(1.0, eps=1e-3)),
+    "momentum": optax.chain(scale_by_global_rms(), optax.sgd(1.0, momentum=0.9)),
+}
+"""The outer rules by name, at a step of one.
 
+Gradients are brought to a root mean square of one over all scores first, so that a step means the
+same for every loss and network.
 
-def score_descent(
-    rule: str, step: float, spread: float, steps: int, hold: float = 0.8
-) -> optax.GradientTransformation:
-    """The outer rules by name; their steps are in units of the scores' spread.
-
-    Gradients are brought to a root mean square of one over all scores first, so that a step means
-    the same for every loss and network.
-
-    ``"adam"`` moves a score as far as its gradient is consistent: little is risked where a score's
-    gradient is mostly noise (few steps, masks that are nearly empty). ``"momentum"`` (SGD, 0.9)
-    lets scores with large gradients run far ahead of the others: it finds better masks where the
-    budget pays for hundreds of outer steps.
-
-    Args:
-        rule: ``"adam"`` or ``"momentum"``.
-        step: of ``"adam"``, the most that a score moves per outer step; of ``"momentum"``, the
-            root mean square move of a step without its momentum. As a share of ``spread``.
-        spread: standard deviation of the scores at the start.
-        steps: outer steps.
-        hold: part of them at the full step, best while the budget moves; the step then falls to
-            zero along a cosine, so that the mask settles.
-    """
-    held = round(hold * steps)
-    schedule = optax.join_schedules(
-        [
-            optax.constant_schedule(step * spread),
-            optax.cosine_decay_schedule(step * spread, max(steps - held, 1)),
-        ],
-        [held],
-    )
-    moved = optax.adam(schedule, eps=1e-3) if rule == "adam" else optax.sgd(schedule, momentum=0.9)
-    return optax.chain(scale_by_global_rms(), moved)
+``"adam"`` moves a score as far as its gradient is consistent: little is risked where a score's
+gradient is mostly noise (few steps, masks that are nearly empty). ``"momentum"`` (SGD, 0.9) lets
+scores with large gradients run far ahead of the others: it finds better masks where the budget pays
+for hundreds of outer steps.
+"""

@@ -9,26 +9,23 @@ from typing import Any
 
 import numpy as np
 
-from fairbilevel import _trees, fairness
+from fairbilevel import fairness
+from fairbilevel.devices import copied
+from fairbilevel.fairness import Constraint
 from fairbilevel.problem import FairPruningProblem, Network, Reference
-from fairbilevel.train._compiled import Costs
+from fairbilevel.train._costs import Costs
 from fairbilevel.train._divergence import DivergenceError, exploded
-from fairbilevel.train._steps import DualState, StepLog, Steps
+from fairbilevel.train._steps import StepLog
 
 Callback = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
 class TuneRecord:
-    """What a network does on tune: accuracy, violations, and the short form that logs keep.
-
-    ``noise`` is the standard error of the loss of accuracy of the smallest counted group: the root
-    of the share of rows whose outcome changed over the group's rows.
-    """
+    """What a network does on tune: accuracy, violations, and the short form that logs keep."""
 
     accuracy: float
     violations: tuple[float, ...]
-    noise: float
     log: dict[str, Any]
 
 
@@ -44,22 +41,47 @@ def tune_record(
     )
     log = {"accuracy": performance["accuracy"], "loss": performance["loss"]}
     violations: tuple[float, ...] = ()
-    noise = 0.0
     if reference is None:
         rates = performance["group_accuracy"].values()
         log["worst_group_accuracy"] = min((r for r in rates if r is not None), default=None)
     else:
         summary = problem.summarize(outcomes, rows)
         violations = tuple(v for v in summary["violations"] if v is not None)
-        changed = float(np.mean(correct != reference.correct[rows])) if len(rows) else 0.0
-        size = np.bincount(problem.group[rows], minlength=len(problem.groups))
-        smallest = size[problem.counted & (size > 0)].min(initial=max(len(rows), 1))
-        noise = float(np.sqrt(changed / smallest))
         log["worst_group_accuracy"] = summary["gaps"]["worst_group_accuracy"]
         log["max_excess_accuracy_gap"] = summary["gaps"]["max_excess_accuracy_gap"]
         log["largest_violation"] = max(violations, default=None)
     # Without tune rows there is nothing to stop by: every network is as good, the last one stays.
-    return TuneRecord(performance["accuracy"] or 0.0, violations, noise, log)
+    return TuneRecord(performance["accuracy"] or 0.0, violations, log)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What the draw of tune's rows alone explains, the same for every network of a run.
+
+    Attributes:
+        accuracy: standard error of an accuracy on all rows.
+        violation: of one on the smallest counted group's rows.
+    """
+
+    accuracy: float = 0.0
+    violation: float = 0.0
+
+    @staticmethod
+    def of(problem: FairPruningProblem, reference: Reference | None) -> Noise:
+        """Binomial, at the dense reference's error (none without a reference).
+
+        About what the paired differences of pruned networks have too, whose share of changed
+        outcomes is of the size of the dense error; and, unlike that share, it does not grow with
+        the damage.
+        """
+        rows = problem.roles["tune"]
+        if reference is None or not len(rows):
+            return Noise()
+        size = np.bincount(problem.group[rows], minlength=len(problem.groups))
+        smallest = int(size[problem.counted & (size > 0)].min(initial=len(rows)))
+        right = float(reference.correct[rows].mean())
+        spread = np.sqrt(max(right * (1 - right), 1 / len(rows)))
+        return Noise(float(spread / np.sqrt(len(rows))), float(spread / np.sqrt(smallest)))
 
 
 def check_judged(record: TuneRecord, phase: str, step: int, classes: int) -> None:
@@ -73,26 +95,109 @@ def check_judged(record: TuneRecord, phase: str, step: int, classes: int) -> Non
         raise DivergenceError(phase, step, loss=loss)
 
 
-@dataclass
-class Best:
-    """The best network seen so far by its record on tune.
+@dataclass(frozen=True)
+class Candidate:
+    """A network that may be kept.
 
-    The criterion is accuracy less the violations, as far as they exceed what noise explains: a
-    point of accuracy then pays for a point of violation (or 0.01 nats of one). Largest gaps of
-    small groups are mostly noise; stopping by them would throw accuracy away for luck. Of equals
-    the later network is kept.
+    Attributes:
+        accuracy: on tune.
+        excess: its violations on tune, as far as they exceed noise, added up.
+        network: a copy.
     """
 
-    score: float = -np.inf
-    network: Network | None = None
+    accuracy: float
+    excess: float
+    network: Network
 
-    def offer(self, record: TuneRecord, network: Network) -> float:
-        """Keep a copy of ``network`` if it is at least as good; its score."""
-        score = record.accuracy - sum(max(v - record.noise, 0.0) for v in record.violations)
-        if score >= self.score:
-            self.score = score
-            self.network = Network(_trees.copy(network.params), _trees.copy(network.state))
-        return score
+
+@dataclass
+class Best:
+    """The best network of a phase by its records on tune.
+
+    Among the networks whose accuracy is within noise of the highest, the one whose violations
+    exceed noise least; among those the most accurate, and of equals the later. A network below
+    them is taken only if its violations are smaller by more than the accuracy it costs and by more
+    than noise explains. Where nothing is enforced, accuracy alone decides. One noise serves all
+    candidates: an allowance that grew with a network's own damage would prefer the more damaged.
+
+    Attributes:
+        noise: of tune.
+        enforces: whether violations count.
+        held: what no other candidate beats in both respects, in the order in which they came.
+    """
+
+    noise: Noise = Noise()
+    enforces: bool = True
+    held: list[Candidate] = field(default_factory=list)
+
+    def offer(
+        self, record: TuneRecord, network: Network, copy: Callable[[Any], Any] = copied
+    ) -> None:
+        """Hold a copy of ``network`` unless another one is at least as good in both respects."""
+        violations = record.violations if self.enforces else ()
+        excess = sum(max(v - self.noise.violation, 0.0) for v in violations)
+        if any(c.accuracy > record.accuracy and c.excess <= excess for c in self.held):
+            return
+        if any(c.accuracy >= record.accuracy and c.excess < excess for c in self.held):
+            return
+        kept = [c for c in self.held if c.accuracy > record.accuracy or c.excess < excess]
+        mine = Network(*copy((network.params, network.state)))
+        self.held = [*kept, Candidate(record.accuracy, excess, mine)]
+
+    @property
+    def chosen(self) -> Candidate | None:
+        """What would be kept now; ``None`` where nothing was offered."""
+        if not self.held:
+            return None
+        highest = max(c.accuracy for c in self.held)
+        near = [c for c in self.held if c.accuracy >= highest - self.noise.accuracy]
+        best = min(near, key=lambda c: (c.excess, -c.accuracy))
+        beyond = [c for c in self.held if best.excess - c.excess > self.noise.violation]
+        other = max(beyond, key=lambda c: c.accuracy - c.excess, default=best)
+        pays = other.accuracy - other.excess > best.accuracy - best.excess
+        return other if pays else best
+
+    @property
+    def network(self) -> Network | None:
+        """Of ``chosen``."""
+        return None if self.chosen is None else self.chosen.network
+
+
+@dataclass(frozen=True)
+class Enforced:
+    """The constraints that a stage enforces, where their multipliers are, and what these saw last.
+
+    Attributes:
+        constraints: as enforced.
+        groups: names.
+        multipliers: one array a constraint.
+        violations: likewise.
+    """
+
+    constraints: Sequence[Constraint]
+    groups: Sequence[str]
+    multipliers: Sequence[Any]
+    violations: Sequence[Any]
+
+    def _named(self, values: Sequence[Any], digits: int | None) -> dict[str, dict[str, float]]:
+        return {
+            c.name: {
+                label: float(v) if digits is None else round(float(v), digits)
+                for label, v in zip(c.labels(self.groups), np.asarray(each), strict=True)
+            }
+            for c, each in zip(self.constraints, values, strict=True)
+        }
+
+    def record(self) -> dict[str, Any]:
+        """For ``metrics.jsonl``."""
+        return {
+            "violations": self._named(self.violations, 6),
+            "multipliers": self._named(self.multipliers, 6),
+        }
+
+    def named_multipliers(self) -> dict[str, dict[str, float]]:
+        """Multipliers by constraint name and label."""
+        return self._named(self.multipliers, None)
 
 
 @dataclass
@@ -150,9 +255,8 @@ class Report:
         steps: int,
         log: StepLog,
         record: TuneRecord,
-        rules: Steps,
-        duals: DualState,
         sparsity: float | None,
+        enforced: Enforced | None = None,
         **more: Any,
     ) -> None:
         """One record: losses, tune, multipliers and the violations they last saw, and ``more``."""
@@ -169,15 +273,8 @@ class Report:
             "tune": record.log,
             **more,
         }
-        if rules.constraints:
-            stats = rules.statistics(duals)
-            names = rules.problem.groups
-            entry["violations"], entry["multipliers"] = {}, {}
-            for constraint, values in zip(rules.constraints, duals.multipliers, strict=True):
-                labels = constraint.labels(names)
-                measured = np.asarray(constraint.violations(stats))
-                entry["violations"][constraint.name] = _rounded(labels, measured)
-                entry["multipliers"][constraint.name] = _rounded(labels, np.asarray(values))
+        if enforced is not None:
+            entry |= enforced.record()
             entry["guard"] = float(np.mean(log.guard))
             self.guard_steps += float(np.sum(log.guard))
             self.steps += len(np.asarray(log.guard))
@@ -193,6 +290,3 @@ def rollback_warnings(rollbacks: Sequence[dict[str, Any]]) -> tuple[str, ...]:
         for r in rollbacks
     )
 
-
-def _rounded(labels: list[str], values: np.ndarray) -> dict[str, float]:
-    return {name: round(float(v), 6) for name, v in zip(labels, values, strict=True)}

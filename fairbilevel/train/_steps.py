@@ -1,11 +1,11 @@
-"""The steps everything is made of: weights on one batch, multipliers on another, statistics.
+"""The steps everything is made of: weights on one batch, multipliers on another.
 
-All are pure functions of states that ``train`` and ``solver`` put inside one compiled loop.
+All are pure functions of states and numbers that ``train`` and ``solver`` put inside one compiled
+loop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ from fairbilevel.fairness import (
     Outcomes,
     RowWeights,
 )
-from fairbilevel.problem import FairPruningProblem
+from fairbilevel.problem import Numbers, Structure
 from fairbilevel.train._accumulate import accumulated, swept
 from fairbilevel.train._batches import Batch
 
@@ -35,14 +35,11 @@ class DualState(NamedTuple):
         multipliers: one array a constraint.
         rule: state of their update rule.
         buffers: rows their violations are measured on.
-        slack: one number a constraint, allowed beyond its tolerance: one compiled program then
-            serves many tolerances.
     """
 
     multipliers: fairness.Multipliers
     rule: optax.OptState
     buffers: Buffers
-    slack: tuple[Float[Array, ""], ...]
 
 
 class WeightState(NamedTuple):
@@ -53,7 +50,9 @@ class WeightState(NamedTuple):
         model_state: normalization statistics.
         optimizer: state of the inner optimizer.
         duals: multipliers and buffers.
-        key: random key (dropout).
+        key: random key of the run (dropout).
+        drawn: steps taken; each draws its own key from ``key``, and models that draw nothing have
+            nothing compiled for it.
     """
 
     params: Any
@@ -61,6 +60,12 @@ class WeightState(NamedTuple):
     optimizer: optax.OptState
     duals: DualState
     key: Array
+    drawn: Int[Array, ""]
+
+    @property
+    def draw(self) -> Array:
+        """The key of the step to come."""
+        return jax.random.fold_in(self.key, self.drawn)
 
 
 class StepLog(NamedTuple):
@@ -91,6 +96,11 @@ class Aux(NamedTuple):
     accuracy: Float[Array, ""]
 
 
+def masked(factors: Any, params: Any) -> Any:
+    """``z = m * theta``, leaf by leaf."""
+    return jax.tree.map(lambda m, p: m * p, factors, params)
+
+
 def frozen(rule: optax.GradientTransformation, factors: Any) -> optax.GradientTransformation:
     """``rule`` on the weights whose factor is not zero; the others stay, decay and momentum too."""
 
@@ -102,34 +112,27 @@ def frozen(rule: optax.GradientTransformation, factors: Any) -> optax.GradientTr
     return optax.GradientTransformation(rule.init, update)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Steps:
-    """The pure steps of one problem under a choice of constraints and update rules.
+    """The pure steps of problems of one structure under a choice of constraints and update rules.
+
+    Hashable, and without a number: learning rates, tolerances, shares and the like are arguments.
 
     Attributes:
-        problem: the problem.
-        optimizer: moves the weights.
+        structure: of the problem.
+        constraints: felt by weights and masks where their multipliers are not zero; may be empty.
+        optimizer: moves the weights: its updates times a rate.
         dual_rule: moves the multipliers; sees minus the violations.
-        constraints: bounds felt by weights and masks; may be empty.
-        buffer_size: rows a group in the replay buffers; 0 for none: the multipliers then see the
-            groups that the last batch held, and nothing else.
-        share: shares of the groups in the rows the weights are fitted to.
+        buffered: whether the multipliers see replay buffers, or what the last batch held alone.
+        joint: whether they move on each training batch's own forward pass, before the weights.
     """
 
-    problem: FairPruningProblem
+    structure: Structure
+    constraints: tuple[Constraint, ...]
     optimizer: optax.GradientTransformation
-    dual_rule: optax.GradientTransformation
-    constraints: Sequence[Constraint]
-    buffer_size: int
-    share: Float[Array, " groups"]
-
-    def init(self, params: Any, model_state: Any, key: Array) -> WeightState:
-        """A state at ``params``, multipliers at zero, buffers empty."""
-        multipliers = fairness.initial_multipliers(self.constraints, len(self.problem.groups))
-        none = tuple(jnp.zeros(()) for _ in self.constraints)
-        rule = self.dual_rule.init(multipliers)
-        duals = DualState(multipliers, rule, self._empty_buffers(), none)
-        return WeightState(params, model_state, self.optimizer.init(params), duals, key)
+    dual_rule: optax.TransformUpdateExtraArgsFn
+    buffered: bool = True
+    joint: bool = False
 
     @property
     def _of_cells(self) -> bool:
@@ -139,35 +142,56 @@ class Steps:
     def _own(self) -> list[Custom]:
         return [c for c in self.constraints if isinstance(c, Custom)]
 
-    def _empty_buffers(self) -> Buffers:
-        problem = self.problem
-        classes = len(problem.data.classes) if self._of_cells else None
-        own = [c.name for c in self._own]
-        return fairness.empty_buffers(
-            len(problem.groups), max(self.buffer_size, 1), classes=classes, own=own
+    def duals(self, rule: optax.GradientTransformation, buffer_size: int) -> DualState:
+        """Multipliers at zero, buffers empty.
+
+        Args:
+            rule: whose update is ``dual_rule``.
+            buffer_size: rows a group in the buffers; 0 for none.
+        """
+        groups = self.structure.groups
+        multipliers = fairness.initial_multipliers(self.constraints, groups)
+        buffers = fairness.empty_buffers(
+            groups,
+            max(buffer_size, 1),
+            classes=self.structure.classes if self._of_cells else None,
+            own=[c.name for c in self._own],
         )
+        return DualState(multipliers, rule.init(multipliers), buffers)
 
-    def _cell_share(self, role: str) -> Float[Array, "groups classes"] | None:
-        return jnp.asarray(self.problem.cell_share(role)) if self._of_cells else None
-
-    def statistics(self, duals: DualState) -> GroupStatistics:
+    def statistics(self, duals: DualState, numbers: Numbers) -> GroupStatistics:
         """What the multipliers last saw: full buffers, weighed by the shares in select."""
+        cells = numbers.cells["select"] if self._of_cells else None
         return fairness.buffer_statistics(
-            duals.buffers,
-            jnp.asarray(self.problem.share["select"]),
-            jnp.asarray(self.problem.counted),
-            self._cell_share("select"),
+            duals.buffers, numbers.share["select"], numbers.counted, cells
         )
 
-    def weigh(
-        self, duals: DualState, share: Float[Array, " groups"], role: str = "fit"
-    ) -> RowWeights:
-        """Guarded factors of the rows' harms in a role with these shares of the groups."""
-        stats, cells = self.statistics(duals), self._cell_share(role)
-        return fairness.row_weights(self.constraints, duals.multipliers, share, stats, cells)
+    def violations(self, duals: DualState, numbers: Numbers) -> fairness.Multipliers:
+        """Of what the multipliers last saw, one array a constraint."""
+        stats = self.statistics(duals, numbers)
+        return tuple(
+            c.violations(stats, limit, now)
+            for c, limit, now in zip(
+                self.constraints, numbers.limits, duals.multipliers, strict=True
+            )
+        )
+
+    def weigh(self, duals: DualState, numbers: Numbers, role: str = "fit") -> RowWeights:
+        """Guarded factors of the rows' harms in a role."""
+        stats = self.statistics(duals, numbers)
+        cells = numbers.cells[role] if self._of_cells else None
+        return fairness.row_weights(
+            self.constraints, duals.multipliers, numbers.share[role], stats, cells
+        )
 
     def objective(
-        self, z: Any, model_state: Any, batch: Batch, weights: RowWeights, key: Array
+        self,
+        z: Any,
+        model_state: Any,
+        batch: Batch,
+        weights: RowWeights,
+        numbers: Numbers,
+        key: Array,
     ) -> tuple[Float[Array, ""], Aux]:
         """``mean_i w_i (loss_i + sum_c term_c,i)`` in train mode.
 
@@ -176,38 +200,34 @@ class Steps:
         (``fb.train.accumulated``): the same mean, each micro-batch normalized by itself where the
         model has batch normalization.
         """
+        parts = self.structure.accumulate
 
         def part(z: Any, rows: Batch, key: Array) -> tuple[Float[Array, ""], Aux]:
-            logits, moved = self._forward(z, model_state, rows, key)
+            logits, moved = self.structure.forward(
+                z, model_state, rows.x, numbers.moments, True, key
+            )
             return self._lagrangian(logits, moved, rows, weights)
 
-        if self.problem.accumulate == 1:
+        if parts == 1:
             return part(z, batch, key)
-        value, aux = accumulated(part, z, batch, key, self.problem.accumulate)
+        value, aux = accumulated(part, z, batch, key, parts)
         moved = jax.tree.map(
             lambda new, old: new.astype(jnp.result_type(old)), aux.model_state, model_state
         )
         return value, aux._replace(model_state=moved)
 
-    def _forward(
-        self, z: Any, model_state: Any, batch: Batch, key: Array, train: bool = True
-    ) -> tuple[Float[Array, "rows classes"], Any]:
-        x = self.problem.normalize(batch.x)
-        logits, model_state = self.problem.training_model.apply(z, model_state, x, train, key)
-        # At least: a model in float64 keeps its loss in float64.
-        return logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), model_state
-
     def _logits(
-        self, z: Any, model_state: Any, batch: Batch, key: Array, train: bool
+        self, z: Any, model_state: Any, batch: Batch, numbers: Numbers, key: Array, train: bool
     ) -> Float[Array, "rows classes"]:
         """Logits of a batch, its micro-batches one after the other."""
 
         def part(rows: Batch, key: Array) -> Float[Array, "rows classes"]:
-            return self._forward(z, model_state, rows, key, train)[0]
+            forward = self.structure.forward
+            return forward(z, model_state, rows.x, numbers.moments, train, key)[0]
 
-        if self.problem.accumulate == 1:
+        if self.structure.accumulate == 1:
             return part(batch, key)
-        return swept(part, batch, key, self.problem.accumulate)
+        return swept(part, batch, key, self.structure.accumulate)
 
     def _lagrangian(
         self,
@@ -228,66 +248,108 @@ class Steps:
         return jnp.mean(batch.weight * total), aux
 
     def weight_step(
-        self, state: WeightState, factors: Any, batch: Batch
+        self,
+        state: WeightState,
+        factors: Any,
+        numbers: Numbers,
+        batch: Batch,
+        rate: Float[Array, ""] | float,
     ) -> tuple[WeightState, StepLog]:
         """One step of the inner problem on a fit batch.
 
         Only weights whose factor is not zero move (and decay): removed ones are frozen where they
         were and can come back.
         """
-        key, dropout = jax.random.split(state.key)
-        weights = self.weigh(state.duals, self.share)
-        z = jax.tree.map(lambda m, p: m * p, factors, state.params)
+        weights = self.weigh(state.duals, numbers)
         gradient, aux = jax.grad(self.objective, has_aux=True)(
-            z, state.model_state, batch, weights, dropout
+            masked(factors, state.params), state.model_state, batch, weights, numbers, state.draw
         )
-        moved = self._moved(state._replace(key=key), factors, gradient, aux)
+        moved = self._moved(state, factors, gradient, aux, rate)
         return moved, StepLog(aux.loss, aux.accuracy, weights.bound)
 
     def joint_step(
-        self, state: WeightState, factors: Any, batch: Batch
+        self,
+        state: WeightState,
+        factors: Any,
+        numbers: Numbers,
+        batch: Batch,
+        rate: Float[Array, ""] | float,
+        moves: Bool[Array, ""] | bool = True,
+        dual_scale: Float[Array, ""] | float = 1.0,
     ) -> tuple[WeightState, StepLog]:
         """A dual step on the batch, then a weight step on it, in one pass.
 
         The order of CEAG (Hashemizadeh et al. 2024): the violations are measured on the logits that
         the loss is made of, in train mode, so that multipliers moved by training rows cost nothing.
         Micro-batches take a forward pass more: no row's weight is known before all logits are.
+
+        Args:
+            state: start.
+            factors: the multiplier of every parameter.
+            numbers: of the problem.
+            batch: rows.
+            rate: of the weights' update.
+            moves: whether the multipliers move at all.
+            dual_scale: of the multipliers' update.
         """
-        key, dropout = jax.random.split(state.key)
-        z = jax.tree.map(lambda m, p: m * p, factors, state.params)
-        if self.problem.accumulate > 1:
-            logits = self._logits(z, state.model_state, batch, dropout, True)
-            duals = self._ascended(state.duals, self._outcomes(logits, batch), batch.group)
-            weights = self.weigh(duals, self.share)
-            gradient, aux = jax.grad(self.objective, has_aux=True)(
-                z, state.model_state, batch, weights, dropout
-            )
-            moved = self._moved(state._replace(key=key, duals=duals), factors, gradient, aux)
-            return moved, StepLog(aux.loss, aux.accuracy, weights.bound)
+        dropout, z = state.draw, masked(factors, state.params)
 
-        def objective(z: Any) -> tuple[Float[Array, ""], tuple[Aux, DualState, Array]]:
-            logits, model_state = self._forward(z, state.model_state, batch, dropout)
+        def ascended(logits: Float[Array, "rows classes"]) -> DualState:
             seen = self._outcomes(jax.lax.stop_gradient(logits), batch)
-            duals = self._ascended(state.duals, seen, batch.group)
-            weights = self.weigh(duals, self.share)
-            value, aux = self._lagrangian(logits, model_state, batch, weights)
-            return value, (aux, duals, weights.bound)
+            new = self._ascended(state.duals, seen, batch.group, numbers, dual_scale)
+            return jax.tree.map(lambda n, old: jnp.where(moves, n, old), new, state.duals)
 
-        gradient, (aux, duals, bound) = jax.grad(objective, has_aux=True)(z)
-        moved = self._moved(state._replace(key=key, duals=duals), factors, gradient, aux)
+        if self.structure.accumulate > 1:
+
+            def looked(duals: DualState) -> DualState:
+                return ascended(self._logits(z, state.model_state, batch, numbers, dropout, True))
+
+            duals = jax.lax.cond(moves, looked, lambda duals: duals, state.duals)
+            weights = self.weigh(duals, numbers)
+            gradient, aux = jax.grad(self.objective, has_aux=True)(
+                z, state.model_state, batch, weights, numbers, dropout
+            )
+            bound = weights.bound
+        else:
+
+            def objective(z: Any) -> tuple[Float[Array, ""], tuple[Aux, DualState, Array]]:
+                logits, model_state = self.structure.forward(
+                    z, state.model_state, batch.x, numbers.moments, True, dropout
+                )
+                duals = ascended(logits)
+                weights = self.weigh(duals, numbers)
+                value, aux = self._lagrangian(logits, model_state, batch, weights)
+                return value, (aux, duals, weights.bound)
+
+            gradient, (aux, duals, bound) = jax.grad(objective, has_aux=True)(z)
+        moved = self._moved(state._replace(duals=duals), factors, gradient, aux, rate)
         return moved, StepLog(aux.loss, aux.accuracy, bound)
 
-    def _moved(self, state: WeightState, factors: Any, gradient: Any, aux: Aux) -> WeightState:
+    def _moved(
+        self, state: WeightState, factors: Any, gradient: Any, aux: Aux, rate: Any
+    ) -> WeightState:
         """The state after an update along the gradient with respect to ``z``."""
-        inner = jax.tree.map(lambda m, q: m * q, factors, gradient)
-        rule = frozen(self.optimizer, factors)
-        updates, optimizer = rule.update(inner, state.optimizer, state.params)
-        params = optax.apply_updates(state.params, updates)
-        return WeightState(params, aux.model_state, optimizer, state.duals, state.key)
+        params, optimizer = self.update(
+            masked(factors, gradient), state.optimizer, state.params, factors, rate
+        )
+        return state._replace(
+            params=params,
+            optimizer=optimizer,
+            model_state=aux.model_state,
+            drawn=state.drawn + 1,
+        )
 
-    def outcomes(self, z: Any, model_state: Any, batch: Batch) -> Outcomes:
+    def update(
+        self, gradient: Any, optimizer: optax.OptState, params: Any, factors: Any, rate: Any
+    ) -> tuple[Any, optax.OptState]:
+        """Weights, and the rule's state, after an update along their gradient."""
+        rule = frozen(scaled(self.optimizer, rate), factors)
+        updates, optimizer = rule.update(gradient, optimizer, params)
+        return optax.apply_updates(params, updates), optimizer
+
+    def outcomes(self, z: Any, model_state: Any, batch: Batch, numbers: Numbers) -> Outcomes:
         """Paired outcomes of a batch in evaluation mode: one forward pass."""
-        logits = self._logits(z, model_state, batch, jax.random.key(0), False)
+        logits = self._logits(z, model_state, batch, numbers, jax.random.key(0), False)
         return self._outcomes(logits, batch)
 
     def _outcomes(self, logits: Float[Array, "rows classes"], batch: Batch) -> Outcomes:
@@ -304,30 +366,50 @@ class Steps:
             own={c.name: c.quantity(c.true, logits, batch.y) for c in self._own},
         )
 
-    def dual_step(self, duals: DualState, z: Any, model_state: Any, batch: Batch) -> DualState:
+    def dual_step(
+        self,
+        duals: DualState,
+        z: Any,
+        model_state: Any,
+        batch: Batch,
+        numbers: Numbers,
+        scale: Float[Array, ""] | float = 1.0,
+    ) -> DualState:
         """Measure the true violations on rows no gradient uses and move the multipliers."""
-        return self._ascended(duals, self.outcomes(z, model_state, batch), batch.group)
+        seen = self.outcomes(z, model_state, batch, numbers)
+        return self._ascended(duals, seen, batch.group, numbers, scale)
 
     def _ascended(
-        self, duals: DualState, outcomes: Outcomes, group: Int[Array, " rows"]
+        self,
+        duals: DualState,
+        outcomes: Outcomes,
+        group: Int[Array, " rows"],
+        numbers: Numbers,
+        scale: Any,
     ) -> DualState:
         # The batch's outcomes are all that buffers, violations and multipliers need of its rows.
-        outcomes, group = self.problem.placement.whole((outcomes, group))
-        if self.buffer_size:
-            buffers = fairness.write(duals.buffers, outcomes, group)
-        else:
-            buffers = fairness.only(duals.buffers, outcomes, group)
-        stats = self.statistics(duals._replace(buffers=buffers))
+        outcomes, group = self.structure.placement.whole((outcomes, group))
+        add = fairness.write if self.buffered else fairness.only
+        seen = duals._replace(buffers=add(duals.buffers, outcomes, group))
+        stats = self.statistics(seen, numbers)
         measured = tuple(jnp.isfinite(c.distances(stats)) for c in self.constraints)
-        violations = tuple(
-            c.violations(stats, slack)
-            for c, slack in zip(self.constraints, duals.slack, strict=True)
-        )
         multipliers, rule = fairness.ascend(
-            self.constraints, duals.multipliers, violations, self.dual_rule, duals.rule, measured
+            self.constraints,
+            duals.multipliers,
+            self.violations(seen, numbers),
+            optax.GradientTransformationExtraArgs(lambda params: params, self.dual_rule),
+            duals.rule,
+            measured,
+            scale,
         )
-        return DualState(multipliers, rule, buffers, duals.slack)
+        return DualState(multipliers, rule, seen.buffers)
 
-    def emptied(self, duals: DualState) -> DualState:
-        """The same multipliers with empty buffers: the network just changed."""
-        return duals._replace(buffers=self._empty_buffers())
+
+def scaled(rule: optax.GradientTransformation, rate: Any) -> optax.GradientTransformation:
+    """``rule`` with its updates times ``rate``, its state as it is."""
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        updates, state = rule.update(updates, state, params)
+        return jax.tree.map(lambda u: (u * rate).astype(u.dtype), updates), state
+
+    return optax.GradientTransformation(rule.init, update)

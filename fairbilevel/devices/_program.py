@@ -1,0 +1,110 @@
+"""Compiled functions, one for each structure: numbers are their arguments, never part of them."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fairbilevel.devices._placement import Placement, on_device
+
+HELD = 256  # executables; structures beyond that are compiled again when they come back
+
+
+class Program:
+    """A pure function compiled once a process for each structure, shapes and types.
+
+    The first argument, ``structure``, is hashable and says everything that decides what is
+    computed; all others are pytrees of arrays. Two problems of one structure (two folds, two
+    seeds, two tolerances) are served by one executable. Where several devices share the work,
+    results lie where the placement says, so that a split state is never gathered between calls.
+
+    Args:
+        function: ``function(structure, *arguments)``; called under JAX's trace.
+        donate: the first of the arguments is gone after the call, its memory taken over.
+    """
+
+    def __init__(self, function: Callable[..., Any], *, donate: bool = False):
+        self.function, self.donate = function, donate
+        self._executables: OrderedDict[Hashable, Any] = OrderedDict()
+
+    def __call__(
+        self,
+        structure: Hashable,
+        *arguments: Any,
+        placement: Placement | None = None,
+        costs: Any = None,
+    ) -> Any:
+        """Run, compiling first where this structure or these shapes are new.
+
+        Args:
+            structure: what decides the computation.
+            *arguments: pytrees of arrays; those of several devices lie where they belong.
+            placement: the devices that share the work, ``None`` for JAX's default one.
+            costs: has ``compile_seconds``, where compiling is booked.
+        """
+        spread = None if placement is None or placement.alone else placement
+        if spread is None:
+            arguments = jax.tree.map(on_device, arguments)
+        leaves, tree = jax.tree.flatten(arguments)
+        where = None if spread is None else (spread, tuple(leaf.sharding for leaf in leaves))
+        shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+        key = (structure, tree, shapes, where, jax.config.jax_enable_x64)  # type: ignore[attr-defined]
+        executable = self._executables.get(key)
+        if executable is None:
+            begin = time.perf_counter()
+            executable = self.lower(structure, *arguments, placement=spread).compile()
+            self._executables[key] = executable
+            while len(self._executables) > HELD:
+                self._executables.popitem(last=False)
+            if costs is not None:
+                costs.compile_seconds += time.perf_counter() - begin
+        else:
+            self._executables.move_to_end(key)
+        return executable(*arguments)
+
+    def lower(
+        self, structure: Hashable, *arguments: Any, placement: Placement | None = None
+    ) -> Any:
+        """What is compiled for these arguments, placed already: a ``jax.stages.Lowered``."""
+
+        def function(*arguments: Any) -> Any:
+            return self.function(structure, *arguments)
+
+        # The name that logs of compilation show, and that a cache on disk goes by.
+        function.__name__ = self.function.__name__
+        donated = 0 if self.donate else ()
+        if placement is None or placement.alone:
+            return jax.jit(function, donate_argnums=donated).lower(*arguments)
+        results = placement.outputs(function, *arguments)
+        jitted = jax.jit(function, donate_argnums=donated, out_shardings=results)
+        return jitted.lower(*arguments)
+
+    @property
+    def compiled(self) -> int:
+        """How many executables there are."""
+        return len(self._executables)
+
+    def newest(self) -> Any:
+        """The executable that was used last.
+
+        Raises:
+            LookupError: none was.
+        """
+        return self._executables[next(reversed(self._executables))]
+
+
+def _copied(structure: None, tree: Any) -> Any:
+    return jax.tree.map(jnp.copy, tree)
+
+
+_COPY = Program(_copied)
+
+
+def copied(tree: Any, placement: Placement | None = None) -> Any:
+    """New arrays of the same values: what is donated to a program is gone afterwards."""
+    return _COPY(None, tree, placement=placement)

@@ -1,0 +1,388 @@
+"""What all methods share: their options, how they are run, and how a run of theirs ends."""
+
+from __future__ import annotations
+
+import functools
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array
+
+from fairbilevel import _options, fairness, masks
+from fairbilevel.devices import Program
+from fairbilevel.fairness import Constraint
+from fairbilevel.masks import Budget, Masks
+from fairbilevel.problem import FairPruningProblem, Network, Reference
+from fairbilevel.records import Activity, Checkpoints
+from fairbilevel.train._batches import STREAM_REFRESH
+from fairbilevel.train._expected import data_expected, digest, settings
+from fairbilevel.train._feasibility import Watch
+from fairbilevel.train._optimizers import SGD
+from fairbilevel.train._plan import RECALIBRATION_BATCHES, Plan, recalibration_cost
+from fairbilevel.train._recalibrate import answers, recalibrated
+from fairbilevel.train._report import Callback
+from fairbilevel.train._run import BUFFER_SIZE, Rules, Run, RunState
+from fairbilevel.train._solution import Solution
+from fairbilevel.train._stretch import StretchLog
+
+Granularity = Literal["weight", "filter"]
+BudgetKind = Literal["global", "uniform"]
+
+
+@dataclass(frozen=True)
+class Method(ABC):
+    """A way to make a network sparse: options, checked once, and ``run``.
+
+    Attributes:
+        sparsity: share of the prunable weights (or coupled channels) to remove, in [0, 1).
+        granularity: weight, or filter (channels of convolutions, neurons of dense layers and
+            attention heads, each with everything coupled to it).
+        budget: global (the best of all layers together) or uniform (the same share of each layer).
+        steps: gradient evaluations to spend on pruning (one is forward and backward on one nominal
+            batch), dense training apart.
+        batch_size: rows of a nominal batch.
+        learning_rate: peak learning rate of the weights while pruning, of the default rule.
+        budget_share: part of the phase that removes units after which the final sparsity is
+            reached, on a cubic schedule.
+        constraints: what is enforced, in place of what the method or the problem has; the problem's
+            constraints stay what is measured, stops training early and is reported.
+        multiplier_rule: how multipliers move: gradient-ascent, augmented-lagrangian, nupi,
+            multiplicative-weights or penalty; options after a colon, as in
+            nupi:proportional=0.1,smoothing=0.9, augmented-lagrangian:penalty=1 or
+            multiplicative-weights:budget=2.
+        dual_step: step of the multipliers for each step of the weights.
+        buffer_size: rows a group in the replay buffers; 0 for none: the multipliers then see the
+            groups that the last batch held, and nothing else.
+        inner_optimizer: any optax rule for the weights, restarted for each phase, in place of
+            clipped SGD.
+        dual_optimizer: any optax rule for the multipliers, in place of ``multiplier_rule``.
+        seed: of batches, random scores and dropout.
+
+    Raises:
+        ValueError: an option outside its range.
+    """
+
+    sparsity: float = 0.9
+    granularity: Granularity = "weight"
+    budget: BudgetKind = "global"
+    steps: int = 1000
+    batch_size: int = 128
+    learning_rate: float = 0.05
+    budget_share: float = 0.8
+    constraints: tuple[Constraint, ...] | None = None
+    multiplier_rule: str = "gradient-ascent"
+    dual_step: float = 0.01
+    buffer_size: int = BUFFER_SIZE
+    inner_optimizer: optax.GradientTransformation | None = None
+    dual_optimizer: optax.GradientTransformation | None = None
+    seed: int = 0
+
+    name: ClassVar[str]
+    granularities: ClassVar[tuple[str, ...]] = masks.GRANULARITIES
+    # Steps between two measurements of violations that the dual step is scaled by.
+    violation_every: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.sparsity < 1:
+            raise ValueError(f"sparsity must lie in [0, 1), got {self.sparsity}")
+        _options.one_of("granularity", self.granularity, get_args(Granularity))
+        if self.granularity not in self.granularities:
+            raise ValueError(
+                f"{self.name} prunes at granularity {' or '.join(self.granularities)} only, got "
+                f"{self.granularity!r}"
+            )
+        _options.one_of("budget", self.budget, get_args(BudgetKind))
+        _options.at_least(self, 1, "steps", "batch_size")
+        _options.at_least(self, 0, "buffer_size")
+        _options.share(self, "budget_share")
+        _options.finite(self, "learning_rate", "dual_step")
+        fairness.multiplier_rule(self.multiplier_rule, self.dual_step)
+
+    @property
+    def label(self) -> str:
+        """What results call the method."""
+        return self.name
+
+    @property
+    def joint(self) -> bool:
+        """Whether multipliers move on each training batch's own forward pass."""
+        return False
+
+    def bounds(self, problem: FairPruningProblem) -> tuple[Constraint, ...]:
+        """What is enforced where no ``constraints`` are given: the problem's own by default."""
+        return problem.constraints
+
+    def enforced(self, problem: FairPruningProblem) -> tuple[Constraint, ...]:
+        """What is enforced; nothing where constraints never act."""
+        if self.constraints is None:
+            return self.bounds(problem)
+        return problem.bound(self.constraints)
+
+    def rules(self, problem: FairPruningProblem) -> Rules:
+        """Constraints, optimizers and buffers of a run.
+
+        A method that enforces nothing carries the problem's constraints along, their multipliers at
+        zero: one program then trains the dense model, all such methods and the solver's networks.
+        """
+        enforced = self.enforced(problem)
+        step = self.dual_step * self.violation_every
+        duals = self.dual_optimizer or fairness.multiplier_rule(self.multiplier_rule, step)
+        optimizer = self.inner_optimizer or SGD
+        if not enforced:
+            return Rules(problem.constraints, optimizer)
+        return Rules(enforced, optimizer, duals, self.buffer_size, self.joint)
+
+    @abstractmethod
+    def plan(self, problem: FairPruningProblem, reference: Reference | None = None) -> Plan:
+        """What a run will do, and what it will cost.
+
+        Args:
+            problem: what to prune.
+            reference: the dense model, if there is one already.
+
+        Raises:
+            ValueError: the steps do not pay for what the method has to do.
+        """
+
+    @abstractmethod
+    def start(
+        self,
+        problem: FairPruningProblem,
+        reference: Reference,
+        *,
+        callback: Callback = lambda record: None,
+        checkpoints: Checkpoints | None = None,
+    ) -> MethodRun:
+        """A run stage by stage, to look at scores and masks on the way."""
+
+    def run(
+        self,
+        problem: FairPruningProblem,
+        reference: Reference,
+        *,
+        callback: Callback = lambda record: None,
+        checkpoints: Checkpoints | None = None,
+    ) -> Solution:
+        """Prune a problem's dense reference.
+
+        Args:
+            problem: what to prune.
+            reference: the dense model (``fb.train.train_dense`` or ``problem.refer``).
+            callback: receives one record a stage.
+            checkpoints: where checkpoints go, and where the run goes on from if there are any.
+
+        Raises:
+            DivergenceError: the loss is not finite or exploded, with smaller steps too.
+            Interrupted: a stop was asked, and a checkpoint written.
+            ValueError: the sparsity leaves a layer empty where that cuts the network, or the steps
+                do not pay for what the method has to do.
+        """
+        return self.start(problem, reference, callback=callback, checkpoints=checkpoints).run()
+
+
+def recalibration(problem: FairPruningProblem) -> float:
+    """Gradient evaluations that the final network's statistics will cost."""
+    return recalibration_cost(problem.shapes)
+
+
+def _expand(
+    structure: tuple[masks.Layers, str], kept: Masks, params: Any
+) -> Any:
+    layers, granularity = structure
+    factors = masks.expand(kept, params, layers, granularity)
+    return jax.tree.map(
+        lambda m, p: jnp.broadcast_to(m, p.shape).astype(p.dtype), factors, params
+    )
+
+
+def _select(budget: Budget, scores: Masks, kept: Masks, keep: dict[str, Array]) -> Masks:
+    left = {name: jnp.where(kept[name] > 0, s, -jnp.inf) for name, s in scores.items()}
+    return budget.top_k(left, keep)
+
+
+_EXPANDED, _SELECTED = Program(_expand), Program(_select)
+
+
+class MethodRun(Run):
+    """One run of a method: ``init``, ``step`` for each of ``stages``, ``finish``; or ``run``.
+
+    Args:
+        method: options.
+        problem: what to prune.
+        reference: the dense model.
+        callback: receives one record a stage.
+        checkpoints: where checkpoints go; ``None`` writes none.
+
+    Raises:
+        ValueError: the sparsity leaves a layer empty where that cuts the network, or the steps do
+            not pay for what the method has to do.
+    """
+
+    reference: Reference
+
+    def __init__(
+        self,
+        method: Method,
+        problem: FairPruningProblem,
+        reference: Reference,
+        callback: Callback,
+        checkpoints: Checkpoints | None = None,
+    ):
+        super().__init__(
+            problem,
+            reference,
+            method.rules(problem),
+            seed=method.seed,
+            batch_size=method.batch_size,
+            callback=callback,
+        )
+        self.method, self.checkpoints = method, checkpoints
+        self.budget = Budget.of(problem.layers, method.granularity, method.budget)
+        self.budget.keep(method.sparsity)  # refuses what cannot be reached, before any work
+        self.enforced = method.enforced(problem)
+        self.plan = method.plan(problem, reference)
+        self.multipliers: dict[str, dict[str, float]] = {}
+        self.watch_late = Watch(problem.under(self.enforced), reference)
+
+    def acts(self, phase: str) -> bool:
+        """Whether constraints act on the weights in a phase."""
+        return False
+
+    def masks(self, state: RunState) -> Masks:
+        """Hard masks of a state."""
+        return dict(state.kept)
+
+    def run(self) -> Solution:
+        """All stages and the end, from the newest checkpoint on.
+
+        Raises:
+            DivergenceError: the loss is not finite or exploded, with smaller steps too.
+            Interrupted: a stop was asked, and a checkpoint written.
+            CheckpointError: checkpoints of another run, or one that cannot be written.
+            ValueError: the masks cut the network.
+        """
+        return self.finish(self.run_stages())
+
+    @functools.cached_property
+    def activity(self) -> Activity | None:
+        """The run's checkpoints, if there are to be any."""
+        if self.checkpoints is None:
+            return None
+        expected = {
+            **data_expected(self.problem),
+            "dense model": digest(self.reference.network),
+            "method": self.method.label,
+            **settings(self.method),
+        }
+        return self.checkpoints.activity("method", expected)
+
+    @property
+    def enforces(self) -> bool:
+        """Whether constraints act in the phase."""
+        return self.acts(self.phase.name)
+
+    @property
+    def _watched(self) -> bool:
+        return self.phase.name == "finetune" and self.enforces and self.phase.dual_rows is not None
+
+    def fresh(self) -> Any:
+        """Multipliers at zero, buffers empty."""
+        return self.steps.duals(self.rules.duals, self.rules.buffer_size)
+
+    def enter(self, state: RunState) -> RunState:
+        """The optimizer afresh; multipliers go on where constraints go on acting on one network."""
+        phases = self.plan.phases
+        self.watch = self.watch_late if self._watched else None
+        if not self.phase_index:
+            return state
+        before = phases[self.phase_index - 1].name
+        goes_on = self.enforces and self.acts(before) and before != "before"
+        weights = state.weights
+        network = Network(weights.params, weights.model_state)
+        duals = weights.duals if goes_on else self.fresh()
+        return state._replace(weights=self.begun(network, duals, weights.drawn))
+
+    def everything(self) -> Masks:
+        """Masks that keep all units."""
+        units = self.problem.layers.units(self.method.granularity)
+        kind = jax.tree.leaves(self.problem.shapes.params)[0].dtype
+        return self.problem.placement.place({u.name: np.ones(u.shape, kind) for u in units})
+
+    def selected(self, scores: Masks, kept: Masks, sparsity: float) -> Masks:
+        """Masks of exactly the budget: the best scores among the units that are still there."""
+        place = self.problem.placement
+        keep = place.place(masks.as_counts(self.budget.keep(sparsity)))
+        return _SELECTED(self.budget, scores, kept, keep, placement=place, costs=self.costs)
+
+    def factors(self, state: RunState) -> Any:
+        """Of the masks that the state holds."""
+        structure = (self.problem.layers, self.method.granularity)
+        place = self.problem.placement
+        arguments = (state.kept, state.weights.params)
+        return _EXPANDED(structure, *arguments, placement=place, costs=self.costs)
+
+    def finish(self, state: RunState) -> Solution:
+        """The best network of the last phase, recalibrated, and its masks.
+
+        Raises:
+            ValueError: the masks cut the network: its logits are the same for every row.
+        """
+        method, problem = self.method, self.problem
+        best = self.best.network if self.plan.phases and self.phase.chooses else None
+        network = self.network(state) if best is None else best
+        rows = self.plan.phases[-1].rows if self.plan.phases else problem.roles["fit"]
+        if jax.tree.leaves(network.state):
+            with self.costs.timed():
+                size = self.batch_size
+                batches = self.feed.take(rows, STREAM_REFRESH, RECALIBRATION_BATCHES, size)
+                self.costs.gradient_evaluations += self.plan.recalibration
+                network = recalibrated(problem, network, batches)
+        constant = answers(problem, network, rows, method.sparsity)
+        watched = bool(self.plan.phases) and self._watched
+        warnings = self.report.warnings()
+        if constant is not None:
+            warnings = (
+                f"the network answers {constant!r} whatever it is shown: nothing is left of it but "
+                "the commonest answer; ask for less sparsity or more steps",
+                *warnings,
+            )
+        return Solution(
+            method=method.label,
+            problem=problem,
+            reference=self.reference,
+            network=network,
+            masks=self.masks(state),
+            scores=dict(state.scores),
+            multipliers=self.multipliers,
+            granularity=method.granularity,
+            budget=self.budget,
+            sparsity=method.sparsity,
+            costs=self.costs,
+            history=self.report.history,
+            warnings=warnings,
+            feasibility=self.watch_late.assess(network) if watched else None,
+            rollbacks=tuple(self.report.rollbacks),
+            constant_answer=constant,
+        )
+
+    def _write(self, state: RunState, log: StretchLog, record: Any) -> None:
+        super()._write(state, log, record)
+        if self.enforces:
+            self.multipliers = self.enforced_record(state, log).named_multipliers()
+
+    def _about(self) -> dict[str, Any]:
+        return {**super()._about(), "multipliers": self.multipliers}
+
+    def _restore(self, tree: Any, about: dict[str, Any]) -> RunState:
+        state = super()._restore(tree, about)
+        self.multipliers = about["multipliers"]
+        self.watch = self.watch_late if self._watched else None
+        if self.watch is not None:
+            self.watch.restore(about["watch"])
+        return state
+
