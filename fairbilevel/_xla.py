@@ -12,6 +12,7 @@ transposes around it, which is the same arithmetic. On other backends it does no
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -46,13 +47,48 @@ def canonical_convolutions(function: Callable[..., Any], *, force: bool = False)
     """
 
     def wrapped(*args: Any) -> Any:
-        if not (force or jax.default_backend() == "cpu"):
+        if _rewriting.get() or not (force or jax.default_backend() == "cpu"):
             return function(*args)
-        closed, out_shape = jax.make_jaxpr(function, return_shape=True)(*args)
-        flat = _evaluate(closed.jaxpr, closed.consts, *jax.tree.leaves(args))
-        return jax.tree.unflatten(jax.tree.structure(out_shape), flat)
+        return traced(function, *args, rewrite=True)[0](*args)
 
     return wrapped
+
+
+# Whether what is traced now will be rewritten anyway: once is enough.
+_rewriting: ContextVar[bool] = ContextVar("_rewriting", default=False)
+
+
+def traced(
+    function: Callable[..., Any], *args: Any, rewrite: bool | None = None
+) -> tuple[Callable[..., Any], Any]:
+    """``function`` traced once, and the shapes of its results.
+
+    Args:
+        function: any JAX-traceable function of pytrees.
+        *args: what it takes, or the like.
+        rewrite: bring its convolutions into the canonical layout; by default on CPU.
+
+    Returns:
+        The same function of pytrees of the same shapes; the results as ``jax.eval_shape`` gives
+        them.
+    """
+    rewrite = jax.default_backend() == "cpu" if rewrite is None else rewrite
+    token = _rewriting.set(rewrite)
+    try:
+        closed, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
+    finally:
+        _rewriting.reset(token)
+    structure = jax.tree.structure(shapes)
+
+    def run(*args: Any) -> Any:
+        leaves = jax.tree.leaves(args)
+        if rewrite:
+            flat = _evaluate(closed.jaxpr, closed.consts, *leaves)
+        else:
+            flat = jex_core.jaxpr_as_fun(closed)(*leaves)
+        return jax.tree.unflatten(structure, flat)
+
+    return run, shapes
 
 
 def scan(body: Callable[..., Any], init: Any, xs: Any, length: int | None = None) -> Any:

@@ -39,6 +39,7 @@ def _sentence(box: str, name: str) -> str:
 
 def configuration(name: str, words: list[str], default: Any = None) -> Any:
     """Options from the command line over those of ``--config FILE`` or ``default``, if given."""
+    from fairbilevel import devices
     from fairbilevel.run import Config, read_config
 
     default, rest = default or Config(), []
@@ -64,6 +65,7 @@ def configuration(name: str, words: list[str], default: Any = None) -> Any:
     if help_default is cleared:
         kept: dict[str, Any] = {n: getattr(default, n) for n in repeated if n not in given}
         parsed = dataclasses.replace(parsed, **kept)
+    devices.compile_cache(parsed.compile_cache)
     if name != "solve" and parsed.processes() is not None:
         raise ValueError(f"only `fairbilevel solve` runs in several processes, not {name}")
     return parsed

@@ -1,5 +1,6 @@
 """Devices: where arrays lie, what is compiled for them, how several processes find each other."""
 
+from fairbilevel.devices._cache import compile_cache, default_cache
 from fairbilevel.devices._collectives import Collective, bytes_of, collectives
 from fairbilevel.devices._placement import AXIS, Placement, on_device
 from fairbilevel.devices._program import Program, copied
@@ -13,7 +14,9 @@ __all__ = [
     "Program",
     "bytes_of",
     "collectives",
+    "compile_cache",
     "copied",
+    "default_cache",
     "is_first",
     "on_device",
     "on_first",

@@ -43,6 +43,9 @@ class Unrolled(Hypergradient):
         mode: ``"reverse"``, or ``"forward"`` for few outer variables.
         args_per_step: ``inner_args`` carry a leading axis of ``steps``, a batch for each.
         restart: begin each call with a fresh state of the rule.
+        threads: from the inner auxiliary output of a step to the last of the next step's
+            ``inner_args`` (normalization statistics), which no derivative goes through; by default
+            all arguments are those that were given.
 
     Raises:
         ValueError: an option outside its range.
@@ -55,6 +58,7 @@ class Unrolled(Hypergradient):
     mode: str = "reverse"
     args_per_step: bool = False
     restart: bool = False
+    threads: Callable[[Any], Any] | None = None
 
     def __post_init__(self) -> None:
         check_count("steps", self.steps)
@@ -92,15 +96,19 @@ class Unrolled(Hypergradient):
         """Run the steps, then differentiate what they led to."""
         if self.restart:
             state = self.optimizer.init(point.inner_var)
-        run = _Steps(point.inner, self.optimizer, self.args_per_step)
+        args, thread = point.inner.args, ()
+        if self.threads is not None:
+            args, thread = args[:-1], args[-1]
+        level = Level(point.inner.function, args, point.inner.has_aux)
+        run = _Steps(level, self.optimizer, self.args_per_step, self.threads)
         if self.args_per_step:
-            self._check_axis(point.inner.args)
+            self._check_axis(args)
         skipped = self.steps - self.differentiated
-        carry = (point.inner_var, state)
+        carry = (point.inner_var, state, thread)
         if skipped:
             carry, _ = run.forward(point.outer_var, carry, 0, skipped)
         differentiate = self._forward if self.mode == "forward" else self._reverse
-        gradient, (y, state), (inner_grad, (inner_value, inner_aux)), outer_out = differentiate(
+        gradient, (y, state, _), (inner_grad, (inner_value, inner_aux)), outer_out = differentiate(
             point, run, carry, skipped
         )
         outer_value, outer_aux = outer_out
@@ -149,7 +157,7 @@ class Unrolled(Hypergradient):
             carry, (outer_start, lasts) = jax.lax.scan(segment, carry, begins)
             last = jax.tree.map(lambda leaf: leaf[-1], lasts)
             trajectory = None
-        y, state = carry
+        y, state, _ = carry
         direct, of_y, outer_out = point.outer.gradients(x, y)
         bars = (direct, (of_y, run.zero_cotangent(state)))
         if trajectory is not None:
@@ -179,8 +187,8 @@ class Unrolled(Hypergradient):
         float_state, rebuild = _split(carry[1])
 
         def step(carry: Any, index: Any) -> Any:
-            (y, floats), others, tangents = carry
-            args = run.args(index)
+            (y, floats), others, thread, tangents = carry
+            args = run.args(index, thread)
 
             def advance(x: Any, y: Any, floats: Any) -> Any:
                 gradient, out = run.inner(args).inner_gradient(x, y)
@@ -190,19 +198,19 @@ class Unrolled(Hypergradient):
 
             moved, linear, (others, last) = jax.linearize(advance, x, y, floats, has_aux=True)
             tangents = _each(lambda d, t: linear(unravel(d), *t), (basis, tangents))
-            return (moved, others, tangents), last
+            return (moved, others, run.threaded(last[1], thread), tangents), last
 
         start = (carry[0], float_state)
         tangents = jax.tree.map(lambda leaf: jnp.zeros((flat.size, *leaf.shape), leaf.dtype), start)
-        (moved, others, tangents), lasts = jax.lax.scan(
-            step, (start, _others(carry[1]), tangents), first + jnp.arange(count)
+        (moved, others, thread, tangents), lasts = jax.lax.scan(
+            step, (start, _others(carry[1]), carry[2], tangents), first + jnp.arange(count)
         )
         last = jax.tree.map(lambda leaf: leaf[-1], lasts)
         y = moved[0]
         direct, of_y, outer_out = point.outer.gradients(x, y)
         through = jax.vmap(lambda t: vectors.dot(of_y, t))(tangents[0])
         gradient = vectors.add(direct, unravel(through.astype(flat.dtype)))
-        return gradient, (y, rebuild(moved[1], others)), last, outer_out
+        return gradient, (y, rebuild(moved[1], others), thread), last, outer_out
 
 
 def _each(function: Callable[..., Any], rows: Any) -> Any:
@@ -237,16 +245,22 @@ def _others(state: Any) -> list[Any]:
 
 @dataclass(frozen=True, eq=False)
 class _Steps:
-    """Steps of the inner problem, and the way back through them. A carry is weights and state."""
+    """Steps of the inner problem, and the way back through them. A carry is weights, the rule's
+    state, and what is threaded from step to step."""
 
     level: Level
     optimizer: optax.GradientTransformation
     args_per_step: bool
+    threads: Callable[[Any], Any] | None = None
 
-    def args(self, index: Any) -> Any:
-        if not self.args_per_step:
-            return self.level.args
-        return jax.tree.map(lambda leaf: leaf[index], self.level.args)
+    def args(self, index: Any, thread: Any) -> Any:
+        args = self.level.args
+        if self.args_per_step:
+            args = jax.tree.map(lambda leaf: leaf[index], args)
+        return args if self.threads is None else (*args, thread)
+
+    def threaded(self, out: Any, thread: Any) -> Any:
+        return thread if self.threads is None else self.threads(out[1])
 
     def inner(self, args: Any) -> Level:
         return Level(self.level.function, args, self.level.has_aux)
@@ -256,9 +270,9 @@ class _Steps:
         return optax.apply_updates(y, updates), state
 
     def step(self, x: Any, carry: Any, index: Any) -> Any:
-        y, state = carry
-        gradient, out = self.inner(self.args(index)).inner_gradient(x, y)
-        return self.update(gradient, state, y), (gradient, out)
+        y, state, thread = carry
+        gradient, out = self.inner(self.args(index, thread)).inner_gradient(x, y)
+        return (*self.update(gradient, state, y), self.threaded(out, thread)), (gradient, out)
 
     def forward(self, x: Any, carry: Any, first: Any, count: int) -> Any:
         """``count`` steps; the carry, and gradient and output of the last step."""
@@ -303,8 +317,8 @@ class _Steps:
 
         def body(bars: Any, saved: Any) -> Any:
             x_bar, (y_bar, state_bar) = bars
-            index, (y, state) = saved
-            inner = self.inner(self.args(first + index))
+            index, (y, state, thread) = saved
+            inner = self.inner(self.args(first + index, thread))
             floats, rebuild = _split(state)
             others = _others(state)
 

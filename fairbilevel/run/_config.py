@@ -44,6 +44,7 @@ FREE_OPTIONS = (
     "checkpoint_every",
     "checkpoint_keep",
     "tensorboard",
+    "compile_cache",
     *PLACE_OPTIONS,
 )
 
@@ -175,6 +176,9 @@ class Config(_Owned):
     """Seconds between two checkpoints; 0 writes one after every stage."""
     checkpoint_keep: int = 2
     """Newest checkpoints kept of each part of a run, besides its best."""
+    compile_cache: str | None = None
+    """Folder where compiled programs are kept from one run to the next, or `off`; by default one in
+    your cache folder (~/.cache/fairbilevel/programs on Linux), or JAX_COMPILATION_CACHE_DIR."""
     devices: str = "all"
     """`all`, or how many devices share each batch."""
     shard_params: bool = False

@@ -121,9 +121,9 @@ class OuterStep:
         """Scores where they may lie, and the state beside them."""
         magnitudes = masks.magnitude(params, self.steps.structure.layers, self.granularity)
         factors = jax.tree.map(jnp.ones_like, params)
-        # Constant starts have no spread of their own.
-        spread = jnp.maximum(masks.spread(scores), 0.1)
         scores = self.relaxation.start(scores, self.budget, keep)
+        # Of the scores that steps will move; constant starts have no spread of their own.
+        spread = jnp.maximum(masks.spread(scores), 0.1)
         method = self._bound(factors, 1.0).init(scores, params)
         rule = self.outer.init(scores)
         return scores, OuterState(rule, method, spread, masks.magnitude_scale(magnitudes))
@@ -132,7 +132,10 @@ class OuterStep:
         """The method, moving weights as the weight step does where it moves any itself."""
         if isinstance(self.method, (Unrolled, FirstOrder)):
             rule = frozen(scaled(self.steps.optimizer, rate), factors)
-            return dataclasses.replace(self.method, optimizer=rule)
+            method = dataclasses.replace(self.method, optimizer=rule)
+            if isinstance(method, Unrolled):  # each of its steps moves the statistics on
+                return dataclasses.replace(method, threads=lambda aux: aux.model_state)
+            return method
         return self.method
 
     def __call__(
@@ -183,8 +186,8 @@ class OuterStep:
 
             return factors, pullback
 
-        def inner(z: Any, batch: Batch, key: Array) -> Any:
-            return steps.objective(z, weights.model_state, batch, fit_weights, numbers, key)
+        def inner(z: Any, batch: Batch, key: Array, model_state: Any) -> Any:
+            return steps.objective(z, model_state, batch, fit_weights, numbers, key)
 
         # Train mode on select, its statistics dropped: only fit moves the running ones.
         def outer(z: Any, batch: Batch, key: Array) -> Any:
@@ -200,7 +203,7 @@ class OuterStep:
             weights.params,
             method=method,
             outer_args=(select, of_select),
-            inner_args=(fit, of_fit),
+            inner_args=(fit, of_fit, weights.model_state),
             has_aux=True,
             state=state.outer.method,
         )

@@ -39,7 +39,7 @@ from fairbilevel.train._report import (
     rollback_warnings,
     tune_record,
 )
-from fairbilevel.train._run import Rules, Run, RunState
+from fairbilevel.train._run import Rules, RunState, StagedRun
 from fairbilevel.train._solution import Solution
 from fairbilevel.train._steps import DualState, StepLog, Steps, WeightState, frozen, masked, scaled
 from fairbilevel.train._stretch import (
@@ -84,9 +84,10 @@ __all__ = [
     "Report",
     "Retreats",
     "Rules",
-    "Run",
     "RunState",
+
     "Solution",
+    "StagedRun",
     "StepLog",
     "Steps",
     "Stretch",

@@ -18,7 +18,7 @@ from fairbilevel.train._expected import data_expected
 from fairbilevel.train._optimizers import SGD
 from fairbilevel.train._plan import Phase, Plan, every, learning_rates, stages
 from fairbilevel.train._report import Callback
-from fairbilevel.train._run import Rules, Run, RunState
+from fairbilevel.train._run import Rules, RunState, StagedRun
 
 STAGES = 20
 
@@ -77,7 +77,7 @@ def train_dense(
     return dataclasses.replace(reference, seed=seed, rollbacks=tuple(run.report.rollbacks))
 
 
-class _DenseRun(Run):
+class _DenseRun(StagedRun):
     # The problem's constraints, with multipliers that stay zero: the program is then the one that
     # fine-tunes under them.
     def __init__(

@@ -26,7 +26,7 @@ from fairbilevel.train._optimizers import SGD
 from fairbilevel.train._plan import RECALIBRATION_BATCHES, Plan, recalibration_cost
 from fairbilevel.train._recalibrate import answers, recalibrated
 from fairbilevel.train._report import Callback
-from fairbilevel.train._run import BUFFER_SIZE, Rules, Run, RunState
+from fairbilevel.train._run import BUFFER_SIZE, Rules, RunState, StagedRun
 from fairbilevel.train._solution import Solution
 from fairbilevel.train._stretch import StretchLog
 
@@ -208,7 +208,7 @@ def _select(budget: Budget, scores: Masks, kept: Masks, keep: dict[str, Array]) 
 _EXPANDED, _SELECTED = Program(_expand), Program(_select)
 
 
-class MethodRun(Run):
+class MethodRun(StagedRun):
     """One run of a method: ``init``, ``step`` for each of ``stages``, ``finish``; or ``run``.
 
     Args:

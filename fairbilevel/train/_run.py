@@ -115,7 +115,7 @@ class RunState(NamedTuple):
     outer: Any = ()
 
 
-class Run(ABC):
+class StagedRun(ABC):
     """A run: ``init``, then ``step`` for each of ``stages``.
 
     A stage is prepared (units are removed, the budget moves), trained in compiled calls, checked,

@@ -111,7 +111,7 @@ def repeated(
     step: Callable[[Any, Array], tuple[Any, Any]], state: Any, count: Array, length: int
 ) -> tuple[Any, Any]:
     """``state, log = step(state, index)`` for the first ``count`` indices; the logs stacked."""
-    shapes = jax.eval_shape(step, state, jnp.zeros((), jnp.int32))[1]
+    step, (_, shapes) = _xla.traced(step, state, jnp.zeros((), jnp.int32))
     logs = jax.tree.map(lambda s: jnp.zeros((length, *s.shape), s.dtype), shapes)
 
     def body(carry: Any) -> Any:
@@ -121,9 +121,7 @@ def repeated(
         return index + 1, state, logs
 
     start = (jnp.zeros((), jnp.int32), state, logs)
-    end = jax.lax.while_loop(
-        lambda carry: carry[0] < count, _xla.canonical_convolutions(body), start
-    )
+    end = jax.lax.while_loop(lambda carry: carry[0] < count, body, start)
     return end[1], end[2]
 
 
