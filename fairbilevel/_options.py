@@ -1,4 +1,4 @@
-"""Options: as text (``NAME:option=value,option=value``), as their owners document and check them."""
+"""Options as text (``NAME:option=value,option=value``), documented and checked by their owners."""
 
 from __future__ import annotations
 

@@ -3,8 +3,8 @@
 from fairbilevel.devices._cache import compile_cache, default_cache
 from fairbilevel.devices._collectives import Collective, bytes_of, collectives
 from fairbilevel.devices._placement import AXIS, Placement, on_device
-from fairbilevel.devices._program import Program, copied
 from fairbilevel.devices._processes import Processes, is_first, on_first, told_by_first
+from fairbilevel.devices._program import Program, copied
 
 __all__ = [
     "AXIS",

@@ -76,8 +76,8 @@ def empty_buffers(
     if size < 1:
         raise ValueError(f"a replay buffer holds at least 1 row a group, got {size}")
 
-    def zeros(shape: Any, kind: Any = jax.dtypes.canonicalize_dtype(float)) -> Array:
-        return jax.device_put(np.zeros(shape, kind))
+    def zeros(shape: Any, kind: Any = float) -> Array:
+        return jax.device_put(np.zeros(shape, jax.dtypes.canonicalize_dtype(kind)))
 
     cells = None
     if classes is not None:

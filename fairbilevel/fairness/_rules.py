@@ -19,8 +19,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array
 
 from fairbilevel import _options
+
+
+Number = float | Array  # traced where a rule runs in a compiled program
 
 
 class RuleState(NamedTuple):
@@ -68,7 +72,7 @@ def _required(params: Any) -> Any:
 
 
 @_numbered
-def gradient_ascent(step: float) -> optax.GradientTransformation:
+def gradient_ascent(step: Number) -> optax.GradientTransformation:
     """``lambda + step * e``: the violations ``e`` are the dual's gradient."""
     return optax.sgd(step)
 
@@ -81,7 +85,7 @@ class AugmentedLagrangianState(NamedTuple):
 
 @_numbered
 def augmented_lagrangian(
-    step: float, penalty: float = 0.1
+    step: Number, penalty: Number = 0.1
 ) -> optax.GradientTransformationExtraArgs:
     """Augmented Lagrangian of inequality constraints (Hestenes, Powell, Rockafellar).
 
@@ -133,7 +137,7 @@ class NuPIState(NamedTuple):
 
 @_numbered
 def nupi(
-    step: float, proportional: float = 0.1, smoothing: float = 0.9
+    step: Number, proportional: Number = 0.1, smoothing: Number = 0.9
 ) -> optax.GradientTransformationExtraArgs:
     """nuPI (Sohrabi et al. 2024): a PI controller on a moving average of the violations.
 
@@ -193,7 +197,7 @@ _REACH = 8.0
 
 @_numbered
 def multiplicative_weights(
-    step: float, budget: float = 1.0
+    step: Number, budget: Number = 1.0
 ) -> optax.GradientTransformationExtraArgs:
     """Exponentiated gradient on a budget (Kivinen & Warmuth 1997; Agarwal et al. 2018).
 
@@ -245,7 +249,7 @@ def multiplicative_weights(
 
 
 @_numbered
-def fixed_penalty(step: float, weight: float = 1.0) -> optax.GradientTransformation:
+def fixed_penalty(step: Number, weight: Number = 1.0) -> optax.GradientTransformation:
     """``weight`` on whatever is violated, 0 on the rest: nothing is learned.
 
     The subgradient of the exact penalty ``weight * max(e, 0)`` (``weight * |e|`` for free
@@ -299,7 +303,9 @@ def multiplier_rule(text: str, step: float) -> optax.GradientTransformation:
     """
     name, _, rest = text.partition(":")
     if name not in MULTIPLIER_RULES:
-        raise ValueError(f"unknown multiplier rule {name!r}: {_options.choose(name, MULTIPLIER_RULES)}")
+        raise ValueError(
+            f"unknown multiplier rule {name!r}: {_options.choose(name, MULTIPLIER_RULES)}"
+        )
     rule = MULTIPLIER_RULES[name]
     known = [p for p in inspect.signature(rule).parameters if p != "step"]
     given = {}
@@ -318,4 +324,3 @@ def multiplier_rule(text: str, step: float) -> optax.GradientTransformation:
                 f"multiplier rule {name!r}: {key} must be a number of at least 0, got {value!r}"
             )
     return rule(step, **given)
-

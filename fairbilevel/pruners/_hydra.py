@@ -110,9 +110,7 @@ class HydraRun(PrunerRun):
         self.costs.gradient_evaluations += phase.cost(part)
         held = held_then_falling(phase.steps, self.method.budget_share)[part]
         rates = self.method.score_step * self.retreats.scale * held
-        batches = self.feed.take(
-            phase.rows, STREAM_FIT, count, self.batch_size, length=self.length
-        )
+        batches = self.feed.take(phase.rows, STREAM_FIT, count, self.batch_size, length=self.length)
         return _MOVED(
             (self.steps, self.budget, self.method.granularity),
             state,
@@ -158,9 +156,7 @@ def _score_stretch(
         updates, memory = rule.update(gradient, state.outer[0], state.scores)
         rate = run.rates[index] * spread
         scores = optax.apply_updates(state.scores, jax.tree.map(lambda u: rate * u, updates))
-        weights = state.weights._replace(
-            model_state=aux.model_state, drawn=state.weights.drawn + 1
-        )
+        weights = state.weights._replace(model_state=aux.model_state, drawn=state.weights.drawn + 1)
         state = state._replace(weights=weights, scores=scores, outer=(memory, spread))
         return state, StepLog(aux.loss, aux.accuracy, jnp.zeros((), bool))
 

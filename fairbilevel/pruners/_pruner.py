@@ -35,6 +35,7 @@ from fairbilevel.train import (
     stages,
 )
 
+
 class Split(NamedTuple):
     """A pruner's steps, shared out.
 

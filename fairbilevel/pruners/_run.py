@@ -165,4 +165,3 @@ class PrunerRun(MethodRun):
     def _restore(self, tree: Any, about: dict[str, Any]) -> RunState:
         self.removed = about["removed"]
         return super()._restore(tree, about)
-

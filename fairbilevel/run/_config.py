@@ -255,7 +255,9 @@ class Config(_Owned):
         """
         for option in self.given():
             if not any(option in methods.find(name).options for name in names):
-                which = f"--method {names[0].partition(':')[0]}" if len(names) == 1 else "any method"
+                which = (
+                    f"--method {names[0].partition(':')[0]}" if len(names) == 1 else "any method"
+                )
                 raise ValueError(
                     f"--{option.replace('_', '-')} is no option of {which}"
                     + ("" if len(names) == 1 else f" of {', '.join(names)}")

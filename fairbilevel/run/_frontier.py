@@ -107,7 +107,9 @@ def _with_tolerance(problem: FairPruningProblem, tolerance: float) -> FairPrunin
     return problem.under(changed)
 
 
-def _claim(path: Path, config: Any, sparsities: Sequence[float], tolerances: Sequence[float]) -> None:
+def _claim(
+    path: Path, config: Any, sparsities: Sequence[float], tolerances: Sequence[float]
+) -> None:
     """Begin a frontier in a folder, or go on with the one that is there.
 
     Raises:
@@ -158,7 +160,9 @@ def _solved(
     return points
 
 
-def _point(method: str, sparsity: float, tolerance: float | None, solution: Solution) -> dict[str, Any]:
+def _point(
+    method: str, sparsity: float, tolerance: float | None, solution: Solution
+) -> dict[str, Any]:
     point: dict[str, Any] = {"method": method, "sparsity": sparsity, "tolerance": tolerance}
     for role in ROLES:
         seen = solution.evaluate(role)

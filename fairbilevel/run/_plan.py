@@ -175,4 +175,3 @@ def _power(
     }
     rows = {q: None if s is None else math.ceil(s * smallest) for q, s in scales.items()}
     return power, Need(tolerance, least_rows(tolerance, delta), rows)
-

@@ -69,9 +69,7 @@ def prepare(config: Config) -> Prepared:
     method = config.build()
     placement = config.placement()
     data, counted = read_data(config)
-    roles = fb_data.split_roles(
-        data, config.fractions() or fb_data.FRACTIONS, config.seed, counted
-    )
+    roles = fb_data.split_roles(data, config.fractions() or fb_data.FRACTIONS, config.seed, counted)
     problem = build_problem(config, data, counted, roles, config.seed, placement)
     Budget.of(problem.layers, method.granularity, method.budget).keep(method.sparsity)
     method.plan(problem)

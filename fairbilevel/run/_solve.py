@@ -123,9 +123,7 @@ def _solutions(
     """The method's, the baseline's if there is one, and what the dense model cost."""
     config, problem, costs = prepared.config, prepared.problem, Costs()
     reference = dense_reference(prepared, costs, record, checkpoints)
-    solution = prepared.method.run(
-        problem, reference, callback=record, checkpoints=checkpoints
-    )
+    solution = prepared.method.run(problem, reference, callback=record, checkpoints=checkpoints)
     baseline = None
     if config.compares:
         baseline = config.build(BASELINE).run(

@@ -21,9 +21,7 @@ from fairbilevel.masks import Relaxation
 from fairbilevel.problem import FairPruningProblem, Reference
 from fairbilevel.records import Checkpoints
 from fairbilevel.solver._run import BilevelRun
-
 from fairbilevel.train import (
-
     Callback,
     Method,
     Phase,

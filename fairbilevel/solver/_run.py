@@ -157,8 +157,10 @@ class BilevelRun(MethodRun):
         if phase.name != "bilevel":
             return super().stretch(state, part, factors)
         self.costs.gradient_evaluations += phase.cost(part)
-        steps, scale, each = np.arange(phase.steps)[part], self.retreats.scale, inner_steps(
-            self.outer_step.method
+        steps, scale, each = (
+            np.arange(phase.steps)[part],
+            self.retreats.scale,
+            inner_steps(self.outer_step.method),
         )
         searches = steps % (1 + method.plain_steps) == 0
         own = own_numbers(
@@ -175,9 +177,7 @@ class BilevelRun(MethodRun):
             phase.rows, STREAM_FIT, len(steps) * each, rows, length=self.length * each
         )
         if isinstance(self.outer_step.method, Unrolled):
-            fit = jax.tree.map(
-                lambda leaf: leaf.reshape(self.length, each, *leaf.shape[1:]), fit
-            )
+            fit = jax.tree.map(lambda leaf: leaf.reshape(self.length, each, *leaf.shape[1:]), fit)
         select = self.feed.take(
             self.select_rows, STREAM_SELECT, int(searches.sum()), self.sizes[1], length=self.length
         )

@@ -85,7 +85,6 @@ __all__ = [
     "Retreats",
     "Rules",
     "RunState",
-
     "Solution",
     "StagedRun",
     "StepLog",

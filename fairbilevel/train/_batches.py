@@ -14,7 +14,6 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from fairbilevel.problem import FairPruningProblem, Reference
 
-
 # Streams of rows: one number each, so that no two of a run share their order.
 STREAM_FIT, STREAM_SELECT, STREAM_DUALS, STREAM_REFRESH = 0, 1, 2, 3
 STREAM_SCORES = 4  # the last: a method that scores several sets of rows counts on from here

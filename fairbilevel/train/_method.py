@@ -190,14 +190,10 @@ def recalibration(problem: FairPruningProblem) -> float:
     return recalibration_cost(problem.shapes)
 
 
-def _expand(
-    structure: tuple[masks.Layers, str], kept: Masks, params: Any
-) -> Any:
+def _expand(structure: tuple[masks.Layers, str], kept: Masks, params: Any) -> Any:
     layers, granularity = structure
     factors = masks.expand(kept, params, layers, granularity)
-    return jax.tree.map(
-        lambda m, p: jnp.broadcast_to(m, p.shape).astype(p.dtype), factors, params
-    )
+    return jax.tree.map(lambda m, p: jnp.broadcast_to(m, p.shape).astype(p.dtype), factors, params)
 
 
 def _select(budget: Budget, scores: Masks, kept: Masks, keep: dict[str, Array]) -> Masks:
@@ -385,4 +381,3 @@ class MethodRun(StagedRun):
         if self.watch is not None:
             self.watch.restore(about["watch"])
         return state
-

@@ -115,9 +115,7 @@ def recalibration_cost(network: Network) -> float:
 def stages(steps: int, parts: int) -> tuple[int, ...]:
     """``steps`` in at most ``parts`` stages, as even as can be, none empty."""
     parts = min(parts, steps)
-    return tuple(
-        (i + 1) * steps // parts - i * steps // parts for i in range(parts)
-    )
+    return tuple((i + 1) * steps // parts - i * steps // parts for i in range(parts))
 
 
 def every(steps: int, interval: int) -> Bool[np.ndarray, " steps"]:
@@ -161,4 +159,3 @@ def held_then_falling(steps: int, hold: float) -> Float[np.ndarray, " steps"]:
     step = np.arange(steps)
     falling = 0.5 * (1 + np.cos(np.pi * (step - held) / max(steps - held, 1)))
     return np.where(step < held, 1.0, falling)
-

@@ -289,4 +289,3 @@ def rollback_warnings(rollbacks: Sequence[dict[str, Any]]) -> tuple[str, ...]:
         f"back to step {r['back_to']} and on with steps of {r['step_scale']:g} times the size"
         for r in rollbacks
     )
-

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array
@@ -18,7 +17,7 @@ from fairbilevel.devices import Program, copied
 from fairbilevel.fairness import Constraint
 from fairbilevel.masks import Masks
 from fairbilevel.problem import FairPruningProblem, Network, Numbers, Reference
-from fairbilevel.records import Activity, Checkpoints
+from fairbilevel.records import Activity
 from fairbilevel.train._batches import STREAM_DUALS, STREAM_FIT, Batch
 from fairbilevel.train._costs import FORWARD_COST, Costs
 from fairbilevel.train._divergence import DivergenceError, Retreats, check_finite
@@ -348,7 +347,7 @@ class StagedRun(ABC):
         feed, rows = Feed(self.problem, self.reference, 0), self.problem.roles["fit"]
         return feed.take(rows, STREAM_DUALS, 1, self.batch_size, length=self.dual_length)
 
-    def begun(self, network: Network, duals: DualState, drawn: Any = np.int32(0)) -> WeightState:
+    def begun(self, network: Network, duals: DualState, drawn: Any = None) -> WeightState:
         """The state at a network's weights, the optimizer afresh.
 
         Args:
@@ -357,7 +356,13 @@ class StagedRun(ABC):
             drawn: steps that drew random numbers before.
         """
         arguments = self.problem.placement.place(
-            (network.params, network.state, duals, np.uint32(self.seed), drawn)
+            (
+                network.params,
+                network.state,
+                duals,
+                np.uint32(self.seed),
+                np.int32(0) if drawn is None else drawn,
+            )
         )
         place = self.problem.placement
         return _begun(self.rules.optimizer, *arguments, placement=place, costs=self.costs)
@@ -453,5 +458,3 @@ def _joined(logs: list[StretchLog], counts: list[int]) -> StretchLog:
     whole = jax.tree.map(steps, *[(log.steps, log.more) for log in logs])
     finite = np.all([np.asarray(log.finite) for log in logs])
     return StretchLog(whole[0], finite, logs[-1].violations, whole[1])
-
-

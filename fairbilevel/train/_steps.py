@@ -6,6 +6,7 @@ loop.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -130,7 +131,7 @@ class Steps:
     structure: Structure
     constraints: tuple[Constraint, ...]
     optimizer: optax.GradientTransformation
-    dual_rule: optax.TransformUpdateExtraArgsFn
+    dual_rule: Callable[..., Any]
     buffered: bool = True
     joint: bool = False
 

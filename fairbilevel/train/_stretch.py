@@ -64,9 +64,7 @@ def lengths(batch_bytes: int) -> tuple[int, int]:
     return length, -(-length // DUAL_SHARE)
 
 
-def pieces(
-    measures: Bool[np.ndarray, " steps"], length: int, duals: int
-) -> list[tuple[int, int]]:
+def pieces(measures: Bool[np.ndarray, " steps"], length: int, duals: int) -> list[tuple[int, int]]:
     """A stage cut into calls of at most ``length`` steps that measure at most ``duals`` times.
 
     Returns:
