@@ -7,7 +7,7 @@ import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -226,11 +226,12 @@ class FairPruningProblem:
         roles: row indices by role (``fb.data.split_roles``); drawn from ``seed`` by default.
         counted: bool ``[groups]``, groups that claims speak of; all by default.
         role_fractions: shares of the five roles where ``roles`` is not given.
-        width: of a built-in model.
+        width: channels of the first stage, neurons of the first hidden layer, or entries of a token
+            of a built-in model.
         prune_classifier: prune the classifier's weights too; its outputs are never removed as
             filters.
-        precision: ``"float32"``, or ``"bfloat16"`` for the passes of training: parameters,
-            statistics and everything that is reported stay float32 (``fb.models.in_precision``).
+        precision: float32, or bfloat16 for the passes of training: parameters, statistics and
+            everything that is reported stay float32 (``fb.models.in_precision``).
         accumulate: micro-batches that each gradient is summed over, one after the other: a batch
             then takes the memory of one of them (``Steps.objective``).
         remat: a built-in model keeps one activation a block for the backward pass.
@@ -262,7 +263,7 @@ class FairPruningProblem:
         role_fractions: Mapping[str, float] | None = None,
         width: int | None = None,
         prune_classifier: bool = False,
-        precision: str = "float32",
+        precision: Literal["float32", "bfloat16"] = "float32",
         accumulate: int = 1,
         remat: bool = False,
         seed: int = 0,

@@ -61,7 +61,7 @@ def configuration(name: str, words: list[str], default: Any = None) -> Any:
     no_values: dict[str, Any] = dict.fromkeys(repeated, ())
     cleared = dataclasses.replace(default, **no_values)
     help_default = default if {"help", "h"} & given or "-h" in rest else cleared
-    parsed = parse(Config, name, rest, help_default)
+    parsed = parse(Config, name, _said(rest), help_default)
     if help_default is cleared:
         kept: dict[str, Any] = {n: getattr(default, n) for n in repeated if n not in given}
         parsed = dataclasses.replace(parsed, **kept)
@@ -69,6 +69,24 @@ def configuration(name: str, words: list[str], default: Any = None) -> Any:
     if name != "solve" and parsed.processes() is not None:
         raise ValueError(f"only `fairbilevel solve` runs in several processes, not {name}")
     return parsed
+
+
+def _said(words: list[str]) -> list[str]:
+    """``--no-follow-weights`` and ``--follow-weights`` alone, of options that a method leaves open,
+    as the parser wants them."""
+    from fairbilevel.run import SWITCHES
+
+    said: list[str] = []
+    for i, word in enumerate(words):
+        name = word.removeprefix("--").replace("-", "_")
+        value = words[i + 1] if i + 1 < len(words) else "--"
+        if word.startswith("--no-") and name.removeprefix("no_") in SWITCHES:
+            said += [f"--{word.removeprefix('--no-')}", "False"]
+        elif word.startswith("--") and name in SWITCHES and value.startswith("-"):
+            said += [word, "True"]
+        else:
+            said.append(word)
+    return said
 
 
 def taken(words: list[str], names: dict[str, str]) -> tuple[dict[str, str], list[str]]:

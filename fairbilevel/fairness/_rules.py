@@ -23,7 +23,6 @@ from jaxtyping import Array
 
 from fairbilevel import _options
 
-
 Number = float | Array  # traced where a rule runs in a compiled program
 
 

@@ -10,7 +10,13 @@ from fairbilevel.run._analyze import (
     write_analysis,
 )
 from fairbilevel.run._certify import certify_run
-from fairbilevel.run._config import FREE_OPTIONS, PLACE_OPTIONS, Config, read_config
+from fairbilevel.run._config import (
+    FREE_OPTIONS,
+    PLACE_OPTIONS,
+    SWITCHES,
+    Config,
+    read_config,
+)
 from fairbilevel.run._evaluate import evaluate_run
 from fairbilevel.run._folder import Run, check_free, load_run, save_run
 from fairbilevel.run._frontier import frontier_run
@@ -30,6 +36,7 @@ from fairbilevel.run._solve import follow_run, solve_run
 __all__ = [
     "FREE_OPTIONS",
     "PLACE_OPTIONS",
+    "SWITCHES",
     "Config",
     "Evaluation",
     "Plan",

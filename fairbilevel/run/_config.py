@@ -62,8 +62,13 @@ def _plain(hint: Any) -> Any:
     return parts[0] if parts and get_origin(hint) is not tuple else None
 
 
-def _described(hint: Any, text: str) -> Any:
-    return Annotated[hint, tyro.conf.arg(help=text)]
+def _described(hint: Any, text: str, default: Any = dataclasses.MISSING) -> Any:
+    """A type with its help; ``default`` is that of the solver, where methods differ."""
+    hint_of_default = None
+    if default is not dataclasses.MISSING:
+        hint_of_default = f"(default: the method's own; of the solver {default})"
+    text = text[0].upper() + text[1:]
+    return Annotated[hint, tyro.conf.arg(help=text, help_behavior_hint=hint_of_default)]
 
 
 def _of_data() -> list[tuple[str, Any, Any]]:
@@ -96,44 +101,25 @@ def _of_methods() -> list[tuple[str, Any, Any]]:
         hint = str if f.name == "hypergradient" else _plain(hints[f.name])
         if f.name == "seed" or hint is None:
             continue
-        default = f.default if f.name in _SHARED else None
-        hint = hint if f.name in _SHARED else Union[hint, None]  # noqa: UP007
-        found.append((f.name, _described(hint, told[f.name]), dataclasses.field(default=default)))
+        if f.name in _SHARED:
+            entry = _described(hint, told[f.name]), dataclasses.field(default=f.default)
+        else:
+            usual = "bilinear" if f.name == "hypergradient" else f.default
+            entry = (
+                _described(Union[hint, None], told[f.name], usual),  # noqa: UP007
+                dataclasses.field(default=None),
+            )
+        found.append((f.name, *entry))
     return found
 
 
 _METHOD_FIELDS = _of_methods()
 METHOD_OPTIONS = tuple(name for name, _, _ in _METHOD_FIELDS)
-
-# The owners' options, one after the other; typed by them.
-_Owned: Any = dataclasses.make_dataclass(
-    "_Owned", [*_of_data(), *_of_problem(), *_METHOD_FIELDS], frozen=True
-)
-
-# What configurations written by version 0.1 say of options that nobody had given.
-_FORMER = {
-    "budget": "global",
-    "learning_rate": 0.05,
-    "relaxation": "top-k",
-    "score_start": "magnitude",
-    "hypergradient": "bilinear",
-    "score_rule": "adam",
-    "score_step": 0.1,
-    "multiplier_rule": "gradient-ascent",
-    "dual_step": 0.01,
-    "buffer_size": 32,
-    "violation_every": 1,
-    "bilevel_share": 0.5,
-    "follow_weights": True,
-    "fine_tune_on": "fit+select",
-    "multipliers_from": "start",
-}
+SWITCHES = tuple(n for n in METHOD_OPTIONS if get_type_hints(BilevelSolver)[n] is bool)
 
 
 @dataclass(frozen=True)
-class Config(_Owned):
-    """Options of ``fairbilevel solve``, ``plan``, ``compare`` and ``frontier``."""
-
+class _Asked:
     data: str = "digits"
     """What to read: `digits` (bundled), a UTKFace or CelebA folder or zip, an image folder with a
     CSV of labels, a .csv or .parquet table, an .npz with x, y and group, or tfds:NAME."""
@@ -171,6 +157,39 @@ class Config(_Owned):
     baseline: bool = True
     """Also run gradual magnitude pruning on the same dense model and budget (unless it is the
     method)."""
+
+
+# The owners' options behind those, typed by them.
+_Owned: Any = dataclasses.make_dataclass(
+    "_Owned",
+    [*_of_data(), *_of_problem(), *_METHOD_FIELDS],
+    bases=(_Asked,),
+    frozen=True,
+)
+
+# What configurations written by version 0.1 say of options that nobody had given.
+_FORMER = {
+    "budget": "global",
+    "learning_rate": 0.05,
+    "relaxation": "top-k",
+    "score_start": "magnitude",
+    "hypergradient": "bilinear",
+    "score_rule": "adam",
+    "score_step": 0.1,
+    "multiplier_rule": "gradient-ascent",
+    "dual_step": 0.01,
+    "buffer_size": 32,
+    "violation_every": 1,
+    "bilevel_share": 0.5,
+    "follow_weights": True,
+    "fine_tune_on": "fit+select",
+    "multipliers_from": "start",
+}
+
+
+@dataclass(frozen=True)
+class Config(_Owned):
+    """Options of ``fairbilevel solve``, ``plan``, ``compare`` and ``frontier``."""
 
     checkpoint_every: float = 30.0
     """Seconds between two checkpoints; 0 writes one after every stage."""
