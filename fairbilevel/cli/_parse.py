@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import re
 from pathlib import Path
 from typing import Any
 
 import tyro
+
+from fairbilevel import _options
 
 
 def parse(kind: Any, name: str, words: list[str], default: Any = None) -> Any:
@@ -33,6 +36,10 @@ def _sentence(box: str, name: str) -> str:
     suggested = next(
         (lines[i + 1].split()[0] for i, line in enumerate(lines[:-1]) if "Perhaps" in line), None
     )
+    choice = re.search(r"invalid choice '(.*)' for argument '(\S+)'.*one of \((.*)\)", said)
+    if choice:
+        names = [n for n in re.findall(r"'([^']*)'", choice[3]) if n != "None"]
+        said = f"{choice[2]} {choice[1]!r} is unknown: {_options.choose(choice[1], names)}"
     hint = f"; did you mean {suggested}?" if suggested else ""
     return f"{said}{hint} (`fairbilevel {name} --help` lists the options)"
 

@@ -28,15 +28,17 @@ class Collective:
     Attributes:
         kind: one of ``KINDS``.
         arrays: ``(type, shape)`` of each result: ``("f32", (3, 3, 16))``.
-        times: how often it runs, loops multiplied out; a loop whose length is not known counts
-            once.
+        times: how often it runs, loops multiplied out; of a loop whose length is decided while it
+            runs, this is one round.
         source: the JAX operation that it came from, as XLA remembers it.
+        looped: whether it runs in such a loop: ``times`` in each of its rounds.
     """
 
     kind: str
     arrays: tuple[tuple[str, tuple[int, ...]], ...]
     times: int
     source: str
+    looped: bool = False
 
     @property
     def bytes(self) -> int:
@@ -60,7 +62,7 @@ def collectives(text: str) -> list[Collective]:
         ValueError: the text has no entry computation.
     """
     bodies, entry = _computations(text)
-    return list(_walk(bodies, entry, 1))
+    return list(_walk(bodies, entry, 1, False))
 
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:
@@ -79,7 +81,9 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
     return bodies, entry
 
 
-def _walk(bodies: dict[str, list[str]], name: str, times: int) -> Iterator[Collective]:
+def _walk(
+    bodies: dict[str, list[str]], name: str, times: int, looped: bool
+) -> Iterator[Collective]:
     for line in bodies.get(name, ()):
         found = _OPERATION.match(line)
         if not found:
@@ -94,13 +98,16 @@ def _walk(bodies: dict[str, list[str]], name: str, times: int) -> Iterator[Colle
             # The start of an asynchronous one also names its operands, ahead of its results.
             if operation.endswith("-start") and kind != "all-reduce":
                 arrays = arrays[len(arrays) // 2 :]
-            source = _SOURCE.search(line)
-            yield Collective(kind, tuple(arrays), times, source.group(1) if source else "")
+            found_source = _SOURCE.search(line)
+            source = found_source.group(1) if found_source else ""
+            yield Collective(kind, tuple(arrays), times, source, looped)
             continue
-        trips = _TRIPS.search(line) if operation == "while" else None
-        inner = times * (int(trips.group(1)) if trips else 1)
+        trips = _TRIPS.search(line)
+        loop = operation == "while"
+        inner = times * (int(trips.group(1)) if loop and trips else 1)
+        within = looped or (loop and not trips)
         called = _CALLED.findall(line)
         for branches in _BRANCHES.findall(line):
             called += [part.strip().lstrip("%") for part in branches.split(",")]
         for other in called:
-            yield from _walk(bodies, other, inner)
+            yield from _walk(bodies, other, inner, within)

@@ -126,16 +126,17 @@ class PrunerRun(MethodRun):
         numbers = place.place(
             (self.problem.encoder.moments, np.uint32(self.method.seed), np.uint32(self.removed))
         )
-        return _SCORED(
-            (self.method.own, self.problem.structure, self.method.granularity),
-            weights.params,
-            weights.model_state,
-            state.kept,
-            batches,
-            *numbers,
-            placement=place,
-            costs=self.costs,
-        )
+        with self.costs.timed():
+            return _SCORED(
+                (self.method.own, self.problem.structure, self.method.granularity),
+                weights.params,
+                weights.model_state,
+                state.kept,
+                batches,
+                *numbers,
+                placement=place,
+                costs=self.costs,
+            )
 
     def _sample(self) -> Batch | None:
         if not self.parts:

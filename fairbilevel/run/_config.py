@@ -7,12 +7,13 @@ descriptions; here stand only those that a run adds.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.util
 import inspect
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -264,7 +265,8 @@ class Config(_Owned):
         known = methods.find(text).options
         shared = {name: getattr(self, name) for name in _SHARED}
         asked = {**shared, "seed": self.seed, **self.given(), **options}
-        return methods.by_name(text, **{n: v for n, v in asked.items() if n in known})
+        with _as_typed():
+            return methods.by_name(text, **{n: v for n, v in asked.items() if n in known})
 
     def refuse_unused(self, *names: str) -> None:
         """Refuse options that none of these methods takes.
@@ -272,15 +274,10 @@ class Config(_Owned):
         Raises:
             ValueError: names the first.
         """
+        which = "the method" if len(names) == 1 else "any of the methods"
         for option in self.given():
             if not any(option in methods.find(name).options for name in names):
-                which = (
-                    f"--method {names[0].partition(':')[0]}" if len(names) == 1 else "any method"
-                )
-                raise ValueError(
-                    f"--{option.replace('_', '-')} is no option of {which}"
-                    + ("" if len(names) == 1 else f" of {', '.join(names)}")
-                )
+                raise ValueError(f"{_typed(option)} is no option of {which} {', '.join(names)}")
 
     def processes(self) -> Processes | None:
         """The other processes of the run, ``None`` where it is one alone.
@@ -341,10 +338,11 @@ class Config(_Owned):
         self.options()
         if self.devices != "all" and not (self.devices.isdecimal() and int(self.devices)):
             raise ValueError(f"--devices is 'all' or a number from 1 up, got {self.devices!r}")
-        _options.at_least(self, 1, "accumulate", "min_group_rows", "checkpoint_keep")
-        if self.dense_steps is not None:
-            _options.at_least(self, 1, "dense_steps")
-        _options.finite(self, "dense_learning_rate", "checkpoint_every")
+        with _as_typed():
+            _options.at_least(self, 1, "accumulate", "min_group_rows", "checkpoint_keep")
+            if self.dense_steps is not None:
+                _options.at_least(self, 1, "dense_steps")
+            _options.finite(self, "dense_learning_rate", "checkpoint_every")
         if self.batch_size > 0 and self.batch_size % self.accumulate:
             raise ValueError(
                 f"--accumulate must divide --batch-size into equal micro-batches, got "
@@ -382,6 +380,22 @@ class Config(_Owned):
                 continue
             known[name] = _checked(raw, value, hints[name], getattr(defaults, name))
         return Config(**known)
+
+
+def _typed(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+@contextlib.contextmanager
+def _as_typed() -> Iterator[None]:
+    """Complaints of an option's owner, with the name that is typed."""
+    try:
+        yield
+    except ValueError as error:
+        name, rest = (*str(error).split(" ", 1), "")[:2]
+        if name not in get_type_hints(Config):
+            raise
+        raise ValueError(f"{_typed(name)} {rest}") from None
 
 
 def _checked(name: str, value: Any, hint: Any, default: Any) -> Any:

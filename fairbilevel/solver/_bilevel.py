@@ -99,6 +99,8 @@ class BilevelSolver(Method):
     constrain_weights: bool = True
 
     name: ClassVar[str] = "bilevel"
+    # Rows that no training batch holds: what one batch of them says is too little.
+    least_buffer: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -111,7 +113,7 @@ class BilevelSolver(Method):
             ("fine_tune_on", FineTuneOn),
         ):
             _options.one_of(name, getattr(self, name), get_args(kind))
-        _options.at_least(self, 1, "buffer_size", "violation_every")
+        _options.at_least(self, 1, "violation_every")
         _options.at_least(self, 0, "plain_steps")
         _options.share(self, "bilevel_share")
         _options.finite(self, "score_step")

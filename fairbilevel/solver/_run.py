@@ -25,6 +25,7 @@ from fairbilevel.train import (
     RunState,
     StretchLog,
     held_then_falling,
+    masked,
     stretch,
 )
 
@@ -105,7 +106,8 @@ class BilevelRun(MethodRun):
         weights = self.begun(network, self.fresh())
         arguments = place.place((network.params, self._keep(self._sparsity_at(1)), seed))
         structure = (self.outer_step, method.score_start)
-        scores, outer = _BEGUN(structure, *arguments, placement=place, costs=self.costs)
+        with self.costs.timed():
+            scores, outer = _BEGUN(structure, *arguments, placement=place, costs=self.costs)
         return RunState(weights, self.everything(), scores, outer)
 
     def _keep(self, sparsity: float) -> dict[str, Any]:
@@ -136,7 +138,9 @@ class BilevelRun(MethodRun):
 
     def network(self, state: RunState) -> Network:
         """The network under hard masks."""
-        return super().network(state._replace(kept=self.masks(state)))
+        weights = state.weights
+        z = masked(self.expanded(self.masks(state), state), weights.params)
+        return Network(z, weights.model_state)
 
     def enter(self, state: RunState) -> RunState:
         """The final mask is taken where fine-tuning begins."""
@@ -147,7 +151,7 @@ class BilevelRun(MethodRun):
     def factors(self, state: RunState) -> Any:
         """Of the final masks; the search makes its own in every step."""
         searching = bool(self.plan.phases) and self.phase.name == "bilevel"
-        return super().factors(state) if not searching else None
+        return None if searching else super().factors(state)
 
     def stretch(
         self, state: RunState, part: slice, factors: Any

@@ -24,6 +24,8 @@ class Costs:
     seconds: float = 0.0
     compile_seconds: float = 0.0
 
+    _running = False  # inside a block that is timed already
+
     def restore(self, state: dict[str, float]) -> None:
         """Take over what a former process had spent (``dataclasses.asdict``)."""
         for name, value in state.items():
@@ -31,9 +33,16 @@ class Costs:
 
     @contextlib.contextmanager
     def timed(self) -> Iterator[None]:
-        """Books the time until the end of the block; what it starts must be waited for inside."""
-        begin = time.perf_counter()
+        """Books the time until the end of the block; what it starts must be waited for inside.
+
+        A block within a block is booked once.
+        """
+        if self._running:
+            yield
+            return
+        begin, self._running = time.perf_counter(), True
         try:
             yield
         finally:
+            self._running = False
             self.seconds += time.perf_counter() - begin

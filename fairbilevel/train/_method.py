@@ -84,8 +84,9 @@ class Method(ABC):
 
     name: ClassVar[str]
     granularities: ClassVar[tuple[str, ...]] = masks.GRANULARITIES
-    # Steps between two measurements of violations that the dual step is scaled by.
+    # Steps between two measurements of violations, which the dual step is scaled by.
     violation_every: ClassVar[int] = 1
+    least_buffer: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.sparsity < 1:
@@ -98,7 +99,7 @@ class Method(ABC):
             )
         _options.one_of("budget", self.budget, get_args(BudgetKind))
         _options.at_least(self, 1, "steps", "batch_size")
-        _options.at_least(self, 0, "buffer_size")
+        _options.at_least(self, self.least_buffer, "buffer_size")
         _options.share(self, "budget_share")
         _options.finite(self, "learning_rate", "dual_step")
         fairness.multiplier_rule(self.multiplier_rule, self.dual_step)
@@ -315,12 +316,15 @@ class MethodRun(StagedRun):
         keep = place.place(masks.as_counts(self.budget.keep(sparsity)))
         return _SELECTED(self.budget, scores, kept, keep, placement=place, costs=self.costs)
 
+    def expanded(self, kept: Masks, state: RunState) -> Any:
+        """The multiplier of every parameter under these masks."""
+        structure = (self.problem.layers, self.method.granularity)
+        place, params = self.problem.placement, state.weights.params
+        return _EXPANDED(structure, kept, params, placement=place, costs=self.costs)
+
     def factors(self, state: RunState) -> Any:
         """Of the masks that the state holds."""
-        structure = (self.problem.layers, self.method.granularity)
-        place = self.problem.placement
-        arguments = (state.kept, state.weights.params)
-        return _EXPANDED(structure, *arguments, placement=place, costs=self.costs)
+        return self.expanded(dict(state.kept), state)
 
     def finish(self, state: RunState) -> Solution:
         """The best network of the last phase, recalibrated, and its masks.

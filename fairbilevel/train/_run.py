@@ -36,7 +36,7 @@ from fairbilevel.train._report import (
     check_judged,
     tune_record,
 )
-from fairbilevel.train._steps import DualState, Steps, WeightState
+from fairbilevel.train._steps import DualState, Steps, WeightState, masked
 from fairbilevel.train._stretch import (
     StretchLog,
     lengths,
@@ -275,9 +275,7 @@ class StagedRun(ABC):
 
     def network(self, state: RunState) -> Network:
         """The network of a state as the stage to come computes with it."""
-        factors = self.factors(state)
-        z = jax.tree.map(lambda m, p: m * p, factors, state.weights.params)
-        return Network(z, state.weights.model_state)
+        return Network(masked(self.factors(state), state.weights.params), state.weights.model_state)
 
     def _attempt(self, state: RunState) -> tuple[RunState, StretchLog, Network, TuneRecord]:
         phase, classes = self.phase, len(self.problem.data.classes)
@@ -365,7 +363,8 @@ class StagedRun(ABC):
             )
         )
         place = self.problem.placement
-        return _begun(self.rules.optimizer, *arguments, placement=place, costs=self.costs)
+        with self.costs.timed():
+            return _begun(self.rules.optimizer, *arguments, placement=place, costs=self.costs)
 
     def take(self, rows: Any, stream: int, batches: int, size: int, length: int) -> Batch:
         """The next batches of a stream, filled up to a program's length."""
