@@ -27,7 +27,7 @@ with install_import_hook("fairbilevel", CHECKER):
     import fairbilevel as fb
 
 # Tests that hand over values of a wrong type on purpose, to see them refused by the package itself.
-WRONG_TYPES = ("test_bad_seeds", "test_bad_calls")
+WRONG_TYPES = ("test_bad_seeds", "test_bad_calls", "test_bad_options")
 
 
 @pytest.fixture(autouse=True)

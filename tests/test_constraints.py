@@ -435,7 +435,7 @@ def test_all_of_them_at_once_and_in_the_result(tiny_problem, tmp_path):
     ]  # fmt: skip
     problem = tiny_problem(*constraints)
     solution = fb.solve(
-        problem, sparsity=0.6, dense_steps=60, dual_rule="nupi:proportional=0.5", **QUICK
+        problem, sparsity=0.6, dense_steps=60, multiplier_rule="nupi:proportional=0.5", **QUICK
     )
     for constraint in problem.constraints:
         values = solution.multipliers[constraint.name]

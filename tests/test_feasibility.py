@@ -55,7 +55,7 @@ def infeasible():
     )
     # From a network that serves the first group, so that there is something to learn.
     network = problem.initial_network(0)
-    return fb.solve(problem, dense=network, dual_rule="nupi", dual_step=0.05, **QUICK)
+    return fb.solve(problem, dense=network, multiplier_rule="nupi", dual_step=0.05, **QUICK)
 
 
 def test_equal_inputs_share_a_role(infeasible):
@@ -143,7 +143,7 @@ class Course:
         monkeypatch.setattr(self.watch, "_measure", measure)
         for multiplier in multipliers:
             values = (jnp.array([0.0, 0.0, multiplier]),)
-            self.watch.look(self.network, DualState(values, (), fairness.empty_buffers(3, 1), ()))
+            self.watch.look(self.network, DualState(values, (), fairness.empty_buffers(3, 1)))
 
     def status(self):
         (reached,) = self.watch.assess(self.network).constraints

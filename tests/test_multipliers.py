@@ -288,7 +288,7 @@ def test_bad_rules(text, message):
     with pytest.raises(ValueError, match=message):
         fairness.multiplier_rule(text, 0.1)
     with pytest.raises(ValueError, match=message):
-        fb.BilevelSolver(dual_rule=text)
+        fb.BilevelSolver(multiplier_rule=text)
 
 
 def test_two_data_sets_by_default(tiny_problem):
@@ -301,21 +301,12 @@ def test_two_data_sets_by_default(tiny_problem):
     taken: dict[int, set[int]] = {}
     take = run.feed.take
 
-    def watch(rows, stream, steps):
+    def watch(rows, stream, *arguments, **options):
         taken.setdefault(stream, set()).update(np.asarray(rows).tolist())
-        return take(rows, stream, steps)
-
-    class Taken(Exception):
-        pass
-
-    def stop(*arguments):
-        raise Taken
+        return take(rows, stream, *arguments, **options)
 
     run.feed.take = watch
-    state = run.init()
-    run._segment = stop  # all batches are taken by then, and nothing has to be compiled
-    with pytest.raises(Taken):
-        run.step(state)
+    run.step(run.init())
     fit, select, duals = (
         taken[s] for s in (fb.train.STREAM_FIT, fb.train.STREAM_SELECT, fb.train.STREAM_DUALS)
     )
@@ -323,3 +314,98 @@ def test_two_data_sets_by_default(tiny_problem):
     assert select == set(problem.select_outer.tolist())
     assert duals == set(problem.select_duals.tolist())
     assert len(fit | select | duals) == len(fit) + len(select) + len(duals)
+
+
+# ---------------------------------------------------------------- after a divergence
+
+
+@pytest.mark.parametrize("name", [*RULES, "penalty"])
+def test_a_rule_stays_itself_after_a_divergence(name, tiny_problem):
+    """Smaller steps scale a rule's moves; what it remembers, what was measured and where its
+    multipliers may lie reach it as before."""
+    problem = tiny_problem(
+        fairness.ExcessAccuracyGap(0.0), fairness.SignedEqualizedLoss(0.0), width=8
+    )
+    solver = fb.BilevelSolver(
+        sparsity=0.5, steps=60, batch_size=32, buffer_size=4, multiplier_rule=name, dual_step=0.1
+    )
+    run = solver.start(problem, problem.refer(problem.initial_network(0)))
+    state = run.init()
+    for _ in range(6):
+        state = run.step(state)
+    duals, numbers = state.weights.duals, run.numbers
+    assert any(np.asarray(b).any() for b in (duals.buffers.written,))
+
+    seen, attempt, scales = [], run._stage, []
+
+    def diverging(state):
+        scales.append(run.retreats.scale)
+        state, log, z = attempt(state)
+        if len(scales) < 3:
+            log = log._replace(finite=np.asarray(False))
+        else:
+            seen.append(state.weights.duals)
+        return state, log, z
+
+    run._stage = diverging
+    run.step(state)
+    assert scales == [1, 1 / 4, 1 / 16]
+    assert len(run.report.rollbacks) == 2
+    after = seen[0]
+    for constraint, m in zip(run.rules.constraints, after.multipliers, strict=True):
+        assert np.isfinite(np.asarray(m)).all()
+        assert constraint.signed or (np.asarray(m) >= 0).all()
+    # The same dual steps by the rule itself, moved a sixteenth of what it says.
+    rule = run.rules.duals
+    stats = run.steps.statistics(after, numbers)
+    whole, _ = ascend(
+        run.rules.constraints, duals.multipliers, run.steps.violations(after, numbers), rule,
+        duals.rule, tuple(jnp.isfinite(c.distances(stats)) for c in run.rules.constraints),
+    )  # fmt: skip
+    part, memory = ascend(
+        run.rules.constraints, duals.multipliers, run.steps.violations(after, numbers), rule,
+        duals.rule, tuple(jnp.isfinite(c.distances(stats)) for c in run.rules.constraints), 1 / 16,
+    )  # fmt: skip
+    for old, full, short in zip(duals.multipliers, whole, part, strict=True):
+        np.testing.assert_allclose(short, old + (full - old) / 16, rtol=1e-4, atol=1e-7)
+    if sum(run.plan.phases[0].measures[6:7]):  # the stage looked once
+        for short, got in zip(part, after.multipliers, strict=True):
+            np.testing.assert_allclose(got, short, rtol=1e-4, atol=1e-7)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7),
+            memory.memory,
+            after.rule.memory,
+        )
+
+
+def test_a_signed_multiplier_comes_back_once_its_side_holds():
+    """Of ``|L_g - L| <= 0.1``: at 0.3 above it rises; back within the band it returns to zero, and
+    stays about there."""
+    constraint = fairness.SignedEqualizedLoss(0.1)
+    share = jnp.array([0.5, 0.5])
+    on = jnp.ones(2, bool)
+
+    def stats(loss):
+        zero = jnp.zeros(2)
+        return fairness.GroupStatistics(zero, zero, jnp.asarray(loss), zero, share, on, on)
+
+    rule = fairness.gradient_ascent(0.5)
+    multipliers = (jnp.zeros(2),)
+    state = rule.init(multipliers)
+
+    def move(multipliers, state, loss):
+        violations = (constraint.violations(stats(loss), None, multipliers[0]),)
+        return ascend([constraint], multipliers, violations, rule, state)
+
+    for _ in range(4):
+        multipliers, state = move(multipliers, state, [1.3, 0.7])
+    # 0.3 - 0.1 above and below, four times a half.
+    np.testing.assert_allclose(multipliers[0], [0.4, -0.4], rtol=1e-5)
+    for _ in range(20):
+        multipliers, state = move(multipliers, state, [1.05, 0.95])
+    np.testing.assert_allclose(multipliers[0], [0, 0], atol=0.08)
+    # At a tolerance of zero it is CEAG's: L_g - L, whatever the multiplier.
+    exact = fairness.SignedEqualizedLoss(0.0)
+    for now in ([0.0, 0.0], [1.0, -1.0], [-1.0, 1.0]):
+        found = exact.violations(stats([1.3, 0.7]), None, jnp.array(now))
+        np.testing.assert_allclose(found, [0.3, -0.3], rtol=1e-5)

@@ -126,7 +126,7 @@ def test_every_way_to_solve(case, tiny_problem, dense, base):
     assert_exact(
         solution, 0.6, options.get("granularity", "weight"), options.get("budget", "global")
     )
-    assert 0.5 * QUICK["steps"] < solution.costs.gradient_evaluations < QUICK["steps"] + 1e-6
+    assert QUICK["steps"] - 1 < solution.costs.gradient_evaluations < QUICK["steps"] + 1e-6
     assert set(solution.multipliers) == {c.name for c in constraints}
     assert (solution.feasibility is None) == (not constraints)
     for constraint in constraints:
@@ -146,14 +146,15 @@ def test_every_way_to_solve(case, tiny_problem, dense, base):
     assert 0 <= report["performance"]["accuracy"] <= 1
     assert len(report["violations"]) == len(constraints)
     phases = [r["phase"] for r in solution.history]
-    # Dear outer steps make fewer stages: half of 120 evaluations at 14 1/3, 4 1/3, 13 1/3, 3 1/3.
-    stages = {"cg": 4, "single-loop": 13, "unrolled": 4, "first-order": 18}.get(case, 20)
+    # Dear outer steps make fewer stages: of the 14 gradients of conjugate gradients 13 are taken on
+    # three quarters of a batch and one on a quarter, so that half of 120 evaluations pay for five.
+    stages = {"cg": 5, "unrolled": 6}.get(case, 20)
     assert phases.count("bilevel") == stages
     assert "finetune" in phases
 
 
 class Normalized(nnx.Module):
-    """With running statistics, which have to be refreshed as the budget moves."""
+    """With running statistics, which are settled at the end."""
 
     def __init__(self, *, rngs):
         self.first = nnx.Linear(6, 8, rngs=rngs)
@@ -172,7 +173,7 @@ def test_a_users_module_with_statistics(tiny_problem):
         problem, dense=problem.initial_network(), granularity="filter", sparsity=0.5, **QUICK
     )
     assert_exact(solution, 0.5, "filter", "global")
-    assert solution.costs.gradient_evaluations < QUICK["steps"] + 1e-6
+    assert QUICK["steps"] - 1 < solution.costs.gradient_evaluations < QUICK["steps"] + 1e-6
     # The last statistics are those of the sparse network, not of the module.
     mean = np.asarray(solution.network.state["norm"]["mean"])
     assert np.isfinite(mean).all()
@@ -186,7 +187,7 @@ def test_the_baseline(tiny_problem, dense):
     pruner = fb.pruners.GradualMagnitude(sparsity=0.6, steps=80, batch_size=16)
     solution = pruner.run(problem, problem.refer(dense))
     assert_exact(solution, 0.6, "weight", "global")
-    assert solution.costs.gradient_evaluations <= 80
+    assert solution.costs.gradient_evaluations == 80
 
 
 def bits(solution):
@@ -325,8 +326,8 @@ def test_sparsities_that_cut_the_network(tiny_problem, dense):
         ({"budget": "local"}, "unknown budget 'local'"),
         ({"relaxation": "gumbel"}, "unknown relaxation 'gumbel'"),
         ({"score_start": "snip"}, "unknown score start 'snip'"),
-        ({"fine_tune_on": "test"}, "fine_tune_on is 'fit' or 'fit\\+select'"),
-        ({"multipliers_from": "end"}, "multipliers_from is 'start' or 'pruned'"),
+        ({"fine_tune_on": "test"}, "unknown fine tune on 'test': choose from fit, fit\\+select"),
+        ({"multipliers_from": "end"}, "unknown multipliers from 'end': choose from start, pruned"),
         ({"steps": 0}, "steps must be at least 1"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"buffer_size": 0}, "buffer_size must be at least 1"),

@@ -6,6 +6,7 @@ import hashlib
 import os
 import platform
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,8 @@ def compile_cache(where: str | Path | None = None) -> Path | None:
     if where == OFF:
         config.update("jax_enable_compilation_cache", False)
         return None
+    # JAX compiles in the place of an entry that it cannot read or write, and complains each time.
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache entry")
     if where is None and config.jax_compilation_cache_dir:
         return Path(config.jax_compilation_cache_dir)
     folder = default_cache() if where is None else Path(where).absolute()

@@ -73,8 +73,8 @@ class BilevelSolver(Method):
             zero they are the scores of gradual magnitude pruning.
         fine_tune_on: fit, or fit+select: once the mask is final, the rows of select that moved its
             scores join in; those that move the multipliers stay unseen either way.
-        outer_optimizer: any optax rule for the scores, in place of ``score_rule``: its updates
-            times ``score_step`` and its schedule.
+        outer_optimizer: any optax rule for the scores, in place of ``score_rule`` and
+            ``score_step``.
         constrain_masks: whether the constraints act on the scores, in the outer objective.
         constrain_weights: whether they act on the weights, in the inner objective and fine-tuning.
 

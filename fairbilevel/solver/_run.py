@@ -93,6 +93,7 @@ class BilevelRun(MethodRun):
             method.constrain_masks,
             method.constrain_weights,
             method.plain_steps > 0,
+            method.outer_optimizer is None,
         )
 
     def acts(self, phase: str) -> bool:
@@ -167,8 +168,9 @@ class BilevelRun(MethodRun):
             inner_steps(self.outer_step.method),
         )
         searches = steps % (1 + method.plain_steps) == 0
+        falling = method.score_step * held_then_falling(phase.steps, method.budget_share)
         own = own_numbers(
-            method.score_step * scale * held_then_falling(phase.steps, method.budget_share)[part],
+            scale * (falling if method.outer_optimizer is None else np.ones(phase.steps))[part],
             steps / phase.steps,
             searches,
             self._keep(self.sparsity),

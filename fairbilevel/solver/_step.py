@@ -103,6 +103,7 @@ class OuterStep:
         constrain_masks: whether constraints act on the scores.
         constrain_weights: whether they act on the weights.
         plain: whether there are weight steps between outer steps.
+        relative: whether the scores' steps are in units of their spread.
     """
 
     steps: Steps
@@ -116,6 +117,7 @@ class OuterStep:
     constrain_masks: bool = True
     constrain_weights: bool = True
     plain: bool = False
+    relative: bool = True
 
     def init(self, scores: Masks, params: Any, keep: dict[str, Any]) -> tuple[Masks, OuterState]:
         """Scores where they may lie, and the state beside them."""
@@ -123,7 +125,7 @@ class OuterStep:
         factors = jax.tree.map(jnp.ones_like, params)
         scores = self.relaxation.start(scores, self.budget, keep)
         # Of the scores that steps will move; constant starts have no spread of their own.
-        spread = jnp.maximum(masks.spread(scores), 0.1)
+        spread = jnp.maximum(masks.spread(scores), 0.1) if self.relative else jnp.ones(())
         method = self._bound(factors, 1.0).init(scores, params)
         rule = self.outer.init(scores)
         return scores, OuterState(rule, method, spread, masks.magnitude_scale(magnitudes))
