@@ -86,11 +86,11 @@ class Numbers(NamedTuple):
         limits: one array a constraint: what is bounded from above, for each multiplier.
     """
 
-    moments: tuple[Float[Array, "..."], ...]
-    share: dict[str, Float[Array, " groups"]]
-    cells: dict[str, Float[Array, "groups classes"]]
-    counted: Bool[Array, " groups"]
-    limits: tuple[Float[Array, " _"], ...]
+    moments: tuple[Float[Any, "..."], ...]
+    share: dict[str, Float[Any, " groups"]]
+    cells: dict[str, Float[Any, "groups classes"]]
+    counted: Bool[Any, " groups"]
+    limits: tuple[Float[Any, " _"], ...]
 
 
 def _logits(

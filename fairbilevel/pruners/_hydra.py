@@ -14,16 +14,14 @@ from fairbilevel import _options, masks
 from fairbilevel.devices import Program
 from fairbilevel.fairness import RowWeights
 from fairbilevel.masks import Budget, Masks
-from fairbilevel.problem import FairPruningProblem, Numbers, Reference
+from fairbilevel.problem import Numbers
 from fairbilevel.pruners._moment import Moment
 from fairbilevel.pruners._pruner import Pruner
 from fairbilevel.pruners._run import PrunerRun
-from fairbilevel.records import Checkpoints
 from fairbilevel.train import (
     SCORE_RULES,
     STREAM_FIT,
     Batch,
-    Callback,
     RunState,
     StepLog,
     Steps,
@@ -35,51 +33,6 @@ from fairbilevel.train import (
     repeated,
     stretch,
 )
-
-
-@dataclass(frozen=True)
-class Hydra(Pruner):
-    """Learn which of the dense weights to keep, the weights frozen, then fine-tune.
-
-    The loss is that of the network under the exact top-k mask of the scores, at the final sparsity
-    from the start; its gradient with respect to the mask goes straight through to the scores, which
-    begin as scaled magnitudes. Their step is relative to their spread (``fb.train.SCORE_RULES``),
-    as in the bilevel solver: HYDRA is its outer problem without an inner one.
-
-    Attributes:
-        score_step: of the scores, in units of their spread.
-
-    Raises:
-        ValueError: a step that is not a finite number of at least 0, or constraints to enforce
-            while scores are learned.
-    """
-
-    rounds: int = 20
-    score_step: float = 0.1
-
-    name: ClassVar[str] = "hydra"
-    trains: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _options.finite(self, "score_step")
-        if self.enforce and "prune" in self.enforce_in:
-            raise ValueError("hydra learns its scores without constraints: enforce them elsewhere")
-
-    def scores(self, at: Moment) -> Masks:
-        """Where scores begin."""
-        return masks.start_scores("magnitude", at.network, at.layers, at.granularity, at.key)
-
-    def start(
-        self,
-        problem: FairPruningProblem,
-        reference: Reference,
-        *,
-        callback: Callback = lambda record: None,
-        checkpoints: Checkpoints | None = None,
-    ) -> PrunerRun:
-        """The same run stage by stage."""
-        return HydraRun(self, problem, reference, callback, checkpoints)
 
 
 class HydraRun(PrunerRun):
@@ -121,6 +74,41 @@ class HydraRun(PrunerRun):
             placement=self.problem.placement,
             costs=self.costs,
         )
+
+
+@dataclass(frozen=True)
+class Hydra(Pruner):
+    """Learn which of the dense weights to keep, the weights frozen, then fine-tune.
+
+    The loss is that of the network under the exact top-k mask of the scores, at the final sparsity
+    from the start; its gradient with respect to the mask goes straight through to the scores, which
+    begin as scaled magnitudes. Their step is relative to their spread (``fb.train.SCORE_RULES``),
+    as in the bilevel solver: HYDRA is its outer problem without an inner one.
+
+    Attributes:
+        score_step: of the scores, in units of their spread.
+
+    Raises:
+        ValueError: a step that is not a finite number of at least 0, or constraints to enforce
+            while scores are learned.
+    """
+
+    rounds: int = 20
+    score_step: float = 0.1
+
+    name: ClassVar[str] = "hydra"
+    runs: ClassVar[Any] = HydraRun
+    trains: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _options.finite(self, "score_step")
+        if self.enforce and "prune" in self.enforce_in:
+            raise ValueError("hydra learns its scores without constraints: enforce them elsewhere")
+
+    def scores(self, at: Moment) -> Masks:
+        """Where scores begin."""
+        return masks.start_scores("magnitude", at.network, at.layers, at.granularity, at.key)
 
 
 def _begin(budget: Budget, scores: Masks, keep: Any) -> tuple[Masks, Any]:

@@ -20,10 +20,8 @@ from fairbilevel.masks import CubicSchedule, Masks
 from fairbilevel.problem import FairPruningProblem, Reference
 from fairbilevel.pruners._moment import Moment
 from fairbilevel.pruners._run import PrunerRun, training_rows
-from fairbilevel.records import Checkpoints
 from fairbilevel.train import (
     FORWARD_COST,
-    Callback,
     Method,
     Phase,
     Plan,
@@ -94,6 +92,7 @@ class Pruner(Method):
 
     # Gradient evaluations a batch that ``scores`` takes; 0 for methods that look at no rows.
     passes: ClassVar[float] = 0.0
+    runs: ClassVar[Any] = PrunerRun
     # Whether weights train after each round: ``pruning_share`` of the steps.
     trains: ClassVar[bool] = False
     # Whether ``rewound`` puts weights back: they then train between the rounds only.
@@ -133,17 +132,6 @@ class Pruner(Method):
     def enforced(self, problem: FairPruningProblem) -> tuple[Constraint, ...]:
         """Nothing, unless constraints act at all."""
         return super().enforced(problem) if self.enforce else ()
-
-    def start(
-        self,
-        problem: FairPruningProblem,
-        reference: Reference,
-        *,
-        callback: Callback = lambda record: None,
-        checkpoints: Checkpoints | None = None,
-    ) -> PrunerRun:
-        """The same run stage by stage, to look at scores and masks on the way."""
-        return PrunerRun(self, problem, reference, callback, checkpoints)
 
     def plan(self, problem: FairPruningProblem, reference: Reference | None = None) -> Plan:
         """Fair training before pruning (if asked), rounds with training between them, fine-tuning;
@@ -240,8 +228,8 @@ class Pruner(Method):
         """The same pruner with the options that all pruners share at their defaults: what its
         scores are compiled for."""
         shared = {f.name for f in dataclasses.fields(Pruner)}
-        fields = [f for f in dataclasses.fields(self) if f.name in shared]
-        return dataclasses.replace(self, **{f.name: f.default for f in fields})
+        usual: Any = {f.name: f.default for f in dataclasses.fields(self) if f.name in shared}
+        return dataclasses.replace(self, **usual)
 
     def sparsity_at(self, progress: float) -> float:
         """Sparsity after a share of the rounds: cubic (Zhu and Gupta 2018)."""

@@ -12,13 +12,11 @@ from jaxtyping import Array, Int
 from fairbilevel import masks
 from fairbilevel.devices import Program
 from fairbilevel.masks import Masks
-from fairbilevel.problem import FairPruningProblem, Reference, Structure
+from fairbilevel.problem import FairPruningProblem, Structure
 from fairbilevel.pruners._moment import Moment
-from fairbilevel.records import Checkpoints
 from fairbilevel.train import (
     STREAM_SCORES,
     Batch,
-    Callback,
     Feed,
     MethodRun,
     RunState,
@@ -56,31 +54,13 @@ def training_rows(problem: FairPruningProblem) -> Int[np.ndarray, " n"]:
 
 
 class PrunerRun(MethodRun):
-    """One run of a pruner.
-
-    Args:
-        method: a ``Pruner``.
-        problem: what to prune.
-        reference: the dense model.
-        callback: receives one record a stage.
-        checkpoints: where checkpoints go; ``None`` writes none.
-
-    Raises:
-        ValueError: the sparsity leaves a layer empty where that cuts the network, or the steps do
-            not pay for one scoring.
-    """
+    """One run of a pruner: see ``MethodRun``."""
 
     method: Pruner
 
-    def __init__(
-        self,
-        method: Pruner,
-        problem: FairPruningProblem,
-        reference: Reference,
-        callback: Callback,
-        checkpoints: Checkpoints | None = None,
-    ):
-        super().__init__(method, problem, reference, callback, checkpoints)
+    def set_up(self) -> None:
+        """The rows that are looked at, and how the steps are shared out."""
+        method, problem, reference = self.method, self.problem, self.reference
         rows = training_rows(problem)
         self.parts = method.parts(problem, reference, rows) if method.passes else []
         self.feed = Feed(method.view(problem, rows), reference, method.seed)

@@ -8,7 +8,7 @@ schedule, and multipliers moved by rows that no gradient uses (Cotter et al. 201
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import optax
@@ -19,10 +19,8 @@ from fairbilevel.fairness import Constraint
 from fairbilevel.hypergrad import Bilinear, Hypergradient
 from fairbilevel.masks import Relaxation
 from fairbilevel.problem import FairPruningProblem, Reference
-from fairbilevel.records import Checkpoints
 from fairbilevel.solver._run import BilevelRun
 from fairbilevel.train import (
-    Callback,
     Method,
     Phase,
     Plan,
@@ -99,6 +97,7 @@ class BilevelSolver(Method):
     constrain_weights: bool = True
 
     name: ClassVar[str] = "bilevel"
+    runs: ClassVar[Any] = BilevelRun
     # Rows that no training batch holds: what one batch of them says is too little.
     least_buffer: ClassVar[int] = 1
 
@@ -201,14 +200,3 @@ class BilevelSolver(Method):
             ),
         )  # fmt: skip
         return Plan(tuple(p for p in phases if p.steps), settle)
-
-    def start(
-        self,
-        problem: FairPruningProblem,
-        reference: Reference,
-        *,
-        callback: Callback = lambda record: None,
-        checkpoints: Checkpoints | None = None,
-    ) -> BilevelRun:
-        """The same run stage by stage, to look at scores and masks on the way."""
-        return BilevelRun(self, problem, reference, callback, checkpoints)

@@ -13,14 +13,12 @@ from fairbilevel import masks
 from fairbilevel.devices import Program
 from fairbilevel.hypergrad import FirstOrder, Status, Unrolled
 from fairbilevel.masks import CubicSchedule, Masks
-from fairbilevel.problem import FairPruningProblem, Network, Reference
-from fairbilevel.records import Checkpoints
+from fairbilevel.problem import Network
 from fairbilevel.solver._step import OuterStep, inner_steps, outer_stretch, own_numbers
 from fairbilevel.train import (
     SCORE_RULES,
     STREAM_FIT,
     STREAM_SELECT,
-    Callback,
     MethodRun,
     RunState,
     StretchLog,
@@ -47,31 +45,13 @@ _BEGUN = Program(_begin)
 
 
 class BilevelRun(MethodRun):
-    """One run of the solver.
-
-    Args:
-        method: a ``BilevelSolver``.
-        problem: what to solve.
-        reference: the dense model.
-        callback: receives one record a stage.
-        checkpoints: where checkpoints go; ``None`` writes none.
-
-    Raises:
-        ValueError: the sparsity leaves a layer empty where that cuts the network, or the steps do
-            not pay for one outer step.
-    """
+    """One run of the solver: see ``MethodRun``."""
 
     method: BilevelSolver
 
-    def __init__(
-        self,
-        method: BilevelSolver,
-        problem: FairPruningProblem,
-        reference: Reference,
-        callback: Callback,
-        checkpoints: Checkpoints | None = None,
-    ):
-        super().__init__(method, problem, reference, callback, checkpoints)
+    def set_up(self) -> None:
+        """The outer step, and the rows it takes."""
+        method, problem = self.method, self.problem
         self.schedule = CubicSchedule(method.sparsity, method.budget_share)
         self.select_rows = method.select_rows(problem)
         self.sizes = method.sizes(problem)

@@ -106,7 +106,7 @@ class _DenseRun(StagedRun):
     def init(self) -> RunState:
         network = self.problem.initial_network(self.seed)
         duals = self.steps.duals(self.rules.duals, self.rules.buffer_size)
-        return RunState(self.begun(network, duals))
+        return RunState(self.begun(network, duals), {}, {})
 
     @functools.cached_property
     def _ones(self) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
@@ -87,6 +88,7 @@ class Method(ABC):
     # Steps between two measurements of violations, which the dual step is scaled by.
     violation_every: ClassVar[int] = 1
     least_buffer: ClassVar[int] = 0
+    runs: ClassVar[Callable[..., MethodRun]]
 
     def __post_init__(self) -> None:
         if not 0 <= self.sparsity < 1:
@@ -150,7 +152,6 @@ class Method(ABC):
             ValueError: the steps do not pay for what the method has to do.
         """
 
-    @abstractmethod
     def start(
         self,
         problem: FairPruningProblem,
@@ -158,8 +159,10 @@ class Method(ABC):
         *,
         callback: Callback = lambda record: None,
         checkpoints: Checkpoints | None = None,
-    ) -> MethodRun:
-        """A run stage by stage, to look at scores and masks on the way."""
+    ) -> Any:
+        """A run stage by stage (``MethodRun``), to look at scores and masks on the way; arguments
+        and errors as of ``run``."""
+        return self.runs(self, problem, reference, callback, checkpoints)
 
     def run(
         self,
@@ -245,6 +248,10 @@ class MethodRun(StagedRun):
         self.plan = method.plan(problem, reference)
         self.multipliers: dict[str, dict[str, float]] = {}
         self.watch_late = Watch(problem.under(self.enforced), reference)
+        self.set_up()
+
+    def set_up(self) -> None:
+        """What a run of a subclass needs beside that."""
 
     def acts(self, phase: str) -> bool:
         """Whether constraints act on the weights in a phase."""

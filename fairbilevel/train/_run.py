@@ -103,14 +103,14 @@ class RunState(NamedTuple):
 
     Attributes:
         weights: weights, statistics, optimizer, multipliers, buffers, key.
-        kept: hard masks by layer; ``()`` while nothing is pruned.
+        kept: hard masks by layer; none while nothing is pruned.
         scores: of the units, by layer; likewise.
         outer: what a method remembers beside them.
     """
 
     weights: WeightState
-    kept: Masks | tuple[()] = ()
-    scores: Masks | tuple[()] = ()
+    kept: Masks
+    scores: Masks
     outer: Any = ()
 
 
@@ -282,7 +282,7 @@ class StagedRun(ABC):
         first = phase.before(self.stage)
         state, log, z = self._stage(self._copied(state))
         network = Network(z, state.weights.model_state)
-        check_finite(log.steps.loss, bool(log.finite), phase.name, first, classes)
+        check_finite(np.asarray(log.steps.loss), bool(log.finite), phase.name, first, classes)
         record = tune_record(self.problem, network, self.reference)
         check_judged(record, phase.name, first + phase.stages[self.stage], classes)
         return state, log, network, record
@@ -455,5 +455,5 @@ def _joined(logs: list[StretchLog], counts: list[int]) -> StretchLog:
         return np.concatenate([np.asarray(e)[:n] for e, n in zip(each, counts, strict=True)])
 
     whole = jax.tree.map(steps, *[(log.steps, log.more) for log in logs])
-    finite = np.all([np.asarray(log.finite) for log in logs])
+    finite: Any = np.all([np.asarray(log.finite) for log in logs])
     return StretchLog(whole[0], finite, logs[-1].violations, whole[1])

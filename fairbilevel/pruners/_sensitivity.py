@@ -1,4 +1,4 @@
-"""SynFlow: iterative conservation of synaptic flow, without data (Tanaka et al., NeurIPS 2020)."""
+"""Scores of what removing a unit does: SNIP, GraSP, and SynFlow, which looks at no data."""
 
 from __future__ import annotations
 
@@ -13,6 +13,65 @@ from fairbilevel.masks import Masks
 from fairbilevel.pruners._moment import Moment
 from fairbilevel.pruners._pruner import Pruner, exponential
 from fairbilevel.pruners._run import PrunerRun
+
+
+@dataclass(frozen=True)
+class SNIP(Pruner):
+    """Keep the units whose masks the loss is most sensitive to, then fine-tune.
+
+    ``|dL/dm| = |w dL/dw|`` of a weight, ``|sum w dL/dw|`` over a filter with its bias, scale and
+    shift: what its mask multiplies. (Behind a batch normalization the kernel's part of that sum is
+    0, since its scale does not matter; the normalization's own parameters carry the rest.) The
+    paper scores an untrained network; here, as everywhere in this library, the dense one is given.
+    """
+
+    name: ClassVar[str] = "snip"
+    passes: ClassVar[float] = 1.0
+
+    def scores(self, at: Moment) -> Masks:
+        """``|dL/dm|``, the loss over all batches."""
+        gradient = at.mean(lambda batch, key: jax.grad(at.loss)(at.network, batch))
+        entries = jax.tree.map(jnp.multiply, at.network, gradient)
+        return {name: jnp.abs(s) for name, s in at.units(entries).items()}
+
+
+@dataclass(frozen=True)
+class GraSP(Pruner):
+    """Keep the units whose removal would lower the gradient's norm, then fine-tune.
+
+    Removing a unit changes ``|g|^2`` by ``-2 w^T H g`` to first order, ``g`` and ``H`` the loss's
+    gradient and Hessian over all parameters; ``-w * H g`` is the paper's score, and what scores
+    highest goes. The product is a derivative of the gradient along ``g`` (forward over reverse), so
+    a batch costs one gradient for ``g`` and three for the product.
+
+    Attributes:
+        temperature: logits are divided by it, 200 in the authors' code: the gradient then speaks of
+            all classes and not of the few rows that the network still gets wrong.
+
+    Raises:
+        ValueError: a temperature that is not positive.
+    """
+
+    temperature: float = 200.0
+
+    name: ClassVar[str] = "grasp"
+    passes: ClassVar[float] = 4.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.temperature > 0:
+            raise ValueError(f"temperature must be positive, got {self.temperature}")
+
+    def scores(self, at: Moment) -> Masks:
+        """``w * H g``, gradient and Hessian over all batches."""
+
+        def gradient(batch: Any) -> Any:
+            return lambda z: jax.grad(at.loss)(z, batch, self.temperature)
+
+        g = at.mean(lambda batch, key: gradient(batch)(at.network))
+        product = at.mean(lambda batch, key: jax.jvp(gradient(batch), (at.network,), (g,))[1])
+        return at.units(jax.tree.map(jnp.multiply, at.network, product))
+
 
 _FAR = 1e4  # so large an input that what biases and statistics add decides no rectifier
 
