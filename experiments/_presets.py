@@ -64,7 +64,7 @@ class Setting:
 
     Attributes:
         source: file in the data folder, or a ``tfds:`` name, a bundled name.
-        methods: names of ``fb.systems``.
+        methods: names of ``fb.methods``.
         sparsities: shares removed.
         options: fields of ``Config`` that differ from the defaults.
         reference: what differences are taken from.

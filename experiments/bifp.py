@@ -172,7 +172,7 @@ def surface(folder: Path, design: Comparison, points: int = 15) -> list[str]:
         seed = comparison.run_seed(design, 0, 0)
         try:
             solutions = [
-                design.system(method, sparsity, seed).run(problem, reference) for method in SURFACE
+                design.method(method, sparsity, seed).run(problem, reference) for method in SURFACE
             ]
             plane = solution_plane(*solutions, points=points)
         except ValueError as error:

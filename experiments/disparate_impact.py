@@ -160,15 +160,15 @@ def smoke(setting: Setting) -> Setting:
 
 
 def prune(
-    system: str, problem: Any, reference: Any, setting: Setting, seed: int, **options: Any
+    method: str, problem: Any, reference: Any, setting: Setting, seed: int, **options: Any
 ) -> tuple[Any, float]:
-    """Network and gradient evaluations of a system by name.
+    """Network and gradient evaluations of a method by name.
 
     The problem has no constraint of its own, so training stops early by accuracy alone in every
-    system; equal losses are enforced within the systems' own tolerance.
+    method; equal losses are enforced within the methods' own tolerance.
     """
     options = {"batch_size": setting.batch_size, "seed": seed, **options}
-    solution = fb.systems.by_name(system, **options).run(problem, reference)
+    solution = fb.methods.by_name(method, **options).run(problem, reference)
     return solution.network, solution.costs.gradient_evaluations
 
 

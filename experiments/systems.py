@@ -1,9 +1,9 @@
-"""All systems by name under one protocol: the main table.
+"""All methods by name under one protocol: the main table.
 
     python -m experiments.systems --data path/to/folder
     python -m experiments.systems --data path/to/folder --only digits
 
-Every method of ``fb.systems`` on digits, UTKFace (gender by race x gender) and CelebA (blond hair
+Every method of ``fb.methods`` on digits, UTKFace (gender by race x gender) and CelebA (blond hair
 by gender), single weights and whole filters: five folds of digits, three of faces, small networks
 and short budgets, so that two cores do it. Writes ``results/systems/``; goes on where it stopped.
 """
@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from experiments._presets import Setting, points, run_presets
-from fairbilevel import systems
+from fairbilevel.methods import METHODS, NAMES
 
 DIGITS = {"dense_steps": 300, "steps": 300, "min_group_rows": 50, "batch_size": 64}
 FACES = {
@@ -38,8 +38,8 @@ DATA: dict[str, tuple[str, dict[str, Any], float, float]] = {
 
 
 def methods(granularity: str) -> tuple[str, ...]:
-    """Every system that can remove weights, or filters."""
-    return tuple(s.name for s in systems.SYSTEMS.values() if granularity in s.granularities)
+    """Every method that can remove weights, or filters."""
+    return tuple(m.name for m in METHODS.values() if granularity in m.granularities)
 
 
 def _settings() -> dict[str, Setting]:
@@ -69,7 +69,7 @@ def main_table(summaries: Mapping[str, dict[str, Any]]) -> list[str]:
         head[0] += f" {name}, {100 * lines[-1]['sparsity']:g} %: accuracy | spread |"
         head[1] += "---|---|"
     out = list(head)
-    for method in ("dense", *systems.NAMES):
+    for method in ("dense", *NAMES):
         cells = []
         for name in settings:
             found = [x for x in summaries[name]["lines"] if x["method"] == method]
@@ -130,7 +130,7 @@ def _ends(summaries: Mapping[str, dict[str, Any]]) -> list[str]:
 if __name__ == "__main__":
     run_presets(
         "systems",
-        "All systems by name under one protocol",
+        "All methods by name under one protocol",
         PRESETS,
         reading,
         {

@@ -67,7 +67,7 @@ def test_a_surface_that_cannot_be_drawn_is_told(design, tmp_path, monkeypatch):
         def run(self, problem, reference):
             raise ValueError("sparsity 0.5 cut the network")
 
-    monkeypatch.setattr(Comparison, "system", lambda *_: Cut())
+    monkeypatch.setattr(Comparison, "method", lambda *_: Cut())
     (said,) = bifp.surface(tmp_path, design)
     assert said == "- No loss surface at 50 %: sparsity 0.5 cut the network."
     assert not list(tmp_path.iterdir())

@@ -1,82 +1,153 @@
-"""Many sparsities and tolerances in one program, and the table and picture they become."""
+"""Many sparsities and tolerances by the same programs, and the table and picture they become."""
 
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
+import os
+import signal
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
 
 import fairbilevel as fb
-from fairbilevel import cli
+from fairbilevel import cli, solver, train
+from fairbilevel.records import Activity, Interrupted
 from fairbilevel.report import frontier_svg
-from fairbilevel.solver import Candidate, solve_many
+from fairbilevel.run import Config, frontier_run, prepare
 
 QUICK = {"steps": 120, "batch_size": 16, "buffer_size": 4}
 
 
 @pytest.fixture(scope="module")
-def solved(tiny_problem):
-    problem = tiny_problem(fb.fairness.ExcessAccuracyGap(0.02))
-    reference = fb.train.train_dense(problem, steps=40, batch_size=16)
-    solver = fb.BilevelSolver(sparsity=0.6, **QUICK)
-    candidates = [Candidate(0.6, 0.02), Candidate(0.3, 0.02), Candidate(0.6, 0.5)]
-    return problem, reference, solver, solve_many(solver, problem, reference, candidates)
+def prepared(tmp_path_factory):
+    """Two groups that differ, three classes that a small network can tell apart."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(480, 6)).astype("float32")
+    group, y = rng.integers(0, 2, 480), np.arange(480) % 3
+    x[:, :3] += 2.5 * np.eye(3)[y] * (1 - 0.5 * group)[:, None]
+    path = tmp_path_factory.mktemp("rows") / "rows.npz"
+    np.savez(path, x=x, y=y, group=group)
+    return prepare(Config(data=str(path), model="mlp", width=12, dense_steps=40, **QUICK))
 
 
-def test_a_candidate_is_the_single_run(solved):
-    """Same masks and multipliers to the bit: one program for all changes nothing for one."""
-    problem, reference, solver, many = solved
-    single = solver.run(problem, reference)
-    for name, mask in single.masks.items():
-        np.testing.assert_array_equal(mask, many[0].masks[name])
-    for name, values in single.multipliers.items():
-        assert many[0].multipliers[name] == pytest.approx(values, rel=1e-5, abs=1e-9)
-    assert many[0].costs.gradient_evaluations == pytest.approx(single.costs.gradient_evaluations)
+@pytest.fixture(scope="module")
+def points(prepared, tmp_path_factory):
+    """The frontier of one pair, before any other test has compiled more than it did."""
+    return frontier_run(prepared, [0.6], [0.02], tmp_path_factory.mktemp("one") / "f")
 
 
-def test_candidates_differ_by_what_was_asked(solved):
-    many = solved[-1]
-    for solution, sparsity in zip(many, (0.6, 0.3, 0.6), strict=True):
+@pytest.fixture(scope="module")
+def reference(prepared):
+    return train.train_dense(prepared.problem, steps=40, batch_size=16)
+
+
+def tolerated(prepared, tolerance):
+    problem = prepared.problem
+    return problem.under([dataclasses.replace(c, tolerance=tolerance) for c in problem.constraints])
+
+
+def test_a_point_is_the_single_run(prepared, points, reference):
+    """What a frontier says of a pair is what one run of it says, to the last bit."""
+    assert [p["method"] for p in points] == ["dense", "gradual-magnitude", "bilevel"]
+    method = dataclasses.replace(prepared.method, sparsity=0.6)
+    single = method.run(tolerated(prepared, 0.02), reference)
+    for role in ("tune", "test"):
+        seen = single.evaluate(role)
+        assert points[2][f"{role}_accuracy"] == seen["performance"]["accuracy"]
+        assert points[2][f"{role}_gap"] == seen["gaps"]["max_excess_accuracy_gap"]
+    assert points[2]["gradient_evaluations"] == round(single.costs.gradient_evaluations, 1)
+
+
+def test_pairs_differ_by_what_was_asked(prepared, reference):
+    totals = []
+    for sparsity, tolerance in ((0.6, 0.02), (0.3, 0.02), (0.6, 0.5)):
+        method = dataclasses.replace(prepared.method, sparsity=sparsity)
+        solution = method.run(tolerated(prepared, tolerance), reference)
         told = solution.budget.describe(solution.masks)
         prunable = sum(int(np.size(m)) for m in solution.masks.values())
         assert told["kept"] == prunable - int(sparsity * prunable + 1e-9)
         assert 0 <= solution.evaluate("test")["performance"]["accuracy"] <= 1
-    tight, loose = many[0].multipliers, many[2].multipliers
-    assert sum(loose["excess-accuracy-gap"].values()) <= sum(tight["excess-accuracy-gap"].values())
-    assert sum(loose["excess-accuracy-gap"].values()) == 0  # half of all answers may be lost
+        totals.append(sum(solution.multipliers["excess-accuracy-gap"].values()))
+    tight, _, loose = totals
+    assert loose == 0 < tight  # half of all answers may be lost
 
 
-def test_convolutions_with_statistics_run_one_after_the_other(tiny_data):
-    images = np.repeat(tiny_data.inputs[:, :, None, None], 6, 2)
-    problem = fb.FairPruningProblem(
-        "cnn",
-        images,
-        tiny_data.y,
-        tiny_data.group,
-        constraints=[fb.fairness.WorstGroupAccuracy(0.5)],
-        width=2,
-    )
-    reference = fb.train.train_dense(problem, steps=20, batch_size=16)
-    solver = fb.BilevelSolver(sparsity=0.5, **QUICK)
-    many = solve_many(solver, problem, reference, [Candidate(0.5, 0.0), Candidate(0.5, 1.0)])
-    floors = [sum(s.multipliers["worst-group-accuracy"].values()) for s in many]
+def test_floors_of_all_and_nothing(prepared, reference):
+    floors = []
+    for floor in (0.0, 1.0):
+        problem = prepared.problem.under([fb.fairness.WorstGroupAccuracy(floor)])
+        solution = prepared.method.run(problem, reference)
+        floors.append(sum(solution.multipliers["worst-group-accuracy"].values()))
     assert floors[0] == 0  # no floor at all
     assert floors[1] > 0  # a floor that nothing reaches
 
 
-def test_bad_candidates(solved):
-    problem, reference, solver, _ = solved
-    for candidates, message in (
-        ([], "at least one candidate"),
-        ([Candidate(1.0, 0.1)], "sparsity must lie"),
-        ([Candidate(0.5, -0.1)], "tolerance must be"),
-        ([Candidate(0.5, float("nan"))], "tolerance must be"),
+def test_a_frontier_compiles_nothing_after_its_first_pair(prepared, points, tmp_path):
+    """Sparsities and tolerances are arguments of the programs, never part of them."""
+    before = train.weight_stretch.compiled, solver.outer_stretch.compiled
+    assert min(before) > 0
+    many = frontier_run(prepared, [0.3, 0.8], [0.0, 0.07], tmp_path / "frontier")
+    assert len(many) == 1 + 2 + 4
+    assert (train.weight_stretch.compiled, solver.outer_stretch.compiled) == before
+
+
+def test_a_stopped_frontier_is_gone_on_with(prepared, tmp_path, monkeypatch):
+    """Stopped while it solves, it ends with the same table as one that was not."""
+    pairs = ([0.6, 0.3], [0.02])
+    frontier_run(prepared, *pairs, tmp_path / "whole")
+    out = tmp_path / "stopped"
+
+    def stop(line):
+        if "done at sparsity 0.6" in line:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        frontier_run(prepared, *pairs, out, stop)
+    assert not (out / "frontier.csv").exists()
+    with pytest.raises(ValueError, match="unfinished frontier with other options"):
+        frontier_run(prepared, [0.6], [0.02], out)
+    found, resume = [], Activity.resume
+
+    def resumed(activity, like):
+        found.append(resume(activity, like))
+        return found[-1]
+
+    monkeypatch.setattr(Activity, "resume", resumed)
+    frontier_run(prepared, *pairs, out)
+    # The dense model, two baselines, the pair behind it, and the one under way after a stage.
+    assert [about["stage"] for _, about in found[-1:]] == [1]
+    assert len(found) == 5
+    assert None not in found
+    assert (out / "frontier.csv").read_bytes() == (tmp_path / "whole/frontier.csv").read_bytes()
+    assert not (out / "checkpoints").exists()
+
+
+def test_bad_pairs(prepared, tmp_path):
+    for sparsities, tolerances, message in (
+        ([], [0.1], "at least one sparsity"),
+        ([0.5], [], "at least one sparsity and one tolerance"),
+        ([1.0], [0.1], "sparsity must lie"),
+        ([0.5], [-0.1], "tolerance of excess-accuracy-gap must be"),
+        ([0.5], [float("nan")], "tolerance of excess-accuracy-gap must be"),
     ):
         with pytest.raises(ValueError, match=message):
-            solve_many(solver, problem, reference, candidates)
+            frontier_run(prepared, sparsities, tolerances, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_stop_on_the_command_line_says_how_to_go_on(tmp_path, capsys, monkeypatch):
+    def stopped(*_):
+        raise Interrupted("SIGTERM")
+
+    monkeypatch.setattr(fb.run, "frontier_run", stopped)
+    out = tmp_path / "frontier"
+    assert cli.main(["frontier", "--model", "mlp", "--out", str(out)]) == 128 + signal.SIGTERM
+    err = capsys.readouterr().err
+    assert f"--out {out}" in err
+    assert err.count("\n") == 1
 
 
 def test_command(tmp_path, capsys):
@@ -145,14 +216,12 @@ def test_picture_says_what_is_not_dominated():
     assert len(rings) == 2  # one a panel
 
 
-def test_constrained_magnitude_pruning(solved):
+def test_constrained_magnitude_pruning(prepared, reference):
     """CEAG: the same network until pruning ends, then multipliers on the rows it trains on."""
-    problem, reference, _, _ = solved
-    plain = fb.pruners.GradualMagnitude(sparsity=0.6, steps=120, batch_size=16)
-    held = fb.pruners.GradualMagnitude(
-        sparsity=0.6, steps=120, batch_size=16, enforce=True, buffer_size=4, dual_step=1.0
-    )
-    naive, constrained = (p.run(problem, reference) for p in (plain, held))
+    quick = {"sparsity": 0.6, "steps": 120, "batch_size": 16}
+    plain = fb.pruners.GradualMagnitude(**quick)
+    held = fb.pruners.GradualMagnitude(**quick, enforce=True, buffer_size=4, dual_step=1.0)
+    naive, constrained = (p.run(prepared.problem, reference) for p in (plain, held))
     for name, mask in naive.masks.items():
         np.testing.assert_array_equal(mask, constrained.masks[name])
     assert naive.multipliers == {}

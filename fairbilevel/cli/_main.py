@@ -7,6 +7,8 @@ import difflib
 import errno
 import json
 import os
+import shlex
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -201,6 +203,7 @@ def _frontier(words: list[str]) -> int:
     lists, rest = taken(words, lists)
     config = configuration("frontier", rest)
     from fairbilevel import fairness
+    from fairbilevel.records import Interrupted
     from fairbilevel.run import frontier_run, prepare
 
     sparsities = shares(lists["sparsities"])
@@ -213,7 +216,14 @@ def _frontier(words: list[str]) -> int:
     def say(line: str) -> None:
         console.print(line, highlight=False)
 
-    points = frontier_run(prepare(config), sparsities, tolerances, path, say)
+    try:
+        points = frontier_run(prepare(config), sparsities, tolerances, path, say)
+    except Interrupted as error:
+        print(
+            f"fairbilevel: {error}; go on with the same command and --out {shlex.quote(str(path))}",
+            file=sys.stderr,
+        )
+        return 128 + int(getattr(signal, error.signal, signal.SIGTERM))
     table = Table(box=None, pad_edge=False)
     for column in ("method", "sparsity", "tolerance", "tune", "gap", "test", "gap", "chosen"):
         table.add_column(column, justify="left" if column == "method" else "right")
