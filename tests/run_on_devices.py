@@ -33,6 +33,7 @@ from sklearn.datasets import load_digits
 from fairbilevel._trees import flatten_named
 from fairbilevel.models._plain import MLP
 from fairbilevel.models._residual import ResNet
+from fairbilevel.solver import outer_stretch
 
 STEPS = 20
 
@@ -92,24 +93,25 @@ def run(placement: Placement) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     dense = problem.refer(problem.initial_network(0))
     solver = fb.BilevelSolver(
         sparsity=0.5,
-        steps=82,
-        bilevel_share=1.0,
+        steps=44,
+        bilevel_share=0.72,
         batch_size=64,
         buffer_size=8,
         dual_step=1.0,
+        violation_every=1,
         fine_tune_on="fit",
     )
     solver_run = solver.start(problem, dense)
-    assert solver_run.outer_steps == STEPS, solver_run.outer_steps
+    assert [p.steps for p in solver_run.plan.phases] == [STEPS, 8]
     state = solver_run.init()
-    for _ in range(solver_run.stages):
+    while solver_run.done < solver_run.stages:
         state = solver_run.step(state)
-    record = sent(solver_run, state, solver_run.stage_steps, solver.batch_size)
+    record = sent(problem, state, solver)
     solved = solver_run.finish(state)
     results |= {f"solver/{n}": v for n, v in numbers(solved).items()}
     problem = problem_of("mlp", placement)
     dense = problem.refer(problem.initial_network(0))
-    pruner = fb.systems.by_name("ceag", sparsity=0.7, steps=2 * STEPS, batch_size=64, seed=1)
+    pruner = fb.methods.by_name("ceag", sparsity=0.7, steps=2 * STEPS, batch_size=64, seed=1)
     pruned = pruner.run(problem, dense)
     results |= {f"pruner/{n}": v for n, v in numbers(pruned).items()}
     kind = jnp.zeros(()).dtype
@@ -117,18 +119,21 @@ def run(placement: Placement) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     return results, record
 
 
-def sent(solver_run: Any, state: Any, steps: int, batch: int) -> dict[str, Any]:
+def sent(problem: fb.FairPruningProblem, state: Any, solver: fb.BilevelSolver) -> dict[str, Any]:
     """Bytes that an outer step sent, by what they are, from the program that ran."""
     from experiments.bench_devices import carries, weight_shapes
 
-    (compiled,) = solver_run._segment._executables.values()
-    weights = weight_shapes(solver_run.problem)
-    found = collectives(compiled.as_text())
+    weights = weight_shapes(problem)
+    found = collectives(outer_stretch.newest().as_text())
+    each = [(c, carries(c, weights, solver.batch_size)) for c in found]
+    steps = [(c, e) for c, e in each if c.looped]
     params = jax.tree.leaves(state.weights.params)
-    each = [carries(c, weights, batch) for c in found]
     return {
-        "bytes": {w: sum(e.get(w, 0) for e in each) // steps for w in {w for e in each for w in e}},
-        "kinds": [[c.kind, sorted(e)] for c, e in zip(found, each, strict=True)],
+        "bytes": {
+            what: sum(e.get(what, 0) for _, e in steps) for what in {w for _, e in steps for w in e}
+        },
+        "kinds": [[c.kind, sorted(e)] for c, e in steps],
+        "once": sorted({what for c, e in each if not c.looped for what in e}),
         "weights": sum(p.nbytes for p in params if p.ndim > 1),
         "vectors": sum(p.nbytes for p in params if p.ndim == 1),
         "held": sum(p.addressable_shards[0].data.nbytes for p in params if p.ndim > 1),

@@ -155,8 +155,10 @@ def test_another_schema_is_refused(tmp_path, monkeypatch):
     from fairbilevel.records import _checkpoints
 
     written(tmp_path / "c", [1])
-    monkeypatch.setattr(_checkpoints, "CHECKPOINT_SCHEMA", 2)
-    with pytest.raises(CheckpointError, match="have schema 1, this version of fairbilevel goes on"):
+    schema = _checkpoints.CHECKPOINT_SCHEMA
+    monkeypatch.setattr(_checkpoints, "CHECKPOINT_SCHEMA", schema + 1)
+    told = f"have schema {schema}, this version of fairbilevel goes on"
+    with pytest.raises(CheckpointError, match=told):
         read(tmp_path / "c")
 
 
@@ -186,8 +188,8 @@ def solved(problem, name, folder, stop_after=None):
             problem, steps=40, batch_size=16, callback=callback, costs=costs,
             checkpoints=checkpoints,
         )  # fmt: skip
-        system = fb.systems.by_name(name, **options)
-        solution = system.run(problem, dense, callback=callback, checkpoints=checkpoints)
+        method = fb.methods.by_name(name, **options)
+        solution = method.run(problem, dense, callback=callback, checkpoints=checkpoints)
     finally:
         if checkpoints is not None:
             checkpoints.close()

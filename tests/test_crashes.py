@@ -103,7 +103,7 @@ def test_killed_between_the_result_and_the_end(undisturbed, tmp_path, by_name, c
     before = (folder / "result.json").read_bytes()
     words = ["--resume", folder] if by_name else [*OPTIONS, "--out", folder]
     (folder / "report.html").unlink()
-    (folder / "checkpoints" / "finetune").mkdir(parents=True)
+    (folder / "checkpoints" / "method").mkdir(parents=True)
     assert main(["solve", *map(str, words)]) == 0
     assert "is complete" in capsys.readouterr().out
     assert (folder / "report.html").is_file()
@@ -151,7 +151,7 @@ def test_changed_data_are_refused(tmp_path, capfd):
     y, group = rng.integers(0, 2, 600), rng.integers(0, 2, 600)
     data, folder = tmp_path / "rows.npz", tmp_path / "run"
     np.savez(data, x=x, y=y, group=group)
-    process = started(folder, "--data", str(data))
+    process = started(folder, "--data", str(data), "--sparsity", "0.5")
     wait_for(folder / "checkpoints" / "dense", process)
     process.send_signal(signal.SIGTERM)
     process.communicate()
@@ -166,9 +166,9 @@ def test_changed_data_are_refused(tmp_path, capfd):
 def test_another_checkpoint_schema(half_done, tmp_path, capfd, monkeypatch):
     from fairbilevel.records import _checkpoints
 
-    folder = copied(half_done, tmp_path)
-    monkeypatch.setattr(_checkpoints, "CHECKPOINT_SCHEMA", 2)
-    fails(["solve", "--resume", folder], capfd, "have schema 1")
+    folder, written = copied(half_done, tmp_path), _checkpoints.CHECKPOINT_SCHEMA
+    monkeypatch.setattr(_checkpoints, "CHECKPOINT_SCHEMA", written + 1)
+    fails(["solve", "--resume", folder], capfd, f"have schema {written}")
     assert not (folder / "result.json").exists()
 
 
@@ -229,8 +229,11 @@ def test_a_full_disk(tmp_path):
         ["bash", "-c", 'ulimit -f 24; exec "$@"', "bash", *words],
         capture_output=True,
         text=True,
-        # A cache of compiled programs would feel the limit too.
-        env={k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"},
+        # The cache of compiled programs, one of its own here, feels the limit too, and says nothing.
+        env={
+            **{k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"},
+            "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        },
     )
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("fairbilevel: error: cannot write a checkpoint in")

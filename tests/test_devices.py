@@ -111,8 +111,8 @@ def test_float64_reaches_the_loss(results: Path):
 def test_float32_close(results: Path, other: str):
     """At least 99.9 % of the mask's entries agree; metrics are within rounding's reach."""
     pairs = _compared(results / "x32-1.npz", results / f"{other}.npz")
-    for system in ("solver", "pruner"):
-        masks = [p for n, p in pairs.items() if n.startswith(f"{system}/mask/")]
+    for method in ("solver", "pruner"):
+        masks = [p for n, p in pairs.items() if n.startswith(f"{method}/mask/")]
         agree = np.concatenate([(a == b).ravel() for a, b in masks])
         assert agree.mean() >= 0.999
     for name, (a, b) in pairs.items():
@@ -125,11 +125,11 @@ def test_float32_close(results: Path, other: str):
 def test_runs_did_something(results: Path):
     """The equal masks are not the start's, and both networks learnt."""
     x64 = np.load(results / "x64-1.npz")
-    for system in ("solver", "pruner"):
-        last = max(int(n.split("/")[2]) for n in x64.files if n.startswith(f"{system}/metric/1"))
-        losses = [float(x64[f"{system}/metric/{i}/loss"]) for i in (0, last)]
+    for method in ("solver", "pruner"):
+        last = max(int(n.split("/")[2]) for n in x64.files if n.startswith(f"{method}/metric/1"))
+        losses = [float(x64[f"{method}/metric/{i}/loss"]) for i in (0, last)]
         assert losses[1] < losses[0] - 0.05
-        masks = [x64[n] for n in x64.files if n.startswith(f"{system}/mask/")]
+        masks = [x64[n] for n in x64.files if n.startswith(f"{method}/mask/")]
         assert 0.1 < np.concatenate([m.ravel() for m in masks]).mean() < 0.6
     last_multipliers = [x64[n] for n in x64.files if n.endswith("multipliers") and "solver" in n]
     assert max(m.max() for m in last_multipliers) > 0
@@ -139,6 +139,7 @@ def test_data_parallel_sends_gradients_once(results: Path):
     """Each of the two gradients once, sums by channel, a batch's outcomes, and nothing else."""
     sent = json.loads((results / "x32-4.json").read_text())
     size = sent["bytes"]
+    assert sent["once"] == []
     # On fit and on select. The second could leave out the classifier, which is not pruned.
     assert size["gradients of weights"] == 2 * sent["weights"]
     assert set(size) == {
@@ -166,6 +167,8 @@ def test_split_parameters_gather_no_scores(results: Path):
     assert sent["held"] < 0.6 * sent["weights"]
     assert size["parameters, gathered"] <= 3 * sent["weights"]
     assert size["gradients of weights"] == 2 * sent["weights"]
+    # After its last step a call says once whether its numbers are finite.
+    assert sent["once"] == ["threshold counts and flags"]
     # 32 halvings of one integer a set of scores, whatever their number.
     assert size["threshold counts and flags"] <= 4 * 32 * 4
 
@@ -191,20 +194,30 @@ def test_collectives_by_hand():
   ROOT %v2 = f32[4]{0} negate(%v)
 }
 
+%open (p: (s32[], f32[4])) -> (s32[], f32[4]) {
+  %i = (f32[4]{0}) while(%t), body=%inner, backend_config={"known_trip_count":{"n":"3"}}
+}
+
+%inner (p: (s32[], f32[4])) -> (s32[], f32[4]) {
+  %h = f32[2]{0} all-reduce(%x), to_apply=%add
+}
+
 %cond (p: (s32[], f32[4])) -> pred[] {
   ROOT %t = pred[] constant(true)
 }
 
 ENTRY %main (x: f32[4]) -> f32[4] {
   %w = (f32[4]{0}) while(%t), body=%body, backend_config={"known_trip_count":{"n":"5"}}
+  %o = (f32[4]{0}) while(%t), condition=%cond, body=%open
   ROOT %q = (f32[2]{0}, f32[8]{0}) all-gather-start(f32[2]{0} %k), dimensions={0}
 }
 """
     found = collectives(text)
-    assert [(c.kind, c.times, c.bytes) for c in found] == [
-        ("all-reduce", 5, 5 * (16 + 12)),
-        ("all-gather", 5, 5 * 32),
-        ("all-gather", 1, 32),
+    assert [(c.kind, c.times, c.bytes, c.looped) for c in found] == [
+        ("all-reduce", 5, 5 * (16 + 12), False),
+        ("all-gather", 5, 5 * 32, False),
+        ("all-reduce", 3, 3 * 8, True),  # in each round of a loop of any length
+        ("all-gather", 1, 32, False),
     ]
     assert found[0].source == "a/b"
     with pytest.raises(ValueError, match="no HLO text"):
@@ -247,7 +260,7 @@ def test_refusals(tiny_problem: Any):
         Processes("here", 2, 0)
     with pytest.raises(ValueError, match=r"\[0, 2\)"):
         Processes("127.0.0.1:1000", 2, 2)
-    feed = Feed(tiny_problem(), None, 0, 32)
+    feed = Feed(tiny_problem(), None, 0)
     for wrong in ({"0": -1}, {"0": True}, {"x": 3}, {"0": "3"}):
         with pytest.raises(ValueError, match="counts rows by stream"):
             feed.restore(wrong)
@@ -257,47 +270,32 @@ def test_one_device_is_left_alone(tiny_problem: Any):
     """By default, with one device, nothing is placed: arrays are where JAX puts them."""
     problem = tiny_problem()
     assert problem.placement.alone
-    batch = Feed(problem, None, 0, 33).take(problem.roles["fit"], 0, 2)
+    batch = Feed(problem, None, 0).take(problem.roles["fit"], 0, 2, 33)
     assert isinstance(batch.x.sharding, jax.sharding.SingleDeviceSharding)
     assert problem.placement.description == "1 device"
 
 
-@pytest.mark.parametrize("ahead_bytes", [1, 2**30])
-def test_feed_order(tiny_problem: Any, ahead_bytes: int):
-    """What is gathered ahead changes no row: lengths that change, two streams, a restart."""
+def test_feed_order(tiny_problem: Any):
+    """Rows are those of seed, stream and position, whatever is taken between and at a time: lengths
+    and sizes that change, two streams, entries that fill up a program, a restart."""
     problem = tiny_problem()
     fit, select = problem.roles["fit"], problem.roles["select"]
-    feed = Feed(problem, None, 3, 20, ahead_bytes=ahead_bytes)
-    asked = [(fit, 0, 2), (fit, 0, 2), (select, 1, 3), (fit, 0, 2), (fit, 0, 2), (fit, 0, 1)]
-    asked += [(fit, 0, 1), (select, 1, 3), (select, 1, 3), (select, 0, 1), (fit, 0, 1)]
+    feed = Feed(problem, None, 3)
+    asked = [(fit, 0, 2, 20, None), (select, 1, 3, 5, 8), (fit, 0, 2, 20, 4), (fit, 0, 1, 7, 1)]
+    asked += [(select, 1, 3, 20, None), (select, 0, 1, 20, 2), (fit, 0, 1, 20, None)]
     position = {0: 0, 1: 0}
-    for count, (rows, stream, steps) in enumerate(asked):
-        if count == 8:  # go on elsewhere, from plain JSON
+    for count, (rows, stream, steps, size, length) in enumerate(asked):
+        if count == 4:  # go on elsewhere, from plain JSON
             state = json.loads(json.dumps(feed.state()))
-            feed.close()
-            feed = Feed(problem, None, 3, 20, ahead_bytes=ahead_bytes)
+            feed = Feed(problem, None, 3)
             feed.restore(state)
-        batch = feed.take(rows, stream, steps)
-        chosen = stream_rows(rows, 3, stream, position[stream], 20 * steps).reshape(steps, 20)
-        np.testing.assert_array_equal(batch.x, problem.inputs[chosen])
-        np.testing.assert_array_equal(batch.group, problem.group[chosen])
-        position[stream] += 20 * steps
+        batch = feed.take(rows, stream, steps, size, length=length)
+        assert batch.x.shape[:2] == (length or steps, size)
+        chosen = stream_rows(rows, 3, stream, position[stream], size * steps).reshape(steps, size)
+        np.testing.assert_array_equal(batch.x[:steps], problem.inputs[chosen])
+        np.testing.assert_array_equal(batch.group[:steps], problem.group[chosen])
+        position[stream] += size * steps
     assert feed.state() == {str(stream): at for stream, at in position.items()}
-    feed.close()
-
-
-def test_feed_gathers_ahead(tiny_problem: Any):
-    """From the third segment of one length on, the next one is in the making."""
-    problem = tiny_problem()
-    fit, feed = problem.roles["fit"], Feed(problem, None, 0, 16, ahead_bytes=1)
-    for _ in range(3):
-        feed.take(fit, 0, 2)
-    reader = feed._readers[0]
-    chosen = stream_rows(fit, 0, 0, 3 * 32, 32).reshape(2, 16)
-    (waiting,) = reader._iterator._buffer
-    np.testing.assert_array_equal(waiting.result(timeout=20).x, problem.inputs[chosen])
-    assert feed.state() == {"0": 3 * 32}
-    feed.close()
 
 
 def test_processes_that_do_not_come():

@@ -185,8 +185,13 @@ def test_metrics_lines(run):
     bilevel = [r["sparsity"] for r in run.metrics if r["phase"] == "bilevel"]
     assert bilevel == sorted(bilevel)
     assert bilevel[-1] == 0.8
-    steps = [r["step"] for r in run.metrics if r["phase"] == "baseline"]
-    assert steps == sorted(steps)
+    # The baseline's phases are one here, whose steps go on counting.
+    baseline = [r for r in run.metrics if r["phase"] == "baseline"]
+    steps = [r["step"] for r in baseline]
+    assert steps == sorted(set(steps))
+    assert {r["steps"] for r in baseline} == {steps[-1]}
+    # A step costs one gradient evaluation, whichever phase it is in.
+    assert steps[-1] == baseline[-1]["gradient_evaluations"] == 100
     assert read_json_lines(run.path / "metrics.jsonl") == run.metrics
 
 

@@ -1,7 +1,6 @@
 """Checkpoints of a run: asynchronous, whole or not at all (Orbax), checked when they are read.
 
-A run is a chain of activities (the dense model, the stages of a method, fine-tuning, the baseline).
-Each keeps checkpoints of its own, so that a run that is started again walks through the chain and
+A run is a chain of activities (the dense model, the method, the baseline). Each keeps checkpoints of its own, so that a run that is started again walks through the chain and
 enters every activity where it stopped: at its end, in its middle or not yet.
 """
 
@@ -18,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +26,7 @@ import numpy as np
 from fairbilevel import _trees
 from fairbilevel.records._files import RecordError
 
-CHECKPOINT_SCHEMA = 1
+CHECKPOINT_SCHEMA = 2
 _STATE, _ABOUT = "state", "about"
 
 
@@ -135,6 +134,7 @@ class Activity:
         self.name, self.expected = name, dict(expected)
         self._owner, self._folder = owner, owner.folder / name
         self._opened: Any = None
+        self._quiet = _quiet_stragglers()
         self._saved_at = time.monotonic()
 
     @property
@@ -158,6 +158,7 @@ class Activity:
                         preservation_policy=policy, cleanup_tmp_directories=True
                     ),
                 )
+            self._quiet.__enter__()
         return self._opened
 
     def resume(self, like: Callable[[dict[str, Any]], Any]) -> tuple[Any, dict[str, Any]] | None:
@@ -325,10 +326,17 @@ class Activity:
 
     def close(self) -> None:
         """Wait for what is being written, and let go of the folder."""
-        if self._opened is not None:
+        if self._opened is None:
+            return
+        opened, self._opened = self._opened, None
+        try:
             with _plainly(self._folder, "write"):
-                self._opened.close()
-            self._opened = None
+                opened.close()
+        except CheckpointError:
+            self._quiet.wait()
+            raise
+        finally:
+            self._quiet.__exit__()
 
 
 def _not_of_orbax(record: logging.LogRecord) -> bool:
@@ -337,12 +345,18 @@ def _not_of_orbax(record: logging.LogRecord) -> bool:
 
 
 class _quiet_stragglers:
-    """A read that failed leaves others of the same checkpoint under way, which then find their
-    event loop closed and would print a traceback each."""
+    """A read or write that failed leaves others of the same checkpoint under way, which then find
+    their event loop closed and would print a traceback each."""
+
+    _held: ClassVar[int] = 0  # by how many; the first takes the hooks, the last gives them back
+    _hooks: ClassVar[tuple[Any, Any]]
 
     def __enter__(self) -> _quiet_stragglers:
-        self._hooks = sys.excepthook, sys.unraisablehook
-        raised, ignored = self._hooks
+        kind = _quiet_stragglers
+        kind._held += 1
+        if kind._held > 1:
+            return self
+        kind._hooks = raised, ignored = sys.excepthook, sys.unraisablehook
 
         def of_raised(kind: Any, error: Any, trace: Any) -> None:
             if not self._is_one(error):
@@ -356,7 +370,10 @@ class _quiet_stragglers:
         return self
 
     def __exit__(self, *error: object) -> None:
-        sys.excepthook, sys.unraisablehook = self._hooks
+        kind = _quiet_stragglers
+        kind._held -= 1
+        if not kind._held:
+            sys.excepthook, sys.unraisablehook = kind._hooks
 
     @staticmethod
     def _is_one(error: Any) -> bool:

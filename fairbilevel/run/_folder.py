@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,9 +98,20 @@ def claim(
     return lines
 
 
-def of_baseline(entry: dict[str, Any]) -> dict[str, Any]:
-    """A record of a method as one of the baseline that runs beside another."""
-    return {**entry, "phase": "baseline"}
+def of_baseline(steps: int) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """From a method's records, in their order, to those of the baseline beside another method: one
+    phase, whose steps go on counting.
+
+    Args:
+        steps: of all the method's phases.
+    """
+    counted: dict[str, int] = {}
+
+    def told(entry: dict[str, Any]) -> dict[str, Any]:
+        counted[entry["phase"]] = entry["step"]
+        return {**entry, "phase": "baseline", "step": sum(counted.values()), "steps": steps}
+
+    return told
 
 
 def finish(path: Path, solution: Solution, result: dict[str, Any]) -> None:
@@ -135,8 +147,9 @@ def save_run(
     result = build_result(solution, baseline, seed=seed)
     config = {"sparsity": solution.sparsity, "granularity": solution.granularity, "seed": seed}
     lines = claim(folder, config, overwrite)
-    compared = [] if baseline is None else [of_baseline(entry) for entry in baseline.history]
-    for record in [*solution.history, *compared]:
+    beside = [] if baseline is None else baseline.history
+    told = of_baseline(sum({entry["phase"]: entry["steps"] for entry in beside}.values()))
+    for record in [*solution.history, *map(told, beside)]:
         lines.write(record)
     lines.close()
     finish(folder, solution, result)

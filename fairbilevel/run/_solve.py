@@ -126,10 +126,12 @@ def _solutions(
     solution = prepared.method.run(problem, reference, callback=record, checkpoints=checkpoints)
     baseline = None
     if config.compares:
-        baseline = config.build(BASELINE).run(
+        method = config.build(BASELINE)
+        told = of_baseline(method.plan(problem, reference).weight_updates)
+        baseline = method.run(
             problem,
             reference,
-            callback=lambda entry: record(of_baseline(entry)),
+            callback=lambda entry: record(told(entry)),
             checkpoints=checkpoints.below("baseline"),
         )
     checkpoints.close()
