@@ -301,8 +301,8 @@ class StagedRun(ABC):
                 part = slice(first + begin, first + begin + count)
                 state, z, log = self.stretch(state, part, factors)
                 logs.append(log)
-                # At most one call computes while the rows of the next one are gathered.
-                jax.block_until_ready(logs[-2:][0].finite)
+                if len(logs) > 1:  # one call computes while the next one's rows are gathered
+                    jax.block_until_ready(logs[-2].finite)
             jax.block_until_ready(z)
         return state, _joined(logs, [count for _, count in calls]), z
 
