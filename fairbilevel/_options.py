@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import inspect
 import re
@@ -24,8 +23,8 @@ def parse(
 
     Args:
         what: of which the options are, for errors: ``"hypergradient 'cg'"``.
-        kind: the dataclass; fields of a type other than int, float, bool and str are no options
-            unless they have a reader.
+        kind: the dataclass or function; parameters of a type other than int, float, bool and str
+            are no options unless they have a reader.
         rest: ``"option=value,..."``, may be empty.
         fixed: fields that cannot be given.
         readers: fields that a function makes from their text.
@@ -35,7 +34,7 @@ def parse(
     """
     known = {
         f.name: f
-        for f in dataclasses.fields(kind)
+        for f in inspect.signature(kind).parameters.values()
         if f.name not in fixed and (_kind(f) is not None or f.name in readers)
     }
     given = {}
@@ -48,12 +47,12 @@ def parse(
     return given
 
 
-def _kind(field: dataclasses.Field[Any]) -> str | None:
-    kinds = [part.strip() for part in str(field.type).split("|")]
+def _kind(field: inspect.Parameter) -> str | None:
+    kinds = [part.strip() for part in str(field.annotation).split("|")]
     return kinds[0] if kinds[0] in ("int", "float", "bool", "str") else None
 
 
-def _value(what: str, field: dataclasses.Field[Any], text: str) -> Any:
+def _value(what: str, field: inspect.Parameter, text: str) -> Any:
     kind = _kind(field) or "str"
     try:
         if kind == "bool":

@@ -38,13 +38,8 @@ from fairbilevel.fairness._rules import (
     multiplier_rule,
     nupi,
 )
-from fairbilevel.fairness._statistics import (
-    Answers,
-    GroupStatistics,
-    Outcomes,
-    group_statistics,
-)
-from fairbilevel.fairness._surrogate import SURROGATES, Surrogate, cross_entropy, margin
+from fairbilevel.fairness._statistics import Answers, GroupStatistics, Outcomes, group_statistics
+from fairbilevel.fairness._surrogate import SURROGATES, cross_entropy, margin
 
 __all__ = [
     "CONSTRAINTS",
@@ -68,7 +63,6 @@ __all__ = [
     "Outcomes",
     "RowWeights",
     "SignedEqualizedLoss",
-    "Surrogate",
     "WorstGroupAccuracy",
     "ascend",
     "augmented_lagrangian",

@@ -20,12 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from fairbilevel.fairness._statistics import (
-    GroupStatistics,
-    Outcomes,
-    cell_answers,
-    from_means,
-)
+from fairbilevel.fairness._statistics import GroupStatistics, Outcomes, cell_answers, from_means
 
 
 class CellBuffers(NamedTuple):

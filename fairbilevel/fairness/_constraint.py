@@ -17,11 +17,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from fairbilevel import _options
 from fairbilevel.fairness._statistics import GroupStatistics
 from fairbilevel.fairness._surrogate import SURROGATES, Surrogate
 
 # One for all, one a group in their order, or by name ("*" stands for the groups not named).
 Tolerance = float | Mapping[str, float] | Sequence[Any] | np.ndarray
+
+Duals = Float[Array, " multipliers"]  # one entry a multiplier of the constraint
+Groups = Float[Array, " groups"]
+Weights = Float[Array, "..."]  # by group, or by group and label
+Logits = Float[Array, "rows classes"]
+Rows = Float[Array, " rows"]
+Numbers = Int[Array, " rows"]  # of the rows' labels or groups
 
 
 @dataclass(frozen=True)
@@ -72,10 +80,7 @@ class Constraint(ABC):
             raise ValueError(f"the tolerance of {self.name} must be at least 0, got {value}")
 
     def _check_surrogate(self) -> None:
-        if self.surrogate not in SURROGATES:
-            raise ValueError(
-                f"unknown surrogate {self.surrogate!r}: choose from {', '.join(SURROGATES)}"
-            )
+        _options.one_of("surrogate", self.surrogate, SURROGATES)
 
     def bound_to(self, groups: Sequence[str], classes: Sequence[str]) -> Constraint:
         """The same constraint for these groups and classes: tolerances in the groups' order.
@@ -124,16 +129,11 @@ class Constraint(ABC):
         return list(groups)
 
     @abstractmethod
-    def measured(self, stats: GroupStatistics) -> Float[Array, " multipliers"]:
+    def measured(self, stats: GroupStatistics) -> Duals:
         """What the tolerance bounds, for each multiplier; ``-inf`` for groups not claimed."""
 
     @abstractmethod
-    def coefficients(
-        self,
-        multipliers: Float[Array, " multipliers"],
-        share: Float[Array, "..."],
-        stats: GroupStatistics,
-    ) -> Float[Array, "..."]:
+    def coefficients(self, multipliers: Duals, share: Weights, stats: GroupStatistics) -> Weights:
         """Weights ``c_g`` of the groups' mean harms in the Lagrangian.
 
         Args:
@@ -165,7 +165,7 @@ class Constraint(ABC):
 
     def distances(
         self, stats: GroupStatistics, limits: Float[Any, " multipliers"] | None = None
-    ) -> Float[Array, " multipliers"]:
+    ) -> Duals:
         """Measured minus limit: what is above 0 violates; ``-inf`` for groups not claimed.
 
         Args:
@@ -180,8 +180,8 @@ class Constraint(ABC):
         self,
         stats: GroupStatistics,
         limits: Float[Any, " multipliers"] | None = None,
-        multipliers: Float[Array, " multipliers"] | None = None,
-    ) -> Float[Array, " multipliers"]:
+        multipliers: Duals | None = None,
+    ) -> Duals:
         """What moves each multiplier: measured minus limit, 0 for groups not claimed.
 
         Args:
@@ -192,14 +192,7 @@ class Constraint(ABC):
         distances = self.distances(stats, limits)
         return jnp.where(jnp.isfinite(distances), distances, 0)
 
-    def term(
-        self,
-        weight: Float[Array, "..."],
-        logits: Float[Array, "rows classes"],
-        v: Float[Array, " rows"],
-        y: Int[Array, " rows"],
-        group: Int[Array, " rows"],
-    ) -> Float[Array, " rows"]:
+    def term(self, weight: Weights, logits: Logits, v: Rows, y: Numbers, group: Numbers) -> Rows:
         """What each row adds to the objective.
 
         Args:
@@ -211,34 +204,26 @@ class Constraint(ABC):
         """
         return look_up(weight, group, y) * self.harm.harm(v)
 
-    def opposition(self, weight: Float[Array, "..."]) -> Float[Array, "..."]:
+    def opposition(self, weight: Weights) -> Weights:
         """How much of the loss of each group's (or cell's) rows ``weight`` may take away."""
         return jnp.maximum(-weight, 0)
 
-    def relieved(
-        self, weight: Float[Array, "..."], factor: Float[Array, "..."] | float
-    ) -> Float[Array, "..."]:
+    def relieved(self, weight: Weights, factor: Weights | float) -> Weights:
         """``weight`` with what opposes the loss scaled by ``factor``."""
         return jnp.where(weight < 0, weight * factor, weight)
 
 
-def look_up(
-    weight: Float[Array, "..."], group: Int[Array, " rows"], y: Int[Array, " rows"]
-) -> Float[Array, "..."]:
+def look_up(weight: Weights, group: Numbers, y: Numbers) -> Weights:
     """Each row's entry of a table by group, or by group and label."""
     return weight[group] if weight.ndim == 1 else weight[group, y]
 
 
-def claimed_only(
-    values: Float[Array, "... groups"], claimed: Bool[Array, "... groups"]
-) -> Float[Array, " multipliers"]:
+def claimed_only(values: Float[Array, "... groups"], claimed: Bool[Array, "... groups"]) -> Duals:
     """Values in a row, ``-inf`` for those not claimed."""
     return jnp.where(claimed, values, -jnp.inf).reshape(-1)
 
 
-def against_average(
-    weight: Float[Array, " groups"], share: Float[Array, " groups"]
-) -> Float[Array, " groups"]:
+def against_average(weight: Groups, share: Groups) -> Groups:
     """Coefficients of ``sum_g w_g (harm_g - harm)`` with ``harm = sum_h share_h harm_h``."""
     return weight - share * jnp.sum(weight)
 
@@ -253,7 +238,7 @@ def against_rest(
 
 def distance_to_extremes(
     values: Float[Array, "... groups"], claimed: Bool[Array, "... groups"]
-) -> Float[Array, " multipliers"]:
+) -> Duals:
     """``[largest - q_g, q_g - smallest]`` over the groups claimed, in a row."""
     low = jnp.min(jnp.where(claimed, values, jnp.inf), -1, keepdims=True)
     high = jnp.max(jnp.where(claimed, values, -jnp.inf), -1, keepdims=True)

@@ -7,10 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
 
+from fairbilevel import _options
 from fairbilevel.fairness._constraint import (
     Constraint,
+    Duals,
+    Groups,
+    Logits,
+    Numbers,
+    Rows,
+    Weights,
     against_average,
     against_rest,
     claimed_only,
@@ -50,8 +56,7 @@ class Custom(Constraint):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.bound not in BOUNDS:
-            raise ValueError(f"unknown bound {self.bound!r}: choose from {', '.join(BOUNDS)}")
+        _options.one_of("bound", self.bound, BOUNDS)
         if not self.steepness > 0:
             raise ValueError(f"the steepness of {self.name} must be positive, got {self.steepness}")
 
@@ -70,7 +75,7 @@ class Custom(Constraint):
             return list(groups)
         return [f"{g}: above the least" for g in groups] + [f"{g}: below the most" for g in groups]
 
-    def measured(self, stats: GroupStatistics) -> Float[Array, " multipliers"]:
+    def measured(self, stats: GroupStatistics) -> Duals:
         """Group means, their excess over the average, or their distances from the extremes."""
         mean = stats.own[self.name]
         if self.bound == "range":
@@ -79,35 +84,18 @@ class Custom(Constraint):
             mean = mean - stats.overall(mean)
         return claimed_only(mean, stats.claimed)
 
-    def coefficients(
-        self,
-        multipliers: Float[Array, " multipliers"],
-        share: Float[Array, " groups"],
-        stats: GroupStatistics,
-    ) -> Float[Array, " groups"]:
+    def coefficients(self, multipliers: Duals, share: Groups, stats: GroupStatistics) -> Groups:
         """Weights of the groups' mean ``smooth``."""
         if self.bound == "range":
             above, below = multipliers.reshape(2, -1)
             return against_rest(above - below, share)
         return against_average(multipliers, share) if self.bound == "excess" else multipliers
 
-    def term(
-        self,
-        weight: Float[Array, "..."],
-        logits: Float[Array, "rows classes"],
-        v: Float[Array, " rows"],
-        y: Int[Array, " rows"],
-        group: Int[Array, " rows"],
-    ) -> Float[Array, " rows"]:
+    def term(self, weight: Weights, logits: Logits, v: Rows, y: Numbers, group: Numbers) -> Rows:
         """``weight_g * smooth``."""
         return look_up(weight, group, y) * self.quantity(self.smooth, logits, y)
 
-    def quantity(
-        self,
-        of: Callable[[Any, Any], Any],
-        logits: Float[Array, "rows classes"],
-        y: Int[Array, " rows"],
-    ) -> Float[Array, " rows"]:
+    def quantity(self, of: Callable[[Any, Any], Any], logits: Logits, y: Numbers) -> Rows:
         """``true`` or ``smooth`` of rows.
 
         Raises:

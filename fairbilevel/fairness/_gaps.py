@@ -9,10 +9,12 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from fairbilevel.fairness._constraint import (
     Constraint,
+    Duals,
+    Groups,
     Tolerance,
     against_average,
     against_rest,
@@ -38,19 +40,14 @@ class _Range(Constraint):
         return [f"{g}: below the best" for g in groups] + [f"{g}: above the worst" for g in groups]
 
     @abstractmethod
-    def quantity(self, stats: GroupStatistics) -> Float[Array, " groups"]:
+    def quantity(self, stats: GroupStatistics) -> Groups:
         """The group quantity whose range is bounded."""
 
-    def measured(self, stats: GroupStatistics) -> Float[Array, " multipliers"]:
+    def measured(self, stats: GroupStatistics) -> Duals:
         """``[best - q_g, q_g - worst]``."""
         return distance_to_extremes(self.quantity(stats), stats.claimed)
 
-    def coefficients(
-        self,
-        multipliers: Float[Array, " multipliers"],
-        share: Float[Array, " groups"],
-        stats: GroupStatistics,
-    ) -> Float[Array, " groups"]:
+    def coefficients(self, multipliers: Duals, share: Groups, stats: GroupStatistics) -> Groups:
         """The below-multipliers raise a group, the above-multipliers hold it back."""
         below, above = multipliers.reshape(2, -1)
         return against_rest(below - above, share)
@@ -62,7 +59,7 @@ class AccuracyGap(_Range):
 
     name: ClassVar[str] = "accuracy-gap"
 
-    def quantity(self, stats: GroupStatistics) -> Float[Array, " groups"]:
+    def quantity(self, stats: GroupStatistics) -> Groups:
         """``A_g``."""
         return stats.accuracy
 
@@ -76,7 +73,7 @@ class DegradationGap(_Range):
 
     name: ClassVar[str] = "degradation-gap"
 
-    def quantity(self, stats: GroupStatistics) -> Float[Array, " groups"]:
+    def quantity(self, stats: GroupStatistics) -> Groups:
         """``-R_g``: more is better."""
         return -stats.damage
 
@@ -87,16 +84,11 @@ class ExcessAccuracyGap(Constraint):
 
     name: ClassVar[str] = "excess-accuracy-gap"
 
-    def measured(self, stats: GroupStatistics) -> Float[Array, " multipliers"]:
+    def measured(self, stats: GroupStatistics) -> Duals:
         """``psi_g``."""
         return claimed_only(stats.excess_accuracy_gap, stats.claimed)
 
-    def coefficients(
-        self,
-        multipliers: Float[Array, " multipliers"],
-        share: Float[Array, " groups"],
-        stats: GroupStatistics,
-    ) -> Float[Array, " groups"]:
+    def coefficients(self, multipliers: Duals, share: Groups, stats: GroupStatistics) -> Groups:
         """Of ``sum_g lambda_g (harm_g - harm)``."""
         return against_average(multipliers, share)
 
@@ -114,17 +106,12 @@ class AbsoluteExcessAccuracyGap(Constraint):
         """``"g: loses more"`` for every group, then ``"g: loses less"``."""
         return [f"{g}: loses more" for g in groups] + [f"{g}: loses less" for g in groups]
 
-    def measured(self, stats: GroupStatistics) -> Float[Array, " multipliers"]:
+    def measured(self, stats: GroupStatistics) -> Duals:
         """``[psi_g, -psi_g]``."""
         psi = stats.excess_accuracy_gap
         return claimed_only(jnp.stack([psi, -psi]), jnp.stack([stats.claimed] * 2))
 
-    def coefficients(
-        self,
-        multipliers: Float[Array, " multipliers"],
-        share: Float[Array, " groups"],
-        stats: GroupStatistics,
-    ) -> Float[Array, " groups"]:
+    def coefficients(self, multipliers: Duals, share: Groups, stats: GroupStatistics) -> Groups:
         """Of ``sum_g (more_g - less_g) (harm_g - harm)``."""
         more, less = multipliers.reshape(2, -1)
         return against_average(more - less, share)
@@ -148,7 +135,7 @@ class WorstGroupAccuracy(Constraint):
         if not value <= 1:
             raise ValueError(f"the floor of {self.name} must be at most 1, got {value}")
 
-    def measured(self, stats: GroupStatistics) -> Float[Array, " multipliers"]:
+    def measured(self, stats: GroupStatistics) -> Duals:
         """``-A_g``, bounded by minus the floor."""
         return claimed_only(-stats.accuracy, stats.claimed)
 
@@ -160,12 +147,7 @@ class WorstGroupAccuracy(Constraint):
         """``min_g A_g``."""
         return -super().value(stats)
 
-    def coefficients(
-        self,
-        multipliers: Float[Array, " multipliers"],
-        share: Float[Array, " groups"],
-        stats: GroupStatistics,
-    ) -> Float[Array, " groups"]:
+    def coefficients(self, multipliers: Duals, share: Groups, stats: GroupStatistics) -> Groups:
         """Of ``sum_g lambda_g harm_g``."""
         return multipliers
 
@@ -174,10 +156,10 @@ class WorstGroupAccuracy(Constraint):
 class _EqualizedLoss(Constraint):
     tolerance: Tolerance = 0.05
 
-    def _difference(self, stats: GroupStatistics) -> Float[Array, " groups"]:
+    def _difference(self, stats: GroupStatistics) -> Groups:
         return jnp.where(stats.claimed, stats.loss - stats.overall(stats.loss), 0)
 
-    def measured(self, stats: GroupStatistics) -> Float[Array, " multipliers"]:
+    def measured(self, stats: GroupStatistics) -> Duals:
         """``|L_g - L|``, in nats."""
         return claimed_only(jnp.abs(self._difference(stats)), stats.claimed)
 
@@ -193,17 +175,12 @@ class EqualizedLoss(_EqualizedLoss):
         self,
         stats: GroupStatistics,
         limits: Float[Any, " multipliers"] | None = None,
-        multipliers: Float[Array, " multipliers"] | None = None,
-    ) -> Float[Array, " multipliers"]:
+        multipliers: Duals | None = None,
+    ) -> Duals:
         """``max(|L_g - L| - tolerance, 0)``."""
         return jnp.maximum(super().violations(stats, limits), 0)
 
-    def coefficients(
-        self,
-        multipliers: Float[Array, " multipliers"],
-        share: Float[Array, " groups"],
-        stats: GroupStatistics,
-    ) -> Float[Array, " groups"]:
+    def coefficients(self, multipliers: Duals, share: Groups, stats: GroupStatistics) -> Groups:
         """Of ``sum_g lambda_g |L_g - L|``, the sign as last measured."""
         return against_average(multipliers * jnp.sign(self._difference(stats)), share)
 
@@ -224,8 +201,8 @@ class SignedEqualizedLoss(_EqualizedLoss):
         self,
         stats: GroupStatistics,
         limits: Float[Any, " multipliers"] | None = None,
-        multipliers: Float[Array, " multipliers"] | None = None,
-    ) -> Float[Array, " multipliers"]:
+        multipliers: Duals | None = None,
+    ) -> Duals:
         """``L_g - L`` less the tolerance on the side that a multiplier is on, so that it comes back
         once that side holds; at zero, whichever side is violated."""
         given = self.limits(stats.share.shape[0]) if limits is None else limits
@@ -236,11 +213,6 @@ class SignedEqualizedLoss(_EqualizedLoss):
             moves = jnp.where(multipliers == 0, moves, difference - band)
         return jnp.where(jnp.isfinite(over), moves, 0)
 
-    def coefficients(
-        self,
-        multipliers: Float[Array, " multipliers"],
-        share: Float[Array, " groups"],
-        stats: GroupStatistics,
-    ) -> Float[Array, " groups"]:
+    def coefficients(self, multipliers: Duals, share: Groups, stats: GroupStatistics) -> Groups:
         """Of ``sum_g lambda_g (L_g - L)``."""
         return against_average(multipliers, share)

@@ -12,12 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from fairbilevel.fairness._constraint import Constraint
-from fairbilevel.fairness._statistics import (
-    GroupStatistics,
-    Outcomes,
-    cell_answers,
-    from_means,
-)
+from fairbilevel.fairness._statistics import GroupStatistics, Outcomes, cell_answers, from_means
 
 
 def group_rates(
@@ -149,11 +144,10 @@ def measure(
         return [Measurement(None, None, {}) for _ in constraints]
     number = len(groups)
     size = np.bincount(group, minlength=number)
-    means = [np.nan_to_num(group_rates(np.asarray(v), group, number)[0]) for v in outcomes.paired]
-    own = {
-        n: np.nan_to_num(group_rates(np.asarray(v), group, number)[0])
-        for n, v in outcomes.own.items()
-    }
+
+    def mean(values: Any) -> Array:
+        return jnp.asarray(np.nan_to_num(group_rates(np.asarray(values), group, number)[0]))
+
     # In double precision, so that a violation is the reported gap minus the tolerance exactly.
     with jax.enable_x64():
         answers = None
@@ -166,25 +160,27 @@ def measure(
             share = tally.sum(1).reshape(number, classes) / len(group)
             answers = cell_answers(jnp.asarray(tally), 1, jnp.asarray(share))
         stats = from_means(
-            [jnp.asarray(mean) for mean in means],
+            [mean(values) for values in outcomes.paired],
             jnp.asarray(size / size.sum()),
             jnp.asarray(size > 0),
             jnp.asarray(np.ones(number, bool) if counted is None else counted),
             answers,
-            {name: jnp.asarray(mean) for name, mean in own.items()},
+            {name: mean(values) for name, values in outcomes.own.items()},
         )
         return [_measured(c, stats, c.labels(groups)) for c in constraints]
 
 
 @partial(jax.jit, static_argnums=0)
 def _evaluated(
-    constraint: Constraint, stats: GroupStatistics
+    constraint: Constraint, stats: GroupStatistics, limits: Float[Array, " multipliers"]
 ) -> tuple[Float[Array, ""], Float[Array, " multipliers"]]:
-    return constraint.value(stats), constraint.distances(stats)
+    return constraint.value(stats), constraint.distances(stats, limits)
 
 
 def _measured(constraint: Constraint, stats: GroupStatistics, labels: Sequence[str]) -> Measurement:
-    value, distances = (np.asarray(found) for found in _evaluated(constraint, stats))
+    limits = jnp.asarray(constraint.limits(stats.share.shape[0]))
+    found = _evaluated(constraint.structure, stats, limits)
+    value, distances = (np.asarray(f) for f in found)
     claimed = np.isfinite(distances)
     if not claimed.any():
         return Measurement(None, None, {})

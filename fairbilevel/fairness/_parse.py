@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-import difflib
-
+from fairbilevel import _options
+from fairbilevel.fairness import _gaps as gaps
+from fairbilevel.fairness import _rates as rates
 from fairbilevel.fairness._constraint import Constraint
-from fairbilevel.fairness._gaps import (
-    AbsoluteExcessAccuracyGap,
-    AccuracyGap,
-    DegradationGap,
-    EqualizedLoss,
-    ExcessAccuracyGap,
-    SignedEqualizedLoss,
-    WorstGroupAccuracy,
-)
-from fairbilevel.fairness._rates import DemographicParity, EqualizedOdds, EqualOpportunity
 
 CONSTRAINTS: dict[str, type[Constraint]] = {
     c.name: c
     for c in (
-        AccuracyGap,
-        DegradationGap,
-        ExcessAccuracyGap,
-        AbsoluteExcessAccuracyGap,
-        WorstGroupAccuracy,
-        EqualizedLoss,
-        SignedEqualizedLoss,
-        DemographicParity,
-        EqualOpportunity,
-        EqualizedOdds,
+        gaps.AccuracyGap,
+        gaps.DegradationGap,
+        gaps.ExcessAccuracyGap,
+        gaps.AbsoluteExcessAccuracyGap,
+        gaps.WorstGroupAccuracy,
+        gaps.EqualizedLoss,
+        gaps.SignedEqualizedLoss,
+        rates.DemographicParity,
+        rates.EqualOpportunity,
+        rates.EqualizedOdds,
     )
 }
 
@@ -70,10 +61,7 @@ def parse_constraint(text: str) -> Constraint:
     if not separator:
         name, separator, tolerance = text.partition(":")
     name = name.strip().lower().replace("_", "-")
-    if name not in CONSTRAINTS:
-        near = difflib.get_close_matches(name, CONSTRAINTS, 1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"unknown constraint {name!r}: {hint}choose from {', '.join(CONSTRAINTS)}")
+    _options.one_of("constraint", name, CONSTRAINTS)
     kind = CONSTRAINTS[name]
     if not separator:
         return kind()

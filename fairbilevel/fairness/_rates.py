@@ -21,10 +21,17 @@ from jaxtyping import Array, Bool, Float, Int
 
 from fairbilevel.fairness._constraint import (
     Constraint,
+    Duals,
+    Logits,
+    Numbers,
+    Rows,
     against_rest,
     distance_to_extremes,
 )
 from fairbilevel.fairness._statistics import Answers, GroupStatistics
+
+Cells = Float[Array, "groups classes"]
+ByAnswer = Float[Array, "groups classes classes"]  # group, label, answer
 
 
 class Rate(NamedTuple):
@@ -95,19 +102,14 @@ class _EqualRates(Constraint):
         known = (mass > 0) & (unmeasured == 0)
         return jnp.where(known, total / jnp.where(mass > 0, mass, 1), 0), known
 
-    def measured(self, stats: GroupStatistics) -> Float[Array, " multipliers"]:
+    def measured(self, stats: GroupStatistics) -> Duals:
         """``[highest rate - r_g, r_g - lowest rate]``, rate by rate."""
         if stats.answers is None:
             raise ValueError(f"{self.name} needs statistics of answers by group and label")
         rates, known = self.group_rates(stats.answers)
         return distance_to_extremes(rates, known & stats.counted)
 
-    def coefficients(
-        self,
-        multipliers: Float[Array, " multipliers"],
-        share: Float[Array, "groups classes"],
-        stats: GroupStatistics,
-    ) -> Float[Array, "groups classes classes"]:
+    def coefficients(self, multipliers: Duals, share: Cells, stats: GroupStatistics) -> ByAnswer:
         """Weights of the cells' mean answers: ``[g, y, c]`` of rows of ``g`` and label ``y``."""
         among, answer = self._arrays()
         low, high = multipliers.reshape(2, len(answer), -1)
@@ -118,23 +120,11 @@ class _EqualRates(Constraint):
         per_row = of_rate / jnp.where(mass > 0, mass, 1)
         return share[..., None] * jnp.einsum("qg,qy,qc->gyc", per_row, among, counted)
 
-    def term(
-        self,
-        weight: Float[Array, "groups classes classes"],
-        logits: Float[Array, "rows classes"],
-        v: Float[Array, " rows"],
-        y: Int[Array, " rows"],
-        group: Int[Array, " rows"],
-    ) -> Float[Array, " rows"]:
+    def term(self, weight: ByAnswer, logits: Logits, v: Rows, y: Numbers, group: Numbers) -> Rows:
         """``sum_c weight[g, y, c] * stand-in for "answered c"``."""
         return jnp.sum(weight[group, y] * self.answered(logits, v, y), -1)
 
-    def answered(
-        self,
-        logits: Float[Array, "rows classes"],
-        v: Float[Array, " rows"],
-        y: Int[Array, " rows"],
-    ) -> Float[Array, "rows classes"]:
+    def answered(self, logits: Logits, v: Rows, y: Numbers) -> Logits:
         """Smooth stand-in for "this row is answered ``c``".
 
         ``1 - harm(v)`` where ``c`` is the label, ``harm(-v_c)`` elsewhere (``v_c``: the margin if
@@ -150,20 +140,14 @@ class _EqualRates(Constraint):
             other = jax.nn.logsumexp(rest, -1) - logits
         return jnp.where(own, 1 - harm(v)[:, None], harm(other))
 
-    def opposition(
-        self, weight: Float[Array, "groups classes classes"]
-    ) -> Float[Array, "groups classes"]:
+    def opposition(self, weight: ByAnswer) -> Cells:
         """Holding back the right answer, or furthering a wrong one: the largest of these, since
         wrong answers share what the right one lacks of probability."""
         right = jnp.diagonal(weight, axis1=1, axis2=2)
         wrong = jnp.where(jnp.eye(weight.shape[-1], dtype=bool), 0, weight)
         return jnp.maximum(right, 0) + jnp.max(jnp.maximum(-wrong, 0), -1)
 
-    def relieved(
-        self,
-        weight: Float[Array, "groups classes classes"],
-        factor: Float[Array, "groups classes"] | float,
-    ) -> Float[Array, "groups classes classes"]:
+    def relieved(self, weight: ByAnswer, factor: Cells | float) -> ByAnswer:
         """``weight`` with what opposes the loss scaled by ``factor``."""
         opposes = jnp.where(jnp.eye(weight.shape[-1], dtype=bool), weight > 0, weight < 0)
         return jnp.where(opposes, weight * jnp.asarray(factor)[..., None], weight)

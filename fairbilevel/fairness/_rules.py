@@ -38,10 +38,18 @@ def _numbered(make: Callable[..., Any]) -> Callable[..., optax.GradientTransform
     signature = inspect.signature(make)
 
     def update(
-        updates: Any, state: RuleState, params: Any = None, **extra: Any
+        updates: Any,
+        state: RuleState,
+        params: Any = None,
+        *,
+        measured: Any = None,
+        lower: Any = None,
+        **extra: Any,
     ) -> tuple[Any, RuleState]:
         rule = optax.with_extra_args_support(make(**state.numbers))
-        updates, memory = rule.update(updates, state.memory, params, **extra)
+        measured = _like(updates, True) if measured is None else measured
+        lower = _like(updates, 0.0) if lower is None else lower
+        updates, memory = rule.update(updates, state.memory, params, measured=measured, lower=lower)
         return updates, RuleState(state.numbers, memory)
 
     @functools.wraps(make)
@@ -101,18 +109,8 @@ def augmented_lagrangian(
     def init(params: optax.Params) -> AugmentedLagrangianState:
         return AugmentedLagrangianState(jax.tree.map(jnp.copy, params))
 
-    def update(
-        updates: optax.Updates,
-        state: AugmentedLagrangianState,
-        params: optax.Params | None = None,
-        *,
-        measured: Any = None,
-        lower: Any = None,
-        **extra: Any,
-    ) -> tuple[optax.Updates, AugmentedLagrangianState]:
+    def update(updates: Any, state: Any, params: Any, *, measured: Any, lower: Any) -> Any:
         params = _required(params)
-        measured = _like(params, True) if measured is None else measured
-        lower = _like(params, 0.0) if lower is None else lower
 
         def felt(g: Any, estimate: Any, now: Any, seen: Any, low: Any) -> Any:
             return jnp.where(seen, jnp.maximum(estimate - penalty * g, low), now) - now
@@ -156,16 +154,7 @@ def nupi(
     def init(params: optax.Params) -> NuPIState:
         return NuPIState(_like(params, 0.0), _like(params, False))
 
-    def update(
-        updates: optax.Updates,
-        state: NuPIState,
-        params: optax.Params | None = None,
-        *,
-        measured: Any = None,
-        **extra: Any,
-    ) -> tuple[optax.Updates, NuPIState]:
-        measured = _like(updates, True) if measured is None else measured
-
+    def update(updates: Any, state: Any, params: Any, *, measured: Any, lower: Any) -> Any:
         def averaged(g: Any, old: Any, begun: Any, seen: Any) -> Any:
             return jnp.where(seen, jnp.where(begun, smoothing * old - (1 - smoothing) * g, -g), old)
 
@@ -215,18 +204,8 @@ def multiplicative_weights(
     def init(params: optax.Params) -> MultiplicativeWeightsState:
         return MultiplicativeWeightsState(_like(params, 0.0), _like(params, False))
 
-    def update(
-        updates: optax.Updates,
-        state: MultiplicativeWeightsState,
-        params: optax.Params | None = None,
-        *,
-        measured: Any = None,
-        lower: Any = None,
-        **extra: Any,
-    ) -> tuple[optax.Updates, MultiplicativeWeightsState]:
+    def update(updates: Any, state: Any, params: Any, *, measured: Any, lower: Any) -> Any:
         params = _required(params)
-        measured = _like(params, True) if measured is None else measured
-        lower = _like(params, 0.0) if lower is None else lower
         started = jax.tree.map(jnp.logical_or, state.started, measured)
         logits = jax.tree.map(
             lambda g, old, seen: jnp.where(seen, jnp.clip(old - step * g, -_REACH, _REACH), old),
@@ -260,18 +239,8 @@ def fixed_penalty(step: Number, weight: Number = 1.0) -> optax.GradientTransform
         weight: of a violated constraint.
     """
 
-    def update(
-        updates: optax.Updates,
-        state: optax.EmptyState,
-        params: optax.Params | None = None,
-        *,
-        measured: Any = None,
-        lower: Any = None,
-        **extra: Any,
-    ) -> tuple[optax.Updates, optax.EmptyState]:
+    def update(updates: Any, state: Any, params: Any, *, measured: Any, lower: Any) -> Any:
         params = _required(params)
-        measured = _like(params, True) if measured is None else measured
-        lower = _like(params, 0.0) if lower is None else lower
 
         def move(g: Any, now: Any, seen: Any, low: Any) -> Any:
             return jnp.where(seen, jnp.maximum(-weight * jnp.sign(g), low) - now, 0)
@@ -301,25 +270,20 @@ def multiplier_rule(text: str, step: float) -> optax.GradientTransformation:
         ValueError: unknown name or option (with the nearest one), or a value outside its range.
     """
     name, _, rest = text.partition(":")
-    if name not in MULTIPLIER_RULES:
-        raise ValueError(
-            f"unknown multiplier rule {name!r}: {_options.choose(name, MULTIPLIER_RULES)}"
-        )
-    rule = MULTIPLIER_RULES[name]
-    known = [p for p in inspect.signature(rule).parameters if p != "step"]
-    given = {}
-    for part in filter(None, rest.split(",")):
-        key, _, value = part.partition("=")
-        if key not in known:
-            raise ValueError(
-                f"multiplier rule {name!r} has no option {key!r}: {_options.choose(key, known)}"
-            )
-        try:
-            given[key] = float(value)
-        except ValueError:
-            given[key] = float("nan")
-        if not 0 <= given[key] < float("inf"):
-            raise ValueError(
-                f"multiplier rule {name!r}: {key} must be a number of at least 0, got {value!r}"
-            )
+    _options.one_of("multiplier rule", name, MULTIPLIER_RULES)
+    rule, what = MULTIPLIER_RULES[name], f"multiplier rule {name!r}"
+    readers = {
+        p: functools.partial(_number, f"{what}: {p}") for p in inspect.signature(rule).parameters
+    }
+    given = _options.parse(what, rule, rest, ("step",), readers)
     return rule(step, **given)
+
+
+def _number(what: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not 0 <= value < float("inf"):
+        raise ValueError(f"{what} must be a number of at least 0, got {text!r}")
+    return value

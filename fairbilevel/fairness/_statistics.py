@@ -153,9 +153,7 @@ def group_statistics(
 
 
 def cell_answers(
-    count: Shaped[Array, "cells classes"],
-    least: int,
-    cell_share: Float[Array, "groups classes"],
+    count: Shaped[Array, "cells classes"], least: int, cell_share: Float[Array, "groups classes"]
 ) -> Answers:
     """Rates from how often each cell got each answer; cells with fewer rows than ``least`` are
     absent."""

@@ -2,15 +2,15 @@
 
 from fairbilevel.hypergrad._bilinear import Bilinear
 from fairbilevel.hypergrad._conjugate_gradient import ConjugateGradient
-from fairbilevel.hypergrad._first_order import FirstOrder, FirstOrderState
+from fairbilevel.hypergrad._first_order import FirstOrder
 from fairbilevel.hypergrad._hypergradient import hypergradient
 from fairbilevel.hypergrad._krylov import GMRES, BiCGStab
 from fairbilevel.hypergrad._losses import CompositeLoss, MaskedLoss
 from fairbilevel.hypergrad._names import METHODS, by_name
 from fairbilevel.hypergrad._neumann import Neumann
 from fairbilevel.hypergrad._point import Hypergradient, Info, Status
-from fairbilevel.hypergrad._preconditioner import Diagonal, Nystrom, Preconditioner
-from fairbilevel.hypergrad._single_loop import SingleLoop, SingleLoopState
+from fairbilevel.hypergrad._preconditioner import Diagonal, Nystrom
+from fairbilevel.hypergrad._single_loop import SingleLoop
 from fairbilevel.hypergrad._unrolled import Unrolled
 
 __all__ = [
@@ -22,15 +22,12 @@ __all__ = [
     "ConjugateGradient",
     "Diagonal",
     "FirstOrder",
-    "FirstOrderState",
     "Hypergradient",
     "Info",
     "MaskedLoss",
     "Neumann",
     "Nystrom",
-    "Preconditioner",
     "SingleLoop",
-    "SingleLoopState",
     "Status",
     "Unrolled",
     "by_name",

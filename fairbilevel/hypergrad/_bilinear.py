@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from fairbilevel import _xla
 from fairbilevel.hypergrad import _vectors as vectors
@@ -59,9 +58,9 @@ class Bilinear(Hypergradient):
             raise TypeError("Bilinear needs the same mask function in both levels")
         factors, pullback = inner.factors(point.outer_var)
         z = jax.tree.map(lambda m, p: m.astype(p.dtype) * p, factors, point.inner_var)
-        up, (outer_value, outer_aux) = _at(outer, point.outer, z)
+        up, outer_out = _at(outer, point.outer, z)
         # One after the other: side by side they would hold the activations of both.
-        low, (inner_value, inner_aux) = _xla.after(up, partial(_at, inner, point.inner), z)
+        low, inner_out = _xla.after(up, partial(_at, inner, point.inner), z)
 
         def entry(w: Any, m: Any, up: Any, low: Any) -> Any:
             if self.gamma == float("inf"):
@@ -69,19 +68,9 @@ class Bilinear(Hypergradient):
             return w * up - low * (m * up) / self.gamma
 
         gradient = pullback(jax.tree.map(entry, point.inner_var, factors, up, low))
-        info = Info(
-            inner_grad=jax.tree.map(lambda m, q: m.astype(q.dtype) * q, factors, low),
-            outer_value=outer_value,
-            inner_value=inner_value,
-            outer_aux=outer_aux,
-            inner_aux=inner_aux,
-            inner_var=None,
-            iterations=jnp.zeros((), jnp.int32),
-            residual=jnp.zeros(()),
-            status=status_of((~vectors.all_finite(gradient), Status.NOT_FINITE)),
-            state=(),
-        )
-        return gradient, info
+        inner_grad = jax.tree.map(lambda m, q: m.astype(q.dtype) * q, factors, low)
+        status = status_of((~vectors.all_finite(gradient), Status.NOT_FINITE))
+        return gradient, Info.of(inner_grad, outer_out, inner_out, status)
 
 
 def _at(masked: MaskedLoss, level: Level, z: Any) -> tuple[Any, tuple[Any, Any]]:

@@ -7,16 +7,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Bool, Float, Int
 
+from fairbilevel import _options
 from fairbilevel.hypergrad import _vectors as vectors
-from fairbilevel.hypergrad._implicit import (
-    PRODUCT_COST,
-    Implicit,
-    Operator,
-    Solved,
-    check_count,
-)
+from fairbilevel.hypergrad._implicit import PRODUCT_COST, Implicit, Operator, Solved, check_count
 from fairbilevel.hypergrad._preconditioner import Preconditioner
 
 
@@ -66,8 +62,7 @@ class ConjugateGradient(Implicit):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_count("iterations", self.iterations)
-        if not 0 <= self.proximal < float("inf"):
-            raise ValueError(f"proximal must be a finite number of at least 0, got {self.proximal}")
+        _options.finite(self, "proximal")
         if self.proximal and not self.warm_start:
             raise ValueError("proximal needs warm_start: it holds on to the former solution")
 
@@ -79,7 +74,7 @@ class ConjugateGradient(Implicit):
 
     def init(self, outer_var: Any, inner_var: Any) -> Any:
         """The zero vector to start from, if warm."""
-        return vectors.zeros(inner_var) if self.warm_start else ()
+        return optax.tree.zeros_like(inner_var) if self.warm_start else ()
 
     def solve(self, operator: Operator, b: Any, state: Any) -> Solved:
         """Conjugate gradients from zero or from ``state``."""
@@ -99,19 +94,12 @@ class ConjugateGradient(Implicit):
         if self.warm_start:
             v = state
             # Of the proximal system too: its pull towards v vanishes at v.
-            r = vectors.sub(b, operator(v))
+            r = optax.tree.sub(b, operator(v))
         else:
-            v, r = vectors.zeros(b), b
+            v, r = optax.tree.zeros_like(b), b
         z = inverse(r)
-        start = _Carry(
-            jnp.zeros((), jnp.int32),
-            v,
-            r,
-            z,
-            vectors.dot(r, z),
-            vectors.norm(r) <= stop,
-            jnp.asarray(False),
-        )
+        none, solved = jnp.zeros((), jnp.int32), vectors.norm(r) <= stop
+        start = _Carry(none, v, r, z, vectors.dot(r, z), solved, jnp.asarray(False))
 
         def unfinished(c: _Carry) -> Bool[Array, ""]:
             return (c.k < self.iterations) & ~c.done

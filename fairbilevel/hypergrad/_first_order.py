@@ -97,27 +97,24 @@ class FirstOrder(Hypergradient):
                 return y, rule, z, plain
 
             y, rule, z, plain = jax.lax.fori_loop(0, self.inner_steps, body, (y, rule, z, plain))
-        f_x, f_y, (outer_value, outer_aux) = point.outer.gradients(x, y)
+        f_x, f_y, outer_out = point.outer.gradients(x, y)
         near_x, near_y, _ = point.inner.gradients(x, y)
-        far_x, far_z, (inner_value, inner_aux) = point.inner.gradients(x, z)
-        gradient = vectors.add(f_x, vectors.sub(near_x, far_x), penalty)
+        far_x, far_z, inner_out = point.inner.gradients(x, z)
+        gradient = vectors.add(f_x, optax.tree.sub(near_x, far_x), penalty)
         if not self.inner_steps:
             y, rule = self._move(vectors.add(near_y, f_y, 1 / penalty), rule, y)
         finite = vectors.all_finite(gradient, y)
-        gradient = vectors.where(vectors.all_finite(gradient), gradient, f_x)
+        gradient = optax.tree.where(vectors.all_finite(gradient), gradient, f_x)
         moved = FirstOrderState(y, rule, plain, state.calls + 1)
         fresh = self.init(x, z)._replace(calls=state.calls + 1)
-        info = Info(
-            inner_grad=far_z,
-            outer_value=outer_value,
-            inner_value=inner_value,
-            outer_aux=outer_aux,
-            inner_aux=inner_aux,
+        info = Info.of(
+            far_z,
+            outer_out,
+            inner_out,
+            status_of((~finite, Status.NOT_FINITE)),
             inner_var=z if self.inner_steps else None,
-            iterations=jnp.asarray(self.inner_steps, jnp.int32),
-            residual=jnp.zeros(()),
-            status=status_of((~finite, Status.NOT_FINITE)),
-            state=jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, fresh),
+            iterations=self.inner_steps,
+            state=optax.tree.where(finite, moved, fresh),
         )
         return gradient, info
 

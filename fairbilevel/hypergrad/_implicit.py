@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Bool, Int
 
-from fairbilevel import _xla
+from fairbilevel import _options, _xla
 from fairbilevel.hypergrad import _vectors as vectors
 from fairbilevel.hypergrad._keep import KEEPS, linearized
 from fairbilevel.hypergrad._losses import CompositeLoss
@@ -67,16 +68,9 @@ class Implicit(Hypergradient):
     keep: str
 
     def __post_init__(self) -> None:
-        for name in ("damping", "tolerance"):
-            value = getattr(self, name)
-            if not 0 <= value < float("inf"):
-                raise ValueError(f"{name} must be a finite number of at least 0, got {value}")
-        if self.curvature not in CURVATURES:
-            raise ValueError(
-                f"curvature is {' or '.join(map(repr, CURVATURES))}, got {self.curvature!r}"
-            )
-        if self.keep not in KEEPS:
-            raise ValueError(f"keep is {' or '.join(map(repr, KEEPS))}, got {self.keep!r}")
+        _options.finite(self, "damping", "tolerance")
+        _options.one_of("curvature", self.curvature, CURVATURES)
+        _options.one_of("keep", self.keep, KEEPS)
 
     @abstractmethod
     def solve(self, operator: Operator, b: Any, state: Any) -> Solved:
@@ -85,7 +79,7 @@ class Implicit(Hypergradient):
     def compute(self, point: Point, state: Any) -> tuple[Any, Info]:
         """Linearize, solve, take the cross term along the solution."""
         x, y = point.outer_var, point.inner_var
-        direct, b, (outer_value, outer_aux) = point.outer.gradients(x, y)
+        direct, b, outer_out = point.outer.gradients(x, y)
         # One after the other: side by side they would hold the activations of both.
         y = _behind((direct, b), y)
 
@@ -93,7 +87,7 @@ class Implicit(Hypergradient):
             of_outer, of_inner, out = point.inner.gradients(x, y)
             return (of_outer, of_inner), out
 
-        (_, inner_grad), linear, (inner_value, inner_aux) = linearized(
+        (_, inner_grad), linear, inner_out = linearized(
             joint, lambda y: point.inner(x, y)[0], y, self.keep
         )
         if self.curvature == "gauss-newton":
@@ -120,11 +114,11 @@ class Implicit(Hypergradient):
         else:
             after = operator(solved.v)
         size = vectors.norm(b)
-        residual = jnp.where(size > 0, vectors.norm(vectors.sub(b, after)) / size, 0.0)
+        residual = jnp.where(size > 0, vectors.norm(optax.tree.sub(b, after)) / size, 0.0)
         implicit_finite = vectors.all_finite(cross, residual)
         diverged = solved.unreliable & (residual > 1)
         keep = implicit_finite & ~diverged
-        gradient = vectors.where(keep, vectors.sub(direct, cross), direct)
+        gradient = optax.tree.where(keep, optax.tree.sub(direct, cross), direct)
         bad = ~implicit_finite | ~vectors.all_finite(gradient, inner_grad)
         status = status_of(
             (bad, Status.NOT_FINITE),
@@ -134,18 +128,14 @@ class Implicit(Hypergradient):
         )
         # A state that went wrong must not spoil the calls that follow.
         fresh = self.init(x, y)
-        carried = jax.tree.map(lambda new, old: jnp.where(keep, new, old), solved.state, fresh)
-        info = Info(
-            inner_grad=inner_grad,
-            outer_value=outer_value,
-            inner_value=inner_value,
-            outer_aux=outer_aux,
-            inner_aux=inner_aux,
-            inner_var=None,
+        info = Info.of(
+            inner_grad,
+            outer_out,
+            inner_out,
+            status,
             iterations=solved.iterations,
             residual=residual,
-            status=status,
-            state=carried,
+            state=optax.tree.where(keep, solved.state, fresh),
         )
         return gradient, info
 

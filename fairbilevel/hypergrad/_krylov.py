@@ -6,16 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
+import optax
 from jax.scipy.sparse import linalg
 
 from fairbilevel.hypergrad import _vectors as vectors
-from fairbilevel.hypergrad._implicit import (
-    PRODUCT_COST,
-    Implicit,
-    Operator,
-    Solved,
-    check_count,
-)
+from fairbilevel.hypergrad._implicit import PRODUCT_COST, Implicit, Operator, Solved, check_count
 
 
 @dataclass(frozen=True)
@@ -33,7 +28,7 @@ class _Krylov(Implicit):
 
     def init(self, outer_var: Any, inner_var: Any) -> Any:
         """The zero vector to start from, if warm."""
-        return vectors.zeros(inner_var) if self.warm_start else ()
+        return optax.tree.zeros_like(inner_var) if self.warm_start else ()
 
     def _solved(self, v: Any) -> Solved:
         # How many iterations it took is not told: all that were allowed are reported.
@@ -102,10 +97,6 @@ class BiCGStab(_Krylov):
         # At a tolerance of zero it would divide rounding errors by each other once it is done.
         tolerance = max(self.tolerance, 4 * float(jnp.finfo(vectors.norm(b).dtype).eps))
         v, _ = linalg.bicgstab(
-            operator,
-            b,
-            state if self.warm_start else None,
-            tol=tolerance,
-            maxiter=self.iterations,
+            operator, b, state if self.warm_start else None, tol=tolerance, maxiter=self.iterations
         )
         return self._solved(v)

@@ -52,8 +52,7 @@ def by_name(text: str) -> Hypergradient:
         ValueError: unknown name or option (with the nearest one), or a value outside its range.
     """
     name, _, rest = text.partition(":")
-    if name not in _METHODS:
-        raise ValueError(f"unknown hypergradient {name!r}: {_options.choose(name, METHODS)}")
+    _options.one_of("hypergradient", name, METHODS)
     method, options = _METHODS[name]
     given = _options.parse(f"hypergradient {name!r}", method, rest, _FIXED.get(name, ()))
     return method(**{**options, **given})

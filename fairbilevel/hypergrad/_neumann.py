@@ -7,15 +7,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from fairbilevel.hypergrad import _vectors as vectors
-from fairbilevel.hypergrad._implicit import (
-    PRODUCT_COST,
-    Implicit,
-    Operator,
-    Solved,
-    check_count,
-)
+from fairbilevel.hypergrad._implicit import PRODUCT_COST, Implicit, Operator, Solved, check_count
 
 _FADE = 0.9  # how far the estimate of the largest curvature may fall from one call to the next
 
@@ -83,7 +78,14 @@ class Neumann(Implicit):
             return k + 1, v, r, scale, vectors.norm(r), negative
 
         first = jnp.asarray(self.scale, size.dtype) if self.scale else _FADE * state
-        start = (jnp.zeros((), jnp.int32), vectors.zeros(b), b, first, size, jnp.asarray(False))
+        start = (
+            jnp.zeros((), jnp.int32),
+            optax.tree.zeros_like(b),
+            b,
+            first,
+            size,
+            jnp.asarray(False),
+        )
         k, v, r, scale, _, negative = jax.lax.while_loop(unfinished, iterate, start)
         # The last residual is the next term of the series, at no product.
         v = vectors.add(v, r, jnp.where(scale > 0, 1 / jnp.maximum(scale, tiny), 0))

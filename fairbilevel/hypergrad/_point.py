@@ -66,6 +66,25 @@ class Info(NamedTuple):
     status: Int[Array, ""]
     state: Any
 
+    @classmethod
+    def of(
+        cls,
+        inner_grad: Any,
+        outer: tuple[Any, Any],
+        inner: tuple[Any, Any],
+        status: Any,
+        *,
+        inner_var: Any = None,
+        iterations: Any = 0,
+        residual: Any = None,
+        state: Any = (),
+    ) -> Info:
+        """From the outputs ``(value, aux)`` of both levels."""
+        values, aux = zip(outer, inner, strict=True)
+        steps = jnp.asarray(iterations, jnp.int32)
+        left = jnp.zeros(()) if residual is None else residual
+        return cls(inner_grad, *values, *aux, inner_var, steps, left, status, state)
+
     def describe(self) -> str:
         """The diagnosis in a sentence, outside ``jit`` and of one problem only."""
         status = Status(int(self.status))

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from fairbilevel import _options
+
 Operator = Callable[[Any], Any]
 
 
@@ -49,8 +51,7 @@ class Diagonal(Preconditioner):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.samples < 1:
-            raise ValueError(f"samples must be at least 1, got {self.samples}")
+        _options.at_least(self, 1, "samples")
 
     @property
     def products(self) -> int:
@@ -89,8 +90,7 @@ class Nystrom(Preconditioner):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ValueError(f"rank must be at least 1, got {self.rank}")
+        _options.at_least(self, 1, "rank")
 
     @property
     def products(self) -> int:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from fairbilevel import _options
 from fairbilevel.hypergrad import _vectors as vectors
 from fairbilevel.hypergrad._point import Hypergradient, Info, Point, Status, status_of
 
@@ -59,8 +60,7 @@ class SingleLoop(Hypergradient):
     def __post_init__(self) -> None:
         if not 0 < self.step < float("inf"):
             raise ValueError(f"step must be positive and finite, got {self.step}")
-        if not 0 <= self.damping < float("inf"):
-            raise ValueError(f"damping must be a finite number of at least 0, got {self.damping}")
+        _options.finite(self, "damping")
 
     @property
     def gradient_evaluations(self) -> float:
@@ -72,23 +72,23 @@ class SingleLoop(Hypergradient):
 
     def init(self, outer_var: Any, inner_var: Any) -> SingleLoopState:
         """A zero solution."""
-        v = vectors.zeros(inner_var)
+        v = optax.tree.zeros_like(inner_var)
         return SingleLoopState(v, self._rule().init(v), jnp.zeros_like(vectors.norm(v)))
 
     def compute(self, point: Point, state: SingleLoopState) -> tuple[Any, Info]:
         """The hypergradient at the tracked solution, and the solution's own step."""
         x, y = point.outer_var, point.inner_var
-        direct, b, (outer_value, outer_aux) = point.outer.gradients(x, y)
+        direct, b, outer_out = point.outer.gradients(x, y)
 
         def joint(y: Any) -> Any:
             of_outer, of_inner, out = point.inner.gradients(x, y)
             return (of_outer, of_inner), out
 
-        (_, inner_grad), (cross, through), (inner_value, inner_aux) = jax.jvp(
+        (_, inner_grad), (cross, through), inner_out = jax.jvp(
             joint, (y,), (state.v,), has_aux=True
         )
         through = vectors.add(through, state.v, self.damping)
-        miss = vectors.sub(through, b)
+        miss = optax.tree.sub(through, b)
         updates, rule = self._rule().update(miss, state.rule, state.v)
         length = vectors.norm(state.v)
         ratio = vectors.norm(through) / jnp.where(length > 0, length, 1)
@@ -99,23 +99,20 @@ class SingleLoop(Hypergradient):
         finite = vectors.all_finite(cross, moved.v)
         size = vectors.norm(b)
         residual = jnp.where(size > 0, vectors.norm(miss) / size, 0.0)
-        gradient = vectors.where(finite, vectors.sub(direct, cross), direct)
+        gradient = optax.tree.where(finite, optax.tree.sub(direct, cross), direct)
         bad = ~finite | ~vectors.all_finite(gradient, inner_grad)
         # A system that went wrong starts again from zero: it must not spoil the calls that follow.
         fresh = self.init(x, y)
-        info = Info(
-            inner_grad=inner_grad,
-            outer_value=outer_value,
-            inner_value=inner_value,
-            outer_aux=outer_aux,
-            inner_aux=inner_aux,
-            inner_var=None,
-            iterations=jnp.ones((), jnp.int32),
+        status = status_of(
+            (bad, Status.NOT_FINITE), (vectors.dot(state.v, through) < 0, Status.NEGATIVE_CURVATURE)
+        )
+        info = Info.of(
+            inner_grad,
+            outer_out,
+            inner_out,
+            status,
+            iterations=1,
             residual=residual,
-            status=status_of(
-                (bad, Status.NOT_FINITE),
-                (vectors.dot(state.v, through) < 0, Status.NEGATIVE_CURVATURE),
-            ),
-            state=jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, fresh),
+            state=optax.tree.where(finite, moved, fresh),
         )
         return gradient, info

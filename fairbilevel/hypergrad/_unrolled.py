@@ -108,20 +108,17 @@ class Unrolled(Hypergradient):
         if skipped:
             carry, _ = run.forward(point.outer_var, carry, 0, skipped)
         differentiate = self._forward if self.mode == "forward" else self._reverse
-        gradient, (y, state, _), (inner_grad, (inner_value, inner_aux)), outer_out = differentiate(
+        gradient, (y, state, _), (inner_grad, inner_out), outer_out = differentiate(
             point, run, carry, skipped
         )
-        outer_value, outer_aux = outer_out
-        info = Info(
-            inner_grad=inner_grad,
-            outer_value=outer_value,
-            inner_value=inner_value,
-            outer_aux=outer_aux,
-            inner_aux=inner_aux,
+        status = status_of((~vectors.all_finite(gradient, y), Status.NOT_FINITE))
+        info = Info.of(
+            inner_grad,
+            outer_out,
+            inner_out,
+            status,
             inner_var=y,
-            iterations=jnp.asarray(self.steps, jnp.int32),
-            residual=jnp.zeros(()),
-            status=status_of((~vectors.all_finite(gradient, y), Status.NOT_FINITE)),
+            iterations=self.steps,
             state=state,
         )
         return gradient, info
@@ -280,11 +277,12 @@ class _Steps:
         def body(index: Any, both: Any) -> Any:
             return self.step(x, both[0], first + index)
 
-        empty = jax.tree.map(
-            lambda s: jnp.zeros(s.shape, s.dtype),
-            jax.eval_shape(lambda c: self.step(x, c, first)[1], carry),
-        )
-        return jax.lax.fori_loop(0, count, body, (carry, empty))
+        return jax.lax.fori_loop(0, count, body, (carry, self._nothing(x, carry, first)))
+
+    def _nothing(self, x: Any, carry: Any, first: Any) -> Any:
+        """Zeros like a step's gradient and output."""
+        shapes = jax.eval_shape(lambda c: self.step(x, c, first)[1], carry)
+        return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
     def trajectory(self, x: Any, carry: Any, first: Any, count: int) -> Any:
         """The carry before each step, the last carry, and output of the last step."""
@@ -293,11 +291,8 @@ class _Steps:
             carry, _ = both
             return self.step(x, carry, first + index), carry
 
-        empty = jax.tree.map(
-            lambda s: jnp.zeros(s.shape, s.dtype),
-            jax.eval_shape(lambda c: self.step(x, c, first)[1], carry),
-        )
-        (end, last), before = jax.lax.scan(body, (carry, empty), jnp.arange(count))
+        start = (carry, self._nothing(x, carry, first))
+        (end, last), before = jax.lax.scan(body, start, jnp.arange(count))
         return before, end, last
 
     def zero_cotangent(self, state: Any) -> list[Any]:
@@ -336,10 +331,7 @@ class _Steps:
             gradient_bar, floats_bar, direct_bar = back((y_bar, state_bar))
             # The Hessian is symmetric: its transpose along a vector is its product with it.
             x_more, y_more = linear(gradient_bar)
-            return (
-                vectors.add(x_bar, x_more),
-                (vectors.add(direct_bar, y_more), floats_bar),
-            ), None
+            return (vectors.add(x_bar, x_more), (vectors.add(direct_bar, y_more), floats_bar)), None
 
         bars, _ = jax.lax.scan(body, bars, (jnp.arange(count), trajectory), reverse=True)
         return bars

@@ -1,4 +1,7 @@
-"""Pytrees as vectors of one inner-product space, with sums of products in float32 at least."""
+"""Pytrees as vectors of one inner-product space: what ``optax.tree`` has not.
+
+Sums of products are in float32 at least, and a step keeps the dtypes of what it moves.
+"""
 
 from __future__ import annotations
 
@@ -30,24 +33,9 @@ def add(a: Any, b: Any, scale: Any = 1.0) -> Any:
     return jax.tree.map(lambda x, y: x + jnp.asarray(scale * y).astype(x.dtype), a, b)
 
 
-def sub(a: Any, b: Any) -> Any:
-    """``a - b``."""
-    return jax.tree.map(jnp.subtract, a, b)
-
-
 def scaled(scale: Any, a: Any) -> Any:
     """``scale * a`` in the dtypes of ``a``."""
     return jax.tree.map(lambda x: jnp.asarray(scale * x).astype(x.dtype), a)
-
-
-def zeros(a: Any) -> Any:
-    """The zero vector of the space of ``a``."""
-    return jax.tree.map(jnp.zeros_like, a)
-
-
-def where(condition: Bool[Array, ""], a: Any, b: Any) -> Any:
-    """``a`` if the scalar condition holds, else ``b``."""
-    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)
 
 
 def all_finite(*trees: Any) -> Bool[Array, ""]:
