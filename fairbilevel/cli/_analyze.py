@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 from rich.console import Console
-from rich.table import Table
+
+from fairbilevel.cli._show import plain, say, table
 
 if TYPE_CHECKING:
     from fairbilevel.analysis import DisparateImpact
@@ -62,16 +63,12 @@ def analyze(options: Analyze, console: Console) -> int:
         print(json.dumps(content, indent=2, ensure_ascii=False))
         return 0
     _show(console, impact, options)
-    console.print(f"analysis: {run.path / ANALYSIS}", highlight=False, markup=False, soft_wrap=True)
+    say(console, f"analysis: {run.path / ANALYSIS}")
     return 0
 
 
 def _show(console: Console, impact: DisparateImpact, options: Analyze) -> None:
-    from fairbilevel.cli._parse import plain
-
     own = impact.own_pruned_loss is not None
-    table = Table(box=None, pad_edge=False)
-    table.add_column("group", overflow="fold")
     columns = {
         "rows": "rows", "dense_loss": "dense loss",
         "own_pruned_loss" if own else "pruned_loss": "pruned loss",
@@ -79,31 +76,31 @@ def _show(console: Console, impact: DisparateImpact, options: Analyze) -> None:
         "gradient_norm": "gradient norm", "lambda_max": "lambda max", "closeness": "closeness",
         **({"excess_loss": "excess, dense stat."} if own else {}), "bound": "Taylor bound",
     }  # fmt: skip
-    for title in columns.values():
-        table.add_column(title, justify="right")
+    shown = table(["group"], list(columns.values()))
     for line in impact.table():
         values = [getattr(line, name) for name in columns]
-        table.add_row(plain(line.group), f"{values[0]:,}", *(_number(v) for v in values[1:]))
-    console.print(table, highlight=False)
-
-    def say(sentence: str) -> None:
-        console.print(sentence, highlight=False, markup=False, soft_wrap=True)
-
+        shown.add_row(plain(line.group), f"{values[0]:,}", *(_number(v) for v in values[1:]))
+    console.print(shown, highlight=False)
     role = f"{options.role} rows"
     limit = "" if options.max_rows is None else f", at most {options.max_rows:,} of them"
     say(
+        console,
         f"Losses in nats on {role}{limit}; gradient norm, largest Hessian eigenvalue and closeness "
-        "to the decision boundary are those of the dense network."
+        "to the decision boundary are those of the dense network.",
     )
     if own:
         say(
+            console,
             "The Taylor bound speaks of the loss under the dense network's normalization "
-            'statistics ("excess, dense stat."); the pruned network has its own.'
+            'statistics ("excess, dense stat."); the pruned network has its own.',
         )
     xi = impact.own_violation if own else impact.violation
-    say(f"Fairness violation (largest difference of two groups' excess losses): {_number(xi)}.")
+    say(
+        console,
+        f"Fairness violation (largest difference of two groups' excess losses): {_number(xi)}.",
+    )
     for correlation in impact.correlations:
-        say(correlation.sentence)
+        say(console, correlation.sentence)
 
 
 def _number(value: Any) -> str:

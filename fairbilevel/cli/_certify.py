@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tyro
 from rich.console import Console
-from rich.table import Table
 
+from fairbilevel import _options
+from fairbilevel.cli._show import plain, say, table
 from fairbilevel.records import CERTIFICATE
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def certify(options: Certify, console: Console) -> int:
         print(json.dumps(certificate.to_json(), indent=2, ensure_ascii=False))
     else:
         _show(console, certificate)
-        console.print(f"certificate: {path}", highlight=False, markup=False, soft_wrap=True)
+        say(console, f"certificate: {path}")
     return certificate.exit_code
 
 
@@ -135,19 +136,10 @@ def verify(options: Verify, console: Console) -> int:
     certificate, differences = compute_again(options.certificate)
     if differences:
         shown = ", ".join(differences[:8]) + (" ..." if len(differences) > 8 else "")
-        console.print(
-            f"different: computed again from its counts, {shown} do not agree with the file.",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
+        again = "computed again from its counts"
+        say(console, f"different: {again}, {shown} do not agree with the file.")
         return 1
-    console.print(
-        f"same: {certificate.verdict}. {certificate.sentences[0]}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
+    say(console, f"same: {certificate.verdict}. {certificate.sentences[0]}")
     return 0
 
 
@@ -203,50 +195,40 @@ def _of_predictions(options: Certify, claim: dict[str, Any]) -> tuple[Certificat
 
 def _read(path: Path, options: Certify) -> dict[str, np.ndarray]:
     """Columns of a predictions file by what they are for."""
-    import difflib
-
     import pandas as pd
 
     try:
-        table = pd.read_csv(path)
+        rows = pd.read_csv(path)
     except FileNotFoundError:
         raise ValueError(f"there is no file {path}") from None
     except (OSError, UnicodeDecodeError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path} cannot be read as CSV: {reason}") from None
-    table.columns = [str(c).strip() for c in table.columns]
+    rows.columns = [str(c).strip() for c in rows.columns]
     wanted = {k: getattr(options, k) for k in ("y", "dense", "pruned", "group", "quantity")}
     for name in ("unit", "id"):
-        wanted[name] = getattr(options, name) or (name if name in table.columns else None)
+        wanted[name] = getattr(options, name) or (name if name in rows.columns else None)
     found = {}
     for use, name in wanted.items():
         if name is None:
             continue
-        if name not in table.columns:
-            near = difflib.get_close_matches(name, list(table.columns), 1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ValueError(
-                f"{path} has no column {name!r} for --{use}: {hint}it has "
-                f"{', '.join(table.columns)}"
-            )
-        missing = int(table[name].isna().sum())
+        if name not in rows.columns:
+            known = _options.choose(name, list(rows.columns))
+            raise ValueError(f"{path} has no column {name!r} for --{use}: {known}")
+        missing = int(rows[name].isna().sum())
         if missing:
             raise ValueError(f"column {name!r} of {path} is empty in {missing} rows")
-        found[use] = table[name].to_numpy()
+        found[use] = rows[name].to_numpy()
     return found
 
 
 def _show(console: Console, certificate: Certificate) -> None:
     from fairbilevel.certificates import amount
-    from fairbilevel.cli._parse import plain
 
     claim = certificate.claim
     smallest = certificate.smallest_tolerance
-    what = (
-        "Largest certified floor"
-        if claim.gap == "worst-group-accuracy"
-        else ("Smallest certified tolerance")
-    )
+    floor = claim.gap == "worst-group-accuracy"
+    what = "Largest certified floor" if floor else "Smallest certified tolerance"
     value = "none" if smallest is None else amount(claim, smallest)
     lines = [
         f"{what}: {value}",
@@ -257,14 +239,9 @@ def _show(console: Console, certificate: Certificate) -> None:
         + (f", one of {claim.candidates} candidates" if claim.candidates > 1 else "")
         + f": error spent {claim.delta:.4f}.",
     ]
-    for line in lines[:2]:
-        console.print(line, highlight=False, markup=False, soft_wrap=True, style="bold")
-    for line in lines[2:]:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-    table = Table(box=None, pad_edge=False)
-    table.add_column("group", overflow="fold")
-    for name in ("rows", "estimate", "interval", "own verdict"):
-        table.add_column(name, justify="right")
+    for i, line in enumerate(lines):
+        say(console, line, "bold" if i < 2 else None)
+    bounds = table(["group"], ["rows", "estimate", "interval", "own verdict"])
     factor = 1.0 if claim.gap in ("equalized-loss", "equalized-loss-signed") else 100.0
     shown = certificate.findings
     if len(shown) > 40:
@@ -273,8 +250,8 @@ def _show(console: Console, certificate: Certificate) -> None:
         name = f.group if f.label is None else f"{f.group} ({f.label})"
         estimate = "-" if f.estimate is None else f"{factor * f.estimate:+.2f}"
         interval = f"{factor * f.low:+.2f} to {factor * f.high:+.2f}"
-        table.add_row(plain(name), f"{f.rows:,}", estimate, interval, f.verdict)
-    console.print(table, highlight=False)
+        bounds.add_row(plain(name), f"{f.rows:,}", estimate, interval, f.verdict)
+    console.print(bounds, highlight=False)
     if len(shown) < len(certificate.findings):
         console.print(
             f"({len(certificate.findings) - len(shown)} groups with lower bounds not shown)"

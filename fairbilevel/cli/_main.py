@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import errno
 import json
 import os
@@ -12,15 +11,17 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import tyro
 from rich.console import Console
-from rich.table import Table
 
-from fairbilevel.cli._parse import configuration, parse, plain, shares, taken
+from fairbilevel import _options
+from fairbilevel.cli._parse import configuration, parse, shares, taken
 from fairbilevel.cli._plan import print_plan
+from fairbilevel.cli._show import plain, say, table
 
 _HELP = """\
 usage: fairbilevel COMMAND [options]
@@ -106,9 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"fairbilevel {__version__}")
         return 0
     if words[0] not in commands:
-        near = difflib.get_close_matches(words[0], commands, 1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        return _fail(f"unknown command {words[0]!r}: {hint}choose from {', '.join(commands)}")
+        return _fail(f"unknown command {words[0]!r}: {_options.choose(words[0], commands)}")
     # TensorFlow Datasets and XLA write lines that are no concern of a user of this command.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
@@ -178,13 +177,11 @@ def _methods(words: list[str]) -> int:
         raise ValueError(f"fairbilevel methods takes no options, got {words[0]!r}")
     from fairbilevel import methods
 
-    table = Table(box=None, pad_edge=False)
-    for column in ("method", "removes", "what it does"):
-        table.add_column(column, overflow="fold")
+    shown = table(["method", "removes", "what it does"])
     for entry in methods.METHODS.values():
         removes = " or ".join(f"{g}s" for g in entry.granularities)
-        table.add_row(entry.name, removes, entry.description)
-    _console().print(table, highlight=False)
+        shown.add_row(entry.name, removes, entry.description)
+    _console().print(shown, highlight=False)
     return 0
 
 
@@ -213,20 +210,16 @@ def _frontier(words: list[str]) -> int:
     config = dataclasses.replace(config, sparsity=max(sparsities))
     config.check()
 
-    def say(line: str) -> None:
-        console.print(line, highlight=False)
-
     try:
-        points = frontier_run(prepare(config), sparsities, tolerances, path, say)
+        points = frontier_run(prepare(config), sparsities, tolerances, path, partial(say, console))
     except Interrupted as error:
         print(
             f"fairbilevel: {error}; go on with the same command and --out {shlex.quote(str(path))}",
             file=sys.stderr,
         )
         return 128 + int(getattr(signal, error.signal, signal.SIGTERM))
-    table = Table(box=None, pad_edge=False)
-    for column in ("method", "sparsity", "tolerance", "tune", "gap", "test", "gap", "chosen"):
-        table.add_column(column, justify="left" if column == "method" else "right")
+    columns = ("sparsity", "tolerance", "tune", "gap", "test", "gap", "chosen")
+    shown = table(["method"], columns)
     for p in points:
         numbers = [
             "-" if p[f"{role}_{what}"] is None else f"{100 * p[f'{role}_{what}']:.1f}"
@@ -234,16 +227,16 @@ def _frontier(words: list[str]) -> int:
             for what in ("accuracy", "gap")
         ]
         tolerance = "-" if p["tolerance"] is None else f"{100 * p['tolerance']:g}"
-        table.add_row(
+        shown.add_row(
             p["method"], f"{p['sparsity']:g}", tolerance, *numbers, "yes" if p["chosen"] else ""
         )
-    console.print(table, highlight=False)
+    console.print(shown, highlight=False)
     console.print(
         "Accuracy in per cent, gaps (the most a group loses beyond the average) and tolerances "
         "in points. Chosen: no other is at least as good in all on tune. Nothing is certified.",
         highlight=False,
     )
-    console.print(f"\nfrontier: {path}", highlight=False, soft_wrap=True)
+    say(console, f"\nfrontier: {path}")
     return 0
 
 
@@ -274,55 +267,42 @@ def _evaluate(words: list[str]) -> int:
         print(json.dumps(result, indent=2))
         return 0
     console = _console()
-    console.print(
+    say(
+        console,
         f"{result['rows']:,} rows, {result['scored']:,} scored, {result['unlabelled']:,} without a "
         "label (predicted, not scored)",
-        highlight=False,
-        soft_wrap=True,
     )
     for reason, count in result["skipped"].items():
-        console.print(f"skipped {count:,}: {reason}", highlight=False, markup=False, soft_wrap=True)
+        say(console, f"skipped {count:,}: {reason}")
     for note in result["notes"]:
-        console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
+        say(console, f"note: {note}")
     for column, count in result["unseen_levels"].items():
-        console.print(
-            f"note: {count:,} rows hold a value of {column} never seen in fit",
-            highlight=False,
-            markup=False,
-        )
+        say(console, f"note: {count:,} rows hold a value of {column} never seen in fit")
     if result["scored"]:
         _print_evaluation(console, result)
     if options.predictions is not None:
-        console.print(f"predictions: {options.predictions}", highlight=False, soft_wrap=True)
+        say(console, f"predictions: {options.predictions}")
     return 0
 
 
 def _print_evaluation(console: Console, result: dict[str, Any]) -> None:
-    table = Table(box=None, pad_edge=False)
-    table.add_column("group", overflow="fold")
-    for name in ("rows", "dense", "pruned", "excess gap"):
-        table.add_column(name, justify="right")
+    shown = table(["group"], ["rows", "dense", "pruned", "excess gap"])
 
     def percent(value: float | None) -> str:
         return "-" if value is None else f"{100 * value:.1f} %"
 
     for group, size in result["pruned"]["group_size"].items():
         excess = result["gaps"]["excess_accuracy_gap"][group]
-        table.add_row(
+        shown.add_row(
             plain(group),
             f"{size:,}",
             percent(result["dense"]["group_accuracy"][group]),
             percent(result["pruned"]["group_accuracy"][group]),
             "-" if excess is None else f"{100 * excess:+.1f} points",
         )
-    table.add_row(
-        "all",
-        f"{result['scored']:,}",
-        percent(result["dense"]["accuracy"]),
-        percent(result["pruned"]["accuracy"]),
-        "",
-    )
-    console.print(table, highlight=False)
+    dense, pruned = (percent(result[model]["accuracy"]) for model in ("dense", "pruned"))
+    shown.add_row("all", f"{result['scored']:,}", dense, pruned, "")
+    console.print(shown, highlight=False)
 
 
 def _analyze(words: list[str]) -> int:
@@ -354,5 +334,5 @@ def _report(words: list[str]) -> int:
     certificate = read_json(written) if written.is_file() else None
     console = _console()
     console.print(report.verdict(result, certificate), highlight=False, markup=False)
-    console.print(f"report: {path}", highlight=False, soft_wrap=True)
+    say(console, f"report: {path}")
     return 0

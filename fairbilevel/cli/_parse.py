@@ -118,10 +118,3 @@ def shares(text: str) -> list[float]:
         return [float(word) for word in text.split(",")]
     except ValueError:
         raise ValueError(f"--sparsities are numbers in [0, 1), got {text.strip()!r}") from None
-
-
-def plain(text: str) -> str:
-    """Text that cannot disturb the terminal, whatever a group is called."""
-    from rich.markup import escape
-
-    return escape("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text))

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
-from fairbilevel.cli._parse import plain
+from fairbilevel.cli._show import plain, say, table
 
 
 def print_plan(console: Console, prepared: Any, plan: Any) -> None:
@@ -24,14 +23,10 @@ def print_plan(console: Console, prepared: Any, plan: Any) -> None:
         soft_wrap=True,
     )
     for reason, count in data.skipped.items():
-        console.print(f"skipped {count:,}: {reason}", highlight=False, markup=False, soft_wrap=True)
+        say(console, f"skipped {count:,}: {reason}")
     for note in data.notes:
-        console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
-    table = Table(box=None, pad_edge=False)
-    table.add_column("group", overflow="fold")
-    for role in ROLES:
-        table.add_column(role, justify="right")
-    table.add_column("least tolerance", justify="right")
+        say(console, f"note: {note}")
+    rows = table(["group"], [*ROLES, "least tolerance"])
     shown = list(plan.rows)
     if len(shown) > 40:
         shown = sorted(shown, key=lambda g: sum(plan.rows[g].values()))[:20]
@@ -40,56 +35,51 @@ def print_plan(console: Console, prepared: Any, plan: Any) -> None:
         cells = [f"{plan.rows[group][role]:,}" for role in ROLES]
         mark = "" if group in plan.counted else " (reported only)"
         bound = "-" if least is None or mark else f"{100 * least:.1f} points"
-        table.add_row(plain(group) + mark, *cells, bound)
-    console.print(table, highlight=False)
+        rows.add_row(plain(group) + mark, *cells, bound)
+    console.print(rows, highlight=False)
     if len(shown) < len(plan.rows):
         console.print(f"({len(plan.rows) - len(shown)} larger groups not shown)")
     _print_power(console, plan)
     work = ", ".join(f"{name} {count:,.0f}" for name, count in plan.gradient_evaluations.items())
     expected = "" if plan.seconds is None else f"; expected time {duration(plan.seconds)}"
-    console.print(f"Gradient evaluations: {work}{expected}", highlight=False, soft_wrap=True)
+    say(console, f"Gradient evaluations: {work}{expected}")
     for line in plan.phases:
-        console.print(f"  {line}", highlight=False, soft_wrap=True)
-    console.print(f"  {plan.weight_updates:,} weight updates in all", highlight=False)
+        say(console, f"  {line}")
+    say(console, f"  {plan.weight_updates:,} weight updates in all")
     console.print()
 
 
 def _print_power(console: Console, plan: Any) -> None:
     least, sure = plan.least_tolerance, f"{100 * plan.confidence:.10g} % confidence"
-    console.print(
+    say(
+        console,
         "No tolerance can be certified: a counted group has no certify rows."
         if least is None
         else f"Certify rows could prove, with {sure} and at best (no answer changes), that no "
         f"group loses more than {100 * least:.1f} points beyond the average.",
-        highlight=False,
-        soft_wrap=True,
     )
     if plan.power:
-        console.print(
+        say(
+            console,
             "With 80 % power, if no group really loses more than another and pruning changes this "
             "share of answers:",
-            highlight=False,
-            soft_wrap=True,
         )
-        table = Table(box=None, pad_edge=False)
-        table.add_column("certify rows of the smallest counted group")
-        for share in plan.power[0].tolerances:
-            table.add_column(f"{100 * share:g} %", justify="right")
+        shares = [f"{100 * share:g} %" for share in plan.power[0].tolerances]
+        power = table(["certify rows of the smallest counted group"], shares)
         for line in plan.power:
             rows = f"{line.rows:,}" + ("" if line.times == 1 else f" ({line.times} times as many)")
-            table.add_row(rows, *(f"{100 * t:.1f} points" for t in line.tolerances.values()))
-        console.print(table, highlight=False)
+            power.add_row(rows, *(f"{100 * t:.1f} points" for t in line.tolerances.values()))
+        console.print(power, highlight=False)
     if plan.need is not None:
         need = plan.need
         wanted = "; ".join(
             f"{'tens of thousands' if rows is None else f'about {rows:,}'} at {100 * share:g} %"
             for share, rows in need.rows.items()
         )
-        console.print(
+        say(
+            console,
             f"For the tolerance of {100 * need.tolerance:.10g} points a group needs {need.least:,} "
             f"certify rows at the very least (ln(1/delta)/tolerance); with 80 % power: {wanted}.",
-            highlight=False,
-            soft_wrap=True,
         )
 
 
@@ -103,8 +93,4 @@ def print_times(console: Console, result: dict[str, Any]) -> None:
     """What compiling and running took, the command's start and its files left out."""
     cost = result["cost"]
     compiling, total = cost["compile_seconds"], cost["seconds"]
-    console.print(
-        f"compiled in {compiling:,.1f} s, ran {total - compiling:,.1f} s",
-        highlight=False,
-        soft_wrap=True,
-    )
+    say(console, f"compiled in {compiling:,.1f} s, ran {total - compiling:,.1f} s")

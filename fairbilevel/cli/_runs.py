@@ -8,9 +8,8 @@ from pathlib import Path
 
 import tyro
 from rich.console import Console
-from rich.table import Table
 
-from fairbilevel.cli._parse import plain
+from fairbilevel.cli._show import plain, table
 
 
 @dataclass(frozen=True)
@@ -47,18 +46,16 @@ def runs(options: Runs, console: Console) -> int:
         path = Path(run.path)
         return str(path.relative_to(options.folder)) if path != options.folder else str(path)
 
-    table = Table(box=None, pad_edge=False)
-    for column in ("run", "data", "method"):
-        table.add_column(column, overflow="fold")
-    table.add_column("sparsity", justify="right")
-    table.add_column("status", no_wrap=True)
-    table.add_column("accuracy", justify="right", no_wrap=True)
-    table.add_column("gap", justify="right")
+    rows = table(["run", "data", "method"])
+    rows.add_column("sparsity", justify="right")
+    rows.add_column("status", no_wrap=True)
+    rows.add_column("accuracy", justify="right", no_wrap=True)
+    rows.add_column("gap", justify="right")
     for column in ("limits", "certified", "date"):
-        table.add_column(column, overflow="fold")
+        rows.add_column(column, overflow="fold")
     listed = [run for run in found if run.status not in ("damaged", "no run")]
     for run in listed:
-        table.add_row(
+        rows.add_row(
             plain(name(run)),
             plain(run.data or "-"),
             plain(run.method or "-"),
@@ -71,7 +68,7 @@ def runs(options: Runs, console: Console) -> int:
             "-" if run.date is None else run.date[:10],
         )
     if listed:
-        console.print(table, highlight=False)
+        console.print(rows, highlight=False)
         console.print(
             "On test: accuracy of the dense and the pruned model in per cent, the largest loss of "
             "a group beyond the average in points, and whether the fairness limits were kept.",

@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
+from fairbilevel.cli import _show as show
 from fairbilevel.cli._plan import print_plan, print_times
 from fairbilevel.cli._progress import Progress
 
@@ -87,7 +88,7 @@ def _complete(path: Path, console: Console) -> int:
     devices.on_first(lambda: complete(path))
     result = read_result(path)
     check_completed(path, result)
-    console.print(f"the run in {path} is complete", highlight=False, soft_wrap=True)
+    show.say(console, f"the run in {path} is complete")
     console.print(report.summary_table(result))
     return 0
 
@@ -108,21 +109,20 @@ def _run(path: Path, config: Any, goes_on: bool, console: Console) -> int:
             follow_run(prepared, path)
             return 0
         print_plan(console, prepared, plan)
-        console.print(describe_machine(prepared.problem), highlight=False, soft_wrap=True)
+        show.say(console, describe_machine(prepared.problem))
         if goes_on:
-            console.print(f"going on with the run in {path}", highlight=False, soft_wrap=True)
+            show.say(console, f"going on with the run in {path}")
         with Progress(console, sum(plan.gradient_evaluations.values())) as progress:
             result = solve_run(prepared, path, progress, resume=goes_on, say=say)
     except Interrupted as error:
         again = shlex.join(["fairbilevel", "solve", "--resume", str(path)])
         say(f"{error}; go on with: {again}")
-        number = getattr(signal, error.signal, signal.SIGTERM)
-        return 128 + int(number)
+        return 128 + int(getattr(signal, error.signal, signal.SIGTERM))
     console.print()
     console.print(report.summary_table(result))
     print_times(console, result)
     for warning in result["warnings"]:
-        console.print(f"note: {warning}", highlight=False)
-    console.print(f"\nreport: {path / 'report.html'}", highlight=False, soft_wrap=True)
-    console.print(f"model:  {path / 'model'}", highlight=False, soft_wrap=True)
+        show.say(console, f"note: {warning}")
+    show.say(console, f"\nreport: {path / 'report.html'}")
+    show.say(console, f"model:  {path / 'model'}")
     return 0

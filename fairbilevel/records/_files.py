@@ -135,5 +135,5 @@ def read_json_lines(path: Path) -> list[Any]:
             records.append(json.loads(line))
         except (ValueError, RecursionError):
             if number < len(lines):
-                raise RecordError(f"line {number} of {path} is not JSON") from None
+                raise RecordError(f"{path}, line {number}, is not JSON") from None
     return records

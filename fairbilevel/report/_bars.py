@@ -3,22 +3,8 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from fairbilevel.report import _svg as svg
 from fairbilevel.report._numbers import MISSING, compact
-from fairbilevel.report._svg import (
-    GRID,
-    INK,
-    MUTED,
-    VERMILION,
-    bar,
-    fills,
-    frame,
-    label,
-    shorten,
-    stroke,
-    text_width,
-    ticks,
-    wrap,
-)
 
 
 @dataclass(frozen=True)
@@ -74,29 +60,23 @@ def bar_chart(
     cut: Cut | None = None,
     slots: int = 0,
 ) -> str:
-    """Draws the chart as an SVG string.
+    """The chart as SVG, `width` pixels wide and as high as its bars need.
 
-    **Arguments:**
-
-    - `key`: unique on the page.
-    - `width`: in pixels; the height follows from the number of bars.
-    - `form`: writes a value beside its bar.
-    - `axis`: what the horizontal axis counts.
-    - `domain`: smallest and largest value of the axis; by default those of the data and zero.
-    - `cut`: a limit to draw.
-    - `slots`: room for so many bars per category, to align this chart with one beside it.
+    `key` is unique on the page, `form` writes a value beside its bar. The axis reaches over the
+    data and zero unless a `domain` is given; `slots` leaves room for so many bars per category, to
+    align this chart with one beside it.
     """
     values = [v for one in series for v in one.values if v is not None]
     values += [end for one in series for pair in one.intervals or () for end in pair or ()]
     extent = [0.0, *values, *([cut.value] if cut else [])]
     low, high = domain or (min(extent), max(extent))
-    marks = ticks(low, high, 4)
+    marks = svg.ticks(low, high, 4)
     low, high = marks[0], marks[-1]
 
-    longest = max((text_width(name) for name in categories), default=0.0)
+    longest = max((svg.text_width(name) for name in categories), default=0.0)
     above = longest > 0.28 * width and width < 420
     gutter = 0.0 if above else min(longest + 12, 0.36 * width)
-    room = max((text_width(form(v)) for v in values), default=0.0) + (20 if cut else 8)
+    room = max((svg.text_width(form(v)) for v in values), default=0.0) + (20 if cut else 8)
     left = gutter + (room if low < 0 else 3)
     right = width - room
     scale = (right - left) / (high - low)
@@ -104,7 +84,7 @@ def bar_chart(
     def at(value: float) -> float:
         return left + (min(max(value, low), high) - low) * scale
 
-    body = [fills(key)]
+    body = [svg.fills(key)]
     top = (_legend(body, key, series, width) or (26.0 if slots > 1 else 0.0)) + (
         18 if cut or slots else 4
     )
@@ -116,34 +96,40 @@ def bar_chart(
     bottom = top + band * max(len(categories), 1)
 
     for tick in marks:
-        body.append(stroke(at(tick), top, at(tick), bottom, MUTED if tick == 0 else GRID))
-        body.append(label(at(tick), bottom + 15, compact(tick, high), anchor="middle", kind="m"))
-    body.append(label((left + right) / 2, bottom + 32, axis, anchor="middle", kind="m"))
+        body.append(
+            svg.stroke(at(tick), top, at(tick), bottom, svg.MUTED if tick == 0 else svg.GRID)
+        )
+        body.append(
+            svg.label(at(tick), bottom + 15, compact(tick, high), anchor="middle", kind="m")
+        )
+    body.append(svg.label((left + right) / 2, bottom + 32, axis, anchor="middle", kind="m"))
     names: list[str] = []
     for i, name in enumerate(categories):
         y = top + band * i + gap / 2
         if above:
-            names.append(label(0, y + 12, shorten(name, width), kind="halo", full=name))
+            names.append(svg.label(0, y + 12, svg.shorten(name, width), kind="halo", full=name))
         else:
             middle = y + (band - gap) / 2 + 4
-            parts = wrap(name, gutter - 8) if band >= 32 else [shorten(name, gutter - 8)]
+            parts = svg.wrap(name, gutter - 8) if band >= 32 else [svg.shorten(name, gutter - 8)]
             for n, part in enumerate(parts):
                 line = middle + 14 * (n - (len(parts) - 1) / 2)
-                names.append(label(gutter - 8, line, part, anchor="end", full=name))
+                names.append(svg.label(gutter - 8, line, part, anchor="end", full=name))
         for j, one in enumerate(series):
             row = y + head + spare / 2 + j * (thick + 2)
             interval = one.intervals[i] if one.intervals else None
             body += _one_bar(key, one.fill, one.values[i], interval, row, thick, at, form, cut)
     if cut:
-        body.append(stroke(at(cut.value), top - 4, at(cut.value), bottom, VERMILION, 1.5, "5 3"))
+        body.append(
+            svg.stroke(at(cut.value), top - 4, at(cut.value), bottom, svg.VERMILION, 1.5, "5 3")
+        )
     body += names
     if cut:
-        near_end = at(cut.value) > width - text_width(cut.text) / 2 - 2
+        near_end = at(cut.value) > width - svg.text_width(cut.text) / 2 - 2
         place = width if near_end else at(cut.value)
         body.append(
-            label(place, top - 8, cut.text, anchor="end" if near_end else "middle", kind="b")
+            svg.label(place, top - 8, cut.text, anchor="end" if near_end else "middle", kind="b")
         )
-    return frame(key, width, bottom + 38, title, describe(categories, series, form), body)
+    return svg.frame(key, width, bottom + 38, title, describe(categories, series, form), body)
 
 
 def _one_bar(
@@ -159,7 +145,7 @@ def _one_bar(
 ) -> list[str]:
     zero = at(0.0)
     if value is None:
-        return [label(zero + 5, y + thick / 2 + 4.2, f"{MISSING} no rows", kind="m")]
+        return [svg.label(zero + 5, y + thick / 2 + 4.2, f"{MISSING} no rows", kind="m")]
     end = at(value)
     over = cut is not None and value > cut.value + 1e-9
     text = form(value) + (" ✗" if over else "")
@@ -167,12 +153,12 @@ def _one_bar(
     reach = end if interval is None else at(interval[1] if value >= 0 else interval[0])
     x, anchor = (reach + 5, "start") if value >= 0 else (reach - 5, "end")
     # A short bar beside the limit would have the dashed line through its number.
-    if cut is not None and value >= 0 and x - 2 < at(cut.value) < x + text_width(text):
+    if cut is not None and value >= 0 and x - 2 < at(cut.value) < x + svg.text_width(text):
         x = at(cut.value) + 5
     return [
-        bar(key, fill, min(zero, end), y, abs(end - zero), thick),
+        svg.bar(key, fill, min(zero, end), y, abs(end - zero), thick),
         *whisker,
-        label(x, y + thick / 2 + 4.2, text, anchor=anchor, kind="b" if over else ""),
+        svg.label(x, y + thick / 2 + 4.2, text, anchor=anchor, kind="b" if over else ""),
     ]
 
 
@@ -183,9 +169,9 @@ def _whisker(
     cap = thick / 4
     # White below black: seen on a dark bar as on paper.
     return [
-        stroke(low, y, high, y, "#fff", 3.2),
-        stroke(low, y, high, y, INK, 1.2),
-        *(stroke(x, y - cap, x, y + cap, INK, 1.2) for x in (low, high)),
+        svg.stroke(low, y, high, y, "#fff", 3.2),
+        svg.stroke(low, y, high, y, svg.INK, 1.2),
+        *(svg.stroke(x, y - cap, x, y + cap, svg.INK, 1.2) for x in (low, high)),
     ]
 
 
@@ -195,10 +181,10 @@ def _legend(body: list[str], key: str, series: Sequence[Bars], width: float) -> 
         return 0.0
     x, y = 0.0, 2.0
     for one in series:
-        need = 24 + text_width(one.label) + 14
+        need = 24 + svg.text_width(one.label) + 14
         if x and x + need > width:
             x, y = 0.0, y + 19
-        body.append(bar(key, one.fill, x + 1, y, 16, 11))
-        body.append(label(x + 23, y + 10, one.label))
+        body.append(svg.bar(key, one.fill, x + 1, y, 16, 11))
+        body.append(svg.label(x + 23, y + 10, one.label))
         x += need
     return y + 24

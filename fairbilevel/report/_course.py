@@ -1,6 +1,7 @@
 """The sections that say how it came about: course of the run, cost, origin, limits."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from fairbilevel.report._certificate import certificate_line
@@ -31,7 +32,9 @@ def course_section(result: dict[str, Any], metrics: Sequence[dict[str, Any]]) ->
     run = track(metrics, "bilevel", "prune", "finetune")
     other = track(metrics, "baseline", after=run.x[-1] if run.x else 0.0)
     charts = _accuracy_chart(result, run, other) + _sparsity_chart(run, other)
-    histories = constraint_histories(run, lambda name: 100.0 if _in_points(name) else 1.0)
+    histories = constraint_histories(
+        run, lambda name: 100.0 if Limit(name, None, {}).in_points else 1.0
+    )
     for i, history in enumerate(histories):
         charts += _constraint_charts(f"c{i}", history, run)
     intro = (
@@ -47,10 +50,6 @@ def course_section(result: dict[str, Any], metrics: Sequence[dict[str, Any]]) ->
     if not charts:
         body = "<p>The run left no progress lines, so its course cannot be drawn.</p>"
     return section("course", "The course of the run", body)
-
-
-def _in_points(name: str) -> bool:
-    return Limit(name, None, {}).in_points
 
 
 def _scaled(points: list[Point]) -> list[Point]:
@@ -70,25 +69,19 @@ def _accuracy_chart(result: dict[str, Any], run: Track, other: Track) -> str:
         Line(BASELINE, _scaled(other.series(accuracy)), 4),
         Line("Grad. magn., worst", _scaled(other.series(worst)), 5),
     ]
-    lines = [line for line in found if line.points]
-    if not lines:
-        return ""
     dense = number(result, "dense", "tune", "accuracy")
-    reference = None if dense is None else Reference(100 * dense, "Dense")
-
-    def draw(key: str, width: float) -> str:
-        return line_chart(
-            key,
-            width,
-            title="Accuracy on tune over the work done",
-            lines=lines,
-            form=lambda v: percent(v / 100),
-            y_axis="accuracy on tune, %",
-            phases=run.phases,
-            reference=reference,
-        )
-
+    draw = partial(
+        line_chart,
+        title="Accuracy on tune over the work done",
+        lines=[line for line in found if line.points],
+        form=lambda v: percent(v / 100),
+        y_axis="accuracy on tune, %",
+        phases=run.phases,
+        reference=None if dense is None else Reference(100 * dense, "Dense"),
+    )
     text = "All rows and the worst group; the dense model for comparison."
+    if not any(line.points for line in found):
+        return ""
     return figure("accuracy-over-time", "Accuracy over time", text, draw)
 
 
@@ -97,22 +90,17 @@ def _sparsity_chart(run: Track, other: Track) -> str:
         Line("Pruned", _scaled(run.series(lambda line: number(line, "sparsity"))), 0),
         Line(BASELINE, _scaled(other.series(lambda line: number(line, "sparsity"))), 4),
     ]
-    lines = [line for line in found if line.points]
-    if not lines:
+    draw = partial(
+        line_chart,
+        title="Sparsity over the work done",
+        lines=[line for line in found if line.points],
+        form=lambda v: percent(v / 100),
+        y_axis="removed, % of what may be pruned",
+        phases=run.phases,
+        y_domain=(0, 100),
+    )
+    if not any(line.points for line in found):
         return ""
-
-    def draw(key: str, width: float) -> str:
-        return line_chart(
-            key,
-            width,
-            title="Sparsity over the work done",
-            lines=lines,
-            form=lambda v: percent(v / 100),
-            y_axis="removed, % of what may be pruned",
-            phases=run.phases,
-            y_domain=(0, 100),
-        )
-
     return figure("sparsity-over-time", "Sparsity over time", "Share that is removed.", draw)
 
 
@@ -123,10 +111,13 @@ def _constraint_charts(key: str, history: ConstraintHistory, run: Track) -> str:
     def form(value: float) -> str:
         return points(value / 100, signed=True) if limit.in_points else plain(value, signed=True)
 
-    def draw_violations(place: str, width: float) -> str:
-        return line_chart(
-            place,
-            width,
+    more = ""
+    if history.labels > MOST_LINES:
+        more = f" {MOST_LINES} of {count(history.labels)}: largest multipliers."
+    charts = ""
+    if history.violations:
+        draw = partial(
+            line_chart,
             title=f"{limit.title}: violations over the work done",
             lines=history.violations,
             form=form,
@@ -134,36 +125,19 @@ def _constraint_charts(key: str, history: ConstraintHistory, run: Track) -> str:
             phases=run.phases,
             reference=Reference(0.0, "Limit"),
         )
-
-    def draw_multipliers(place: str, width: float) -> str:
-        return line_chart(
-            place,
-            width,
+        text = f"Above zero: not met.{more}"
+        charts += figure(f"{key}-violations", f"{limit.title}: violations", text, draw)
+    if history.multipliers:
+        draw = partial(
+            line_chart,
             title=f"{limit.title}: multipliers over the work done",
             lines=history.multipliers,
             form=plain,
             y_axis="multiplier",
             phases=run.phases,
         )
-
-    more = ""
-    if history.labels > MOST_LINES:
-        more = f" {MOST_LINES} of {count(history.labels)}: largest multipliers."
-    charts = ""
-    if history.violations:
-        charts += figure(
-            f"{key}-violations",
-            f"{limit.title}: violations",
-            f"Above zero: not met.{more}",
-            draw_violations,
-        )
-    if history.multipliers:
-        charts += figure(
-            f"{key}-multipliers",
-            f"{limit.title}: multipliers",
-            f"Weight given to the limit.{more}",
-            draw_multipliers,
-        )
+        text = f"Weight given to the limit.{more}"
+        charts += figure(f"{key}-multipliers", f"{limit.title}: multipliers", text, draw)
     return charts
 
 
@@ -180,11 +154,12 @@ def cost_section(result: dict[str, Any]) -> str:
         f'<div class="slim">{table(["Work", "Gradient evaluations"], body)}</div>' if body else ""
     )
     memory = number(result, "cost", "peak_memory_mb")
+    whole, compiling = (number(result, "cost", key) for key in ("seconds", "compile_seconds"))
     times = facts(
         (
             ("The pruned network keeps", _left(result)),
-            ("Wall time", _known(number(result, "cost", "seconds"))),
-            ("of which compiling", _known(number(result, "cost", "compile_seconds"))),
+            ("Wall time", duration(whole) if whole is not None else ""),
+            ("of which compiling", duration(compiling) if compiling is not None else ""),
             ("Peak memory", f"{count(memory)} MB" if memory is not None else ""),
         )
     )
@@ -199,10 +174,6 @@ def _left(result: dict[str, Any]) -> str:
         if kept is not None and dense:
             said.append(f"{count(kept)} of {count(dense)} {noun} ({percent(kept / dense)})")
     return ", ".join(said)
-
-
-def _known(seconds: float | None) -> str:
-    return "" if seconds is None else duration(seconds)
 
 
 def origin_section(config: dict[str, Any], result: dict[str, Any]) -> str:

@@ -6,24 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fairbilevel.report._svg import (
-    GRID,
-    INK,
-    LINE_STYLES,
-    MUTED,
-    frame,
-    label,
-    mark,
-    shorten,
-    stroke,
-    text_width,
-    ticks,
-)
+from fairbilevel.report import _svg as svg
 
-_STYLE = (
-    "<style>text{font:12px system-ui,sans-serif;fill:#1a1f24}.b{font-weight:600}"
-    ".m{fill:#56606a}</style>"
-)
 _PANEL, _GAP, _ROW, _TOP = 300.0, 30.0, 15.0, 64.0
 
 
@@ -52,37 +36,29 @@ def forest_svg(
     """
     methods = list(dict.fromkeys(str(line["method"]) for line in lines))
     sparsities = sorted({line["sparsity"] for line in lines})
-    gutter = min(max((text_width(m) for m in methods), default=0) + 16, 220)
+    gutter = min(max((svg.text_width(m) for m in methods), default=0) + 16, 220)
     band = _ROW * len(sparsities) + 9
     bottom = _TOP + band * len(methods)
     width = gutter + len(panels) * (_PANEL + _GAP)
-    body = [label(0, 16, title, kind="b")]
+    body = [svg.label(0, 16, title, kind="b")]
     x = 0.0
     for i, sparsity in enumerate(sparsities):
-        color, _, shape = LINE_STYLES[i % len(LINE_STYLES)]
+        color, _, shape = svg.LINE_STYLES[i % len(svg.LINE_STYLES)]
         text = f"{100 * sparsity:g} % removed"
-        body += [mark(shape, x + 6, 34, color, 4.5), label(x + 16, 38, text)]
-        x += 36 + text_width(text)
+        body += [svg.mark(shape, x + 6, 34, color, 4.5), svg.label(x + 16, 38, text)]
+        x += 36 + svg.text_width(text)
     for row, method in enumerate(methods):
         y = _TOP + band * row
-        body.append(stroke(0, y, width - _GAP, y))
-        body.append(
-            label(
-                gutter - 10,
-                y + band / 2 + 4,
-                shorten(method, gutter - 12),
-                anchor="end",
-                full=method,
-            )
-        )
+        body.append(svg.stroke(0, y, width - _GAP, y))
+        name = svg.shorten(method, gutter - 12)
+        body.append(svg.label(gutter - 10, y + band / 2 + 4, name, anchor="end", full=method))
     for i, panel in enumerate(panels):
         left = gutter + i * (_PANEL + _GAP)
         body += _draw(panel, lines, methods, sparsities, left, band, bottom)
-    body.append(label(0, bottom + 44, note, kind="m"))
+    body.append(svg.label(0, bottom + 44, note, kind="m"))
     desc = f"{len(methods)} methods at {len(sparsities)} sparsities; all values stand in the table."
-    svg = frame("comparison", max(width, text_width(note)), bottom + 54, title, desc, body)
-    svg = svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
-    return svg.replace("</desc>", f"</desc>{_STYLE}", 1)
+    width = max(width, svg.text_width(note))
+    return svg.standalone(svg.frame("comparison", width, bottom + 54, title, desc, body))
 
 
 def _draw(
@@ -108,25 +84,27 @@ def _draw(
     # A whisker from two repetitions can be endless: it is cut, the means are always seen.
     low = max(min([0.0, *means, *ends]), min([0.0, *means]) - 1.5 * reach)
     high = min(max([0.0, *means, *ends]), max([0.0, *means]) + 1.5 * reach)
-    marks = ticks(low, high, 4)
+    marks = svg.ticks(low, high, 4)
     low, high = marks[0], marks[-1]
 
     def at(value: float) -> float:
         return left + (min(max(value, low), high) - low) / (high - low) * _PANEL
 
-    body = [label(left, _TOP - 10, panel.title, kind="b")]
+    body = [svg.label(left, _TOP - 10, panel.title, kind="b")]
     for tick in marks:
-        body.append(stroke(at(tick), _TOP, at(tick), bottom, MUTED if tick == 0 else GRID))
-        body.append(label(at(tick), bottom + 16, f"{tick:g}", anchor="middle", kind="m"))
+        body.append(
+            svg.stroke(at(tick), _TOP, at(tick), bottom, svg.MUTED if tick == 0 else svg.GRID)
+        )
+        body.append(svg.label(at(tick), bottom + 16, f"{tick:g}", anchor="middle", kind="m"))
     for line in lines:
         mean = read(line, panel.mean)
         if mean is None:
             continue
         place = sparsities.index(line["sparsity"])
-        color, _, shape = LINE_STYLES[place % len(LINE_STYLES)]
+        color, _, shape = svg.LINE_STYLES[place % len(svg.LINE_STYLES)]
         y = _TOP + band * methods.index(str(line["method"])) + 5 + _ROW * (place + 0.5)
         start, end = read(line, panel.low), read(line, panel.high)
         if start is not None and end is not None:
-            body.append(stroke(at(start), y, at(end), y, INK, 1.2))
-        body.append(mark(shape, at(mean), y, color, 4.2))
+            body.append(svg.stroke(at(start), y, at(end), y, svg.INK, 1.2))
+        body.append(svg.mark(shape, at(mean), y, color, 4.2))
     return body

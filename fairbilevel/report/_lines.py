@@ -3,25 +3,12 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from fairbilevel.report import _svg as svg
 from fairbilevel.report._numbers import compact
-from fairbilevel.report._svg import (
-    GRID,
-    INK,
-    LINE_STYLES,
-    MUTED,
-    frame,
-    label,
-    mark,
-    px,
-    shorten,
-    stroke,
-    text_width,
-    ticks,
-)
 
 Point = tuple[float, float | None]
 
-MOST_LINES = len(LINE_STYLES)
+MOST_LINES = len(svg.LINE_STYLES)
 MOST_POINTS = 200
 _REFERENCE_DASH = "4 3"
 
@@ -69,30 +56,24 @@ def line_chart(
     reference: Reference | None = None,
     y_domain: tuple[float, float] | None = None,
 ) -> str:
-    """Draws the chart as an SVG string.
+    """The chart as SVG, `width` pixels wide, of at most `MOST_LINES` lines.
 
-    **Arguments:**
-
-    - `key`: unique on the page.
-    - `lines`: at most `MOST_LINES` of them.
-    - `form`: writes a value beside a name in the key.
-    - `phases`: where each phase begins, with its name.
-    - `reference`: a value to draw as a dashed horizontal line, named in the key.
-    - `y_domain`: the range of the vertical axis; by default that of the data.
+    `key` is unique on the page, `form` writes a value beside a name in the chart's key. `phases`
+    says where each phase begins; the vertical axis spans the data unless `y_domain` is given.
     """
     xs = [x for line in lines for x, _ in line.points]
     ys = [y for line in lines for _, y in line.points if y is not None]
     ys += [reference.value] if reference else []
-    y_marks = ticks(*(y_domain or (min(ys, default=0.0), max(ys, default=1.0))), 5)
+    y_marks = svg.ticks(*(y_domain or (min(ys, default=0.0), max(ys, default=1.0))), 5)
     x_end = max([*xs, 1e-9])
-    x_marks = [x for x in ticks(0.0, x_end, 4) if x <= x_end * (1 + 1e-9)]
+    x_marks = [x for x in svg.ticks(0.0, x_end, 4) if x <= x_end * (1 + 1e-9)]
 
     entries = [_Entry(one.label, one.last, one.style) for one in lines]
     entries += [_Entry(reference.text, reference.value, None)] if reference else []
     beside = width >= 420
-    side = max(text_width(entry.text(form)) for entry in entries) + 44 if entries else 0.0
+    side = max(svg.text_width(entry.text(form)) for entry in entries) + 44 if entries else 0.0
     side = min(side, 0.46 * width)
-    left = max(text_width(compact(t, y_marks[-1])) for t in y_marks) + 8
+    left = max(svg.text_width(compact(t, y_marks[-1])) for t in y_marks) + 8
     right = width - (side if beside else 8)
     top, bottom = 40.0, 250.0 if beside else 225.0
 
@@ -102,20 +83,20 @@ def line_chart(
     def at_y(y: float) -> float:
         return bottom - (y - y_marks[0]) / (y_marks[-1] - y_marks[0]) * (bottom - top)
 
-    body = [label(0, 12, y_axis, kind="m")]
+    body = [svg.label(0, 12, y_axis, kind="m")]
     for tick in y_marks:
         y, text = at_y(tick), compact(tick, y_marks[-1])
-        body.append(stroke(left, y, right, y, MUTED if tick == 0 else GRID))
-        body.append(label(left - 6, y + 4, text, anchor="end", kind="m"))
+        body.append(svg.stroke(left, y, right, y, svg.MUTED if tick == 0 else svg.GRID))
+        body.append(svg.label(left - 6, y + 4, text, anchor="end", kind="m"))
     for tick in x_marks:
         x, text = at_x(tick), compact(tick, x_end)
-        body.append(stroke(x, bottom, x, bottom + 4, MUTED))
-        body.append(label(x, bottom + 18, text, anchor="middle", kind="m"))
-    body.append(label((left + right) / 2, bottom + 35, x_axis, anchor="middle", kind="m"))
+        body.append(svg.stroke(x, bottom, x, bottom + 4, svg.MUTED))
+        body.append(svg.label(x, bottom + 18, text, anchor="middle", kind="m"))
+    body.append(svg.label((left + right) / 2, bottom + 35, x_axis, anchor="middle", kind="m"))
     body += _phases(phases, at_x, top, bottom, right)
     if reference:
         y = at_y(reference.value)
-        body.append(stroke(left, y, right, y, INK, 1.2, _REFERENCE_DASH))
+        body.append(svg.stroke(left, y, right, y, svg.INK, 1.2, _REFERENCE_DASH))
     for line in lines:
         body += _path(line, at_x, at_y)
     height = bottom + 42
@@ -127,7 +108,7 @@ def line_chart(
         side, height = width, height + 18 * len(entries) + 6
     for entry, (x, y) in zip(entries, spots, strict=True):
         body += _key(entry, form, x, y, side - 34)
-    return frame(key, width, height, title, _describe(lines, form), body)
+    return svg.frame(key, width, height, title, _describe(lines, form), body)
 
 
 @dataclass(frozen=True)
@@ -168,34 +149,31 @@ def _phases(
         x = at_x(start)
         end = at_x(phases[i + 1][0]) if i + 1 < len(phases) else right
         if i:
-            body.append(stroke(x, top - 12, x, bottom, MUTED, 1, "1 3"))
-        if end - x > text_width(name, 11) + 8:
-            body.append(label(x + 4, top - 8, name, kind="m"))
+            body.append(svg.stroke(x, top - 12, x, bottom, svg.MUTED, 1, "1 3"))
+        if end - x > svg.text_width(name, 11) + 8:
+            body.append(svg.label(x + 4, top - 8, name, kind="m"))
     return body
 
 
 def _path(line: Line, at_x: Callable[[float], float], at_y: Callable[[float], float]) -> list[str]:
-    color, dash, shape = LINE_STYLES[line.style % MOST_LINES]
+    color, dash, shape = svg.LINE_STYLES[line.style % MOST_LINES]
     places = [(at_x(x), None if y is None else at_y(y)) for x, y in thin(line.points)]
     steps, pen_down = [], False
     for x, y in places:
         if y is not None:
-            steps.append(f"{'L' if pen_down else 'M'}{px(x)} {px(y)}")
+            steps.append(f"{'L' if pen_down else 'M'}{svg.px(x)} {svg.px(y)}")
         pen_down = y is not None
     dashed = f' stroke-dasharray="{dash}"' if dash else ""
-    body = (
-        [
-            f'<path d="{"".join(steps)}" fill="none" stroke="{color}" stroke-width="1.6" '
-            f'stroke-linejoin="round"{dashed}/>'
-        ]
-        if steps
-        else []
+    path = (
+        f'<path d="{"".join(steps)}" fill="none" stroke="{color}" stroke-width="1.6" '
+        f'stroke-linejoin="round"{dashed}/>'
     )
+    body = [path] if steps else []
     known = [(x, y) for x, y in places if y is not None]
     # Marks of different lines are set off against each other, so that they do not coincide.
     every = max(len(known) // 5, 1)
     for i in range((line.style * every // MOST_LINES) % every, len(known), every):
-        body.append(mark(shape, known[i][0], known[i][1], color))
+        body.append(svg.mark(shape, known[i][0], known[i][1], color))
     return body
 
 
@@ -203,12 +181,12 @@ def _key(entry: _Entry, form: Callable[[float], str], x: float, y: float, room: 
     """A sample of the line with its mark, its name and its last value."""
     full = entry.text(form)
     value = full[len(entry.name) :].strip()
-    text = shorten(entry.name, room - text_width(f"  {value}"))
-    name = label(x + 27, y + 4, text, full=entry.name, value=value)
+    text = svg.shorten(entry.name, room - svg.text_width(f"  {value}"))
+    name = svg.label(x + 27, y + 4, text, full=entry.name, value=value)
     if entry.style is None:
-        return [stroke(x, y, x + 22, y, INK, 1.2, _REFERENCE_DASH), name]
-    color, dash, shape = LINE_STYLES[entry.style % MOST_LINES]
-    return [stroke(x, y, x + 22, y, color, 1.6, dash), mark(shape, x + 11, y, color), name]
+        return [svg.stroke(x, y, x + 22, y, svg.INK, 1.2, _REFERENCE_DASH), name]
+    color, dash, shape = svg.LINE_STYLES[entry.style % MOST_LINES]
+    return [svg.stroke(x, y, x + 22, y, color, 1.6, dash), svg.mark(shape, x + 11, y, color), name]
 
 
 def _spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:

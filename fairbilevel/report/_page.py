@@ -1,16 +1,11 @@
 """The page as a whole, and the file in the run folder."""
 
-import json
 from pathlib import Path
 from typing import Any
 
+from fairbilevel.records import read_json, read_json_lines, write_text
 from fairbilevel.report._certificate import certificate_section
-from fairbilevel.report._course import (
-    cost_section,
-    course_section,
-    limits_section,
-    origin_section,
-)
+from fairbilevel.report._course import cost_section, course_section, limits_section, origin_section
 from fairbilevel.report._numbers import dig, esc
 from fairbilevel.report._sections import (
     groups_section,
@@ -99,37 +94,17 @@ def write_report(run_dir: Path) -> Path:
         )
     config = _read_object(run_dir / "config.json") or {}
     certificate = _read_object(run_dir / "certificate.json")
-    page = render(config, result, _read_lines(run_dir / "metrics.jsonl"), certificate)
+    lines = [line for line in read_json_lines(run_dir / "metrics.jsonl") if isinstance(line, dict)]
+    page = render(config, result, lines, certificate)
     path = run_dir / "report.html"
-    partial = path.with_suffix(".html.partial")
-    partial.write_bytes(page.encode("utf-8", "replace"))
-    return partial.replace(path)
+    write_text(path, page.encode("utf-8", "replace").decode())
+    return path
 
 
 def _read_object(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} does not hold JSON ({error}); was it edited or cut?") from error
+    found = read_json(path)
     if not isinstance(found, dict):
         raise ValueError(f"{path} must hold a JSON object, it holds a {type(found).__name__}")
     return found
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects in a file of JSON lines; a last line cut short by a stop is left out."""
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    found = []
-    for i, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            found.append(json.loads(line))
-        except ValueError as error:
-            if i < len(lines):
-                raise ValueError(f"{path}, line {i}, does not hold JSON ({error})") from error
-    return [item for item in found if isinstance(item, dict)]

@@ -1,6 +1,7 @@
 """The sections that say what came out: verdict, groups, fairness on every role, layers."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from fairbilevel.report._bars import Bars, Cut, bar_chart
@@ -186,59 +187,41 @@ def _group_table(result: dict[str, Any], shown: list[GroupRow], left_out: int, t
 
 def _group_charts(result: dict[str, Any], shown: list[GroupRow], third: bool) -> str:
     names = [_name(r) for r in shown]
-    scale = 100.0
 
-    def times(values: list[float | None]) -> list[float | None]:
-        return [None if v is None else scale * v for v in values]
+    def accuracies(title: str, model: str) -> Bars:
+        values = [getattr(r, model) for r in shown]
+        sure = [r.interval(v) for r, v in zip(shown, values, strict=True)]
+        whiskers = [pair and (100 * pair[0], 100 * pair[1]) for pair in sure]
+        return Bars(title, [_times(v) for v in values], model, whiskers)
 
-    def sure(values: list[float | None]) -> list[tuple[float, float] | None]:
-        found = [r.interval(v) for r, v in zip(shown, values, strict=True)]
-        return [pair and (scale * pair[0], scale * pair[1]) for pair in found]
-
-    accuracy = [
-        Bars("Dense", times([r.dense for r in shown]), "dense", sure([r.dense for r in shown])),
-        Bars("Pruned", times([r.pruned for r in shown]), "pruned", sure([r.pruned for r in shown])),
-    ]
-    excess = [Bars("Pruned", times([r.excess for r in shown]), "pruned")]
+    accuracy = [accuracies("Dense", "dense"), accuracies("Pruned", "pruned")]
+    excess = [Bars("Pruned", [_times(r.excess) for r in shown], "pruned")]
     if third:
-        other = [r.baseline for r in shown]
-        accuracy.append(Bars(BASELINE, times(other), "baseline", sure(other)))
-        excess.append(Bars(BASELINE, times([r.baseline_excess for r in shown]), "baseline"))
-    cut = _excess_cut(limits(result))
-
-    def draw_accuracy(key: str, width: float) -> str:
-        return bar_chart(
-            key,
-            width,
-            title="Accuracy of every group on test",
-            categories=names,
-            series=accuracy,
-            form=lambda v: percent(v / scale),
-            axis="accuracy on test, %",
-            domain=(0, 100),
-            slots=len(accuracy),
-        )
-
-    def draw_excess(key: str, width: float) -> str:
-        return bar_chart(
-            key,
-            width,
-            title="Loss of accuracy beyond the average, by group, on test",
-            categories=names,
-            series=excess,
-            form=lambda v: points(v / scale, signed=True),
-            axis="points lost beyond the average",
-            cut=cut,
-            slots=len(accuracy),
-        )
-
-    left = figure("acc", "Accuracy by group", "Test rows, hardest hit group first.", draw_accuracy)
-    right = figure(
-        "excess",
-        "Loss beyond the average, by group",
-        "To the right: the group loses more than the average row.",
-        draw_excess,
+        accuracy.append(accuracies(BASELINE, "baseline"))
+        excess.append(Bars(BASELINE, [_times(r.baseline_excess) for r in shown], "baseline"))
+    draw_accuracy = partial(
+        bar_chart,
+        title="Accuracy of every group on test",
+        categories=names,
+        series=accuracy,
+        form=lambda v: percent(v / 100),
+        axis="accuracy on test, %",
+        domain=(0, 100),
+        slots=len(accuracy),
     )
+    draw_excess = partial(
+        bar_chart,
+        title="Loss of accuracy beyond the average, by group, on test",
+        categories=names,
+        series=excess,
+        form=lambda v: points(v / 100, signed=True),
+        axis="points lost beyond the average",
+        cut=_excess_cut(limits(result)),
+        slots=len(accuracy),
+    )
+    left = figure("acc", "Accuracy by group", "Test rows, hardest hit group first.", draw_accuracy)
+    text = "To the right: the group loses more than the average row."
+    right = figure("excess", "Loss beyond the average, by group", text, draw_excess)
     return f'<div class="charts">{left}{right}</div>'
 
 
@@ -320,22 +303,17 @@ def _role_charts(result: dict[str, Any]) -> str:
     domain = (min(0.0, *values), max(0.01, *values))
 
     def chart(key: str, name: str, meaning: str) -> str:
-        def draw(place: str, width: float) -> str:
-            return bar_chart(
-                place,
-                width,
-                title=f"{name} on fit, select, tune and test",
-                categories=[role.capitalize() for role in ROLES],
-                series=every[key],
-                form=lambda v: points(v / 100),
-                axis="points",
-                domain=domain,
-            )
-
-        slug = key.replace("_", "-")
-        return figure(
-            slug, name, meaning[0].upper() + meaning[1:] + ".", draw, wide=330, narrow=240
+        draw = partial(
+            bar_chart,
+            title=f"{name} on fit, select, tune and test",
+            categories=[role.capitalize() for role in ROLES],
+            series=every[key],
+            form=lambda v: points(v / 100),
+            axis="points",
+            domain=domain,
         )
+        text = meaning[0].upper() + meaning[1:] + "."
+        return figure(key.replace("_", "-"), name, text, draw, wide=330, narrow=240)
 
     charts = "".join(chart(*gap) for gap in _GAPS)
     return f'<div class="charts three">{charts}</div>'
@@ -364,28 +342,20 @@ def layers_section(result: dict[str, Any]) -> str:
         total, layers = len(layers), [layer for layer in layers if id(layer) in chosen]
         text += f" Of {total} layers the {len(layers)} most and least pruned are shown."
     shares = [100 * kept / prunable for _, kept, prunable in layers]
-
-    def form(value: float) -> str:
-        return percent(value / 100)
-
-    def draw(key: str, width: float) -> str:
-        return bar_chart(
-            key,
-            width,
-            title="Kept share per layer",
-            categories=[f"{name} ({count(kept)} of {count(size)})" for name, kept, size in layers],
-            series=[Bars("Kept", shares, "pruned")],
-            form=form,
-            axis=f"{unit}s kept, %",
-            domain=(0, max(shares)),
-        )
-
+    draw = partial(
+        bar_chart,
+        title="Kept share per layer",
+        categories=[f"{name} ({count(kept)} of {count(size)})" for name, kept, size in layers],
+        series=[Bars("Kept", shares, "pruned")],
+        form=lambda v: percent(v / 100),
+        axis=f"{unit}s kept, %",
+        domain=(0, max(shares)),
+    )
     empty = [name for name, kept, _ in layers if kept == 0]
     note = ""
     if empty:
         what = "layer is" if len(empty) == 1 else "layers are"
         note = f'<p class="note">{len(empty)} {what} empty: {esc(", ".join(empty))}.</p>'
     chart = figure("layers", "Kept share per layer", text, draw, wide=720)
-    return section(
-        "layers", "Where the network was pruned", f'<div class="lone">{chart}</div>', note
-    )
+    lone = f'<div class="lone">{chart}</div>'
+    return section("layers", "Where the network was pruned", lone, note)

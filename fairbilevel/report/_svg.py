@@ -10,7 +10,7 @@ import unicodedata
 from fairbilevel.report._numbers import esc
 
 INK, MUTED, GRID = "#1a1f24", "#56606a", "#dfe3e7"
-GREY, BLUE, ORANGE, VERMILION = "#8a9199", "#0072B2", "#E69F00", "#D55E00"
+BLUE, ORANGE, VERMILION = "#0072B2", "#E69F00", "#D55E00"
 
 LINE_STYLES: tuple[tuple[str, str, str], ...] = (
     ("#0072B2", "", "circle"),
@@ -170,3 +170,10 @@ def frame(key: str, width: float, height: float, title: str, desc: str, body: li
         + "".join(body)
         + "</svg>"
     )
+
+
+def standalone(picture: str) -> str:
+    """An SVG as a file of its own, with the style that a page would give its text."""
+    picture = picture.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    style = "text{font:12px system-ui,sans-serif;fill:#1a1f24}.b{font-weight:600}.m{fill:#56606a}"
+    return picture.replace("</desc>", f"</desc><style>{style}</style>", 1)

@@ -1,13 +1,14 @@
 """The trade-off: accuracy against the largest gap, along the run and where it ended."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
+from fairbilevel.report import _svg as svg
 from fairbilevel.report._history import track
 from fairbilevel.report._markup import figure, section
 from fairbilevel.report._numbers import number, percent, points
 from fairbilevel.report._scatter import axes
-from fairbilevel.report._svg import BLUE, INK, ORANGE, frame, label, mark, px, text_width
 from fairbilevel.report._verdict import BASELINE, diverged
 
 _GAP = "max_excess_accuracy_gap"
@@ -55,10 +56,7 @@ def _test_figure(result: dict[str, Any]) -> str:
     ends = _ends(result, "test")
     if not ends:
         return ""
-
-    def draw(key: str, width: float) -> str:
-        return _chart(key, width, "Accuracy against the largest gap on test", ends, [])
-
+    draw = partial(_chart, title="Accuracy against the largest gap on test", ends=ends, trails=[])
     return figure("tradeoff-test", "Where it ended", "Final networks, on test.", draw)
 
 
@@ -78,16 +76,17 @@ def _tune_figure(result: dict[str, Any], metrics: Sequence[dict[str, Any]]) -> s
     ends = _ends(result, "tune")
     if not trails or not ends:
         return ""
-
-    def draw(key: str, width: float) -> str:
-        title = "Accuracy against the largest gap on tune over the run"
-        return _chart(key, width, title, ends, trails)
-
+    title = "Accuracy against the largest gap on tune over the run"
+    draw = partial(_chart, title=title, ends=ends, trails=trails)
     text = "Every logged network, on tune; thicker dots are later, the large marks the final ones."
     return figure("tradeoff-tune", "How it got there", text, draw)
 
 
-_LOOK = {"Dense": (INK, "diamond"), "Pruned": (BLUE, "circle"), BASELINE: (ORANGE, "square")}
+_LOOK = {
+    "Dense": (svg.INK, "diamond"),
+    "Pruned": (svg.BLUE, "circle"),
+    BASELINE: (svg.ORANGE, "square"),
+}
 
 
 def _chart(
@@ -103,7 +102,7 @@ def _chart(
     for name, trail in trails:
         color, shape = _LOOK[name]
         path = "".join(
-            f"{'L' if i else 'M'}{px(x(gap))} {px(y(height))}"
+            f"{'L' if i else 'M'}{svg.px(x(gap))} {svg.px(y(height))}"
             for i, (gap, height) in enumerate(trail)
         )
         body.append(
@@ -111,17 +110,17 @@ def _chart(
         )
         for i, (gap, height) in enumerate(trail):
             size = 1.2 + 1.8 * (i + 1) / len(trail)
-            body.append(mark(shape, x(gap), y(height), color, size))
+            body.append(svg.mark(shape, x(gap), y(height), color, size))
     place = 0.0
     for name, (gap, height) in ends:
         color, shape = _LOOK[name]
-        body.append(mark(shape, x(gap), y(height), "#fff", 7.5))
-        body.append(mark(shape, x(gap), y(height), color, 6))
-        body.append(mark(shape, place + 7, 10, color, 5))
-        body.append(label(place + 18, 14, name))
-        place += 34 + text_width(name)
+        body.append(svg.mark(shape, x(gap), y(height), "#fff", 7.5))
+        body.append(svg.mark(shape, x(gap), y(height), color, 6))
+        body.append(svg.mark(shape, place + 7, 10, color, 5))
+        body.append(svg.label(place + 18, 14, name))
+        place += 34 + svg.text_width(name)
     desc = " ".join(
         f"{name}: accuracy {percent(height / 100)}, largest gap {points(gap / 100)} points."
         for name, (gap, height) in ends
     )
-    return frame(key, width, 330.0, title, desc, body)
+    return svg.frame(key, width, 330.0, title, desc, body)
