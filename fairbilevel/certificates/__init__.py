@@ -5,20 +5,13 @@ one again. The bounds hold for finite samples: none rests on a normal approximat
 """
 
 from fairbilevel.certificates._binomial import rate_lower, rate_upper
-from fairbilevel.certificates._certificate import Certificate, Context, verify
-from fairbilevel.certificates._certify import MIN_GROUP_ROWS, certify
+from fairbilevel.certificates._certificate import Certificate, verify
+from fairbilevel.certificates._certify import certify
 from fairbilevel.certificates._claim import FLOOR, GAPS, OF_QUANTITIES, Claim
-from fairbilevel.certificates._counts import GroupCounts, count_groups, one_row_per_unit
-from fairbilevel.certificates._judge import (
-    CERTIFIED,
-    UNDECIDED,
-    VIOLATED,
-    Finding,
-    Judgement,
-    excess_bounds,
-)
-from fairbilevel.certificates._ledger import LEDGER, read_ledger, take_look
-from fairbilevel.certificates._paired import BOUNDS, difference_lower, difference_upper
+from fairbilevel.certificates._counts import GroupCounts, one_row_per_unit
+from fairbilevel.certificates._judge import excess_bounds
+from fairbilevel.certificates._ledger import LEDGER, read_ledger
+from fairbilevel.certificates._paired import difference_lower, difference_upper
 from fairbilevel.certificates._power import (
     least_rows,
     least_scale,
@@ -30,27 +23,18 @@ from fairbilevel.certificates._samples import Paired, Quantity, Rate
 from fairbilevel.certificates._words import amount
 
 __all__ = [
-    "BOUNDS",
-    "CERTIFIED",
     "FLOOR",
     "GAPS",
     "LEDGER",
-    "MIN_GROUP_ROWS",
     "OF_QUANTITIES",
-    "UNDECIDED",
-    "VIOLATED",
     "Certificate",
     "Claim",
-    "Context",
-    "Finding",
     "GroupCounts",
-    "Judgement",
     "Paired",
     "Quantity",
     "Rate",
     "amount",
     "certify",
-    "count_groups",
     "difference_lower",
     "difference_upper",
     "excess_bounds",
@@ -63,6 +47,5 @@ __all__ = [
     "rate_upper",
     "read_ledger",
     "rows_needed",
-    "take_look",
     "verify",
 ]

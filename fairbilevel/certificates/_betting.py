@@ -31,8 +31,7 @@ def histogram(values: Float[np.ndarray, " rows"], low: float, high: float) -> tu
 
 def mean_upper(counts: tuple[int, ...], level: float) -> float:
     """Upper bound, with one-sided error ``level``, of the mean as a share of the range."""
-    values = np.arange(1, len(counts) + 1) / len(counts)
-    return _upper(tuple(counts), tuple(values.tolist()), level)
+    return _upper(tuple(counts), level)
 
 
 def mean_lower(counts: tuple[int, ...], level: float) -> float:
@@ -41,11 +40,11 @@ def mean_lower(counts: tuple[int, ...], level: float) -> float:
 
 
 @lru_cache(maxsize=1 << 12)
-def _upper(counts: tuple[int, ...], values: tuple[float, ...], level: float) -> float:
+def _upper(counts: tuple[int, ...], level: float) -> float:
     taken = np.flatnonzero(counts)
     if not taken.size:
         return 1.0
-    size, x = np.asarray(counts)[taken], np.asarray(values)[taken]
+    size, x = np.asarray(counts)[taken], (taken + 1) / len(counts)
 
     def refuted(mean: float) -> bool:
         # Per row and share: 1 - share + share * (1 - x) / (1 - mean), whose mean is 1 at most.
@@ -57,8 +56,5 @@ def _upper(counts: tuple[int, ...], values: tuple[float, ...], level: float) -> 
     low, high = 0.0, 1.0
     while high - low > _RESOLUTION:
         middle = (low + high) / 2
-        if refuted(middle):
-            high = middle
-        else:
-            low = middle
+        low, high = (low, middle) if refuted(middle) else (middle, high)
     return high

@@ -118,19 +118,10 @@ class Certificate:
     def judgement(self) -> Judgement:
         """Bounds and verdicts."""
         claim, delta = self.claim, self.claim.delta
-        if claim.gap in (gaps.EXCESS, gaps.EXCESS_TWO_SIDED):
-            two_sided = claim.gap == gaps.EXCESS_TWO_SIDED
-            return judge_excess(
-                self._paired(), self.claimed, claim.tolerance, delta, two_sided=two_sided
-            )
-        if claim.gap in gaps.OF_QUANTITIES:
-            return judge_excess(
-                self._quantities(),
-                self.claimed,
-                claim.tolerance,
-                delta,
-                two_sided=claim.gap == gaps.LOSS,
-            )
+        if claim.gap in (gaps.EXCESS, gaps.EXCESS_TWO_SIDED, *gaps.OF_QUANTITIES):
+            samples = self._quantities() if claim.gap in gaps.OF_QUANTITIES else self._paired()
+            two_sided = claim.gap in (gaps.EXCESS_TWO_SIDED, gaps.LOSS)
+            return judge_excess(samples, self.claimed, claim.tolerance, delta, two_sided=two_sided)
         if claim.gap == gaps.FLOOR:
             rates = {g.group: Rate(g.pruned_right, g.rows) for g in self.groups}
             return judge_floor(rates, self.claimed, claim.tolerance, delta)
@@ -154,25 +145,17 @@ class Certificate:
             return {None: dict(self._paired())}
         if gap == gaps.ACCURACY:
             return {None: {g.group: Rate(g.pruned_right, g.rows) for g in self.groups}}
-        cells = [
-            (
-                g.group,
-                g.rows,
-                g.positive_rows or 0,
-                g.positive_answers or 0,
-                g.negative_answers or 0,
-            )
-            for g in self.groups
-        ]
+        right: dict[str, Sample] = {}
+        wrong: dict[str, Sample] = {}
+        either: dict[str, Sample] = {}
+        for g in self.groups:
+            p, tp, fp = (g.positive_rows or 0, g.positive_answers or 0, g.negative_answers or 0)
+            right[g.group], wrong[g.group] = Rate(tp, p), Rate(fp, g.rows - p)
+            either[g.group] = Rate(tp + fp, g.rows)
         if gap == gaps.PARITY:
-            return {None: {name: Rate(tp + fp, n) for name, n, _, tp, fp in cells}}
+            return {None: either}
         label = str(self.claim.positive)
-        layers: dict[str | None, dict[str, Sample]] = {
-            label: {name: Rate(tp, p) for name, _, p, tp, _ in cells}
-        }
-        if gap == gaps.ODDS:
-            layers[f"not {label}"] = {name: Rate(fp, n - p) for name, n, p, _, fp in cells}
-        return layers
+        return {label: right, f"not {label}": wrong} if gap == gaps.ODDS else {label: right}
 
     @property
     def verdict(self) -> str:
@@ -248,28 +231,14 @@ class Certificate:
         rows = sum(g.rows for g in self.groups)
         lost, won = sum(g.lost for g in self.groups), sum(g.won for g in self.groups)
         everybody = Paired(lost, won, rows, "simple")
-        found: dict[str, Any] = {
-            "rows": rows,
-            "accuracy_lost": {
-                "estimate": everybody.estimate,
-                "low": everybody.lower(delta / 2),
-                "high": everybody.upper(delta / 2),
-            },
-        }
+        found: dict[str, Any] = {"rows": rows, "accuracy_lost": _interval(everybody, delta / 2)}
         for model in ("dense", "pruned"):
             right = {g.group: getattr(g, f"{model}_right") for g in self.groups}
             rates = {g.group: Rate(right[g.group], g.rows) for g in self.groups}
             level = delta / (2 * len(rates))
             found[f"{model}_accuracy"] = {
                 "estimate": sum(right.values()) / rows,
-                "groups": {
-                    name: {
-                        "estimate": rate.estimate,
-                        "low": rate.lower(level),
-                        "high": rate.upper(level),
-                    }
-                    for name, rate in rates.items()
-                },
+                "groups": {name: _interval(rate, level) for name, rate in rates.items()},
             }
             apart = {name: (r.lower(delta / 2), r.upper(delta / 2)) for name, r in rates.items()}
             pairs = [(g, h) for g in self.claimed for h in self.claimed if g != h]
@@ -342,6 +311,11 @@ class Certificate:
         except TypeError as error:
             raise ValueError(f"the certificate is malformed: {error}") from None
         return Certificate(claim, tuple(map(GroupCounts.from_json, values["counts"])), context)
+
+
+def _interval(sample: Sample, level: float) -> dict[str, float | None]:
+    low, high = sample.lower(level), sample.upper(level)
+    return {"estimate": sample.estimate, "low": low, "high": high}
 
 
 def verify(path: str | Path) -> tuple[Certificate, list[str]]:

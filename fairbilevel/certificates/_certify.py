@@ -116,7 +116,10 @@ def certify(
         raise ValueError("there are no rows to certify from")
     if "ids" in columns and len(np.unique(columns["ids"])) < len(labels):
         raise ValueError("ids occur more than once: every row needs its own")
-    labels, dense, pruned = _alike(labels, columns["dense_pred"], columns["pruned_pred"])
+    dense, pruned = columns["dense_pred"], columns["pruned_pred"]
+    text = [c.dtype.kind == "U" for c in (labels, dense, pruned)]
+    if any(text) and not all(text):
+        raise ValueError("y, dense_pred and pruned_pred must all be numbers or all be text")
     index, names = _groups(columns["group"], groups)
     if gap not in gaps.OF_ANSWERS:
         positive = None
@@ -149,15 +152,8 @@ def certify(
     amounts = None
     if gap in gaps.OF_QUANTITIES and upper is not None:
         amounts = (columns["quantity"].astype(np.float64), float(upper))
-    counts = count_groups(
-        dense == labels,
-        pruned == labels,
-        index,
-        names,
-        counted,
-        positive=is_positive,
-        quantity=amounts,
-    )
+    right = dense == labels, pruned == labels
+    counts = count_groups(*right, index, names, counted, positive=is_positive, quantity=amounts)
 
     def claim(number: int) -> Claim:
         return Claim(
@@ -209,14 +205,6 @@ def _column(name: str, values: Any) -> np.ndarray:
     if missing:
         raise ValueError(f"{name} is missing in {missing} of {len(found)} rows")
     return found.astype(str) if found.dtype.kind in "OSU" else found
-
-
-def _alike(*columns: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Labels and predictions in one type, so that they can be compared."""
-    text = [c.dtype.kind == "U" for c in columns]
-    if any(text) and not all(text):
-        raise ValueError("y, dense_pred and pruned_pred must all be numbers or all be text")
-    return columns
 
 
 def _like(labels: np.ndarray, value: Any) -> Any:

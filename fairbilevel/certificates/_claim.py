@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from fairbilevel import _options
 from fairbilevel.certificates._paired import BOUNDS
 
 EXCESS, EXCESS_TWO_SIDED = "excess-accuracy-gap", "absolute-excess-accuracy-gap"
@@ -55,18 +55,11 @@ class Claim:
     quantity: str = "loss"
 
     def __post_init__(self) -> None:
-        if self.gap not in GAPS:
-            near = difflib.get_close_matches(self.gap, GAPS, 1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ValueError(f"unknown gap {self.gap!r}: {hint}choose from {', '.join(GAPS)}")
+        _options.one_of("gap", self.gap, GAPS)
+        _options.one_of("bound", self.bound, BOUNDS)
         if not 0.5 <= self.confidence < 1:
             raise ValueError(f"confidence must lie in [0.5, 1), got {self.confidence}")
-        if self.bound not in BOUNDS:
-            raise ValueError(f"unknown bound {self.bound!r}: choose from {', '.join(BOUNDS)}")
-        if self.look < 1 or self.candidates < 1:
-            raise ValueError(
-                f"look and candidates must be at least 1, got {self.look} and {self.candidates}"
-            )
+        _options.at_least(self, 1, "look", "candidates")
         if self.only_look and self.look != 1:
             raise ValueError(f"the only look at rows cannot be look {self.look}")
         most = math.inf if self.gap in OF_QUANTITIES else 1.0

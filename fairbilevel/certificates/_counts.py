@@ -114,14 +114,8 @@ def count_groups(
 ) -> tuple[GroupCounts, ...]:
     """Count rows by group.
 
-    Args:
-        dense_right: where the dense model is right.
-        pruned_right: where the pruned model is right.
-        group: index of each row's group.
-        names: of the groups.
-        claimed: groups that the claim speaks of.
-        positive: which rows are of the positive class, and which the pruned model calls positive.
-        quantity: a value a row, and the largest value possible.
+    ``positive`` says which rows are of the positive class and which the pruned model calls so,
+    ``quantity`` holds a value a row and the largest value possible.
     """
     found = []
     for g, name in enumerate(names):
@@ -136,18 +130,9 @@ def count_groups(
         if quantity is not None:
             more["quantity"] = histogram(quantity[0][own], 0.0, quantity[1])
             more["quantity_total"] = float(quantity[0][own].sum())
-        found.append(
-            GroupCounts(
-                str(name),
-                bool(claimed[g]),
-                int(own.sum()),
-                int(dense.sum()),
-                int(pruned.sum()),
-                int((dense & ~pruned).sum()),
-                int((pruned & ~dense).sum()),
-                **more,
-            )
-        )
+        masks = (own, dense, pruned, dense & ~pruned, pruned & ~dense)
+        counts: Any = (int(mask.sum()) for mask in masks)
+        found.append(GroupCounts(str(name), bool(claimed[g]), *counts, **more))
     return tuple(found)
 
 

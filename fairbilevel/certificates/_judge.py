@@ -86,12 +86,7 @@ def judge_excess(
 ) -> Judgement:
     """How much more a group loses than the average; two-sided, its absolute value.
 
-    Args:
-        samples: of every group, those outside the claim too: they are part of the average.
-        claimed: groups that the claim speaks of.
-        tolerance: the bound to certify.
-        delta: error of the claim.
-        two_sided: whether a group that loses less counts as well.
+    ``samples`` are of every group, those outside the claim too: they are part of the average.
     """
     total = sum(s.rows for s in samples.values())
     groups, sides = len(claimed), 2 if two_sided else 1
@@ -112,18 +107,10 @@ def judge_excess(
         if not two_sided:
             low, high = excess_bounds(own, rest, share, delta / (2 * groups))
         known = own.estimate is not None and rest.estimate is not None
+        estimate = (1 - share) * (own.estimate - rest.estimate) if known else None
+        verdict = _verdict(reach(delta / groups) <= tolerance, breach)
         findings.append(
-            Finding(
-                name,
-                None,
-                own.rows,
-                share,
-                (1 - share) * (own.estimate - rest.estimate) if known else None,
-                reach(delta),
-                low,
-                high,
-                _verdict(reach(delta / groups) <= tolerance, breach),
-            )
+            Finding(name, None, own.rows, share, estimate, reach(delta), low, high, verdict)
         )
     worst = max(f.bound for f in findings if f.bound is not None)
     return Judgement(_verdict(worst <= tolerance, violated), worst, tuple(findings))
@@ -146,15 +133,10 @@ def judge_spread(
     for label, layer in layers.items():
         parts = {g: layer[g] for g in claimed}
         empty |= any(not s.rows for s in parts.values())
-        half = {g: (s.lower(delta / 2), s.upper(delta / 2)) for g, s in parts.items()}
-        own = {
-            g: (s.lower(delta / (2 * len(claimed))), s.upper(delta / (2 * len(claimed))))
-            for g, s in parts.items()
-        }
-        all_ = {
-            g: (s.lower(delta / (2 * cells)), s.upper(delta / (2 * cells)))
-            for g, s in parts.items()
-        }
+        half, own, all_ = (
+            {g: (s.lower(level), s.upper(level)) for g, s in parts.items()}
+            for level in (delta / 2, delta / (2 * len(claimed)), delta / (2 * cells))
+        )
         worst = max([worst, *(_apart(half, g) for g in claimed)])
         violated |= (
             max(low for low, _ in all_.values()) - min(h for _, h in all_.values()) > tolerance
@@ -166,17 +148,10 @@ def judge_spread(
                 if h != g
             )
             complete = all(s.rows for s in parts.values())
+            verdict = _verdict(complete and _apart(own, g) <= tolerance, breach)
+            share = sample.rows / max(total[label], 1)
             findings.append(
-                Finding(
-                    g,
-                    label,
-                    sample.rows,
-                    sample.rows / max(total[label], 1),
-                    sample.estimate,
-                    None,
-                    *all_[g],
-                    _verdict(complete and _apart(own, g) <= tolerance, breach),
-                )
+                Finding(g, label, sample.rows, share, sample.estimate, None, *all_[g], verdict)
             )
     certified = not empty and worst <= tolerance
     return Judgement(_verdict(certified, violated), None if empty else worst, tuple(findings))
@@ -199,18 +174,11 @@ def judge_floor(
         sample = samples[name]
         breach = sample.upper(delta / groups) < floor
         violated |= breach
+        verdict = _verdict(sample.lower(delta / groups) >= floor, breach)
+        share, bound, level = sample.rows / total, sample.lower(delta), delta / (2 * groups)
+        ends = sample.lower(level), sample.upper(level)
         findings.append(
-            Finding(
-                name,
-                None,
-                sample.rows,
-                sample.rows / total,
-                sample.estimate,
-                sample.lower(delta),
-                sample.lower(delta / (2 * groups)),
-                sample.upper(delta / (2 * groups)),
-                _verdict(sample.lower(delta / groups) >= floor, breach),
-            )
+            Finding(name, None, sample.rows, share, sample.estimate, bound, *ends, verdict)
         )
     worst = min(f.bound for f in findings if f.bound is not None)
     return Judgement(_verdict(worst >= floor, violated), worst, tuple(findings))

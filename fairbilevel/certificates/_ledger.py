@@ -62,14 +62,10 @@ class Look:
     def from_json(values: dict[str, Any]) -> Look:
         """The inverse of ``to_json``."""
         raw = zlib.decompress(base64.b64decode(values["fingerprints"], validate=True))
-        return Look(
-            int(values["look"]),
-            int(values["candidates"]),
-            bool(values["only_look"]),
-            str(values["terms"]),
-            tuple(map(str, values["questions"])),
-            np.frombuffer(raw, "<u8").astype(np.uint64),
-        )
+        numbers = int(values["look"]), int(values["candidates"]), bool(values["only_look"])
+        questions = tuple(map(str, values["questions"]))
+        rows = np.frombuffer(raw, "<u8").astype(np.uint64)
+        return Look(*numbers, str(values["terms"]), questions, rows)
 
 
 def digest(value: Any) -> str:
@@ -125,8 +121,7 @@ def take_look(
             looks[k] = Look(look.look, candidates, only_look, shared, questions, rows)
             _write(path, looks)
             return look.look
-    closed = [k for k in before if looks[k].only_look]
-    if closed:
+    if any(looks[k].only_look for k in before):
         raise ValueError(
             f"these rows were certified once with --only-look, which closed them ({path}): take "
             "new rows"

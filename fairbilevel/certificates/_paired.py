@@ -85,10 +85,7 @@ def _sharp(b: int, c: int, n: int, level: float) -> float:
     high = min(high, q)
     while high - low > 1.01 * resolution:
         middle = (low + high) / 2
-        if _rejected(middle, t, n, q, left):
-            high = middle
-        else:
-            low = middle
+        low, high = (low, middle) if _rejected(middle, t, n, q, left) else (middle, high)
     return high
 
 

@@ -11,9 +11,6 @@ from fairbilevel.certificates._judge import CERTIFIED, VIOLATED, Finding
 
 _MOST_NAMES = 12
 
-CONDITIONAL = "conditional: valid only if the dense model never saw these rows"
-NOT_COVERED = "Not covered: other data, later drift, errors in group labels."
-
 
 def names(items: Sequence[str]) -> str:
     """Names for a sentence; a long list is cut."""
@@ -74,19 +71,9 @@ def sentences(
     small: Sequence[str],
     conditional: bool,
 ) -> tuple[str, ...]:
-    """The certificate in sentences, the smallest tolerance first.
+    """The certificate in sentences, the smallest tolerance that is certified first.
 
-    Args:
-        claim: what was asked.
-        verdict: certified, violated or undecided.
-        smallest: smallest tolerance that is certified.
-        findings: of the groups.
-        data: name of the rows' source.
-        rows: how many rows or persons.
-        kind: ``rows`` or ``persons``.
-        dense: hash of the dense model.
-        small: groups outside the claim.
-        conditional: whether nobody said what the dense model was trained on.
+    ``rows`` counts rows or persons, as ``kind`` says; ``small`` are the groups outside the claim.
     """
     relative = ""
     if claim.gap in gaps.BESIDE_DENSE:
@@ -116,9 +103,8 @@ def sentences(
     if small:
         out.append(f"Too small to say: {names(small)}.")
     if conditional:
-        out.append(f"{CONDITIONAL[:1].upper()}{CONDITIONAL[1:]}.")
-    out.append(NOT_COVERED)
-    return tuple(out)
+        out.append("Conditional: valid only if the dense model never saw these rows.")
+    return (*out, "Not covered: other data, later drift, errors in group labels.")
 
 
 def _cell(finding: Finding) -> str:
