@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 import fairbilevel as fb
-from fairbilevel import fairness, masks
+from fairbilevel import fairness, masks, report
 from fairbilevel._trees import flatten_named
 from fairbilevel.masks import removed, uniform_removed
 
@@ -142,9 +142,9 @@ def test_every_way_to_solve(case, tiny_problem, dense, base):
             assert "not_finite" not in record["hypergradient"]
     # The dense reference is what was given, to the bit.
     jax.tree.map(np.testing.assert_array_equal, solution.reference.network.params, dense.params)
-    report = solution.evaluate("test")
-    assert 0 <= report["performance"]["accuracy"] <= 1
-    assert len(report["violations"]) == len(constraints)
+    seen = solution.evaluate("test")
+    assert 0 <= seen["performance"]["accuracy"] <= 1
+    assert len(seen["violations"]) == len(constraints)
     phases = [r["phase"] for r in solution.history]
     # Dear outer steps make fewer stages: of the 14 gradients of conjugate gradients 13 are taken on
     # three quarters of a batch and one on a quarter, so that half of 120 evaluations pay for five.
@@ -314,6 +314,29 @@ def test_sparsities_that_cut_the_network(tiny_problem, dense):
             learning_rate=0.0, **QUICK,
         )  # fmt: skip
     assert "\n" not in str(caught.value)
+
+
+def test_a_network_of_constant_answers_is_called_that(tiny_problem, dense, tmp_path):
+    """Its logits depend on the input, so the masks did not cut it; its answer does not."""
+    problem = tiny_problem(fairness.ExcessAccuracyGap(0.5))
+    params = jax.tree.map(lambda p: 1e-2 * p, dense.params)
+    params["classifier"]["bias"] = jnp.array([0.0, 5.0, 0.0])
+    network = fb.Network(params, {})
+    solution = fb.solve(
+        problem, "magnitude", dense=network, sparsity=0.2, learning_rate=0.0, steps=20,
+        batch_size=16,
+    )  # fmt: skip
+    assert solution.constant_answer == "y"
+    assert "answers 'y' whatever it is shown" in solution.warnings[0]
+    fb.save_run(solution, tmp_path / "run")
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["constant_answer"] == "y"
+    words = report.verdict(result)
+    assert words.startswith("The pruned model answers “y” for every row")
+    assert "limit is met" not in words
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "answers “y” for every row" in page
+    assert fb.solve(problem, "magnitude", dense=dense, steps=20).constant_answer is None
 
 
 @pytest.mark.parametrize(

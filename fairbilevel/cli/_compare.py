@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+
+from fairbilevel.cli._show import plain, say, table
 
 DEFAULTS = {
     "methods": "gradual-magnitude,magnitude,snip,bilevel",
@@ -39,7 +41,7 @@ not used, and --out names the folder to write, or to go on with.
 def compare(config: Any, options: dict[str, str], console: Console) -> int:
     """Run it and print the table."""
     from fairbilevel import comparison
-    from fairbilevel.cli._parse import plain, shares
+    from fairbilevel.cli._parse import shares
 
     methods = comparison.split_methods(options["methods"])
     default = comparison.REFERENCE if comparison.REFERENCE in methods else (*methods, "")[0]
@@ -55,17 +57,15 @@ def compare(config: Any, options: dict[str, str], console: Console) -> int:
     folder = Path(config.out) if config.out is not None else Path("runs/comparison")
     processes = _whole(options, "processes") or os.cpu_count() or 1
 
-    def say(line: str) -> None:
-        console.print(line, highlight=False, markup=False)
-
-    summary = comparison.run_comparison(design, folder, processes=processes, progress=say)
-    table = Table(box=None, pad_edge=False)
-    columns = ("method", "sparsity", "accuracy", "less ref.", "excess gap", "spread", "less ref.")
-    for i, column in enumerate((*columns, "p", "gradients")):
-        table.add_column(column, justify="right" if i else "left")
+    summary = comparison.run_comparison(
+        design, folder, processes=processes, progress=partial(say, console)
+    )
+    columns = ("sparsity", "accuracy", "less ref.", "excess gap", "spread", "less ref.")
+    shown = table(["method"], [*columns, "p", "gradients"])
     for line in summary["lines"]:
-        table.add_row(
-            plain(line["method"]) + (" (failed)" if line["failed"] else ""),
+        shown.add_row(
+            plain(line["method"])
+            + (" (failed)" if line["failed"] else " (one answer)" if line["constant"] else ""),
             f"{line['sparsity']:g}",
             _number(line["test_accuracy"], 100),
             _number(line.get("accuracy_difference_mean"), 100, "+"),
@@ -76,7 +76,7 @@ def compare(config: Any, options: dict[str, str], console: Console) -> int:
             _number(line["gradient_evaluations"], 1, digits=0),
         )
     console.print()
-    console.print(table, highlight=False)
+    console.print(shown, highlight=False)
     enough = "" if summary["claims"] else " Fewer than ten repetitions describe and claim nothing."
     console.print(
         f"On test, {summary['repetitions']} repetitions: accuracy in per cent; excess gap "
@@ -86,7 +86,7 @@ def compare(config: Any, options: dict[str, str], console: Console) -> int:
         f"{enough}",
         highlight=False,
     )
-    console.print(f"\ntables: {folder / 'table.md'}", highlight=False, soft_wrap=True)
+    say(console, f"\ntables: {folder / 'table.md'}")
     return 0
 
 

@@ -124,7 +124,7 @@ def _dense_line(records: list[Record], inside: list[Rows]) -> dict[str, Any]:
         )
     line["gradient_evaluations"] = _mean([r["dense_gradient_evaluations"] for r in records])
     line["seconds"] = _mean([r["dense_seconds"] for r in records])
-    line["failed"] = 0
+    line["failed"] = line["constant"] = 0
     return line
 
 
@@ -152,6 +152,7 @@ def _means(records: list[Record], key: str) -> dict[str, Any]:
     for name in ("gradient_evaluations", "seconds"):
         out[name] = _mean([r[name] for r in runs])
     out["failed"] = sum("failed" in r for r in runs)
+    out["constant"] = sum(r.get("constant_answer") is not None for r in runs)
     return out
 
 

@@ -121,9 +121,8 @@ def markdown(summary: dict[str, Any], command: str) -> str:
     for line in summary["lines"]:
         accuracy = " | ".join(_points(line.get(f"{role}_accuracy")) for role in ROLES)
         gap = " | ".join(_points(line.get(f"{role}_max_excess_gap")) for role in ROLES)
-        failed = f" ({line['failed']} failed)" if line["failed"] else ""
         out.append(
-            f"| {line['method']}{failed} | {100 * line['sparsity']:g} % | {accuracy} | {gap} | "
+            f"| {line['method']}{_marks(line)} | {100 * line['sparsity']:g} % | {accuracy} | {gap} | "
             f"{_points(line.get('test_worst_group'))} | {_points(line.get('parameters_kept'))} | "
             f"{_points(line.get('multiply_adds_kept'))} | {_whole(line['gradient_evaluations'])} | "
             f"{_whole(line['seconds'])} |"
@@ -185,7 +184,22 @@ def _opening(summary: dict[str, Any]) -> str:
             f" {failed} runs failed and stay in the means: a diverged one with its last finite "
             "network, one whose masks cut the network as a constant answer."
         )
+    constant = sum(line["constant"] for line in summary["lines"])
+    if constant:
+        text += (
+            f" {constant} runs ended with networks that give every row the same answer: what they "
+            "keep is the share of that answer, and no gap of theirs says anything of fairness."
+        )
     return text
+
+
+def _marks(line: dict[str, Any]) -> str:
+    """What befell a line's runs, behind the method's name."""
+    told = [
+        f"{line['failed']} failed" if line["failed"] else "",
+        f"{line['constant']} always one answer" if line["constant"] else "",
+    ]
+    return f" ({', '.join(filter(None, told))})" if any(told) else ""
 
 
 def _admission(summary: dict[str, Any]) -> list[str]:

@@ -45,10 +45,7 @@ _TITLES = {
     ),
     "equalized-loss": ("Equalized loss", "how far a group’s loss may lie from the average loss"),
     "equal-opportunity": ("Equal opportunity", "how far true positive rates may lie apart"),
-    "equalized-odds": (
-        "Equalized odds",
-        "how far true and false positive rates may lie apart",
-    ),
+    "equalized-odds": ("Equalized odds", "how far true and false positive rates may lie apart"),
     "demographic-parity": ("Demographic parity", "how far rates of positive answers may lie apart"),
 }
 
@@ -213,6 +210,10 @@ def _headline(result: dict[str, Any], bounds: list[Limit]) -> tuple[State, str]:
         if dig(result, "status") == "failed":
             return "diverged", "The run failed: there is no pruned model."
         return "diverged", "The run diverged: the pruned model must not be used."
+    constant = dig(result, "constant_answer")
+    if constant is not None:
+        # Whatever its gaps are, they say nothing of fairness.
+        return "missed", f"The pruned model answers “{printable(str(constant))}” for every row."
     if not bounds:
         return "none", "No fairness limit was set for this run."
     missed = sum(limit.met() is False for limit in bounds)

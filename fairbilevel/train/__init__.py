@@ -1,10 +1,8 @@
 """The one loop of every run: what is planned, the steps in it, the dense model."""
 
-from fairbilevel.train._accumulate import accumulated, swept
 from fairbilevel.train._batches import (
     STREAM_DUALS,
     STREAM_FIT,
-    STREAM_REFRESH,
     STREAM_SCORES,
     STREAM_SELECT,
     Batch,
@@ -13,13 +11,12 @@ from fairbilevel.train._batches import (
 )
 from fairbilevel.train._costs import FORWARD_COST, Costs
 from fairbilevel.train._dense import dense_start, dense_steps, time_step, train_dense
-from fairbilevel.train._divergence import RETREATS, DivergenceError, Retreats, check_finite
+from fairbilevel.train._divergence import RETREATS, DivergenceError
 from fairbilevel.train._feasibility import INFEASIBLE, Feasibility, Reached, Watch
 from fairbilevel.train._feed import Feed
 from fairbilevel.train._method import BudgetKind, Granularity, Method, MethodRun, recalibration
-from fairbilevel.train._optimizers import SCORE_RULES, SGD, scale_by_global_rms, sgd
+from fairbilevel.train._optimizers import SCORE_RULES, SGD, sgd
 from fairbilevel.train._plan import (
-    RECALIBRATION_BATCHES,
     Phase,
     Plan,
     affordable,
@@ -29,15 +26,12 @@ from fairbilevel.train._plan import (
     learning_rates,
     stages,
 )
-from fairbilevel.train._recalibrate import recalibrated, settled_statistics
 from fairbilevel.train._report import (
     Best,
     Callback,
     Noise,
-    Report,
     TuneRecord,
     rollback_warnings,
-    tune_record,
 )
 from fairbilevel.train._run import Rules, RunState, StagedRun
 from fairbilevel.train._solution import Solution
@@ -56,13 +50,11 @@ from fairbilevel.train._stretch import (
 __all__ = [
     "FORWARD_COST",
     "INFEASIBLE",
-    "RECALIBRATION_BATCHES",
     "RETREATS",
     "SCORE_RULES",
     "SGD",
     "STREAM_DUALS",
     "STREAM_FIT",
-    "STREAM_REFRESH",
     "STREAM_SCORES",
     "STREAM_SELECT",
     "Batch",
@@ -81,8 +73,6 @@ __all__ = [
     "Phase",
     "Plan",
     "Reached",
-    "Report",
-    "Retreats",
     "Rules",
     "RunState",
     "Solution",
@@ -94,11 +84,9 @@ __all__ = [
     "TuneRecord",
     "Watch",
     "WeightState",
-    "accumulated",
     "affordable",
     "all_finite",
     "at",
-    "check_finite",
     "costs",
     "dense_start",
     "dense_steps",
@@ -109,20 +97,15 @@ __all__ = [
     "learning_rates",
     "masked",
     "maybe_dual_step",
-    "recalibrated",
     "recalibration",
     "repeated",
     "rollback_warnings",
-    "scale_by_global_rms",
     "scaled",
-    "settled_statistics",
     "sgd",
     "stages",
     "stream_rows",
     "stretch",
-    "swept",
     "time_step",
     "train_dense",
-    "tune_record",
     "weight_stretch",
 ]

@@ -320,7 +320,8 @@ class StagedRun(ABC):
         run = stretch(
             phase.rates[part] * self.retreats.scale, measures, self.length, self.retreats.scale
         )
-        batches = self.take(phase.rows, STREAM_FIT, len(measures), self.batch_size, self.length)
+        size, length = self.batch_size, self.length
+        batches = self.feed.take(phase.rows, STREAM_FIT, len(measures), size, length=length)
         weights, z, log = weight_stretch(
             self.steps,
             state.weights,
@@ -366,17 +367,13 @@ class StagedRun(ABC):
         with self.costs.timed():
             return _begun(self.rules.optimizer, *arguments, placement=place, costs=self.costs)
 
-    def take(self, rows: Any, stream: int, batches: int, size: int, length: int) -> Batch:
-        """The next batches of a stream, filled up to a program's length."""
-        return self.feed.take(rows, stream, batches, size, length=length)
-
     def dual_batches(self, count: int) -> Batch:
         """The next ``count`` batches that move multipliers, booked; any where none do."""
         rows = self.phase.dual_rows
         if rows is None or not count:
             return self._nothing
         self.costs.gradient_evaluations += FORWARD_COST * count
-        return self.take(rows, STREAM_DUALS, count, self.batch_size, self.dual_length)
+        return self.feed.take(rows, STREAM_DUALS, count, self.batch_size, length=self.dual_length)
 
     def _copied(self, tree: Any) -> Any:
         return copied(tree, self.problem.placement)

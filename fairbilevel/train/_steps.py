@@ -198,7 +198,7 @@ class Steps:
 
         Differentiable with respect to ``z``, which is all that any method asks for. Where the
         problem accumulates, the rows are taken in micro-batches one after the other
-        (``fb.train.accumulated``): the same mean, each micro-batch normalized by itself where the
+        (``accumulated``): the same mean, each micro-batch normalized by itself where the
         model has batch normalization.
         """
         parts = self.structure.accumulate
