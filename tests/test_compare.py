@@ -242,7 +242,7 @@ def fold(source):
 def held(source, *, tolerance="0%", sparsities=(0.5,), seed=0, **options):
     config = Config(
         data=str(source), model="mlp", width=8, dense_steps=40, steps=60, batch_size=32, seed=seed,
-        constraint=(f"accuracy-gap={tolerance}",), **options,
+        constraint=(f"excess-accuracy-gap={tolerance}",), **options,
     )  # fmt: skip
     return Comparison(config, ("bilevel", "ceag", "snip"), sparsities, reference="snip", folds=2)
 

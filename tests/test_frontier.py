@@ -150,12 +150,11 @@ def test_a_stop_on_the_command_line_says_how_to_go_on(tmp_path, capsys, monkeypa
     assert err.count("\n") == 1
 
 
-def test_command(tmp_path, capsys):
+def test_command(prepared, tmp_path, capsys):
     out = tmp_path / "frontier"
-    code = cli.main(
-        "frontier --sparsities 0.5,0.9 --tolerances=1%,0.05 --steps 60 --dense-steps 40 "
-        f"--model mlp --width 16 --out {out}".split()
-    )
+    words = "--sparsities 0.5,0.9 --tolerances=1%,0.05 --steps 60 --dense-steps 40 --model mlp"
+    words += f" --width 12 --batch-size 16 --buffer-size 4 --data {prepared.config.data}"
+    code = cli.main(["frontier", *words.split(), "--out", str(out)])
     assert code == 0
     assert "Nothing is certified" in capsys.readouterr().out
     with (out / "frontier.csv").open() as file:
