@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -90,10 +91,8 @@ def summarize(comparison: Comparison, folder: Path, *, permutations: int = 2000)
         "model": records[0]["model"],
         "groups": records[0]["groups"],
         "admitted": {
-            f"{sparsity:g}": _admitted(
-                inside, run_key(comparison.reference, sparsity), groups, permutations
-            )
-            for sparsity in comparison.sparsities
+            f"{s:g}": _admitted(inside, run_key(comparison.reference, s), groups, permutations)
+            for s in comparison.sparsities
         },
         "dense_floor": _dense_floor(folder),
         "lines": lines,
@@ -140,9 +139,8 @@ def _means(records: list[Record], key: str) -> dict[str, Any]:
             ("max_excess_gap", "max_excess_accuracy_gap"),
         ):
             out[f"{role}_{short}"] = _mean([r[role]["gaps"][name] for r in runs])
-        losses = [
-            [v for v in r[role].get("excess_loss", {}).values() if v is not None] for r in runs
-        ]
+        each = [r[role].get("excess_loss", {}).values() for r in runs]
+        losses = [[v for v in values if v is not None] for values in each]
         out[f"{role}_excess_loss_range"] = _mean([max(v) - min(v) if v else None for v in losses])
     out["achieved"] = _mean([r.get("sparsity", {}).get("achieved") for r in runs])
     for name in ("parameters", "multiply_adds"):
@@ -196,18 +194,11 @@ def _rates(rows: list[Rows], key: str, classes: list[str]) -> dict[str, Any]:
         answer = np.where(correct, label, 1 - label).astype(np.int32)
         nothing = np.zeros(len(label), np.float32)
         outcomes = Outcomes(correct, r["test/dense"], nothing, nothing, label, answer)
-        wanted = [
-            fairness.DemographicParity(0.0),
-            fairness.EqualOpportunity(0.0),
-            fairness.EqualizedOdds(0.0),
-        ]
-        counted = r["counted"]
-        names = [str(i) for i in range(len(counted))]
-        for constraint, seen in zip(
-            wanted,
-            fairness.measure(wanted, outcomes, r["test/group"], names, counted, 2),
-            strict=True,
-        ):
+        kinds = (fairness.DemographicParity, fairness.EqualOpportunity, fairness.EqualizedOdds)
+        wanted = [kind(0.0) for kind in kinds]
+        names = [str(i) for i in range(len(r["counted"]))]
+        seen_of = fairness.measure(wanted, outcomes, r["test/group"], names, r["counted"], 2)
+        for constraint, seen in zip(wanted, seen_of, strict=True):
             found.setdefault(constraint.name.replace("-", "_"), []).append(seen.value)
     return {f"test_{name}": _mean(values) for name, values in found.items()}
 
@@ -225,26 +216,16 @@ def _differences(
     train = float(np.mean([r["roles"]["fit"] + r["roles"]["select"] for r in records]))
     accuracy = np.array([np.mean(r[f"test/{key}"]) - np.mean(r[f"test/{reference}"]) for r in rows])
 
-    def spread(r: Rows, which: str) -> float:
-        return noise_free_spread(r["test/dense"], r[f"test/{which}"], r["test/group"], groups)
+    def less(measure: Callable[..., Any]) -> np.ndarray:
+        def of(r: Rows, which: str) -> Any:
+            return measure(r["test/dense"], r[f"test/{which}"], r["test/group"], groups)
 
-    spreads = np.array([spread(r, key) - spread(r, reference) for r in inside])
-    largest = np.array(
-        [
-            np.nanmax(excess_gaps(r["test/dense"], r[f"test/{key}"], r["test/group"], groups))
-            - np.nanmax(
-                excess_gaps(r["test/dense"], r[f"test/{reference}"], r["test/group"], groups)
-            )
-            for r in inside
-        ]
-    )
-    boot = bootstrap_differences(
-        [
-            (r["test/dense"], r[f"test/{key}"], r[f"test/{reference}"], r["test/group"])
-            for r in inside
-        ],
-        groups,
-    )
+        return np.array([of(r, key) - of(r, reference) for r in inside])
+
+    spreads = less(noise_free_spread)
+    largest = less(lambda *rows: np.nanmax(excess_gaps(*rows)))
+    columns = [f"test/{name}" for name in ("dense", key, reference, "group")]
+    boot = bootstrap_differences([[r[name] for name in columns] for r in inside], groups)
     out: dict[str, Any] = {}
     for name, values in (("accuracy", accuracy), ("spread", spreads), ("max_excess_gap", largest)):
         found = corrected_t(values, int(test), int(train))

@@ -16,16 +16,7 @@ ALPHA = 0.05
 
 
 def write_tables(summary: dict[str, Any], folder: Path, command: str) -> str:
-    """Write ``table.csv``, ``table.md``, ``comparison.svg`` and ``summary.json``.
-
-    Args:
-        summary: of ``summarize``.
-        folder: of the comparison.
-        command: as typed.
-
-    Returns:
-        The markdown.
-    """
+    """Write ``table.csv``, ``table.md`` (returned too), ``comparison.svg`` and ``summary.json``."""
     lines = [_flat(line) for line in summary["lines"]]
     stream = io.StringIO()
     fields = list(dict.fromkeys(key for line in lines for key in line))
@@ -36,16 +27,8 @@ def write_tables(summary: dict[str, Any], folder: Path, command: str) -> str:
     text = markdown(summary, command)
     write_text(folder / "table.md", text)
     write_text(folder / "comparison.svg", picture(summary))
-    write_json(
-        folder / "summary.json",
-        {
-            "schema_version": SCHEMA_VERSION,
-            "command": command,
-            "versions": versions(),
-            "machine": machine(),
-            **summary,
-        },
-    )
+    made_by = {"command": command, "versions": versions(), "machine": machine()}
+    write_json(folder / "summary.json", {"schema_version": SCHEMA_VERSION, **made_by, **summary})
     return text
 
 
@@ -64,21 +47,14 @@ def _flat(line: dict[str, Any]) -> dict[str, Any]:
 def picture(summary: dict[str, Any]) -> str:
     """Accuracy and spread beside the reference, and how large the worst gap is."""
     lines = [line for line in summary["lines"] if line["method"] != "dense"]
+
+    def beside(title: str, name: str, scale: float) -> report.Panel:
+        mean, low, high = (f"{name}_difference_{end}" for end in ("mean", "low", "high"))
+        return report.Panel(title, mean, low, high, scale)
+
     panels = [
-        report.Panel(
-            "Accuracy less the reference's (points)",
-            "accuracy_difference_mean",
-            "accuracy_difference_low",
-            "accuracy_difference_high",
-            100.0,
-        ),
-        report.Panel(
-            "Spread less the reference's (points²)",
-            "spread_difference_mean",
-            "spread_difference_low",
-            "spread_difference_high",
-            1e4,
-        ),
+        beside("Accuracy less the reference's (points)", "accuracy", 100.0),
+        beside("Spread less the reference's (points²)", "spread", 1e4),
         report.Panel("Worst group, cross-fitted (points)", "cross_fitted_worst", "", "", 100.0),
     ]
     return report.forest_svg(
@@ -122,9 +98,10 @@ def markdown(summary: dict[str, Any], command: str) -> str:
         accuracy = " | ".join(_points(line.get(f"{role}_accuracy")) for role in ROLES)
         gap = " | ".join(_points(line.get(f"{role}_max_excess_gap")) for role in ROLES)
         out.append(
-            f"| {line['method']}{_marks(line)} | {100 * line['sparsity']:g} % | {accuracy} | {gap} | "
-            f"{_points(line.get('test_worst_group'))} | {_points(line.get('parameters_kept'))} | "
-            f"{_points(line.get('multiply_adds_kept'))} | {_whole(line['gradient_evaluations'])} | "
+            f"| {line['method']}{_marks(line)} | {100 * line['sparsity']:g} % | {accuracy} | "
+            f"{gap} | {_points(line.get('test_worst_group'))} | "
+            f"{_points(line.get('parameters_kept'))} | {_points(line.get('multiply_adds_kept'))} | "
+            f"{_whole(line['gradient_evaluations'])} | "
             f"{_whole(line['seconds'])} |"
         )
     out += ["", *_noise(summary)]
