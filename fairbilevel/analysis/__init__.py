@@ -5,7 +5,7 @@ every group's excess loss beside what the dense network foretold (Tran et al. 20
 is the part that needs the dense network alone, `loss_line` and `loss_plane` walk between solutions.
 """
 
-from fairbilevel.analysis._correlation import Correlation, correlate
+from fairbilevel.analysis._correlation import correlate
 from fairbilevel.analysis._curvature import TWENTY, Lanczos
 from fairbilevel.analysis._impact import DisparateImpact, GroupImpact, disparate_impact
 from fairbilevel.analysis._loss import boundary_closeness, cross_entropy
@@ -15,7 +15,6 @@ from fairbilevel.analysis._surface import LossLine, LossPlane, loss_line, loss_p
 
 __all__ = [
     "TWENTY",
-    "Correlation",
     "DisparateImpact",
     "GroupImpact",
     "GroupedRows",

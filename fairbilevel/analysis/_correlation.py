@@ -45,27 +45,19 @@ class Correlation:
         strength = abs(self.pearson)
         size = "strong" if strength >= 0.7 else "moderate" if strength >= 0.4 else "weak"
         sense = "larger" if self.pearson > 0 else "smaller"
-        few = (
-            "; so few groups show a tendency and prove nothing"
-            if self.groups < 10
-            else "; groups are not independent draws"
-        )
+        where = self.of[:1].lower() + self.of[1:]
+        few = "; groups are not independent draws"
+        if self.groups < 10:
+            few = "; so few groups show a tendency and prove nothing"
         return (
             f"{self.of} and {self.with_}: {size} correlation, {self.with_} is {sense} where "
-            f"{_lower(self.of)} is large (Pearson {self.pearson:+.2f}, p {self.pearson_p:.2g}; "
+            f"{where} is large (Pearson {self.pearson:+.2f}, p {self.pearson_p:.2g}; "
             f"Spearman {self.spearman:+.2f}), over {self.groups} groups{few}."
         )
 
 
-def _lower(text: str) -> str:
-    return text[:1].lower() + text[1:]
-
-
 def correlate(
-    of: str,
-    a: Float[np.ndarray, " groups"],
-    with_: str,
-    b: Float[np.ndarray, " groups"],
+    of: str, a: Float[np.ndarray, " groups"], with_: str, b: Float[np.ndarray, " groups"]
 ) -> Correlation:
     """Pearson's and Spearman's correlation over the groups where both are finite."""
     both = np.isfinite(a) & np.isfinite(b)
@@ -74,15 +66,8 @@ def correlate(
     if len(a) < 3 or min(_variation(a), _variation(b)) < 1e-9:
         return Correlation(of, with_, len(a), None, None, None, None)
     pearson, spearman = stats.pearsonr(a, b), stats.spearmanr(a, b)
-    return Correlation(
-        of,
-        with_,
-        len(a),
-        float(pearson.statistic),
-        float(pearson.pvalue),
-        float(spearman.statistic),
-        float(spearman.pvalue),
-    )
+    found = [float(v) for test in (pearson, spearman) for v in (test.statistic, test.pvalue)]
+    return Correlation(of, with_, len(a), *found)
 
 
 def _variation(values: np.ndarray) -> float:

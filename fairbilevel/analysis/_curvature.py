@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Float
 from matfree import decomp
 from scipy.linalg import eigh_tridiagonal
@@ -77,8 +78,7 @@ class Lanczos:
         algorithm = decomp.tridiag_sym(size, materialize=False, custom_vjp=False)
         found = algorithm(product, jax.tree.unflatten(structure, normals))
         diagonal, off = found.J_small
-        squares = [jnp.sum(leaf**2) for leaf in jax.tree.leaves(found.residual)]
-        return diagonal, off, jnp.sqrt(jnp.asarray(sum(squares)))
+        return diagonal, off, optax.tree.norm(found.residual)
 
     @staticmethod
     def largest(
@@ -125,7 +125,7 @@ def _gradient_norm(
         return jax.grad(lambda p: total_loss(apply, loss, p, x, y, weight))(params)
 
     gradient = stream(quantity, stored, start, stop, batch_size)
-    return jnp.sqrt(_dot(gradient, gradient))
+    return optax.tree.norm(gradient)
 
 
 @partial(jax.jit, static_argnames=("loss", "batch_size", "lanczos"))
@@ -141,9 +141,7 @@ def _tridiagonal(
     lanczos: Lanczos,
 ) -> tuple[Array, Array, Array]:
     def product(vector: Any) -> Any:
-        return hessian_product(
-            apply, loss, params, vector, stored, start, stop, batch_size
-        )[1]  # fmt: skip
+        return hessian_product(apply, loss, params, vector, stored, start, stop, batch_size)[1]
 
     return lanczos.decompose(product, params)
 
@@ -160,15 +158,9 @@ def _second_order(
     loss: Loss,
     batch_size: int,
 ) -> Array:
-    gradient, product = hessian_product(
-        apply, loss, params, step, stored, start, stop, batch_size
-    )  # fmt: skip
-    return _dot(gradient, step) + _dot(product, step) / 2
-
-
-def _dot(a: Any, b: Any) -> Array:
-    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    return jnp.asarray(sum(jnp.sum(u * v) for u, v in pairs))
+    at = (stored, start, stop, batch_size)
+    gradient, product = hessian_product(apply, loss, params, step, *at)
+    return optax.tree.vdot(gradient, step) + optax.tree.vdot(product, step) / 2
 
 
 def gradient_norms(
@@ -176,37 +168,24 @@ def gradient_norms(
 ) -> Float[np.ndarray, " groups"]:
     """``||grad L_g||`` of every group's mean loss over all parameters; NaN without rows."""
     run = partial(_gradient_norm, portable(apply), params, loss=loss, batch_size=rows.batch_size)
-    return _spread(rows, rows.each_group(run))
+    return rows.means(run)
 
 
 def largest_eigenvalues(
     apply: Apply, loss: Loss, params: Any, rows: GroupedRows, lanczos: Lanczos
 ) -> tuple[Float[np.ndarray, " groups"], Float[np.ndarray, " groups"]]:
     """``lambda_max(H_g)`` of every group's mean loss, and how far each may be off."""
-    run = partial(
-        _tridiagonal,
-        portable(apply),
-        params,
-        loss=loss,
-        batch_size=rows.batch_size,
-        lanczos=lanczos,
-    )
+    fixed = {"loss": loss, "batch_size": rows.batch_size, "lanczos": lanczos}
+    run = partial(_tridiagonal, portable(apply), params, **fixed)
     found = {g: lanczos.largest(*parts) for g, parts in rows.each_group(run).items()}
-    values = _spread(rows, {g: value for g, (value, _) in found.items()})
-    return values, _spread(rows, {g: error for g, (_, error) in found.items()})
+    values = rows.spread({g: value for g, (value, _) in found.items()})
+    return values, rows.spread({g: error for g, (_, error) in found.items()})
 
 
 def second_order(
     apply: Apply, loss: Loss, params: Any, step: Any, rows: GroupedRows
 ) -> Float[np.ndarray, " groups"]:
     """``grad L_g . d + 1/2 d . H_g d`` of every group: exact where the loss is quadratic."""
-    run = partial(_second_order, portable(apply), params, step, loss=loss,
-                  batch_size=rows.batch_size)  # fmt: skip
-    return _spread(rows, rows.each_group(run))
-
-
-def _spread(rows: GroupedRows, found: dict[int, Any]) -> Float[np.ndarray, " groups"]:
-    values = np.full(len(rows.groups), np.nan)
-    for g, value in found.items():
-        values[g] = float(value)
-    return values
+    fixed = {"loss": loss, "batch_size": rows.batch_size}
+    run = partial(_second_order, portable(apply), params, step, **fixed)
+    return rows.means(run)

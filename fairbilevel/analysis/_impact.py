@@ -10,7 +10,6 @@ in evaluation mode with the dense network's normalization statistics on both sid
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Float
 
 from fairbilevel.analysis._correlation import Correlation, correlate
@@ -125,8 +125,7 @@ class DisparateImpact:
     @property
     def correlations(self) -> tuple[Correlation, ...]:
         """Of each property of the dense network with excess loss, own statistics if given."""
-        own = self.own_excess_loss
-        excess = self.excess_loss if own is None else own
+        excess = self.excess_loss if self.own_excess_loss is None else self.own_excess_loss
         return tuple(
             correlate(words, getattr(self.sensitivity, name), "excess loss", excess)
             for name, words in PROPERTIES.items()
@@ -134,28 +133,31 @@ class DisparateImpact:
 
     def table(self) -> list[GroupImpact]:
         """One line a group."""
-        dense, own, own_excess = self.sensitivity, self.own_pruned_loss, self.own_excess_loss
-
-        def at(values: np.ndarray | None, g: int) -> float | None:
-            return None if values is None else _number(values[g])
-
+        dense = self.sensitivity
+        columns = {
+            "dense_loss": dense.loss,
+            "pruned_loss": self.pruned_loss,
+            "excess_loss": self.excess_loss,
+            "dense_accuracy": dense.accuracy,
+            "pruned_accuracy": self.pruned_accuracy,
+            "gradient_norm": dense.gradient_norm,
+            "lambda_max": dense.lambda_max,
+            "lambda_error": dense.lambda_error,
+            "closeness": dense.closeness,
+            "bound": self.bound,
+            "expansion": self.expansion,
+            "own_pruned_loss": self.own_pruned_loss,
+            "own_excess_loss": self.own_excess_loss,
+        }
+        absent = np.full(len(dense.groups), np.nan)
         return [
             GroupImpact(
-                group=name,
-                rows=int(dense.size[g]),
-                dense_loss=at(dense.loss, g),
-                pruned_loss=at(self.pruned_loss, g),
-                excess_loss=at(self.excess_loss, g),
-                dense_accuracy=at(dense.accuracy, g),
-                pruned_accuracy=at(self.pruned_accuracy, g),
-                gradient_norm=at(dense.gradient_norm, g),
-                lambda_max=at(dense.lambda_max, g),
-                lambda_error=at(dense.lambda_error, g),
-                closeness=at(dense.closeness, g),
-                bound=at(self.bound, g),
-                expansion=at(self.expansion, g),
-                own_pruned_loss=at(own, g),
-                own_excess_loss=at(own_excess, g),
+                name,
+                int(dense.size[g]),
+                **{
+                    column: _number((absent if values is None else values)[g])
+                    for column, values in columns.items()
+                },
             )
             for g, name in enumerate(dense.groups)
         ]
@@ -217,7 +219,7 @@ def disparate_impact(
         known = sensitivity_of(apply, loss, dense, rows, lanczos)
     elif known.groups != rows.groups or not np.array_equal(known.size, rows.size):
         raise ValueError("the known sensitivity speaks of other groups or other rows")
-    distance = math.sqrt(sum(float(jnp.sum(leaf**2)) for leaf in jax.tree.leaves(step)))
+    distance = float(optax.tree.norm(step))
     after = outcomes(apply, loss, pruned, rows)
     own = None if own_apply is None else outcomes(own_apply, loss, pruned, rows)
     return DisparateImpact(

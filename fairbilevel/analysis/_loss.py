@@ -87,24 +87,12 @@ def outcomes(
     applied = portable(apply)
     outputs = jax.eval_shape(applied, params, rows.stored.x[:1])
     classifies = outputs.ndim == 2 and bool(jnp.issubdtype(rows.stored.y.dtype, jnp.integer))
-    found = rows.each_group(
-        lambda stored, start, stop: _outcome(
-            applied,
-            params,
-            stored,
-            start,
-            stop,
-            loss=loss,
-            batch_size=rows.batch_size,
-            classifies=classifies,
-        )
-    )
-    names = ("loss", "accuracy", "closeness")
-    means = {name: np.full(len(rows.groups), np.nan) for name in names}
-    for g, values in found.items():
-        for name, value in values.items():
-            means[name][g] = float(value)
-    return means
+    fixed = {"loss": loss, "batch_size": rows.batch_size, "classifies": classifies}
+    found = rows.each_group(partial(_outcome, applied, params, **fixed))
+    return {
+        name: rows.spread({g: values[name] for g, values in found.items() if name in values})
+        for name in ("loss", "accuracy", "closeness")
+    }
 
 
 def overall(

@@ -103,12 +103,8 @@ class GroupedRows:
         if (total[size > 0] == 0).any():
             empty = names[int(np.flatnonzero((size > 0) & (total == 0))[0])]
             raise ValueError(f"the rows of group {empty!r} all have weight 0")
-        stored = Stored(
-            jnp.asarray(x),
-            jnp.asarray(y),
-            jnp.asarray(given),
-            jnp.asarray(np.argsort(group, kind="stable")),
-        )
+        order = np.argsort(group, kind="stable")
+        stored = Stored(*(jnp.asarray(part) for part in (x, y, given, order)))
         return GroupedRows(stored, names, size, total / total.sum(), int(batch_size))
 
     def span(self, group: int) -> tuple[int, int]:
@@ -124,6 +120,17 @@ class GroupedRows:
     def each_group(self, function: Callable[[Stored, int, int], Any]) -> dict[int, Any]:
         """``function(stored, start, stop)`` of every group with rows, results on the host."""
         return {g: jax.device_get(function(self.stored, *self.span(g))) for g in self.filled}
+
+    def means(self, function: Callable[[Stored, int, int], Any]) -> Float[np.ndarray, " groups"]:
+        """A number a group, NaN for groups without rows."""
+        return self.spread(self.each_group(function))
+
+    def spread(self, found: dict[int, Any]) -> Float[np.ndarray, " groups"]:
+        """Numbers of the groups with rows among those of all groups."""
+        values = np.full(len(self.groups), np.nan)
+        for g, value in found.items():
+            values[g] = float(value)
+        return values
 
 
 def stream(
@@ -149,12 +156,12 @@ def stream(
         rows = stored.order[jnp.minimum(at, stop - 1)]
         return stored.x[rows], stored.y[rows], jnp.where(at < stop, stored.weight[rows], 0)
 
-    def body(index: Any, total: Any) -> Any:
-        return jax.tree.map(jnp.add, total, part(index))
-
     def part(index: Any) -> Any:
         x, y, weight = batch(index)
         return quantity(x, y, weight), jnp.sum(weight)
+
+    def body(index: Any, total: Any) -> Any:
+        return jax.tree.map(jnp.add, total, part(index))
 
     shapes = jax.eval_shape(lambda: part(0))
     zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)

@@ -9,12 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from fairbilevel.analysis._curvature import (
-    TWENTY,
-    Lanczos,
-    gradient_norms,
-    largest_eigenvalues,
-)
+from fairbilevel.analysis._curvature import TWENTY, Lanczos, gradient_norms, largest_eigenvalues
 from fairbilevel.analysis._loss import Apply, Loss, cross_entropy, outcomes
 from fairbilevel.analysis._rows import GroupedRows
 
@@ -95,13 +90,7 @@ def sensitivity_of(
     """``sensitivity`` of rows that are grouped already."""
     means = outcomes(apply, loss, params, rows)
     value, error = largest_eigenvalues(apply, loss, params, rows, lanczos)
+    slope = gradient_norms(apply, loss, params, rows)
     return Sensitivity(
-        rows.groups,
-        rows.size,
-        means["loss"],
-        means["accuracy"],
-        means["closeness"],
-        gradient_norms(apply, loss, params, rows),
-        value,
-        error,
+        rows.groups, rows.size, **means, gradient_norm=slope, lambda_max=value, lambda_error=error
     )

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from fairbilevel.analysis._impact import difference
-from fairbilevel.analysis._loss import Apply, Loss, cross_entropy, overall, portable
+from fairbilevel.analysis._loss import Apply, Loss, cross_entropy, overall, portable, total_loss
 from fairbilevel.analysis._rows import GroupedRows, Stored, stream
 
 EVENLY = tuple(k / 20 for k in range(21))
@@ -188,12 +188,9 @@ def loss_plane(
     low, high = solutions.min(0), solutions.max(0)
     low, high = low - margin * (high - low), high + margin * (high - low)
     u, v = (np.linspace(low[i], high[i], points) for i in (0, 1))
-    values = np.stack(
-        [
-            np.stack([_group_losses(apply, loss, a, (first, second), [p, q], rows) for p in u])
-            for q in v
-        ]
-    )
+    axes = (first, second)
+    grid = [[_group_losses(apply, loss, a, axes, [p, q], rows) for p in u] for q in v]
+    values = np.array(grid)
     return LossPlane(rows.groups, u, v, solutions, overall(values, rows), values)
 
 
@@ -217,13 +214,11 @@ def _loss_at(
         return (leaf + jnp.asarray(moved)).astype(leaf.dtype)
 
     network = jax.tree.map(move, origin, *axes)
-    return stream(
-        lambda x, y, weight: jnp.sum(weight * loss(apply(network, x), y)),
-        stored,
-        start,
-        stop,
-        batch_size,
-    )
+
+    def quantity(x: Array, y: Array, weight: Array) -> Array:
+        return total_loss(apply, loss, network, x, y, weight)
+
+    return stream(quantity, stored, start, stop, batch_size)
 
 
 def _group_losses(
@@ -234,20 +229,9 @@ def _group_losses(
     position: Sequence[float],
     rows: GroupedRows,
 ) -> Float[np.ndarray, " groups"]:
-    origin = jax.tree.map(jnp.asarray, origin)
-    run = partial(
-        _loss_at,
-        portable(apply),
-        origin,
-        axes,
-        jnp.asarray(position),
-        loss=loss,
-        batch_size=rows.batch_size,
-    )
-    values = np.full(len(rows.groups), np.nan)
-    for g, value in rows.each_group(run).items():
-        values[g] = float(value)
-    return values
+    origin, at = jax.tree.map(jnp.asarray, origin), jnp.asarray(position)
+    fixed = {"loss": loss, "batch_size": rows.batch_size}
+    return rows.means(partial(_loss_at, portable(apply), origin, axes, at, **fixed))
 
 
 def _dot(a: Any, b: Any) -> float:

@@ -13,25 +13,12 @@ import jax
 import numpy as np
 from jaxtyping import Array, Int
 
-from fairbilevel import analysis
-from fairbilevel.analysis import (
-    DisparateImpact,
-    GroupImpact,
-    Lanczos,
-    LossLine,
-    LossPlane,
-    disparate_impact,
-)
+from fairbilevel import _options, analysis
+from fairbilevel.analysis import DisparateImpact, GroupImpact, Lanczos, disparate_impact
 from fairbilevel.data import Encoder
 from fairbilevel.models import Model
 from fairbilevel.problem import REPORTED_ROLES, FairPruningProblem, Network
-from fairbilevel.records import (
-    ANALYSIS,
-    ANALYSIS_TABLE,
-    SCHEMA_VERSION,
-    write_json,
-    write_text,
-)
+from fairbilevel.records import ANALYSIS, ANALYSIS_TABLE, SCHEMA_VERSION, write_json, write_text
 from fairbilevel.run._folder import Run
 from fairbilevel.run._result import command, machine, versions
 from fairbilevel.run._roles import role_rows
@@ -91,33 +78,29 @@ def _analyze(
     evaluation: Evaluation,
     dense: Network,
     pruned: Network,
-    inputs: Any,
-    y: np.ndarray,
-    group: np.ndarray,
+    rows: tuple[Any, np.ndarray, np.ndarray],
     groups: tuple[str, ...],
-    *,
     max_rows: int | None,
     batch_size: int,
     lanczos: Lanczos,
 ) -> DisparateImpact:
-    rows = choose_rows(group, len(groups), max_rows)
-    share = np.bincount(group, minlength=len(groups)) / np.maximum(
-        np.bincount(group[rows], minlength=len(groups)), 1
-    )
+    inputs, y, group = rows
+    chosen = choose_rows(group, len(groups), max_rows)
+    looked = np.bincount(group[chosen], minlength=len(groups))
+    share = np.bincount(group, minlength=len(groups)) / np.maximum(looked, 1)
     statistics = jax.tree.leaves(dense.state)
-    own = jax.tree_util.Partial(evaluation, pruned.state) if statistics else None
     return disparate_impact(
         jax.tree_util.Partial(evaluation, dense.state),
         dense.params,
         pruned.params,
-        inputs[rows],
-        y[rows],
-        group[rows],
-        own_apply=own,
+        inputs[chosen],
+        y[chosen],
+        group[chosen],
+        own_apply=jax.tree_util.Partial(evaluation, pruned.state) if statistics else None,
         groups=groups,
         # Groups stand for as many rows as they have, however many of them were looked at.
-        weight=share[group[rows]],
-        batch_size=min(batch_size, len(rows)),
+        weight=share[group[chosen]],
+        batch_size=min(batch_size, len(chosen)),
         lanczos=lanczos,
     )
 
@@ -144,19 +127,10 @@ def analyze(
         ValueError: another role, or fewer rows than groups.
     """
     problem = solution.problem
-    rows = _rows_of(problem, role)
-    return _analyze(
-        Evaluation(problem.model, problem.encoder),
-        solution.reference.network,
-        solution.network,
-        problem.inputs[rows],
-        problem.y[rows],
-        problem.group[rows],
-        problem.groups,
-        max_rows=max_rows,
-        batch_size=batch_size,
-        lanczos=lanczos,
-    )
+    dense, pruned = solution.reference.network, solution.network
+    evaluation, rows = Evaluation(problem.model, problem.encoder), _rows_of(problem, role)
+    sizes = max_rows, batch_size, lanczos
+    return _analyze(evaluation, dense, pruned, rows, problem.groups, *sizes)
 
 
 def analyze_run(
@@ -179,18 +153,10 @@ def analyze_run(
     data = role_rows(run, role, "analyze the solution in Python with fb.analyze")
     if not len(data):
         raise ValueError(f"the run in {run.path} has no rows of role {role}")
-    return _analyze(
-        Evaluation(run.model, run.encoder),
-        run.dense,
-        run.network,
-        run.encoder.transform(data.inputs),
-        np.asarray(data.y, np.int32),
-        np.asarray(data.group, np.int32),
-        run.groups,
-        max_rows=max_rows,
-        batch_size=batch_size,
-        lanczos=lanczos,
-    )
+    inputs = run.encoder.transform(data.inputs)
+    rows = inputs, np.asarray(data.y, np.int32), np.asarray(data.group, np.int32)
+    evaluation, sizes = Evaluation(run.model, run.encoder), (max_rows, batch_size, lanczos)
+    return _analyze(evaluation, run.dense, run.network, rows, run.groups, *sizes)
 
 
 def write_analysis(
@@ -198,14 +164,7 @@ def write_analysis(
 ) -> dict[str, Any]:
     """Write ``analysis.json`` and ``analysis.csv`` into a run folder, each whole or not at all.
 
-    Args:
-        folder: the run folder.
-        impact: the analysis.
-        role: the role of its rows.
-        rows: the limit on rows, if there was one.
-
-    Returns:
-        What ``analysis.json`` holds.
+    ``rows`` is the limit on rows, if there was one. Returns what ``analysis.json`` holds.
     """
     content = {
         "schema_version": SCHEMA_VERSION,
@@ -226,7 +185,9 @@ def write_analysis(
     return content
 
 
-def solution_line(a: Solution, b: Solution, role: str = "test", **options: Any) -> LossLine:
+def solution_line(
+    a: Solution, b: Solution, role: str = "test", **options: Any
+) -> analysis.LossLine:
     """Loss between two solutions of one problem, parameters and statistics moving together.
 
     Args:
@@ -244,7 +205,7 @@ def solution_line(a: Solution, b: Solution, role: str = "test", **options: Any) 
 
 def solution_plane(
     a: Solution, b: Solution, c: Solution, role: str = "test", **options: Any
-) -> LossPlane:
+) -> analysis.LossPlane:
     """Loss over the plane through three solutions of one problem, as ``solution_line``.
 
     Distances count parameters and statistics alike.
@@ -261,26 +222,21 @@ def _point(solution: Solution) -> tuple[Any, Any]:
 def _place(solution: Solution, role: str) -> dict[str, Any]:
     """Where the loss is measured, as arguments of the analysis."""
     problem = solution.problem
-    rows = _rows_of(problem, role)
-    return {
-        "apply": Evaluation(problem.model, problem.encoder).whole,
-        "x": problem.inputs[rows],
-        "y": problem.y[rows],
-        "group": problem.group[rows],
-        "groups": problem.groups,
-    }
+    apply = Evaluation(problem.model, problem.encoder).whole
+    x, y, group = _rows_of(problem, role)
+    return {"apply": apply, "x": x, "y": y, "group": group, "groups": problem.groups}
 
 
 def _check_role(role: str) -> None:
     if role == "certify":
         raise ValueError("rows of role certify are kept for certificates: analyze another role")
-    if role not in REPORTED_ROLES:
-        raise ValueError(f"unknown role {role!r}: choose from {', '.join(REPORTED_ROLES)}")
+    _options.one_of("role", role, REPORTED_ROLES)
 
 
-def _rows_of(problem: FairPruningProblem, role: str) -> np.ndarray:
+def _rows_of(problem: FairPruningProblem, role: str) -> tuple[Any, np.ndarray, np.ndarray]:
+    """Inputs, labels and groups of a role."""
     _check_role(role)
     rows = problem.roles[role]
     if not len(rows):
         raise ValueError(f"there are no rows of role {role}")
-    return rows
+    return problem.inputs[rows], problem.y[rows], problem.group[rows]

@@ -13,7 +13,7 @@ from fairbilevel import data as fb_data
 from fairbilevel.certificates import LEDGER, Certificate
 from fairbilevel.data import Dataset
 from fairbilevel.records import MODEL, ROWS
-from fairbilevel.run._evaluate import run_options
+from fairbilevel.run._evaluate import read_like
 from fairbilevel.run._folder import Run
 from fairbilevel.run._roles import role_rows
 from fairbilevel.run._rows import read_rows
@@ -86,9 +86,7 @@ def certify_run(
 def _own_rows(run: Run) -> Dataset:
     """The rows of role certify, drawn again as the run drew them."""
     rows = role_rows(
-        run,
-        "certify",
-        "give new rows with --data, or use fb.certify on the predictions",
+        run, "certify", "give new rows with --data, or use fb.certify on the predictions"
     )
     if not len(rows):
         raise ValueError(f"the run in {run.path} set no certify rows aside: give new rows (--data)")
@@ -104,15 +102,7 @@ def _new_rows(
     run: Run, source: str, split: str | None
 ) -> tuple[Dataset, dict[str, int], list[str]]:
     """Rows of new data with label and group, none of which the run has used."""
-    options = run_options(run, split=split, unit=run.config.get("unit"))
-    read = fb_data.load(
-        source,
-        options,
-        classes=run.classes,
-        groups=run.groups,
-        merged=tuple(run.description.get("merged", ())),
-        labelled=False,
-    )
+    read = read_like(run, source, split=split, unit=run.config.get("unit"))
     used = read_rows(run.path)
     met = used.met(read)
     if met.any():
@@ -144,9 +134,8 @@ def _new_rows(
 def _units(rows: Dataset, notes: list[str]) -> tuple[np.ndarray | None, str, int]:
     """What is independent: persons where they are known, distinct images, else rows.
 
-    Returns:
-        The unit of each row, or ``None`` where every row is its own; what units are called; rows
-        whose inputs equal another's.
+    The unit of each row (``None`` where every row is its own), what units are called, and how many
+    rows have inputs that equal another's.
     """
     content, size = np.unique(rows.content, return_counts=True)
     repeated = content[size > 1]

@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from fairbilevel import data as fb_data
 from fairbilevel import fairness
-from fairbilevel.data import Options
+from fairbilevel.data import Dataset, Options, load
 from fairbilevel.records import write_text
 from fairbilevel.run._folder import Run
 
@@ -26,6 +25,18 @@ def run_options(run: Run, **changes: Any) -> Options:
     # Roles, units and row weights belong to the run's own rows; trials' subsets too.
     values |= {"role": None, "unit": None, "weight": None, "max_rows": None, **changes}
     return Options.from_json(values)
+
+
+def read_like(run: Run, source: str, **changes: Any) -> Dataset:
+    """Other data in the form of a run's own, with its classes and groups; labels may be missing."""
+    return load(
+        source,
+        run_options(run, **changes),
+        classes=run.classes,
+        groups=run.groups,
+        merged=tuple(run.description.get("merged", ())),
+        labelled=False,
+    )
 
 
 def evaluate_run(
@@ -47,11 +58,7 @@ def evaluate_run(
     Raises:
         ValueError: data of another form, labels or groups outside the run's.
     """
-    options = run_options(run, split=split)
-    merged = tuple(run.description.get("merged", ()))
-    data = fb_data.load(
-        source, options, classes=run.classes, groups=run.groups, merged=merged, labelled=False
-    )
+    data = read_like(run, source, split=split)
     dense, pruned = run.logits(data.inputs, dense=True), run.logits(data.inputs)
     scored = (data.y >= 0) & (data.group >= 0)
     y, group = data.y[scored], data.group[scored]
@@ -84,7 +91,7 @@ def evaluate_run(
 
 
 def _write_predictions(
-    path: Path, run: Run, data: fb_data.Dataset, dense: np.ndarray, pruned: np.ndarray
+    path: Path, run: Run, data: Dataset, dense: np.ndarray, pruned: np.ndarray
 ) -> None:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")

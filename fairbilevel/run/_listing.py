@@ -107,14 +107,10 @@ def _is_run(path: Path) -> bool:
 def _children(path: Path) -> list[Path]:
     try:
         with os.scandir(path) as entries:
-            names = [
-                e.name
-                for e in entries
-                if not e.name.startswith(".") and e.is_dir(follow_symlinks=False)
-            ]
+            folders = [e.name for e in entries if e.is_dir(follow_symlinks=False)]
     except OSError:
         return []
-    return [path / name for name in sorted(names)]
+    return [path / name for name in sorted(folders) if not name.startswith(".")]
 
 
 def _runs(path: Path, depth: int) -> Iterator[Path]:
@@ -140,13 +136,9 @@ def _summary(path: Path) -> RunSummary:
     if not isinstance(config, dict):
         raise RecordError(f"{path / CONFIG} holds no options")
     asked: dict[str, Any] = {
-        "data": _text(config, "data"),
-        "model": _text(config, "model"),
-        "method": _text(config, "method"),
-        "sparsity": number(config, "sparsity"),
-        "granularity": _text(config, "granularity"),
-        "date": _date(path),
+        name: _text(config, name) for name in ("data", "model", "method", "granularity")
     }
+    asked |= {"sparsity": number(config, "sparsity"), "date": _date(path)}
     if not (path / RESULT).is_file():
         where = _progress(path)
         if is_locked(path):
@@ -163,24 +155,19 @@ def _summary(path: Path) -> RunSummary:
         "model": _text(result, "model", "name") or asked["model"],
         "method": _text(result, "method") or asked["method"],
     }
-    certificate, note = None, _text(result, "diagnosis")
+    note = _text(result, "diagnosis")
     try:
-        certificate = _certificate(path)
+        known["certificate"] = _certificate(path)
     except RecordError as error:
         note = _sentence(error)
-    if status != "completed":
-        return RunSummary(str(path), status, note, **known, certificate=certificate)
-    return RunSummary(
-        str(path),
-        status,
-        note,
-        **known,
-        dense_accuracy=number(result, "dense", "test", "accuracy"),
-        accuracy=number(result, "pruned", "test", "accuracy"),
-        largest_gap=number(result, "gaps", "test", "max_excess_accuracy_gap"),
-        limits=_LIMITS.get(report.judge(result).state),
-        certificate=certificate,
-    )
+    if status == "completed":
+        known |= {
+            "dense_accuracy": number(result, "dense", "test", "accuracy"),
+            "accuracy": number(result, "pruned", "test", "accuracy"),
+            "largest_gap": number(result, "gaps", "test", "max_excess_accuracy_gap"),
+            "limits": _LIMITS.get(report.judge(result).state),
+        }
+    return RunSummary(str(path), status, note, **known)
 
 
 def _certificate(path: Path) -> str | None:

@@ -35,15 +35,10 @@ def machine(problem: FairPruningProblem | None = None) -> dict[str, Any]:
     """What the numbers were made on; of a problem's run also the precision of its training and the
     axes of the mesh of devices that shared it (``None``: one device)."""
     device = jax.devices()[0]
-    placement = getattr(problem, "placement", None)
-    of_run = (
-        {
-            "precision": problem.precision,
-            "mesh": None if placement is None else dict(placement.mesh.shape),
-        }
-        if problem is not None
-        else {}
-    )
+    of_run: dict[str, Any] = {}
+    if problem is not None:
+        mesh = None if problem.placement is None else dict(problem.placement.mesh.shape)
+        of_run = {"precision": problem.precision, "mesh": mesh}
     return {
         "platform": platform.platform(terse=True),
         "processor": platform.machine(),
@@ -114,13 +109,10 @@ def _part(summaries: dict[str, dict[str, Any]], name: str) -> dict[str, Any]:
 def _tolerance(constraint: Constraint, groups: Sequence[str]) -> dict[str, Any]:
     """One number, or ``None`` and one a group; whether it bounds from below."""
     given, floor = constraint.tolerance, constraint.floor
-    if isinstance(given, tuple):
-        return {
-            "tolerance": None,
-            "group_tolerance": dict(zip(groups, given, strict=True)),
-            "floor": floor,
-        }
-    return {"tolerance": given, "floor": floor}
+    if not isinstance(given, tuple):
+        return {"tolerance": given, "floor": floor}
+    own = dict(zip(groups, given, strict=True))
+    return {"tolerance": None, "group_tolerance": own, "floor": floor}
 
 
 def build_result(
@@ -171,10 +163,7 @@ def build_result(
         "versions": versions(),
         "machine": machine(problem),
         "data": describe_data(problem),
-        "model": {
-            "name": problem.model.name,
-            "parameters": _trees.size(reference.network.params),
-        },
+        "model": {"name": problem.model.name, "parameters": _trees.size(reference.network.params)},
         "sparsity": {
             "requested": solution.sparsity,
             **solution.budget.describe(solution.masks),
