@@ -12,10 +12,8 @@ from fairbilevel.comparison._statistics import (
     holm,
     noise_free_spread,
     permutation_floor,
-    spread_of_sums,
 )
-from fairbilevel.comparison._summary import read_repetitions, summarize
-from fairbilevel.comparison._tables import markdown, write_tables
+from fairbilevel.comparison._summary import summarize
 
 __all__ = [
     "REFERENCE",
@@ -26,16 +24,12 @@ __all__ = [
     "dense_floor",
     "excess_gaps",
     "holm",
-    "markdown",
     "noise_free_spread",
     "permutation_floor",
-    "read_repetitions",
     "run_comparison",
     "run_key",
     "run_seed",
     "split_methods",
-    "spread_of_sums",
     "start_repetition",
     "summarize",
-    "write_tables",
 ]

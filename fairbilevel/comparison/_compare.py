@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -50,8 +51,8 @@ def run_comparison(
         # A fork would take JAX's threads' locks along.
         spawn = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(processes, spawn) as pool:
-            waiting = [pool.submit(_job, comparison, str(folder), r, f) for r, f in jobs]
-            waiting.append(pool.submit(_floor_job, comparison, str(folder)))
+            waiting = [pool.submit(_job, run_repetition, comparison, folder, *job) for job in jobs]
+            waiting.append(pool.submit(_job, run_dense_floor, comparison, folder))
             for done in as_completed(waiting):
                 for line in done.result():
                     progress(line)
@@ -64,15 +65,10 @@ def run_comparison(
     return summary
 
 
-def _job(comparison: Comparison, folder: str, round_: int, fold: int) -> list[str]:
+def _job(run: Callable[..., None], comparison: Comparison, folder: Path, *job: int) -> list[str]:
+    """The lines that a run in a process of its own would print."""
     lines: list[str] = []
-    run_repetition(comparison, Path(folder), round_, fold, lines.append)
-    return lines
-
-
-def _floor_job(comparison: Comparison, folder: str) -> list[str]:
-    lines: list[str] = []
-    run_dense_floor(comparison, Path(folder), lines.append)
+    run(comparison, folder, *job, lines.append)
     return lines
 
 
@@ -98,15 +94,8 @@ def _claim(comparison: Comparison, folder: Path) -> None:
     if folder.is_dir() and any(folder.iterdir()):
         raise ValueError(f"{folder} is there already and is no comparison: choose another --out")
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(
-        path,
-        {
-            "schema_version": SCHEMA_VERSION,
-            "settings": settings,
-            "versions": versions(),
-            "machine": machine(),
-        },
-    )
+    made_by = {"versions": versions(), "machine": machine()}
+    write_json(path, {"schema_version": SCHEMA_VERSION, "settings": settings, **made_by})
 
 
 def _as_json(settings: dict[str, Any]) -> dict[str, Any]:

@@ -58,13 +58,6 @@ def run_repetition(
     The dense model is trained again from its seed where runs are missing; its outcomes must then be
     those in the files.
 
-    Args:
-        comparison: what to run.
-        folder: of the comparison.
-        round_: round of folds, from 0.
-        fold: fold of the round, from 0.
-        progress: receives a line for every run.
-
     Raises:
         ValueError: the dense model is another one than in the files (other data, versions or
             machine).
@@ -183,21 +176,25 @@ def _run(
         **solution.network_cost().to_json(),
         "warnings": list(solution.warnings),
         "constant_answer": solution.constant_answer,
-        "course": [
-            [
-                line["gradient_evaluations"],
-                line["tune"]["accuracy"],
-                line["tune"].get("max_excess_accuracy_gap"),
-            ]
-            for line in solution.history
-        ],
+        "course": [_place(line) for line in solution.history],
     }
-    outcomes = {}
-    for role in ROLES:
-        entry[role], correct = _evaluate(problem, solution.network, reference, role)
-        if role in OUTCOME_ROLES:
-            outcomes[role] = correct
-    return entry, outcomes
+    return _with_roles(entry, lambda role: _evaluate(problem, solution.network, reference, role))
+
+
+def _place(line: dict[str, Any]) -> list[Any]:
+    """Of a logged line: work done, accuracy and largest gap on tune."""
+    tune = line["tune"]
+    gap = tune.get("max_excess_accuracy_gap")
+    return [line["gradient_evaluations"], tune["accuracy"], gap]
+
+
+def _with_roles(
+    entry: dict[str, Any], evaluated: Callable[[str], tuple[dict[str, Any], np.ndarray]]
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """An entry with every role's summary, and the rows that are kept one by one."""
+    found = {role: evaluated(role) for role in ROLES}
+    entry |= {role: summary for role, (summary, _) in found.items()}
+    return entry, {role: found[role][1] for role in OUTCOME_ROLES}
 
 
 def _evaluate(
@@ -230,27 +227,21 @@ def _failed(
         "gradient_evaluations": None,
         "seconds": None,
     }
-    outcomes = {}
     if isinstance(error, DivergenceError):
-        for role in ROLES:
-            entry[role], correct = _evaluate(problem, error.last_good, reference, role)
-            if role in OUTCOME_ROLES:
-                outcomes[role] = correct
-        return entry, outcomes
+        last = error.last_good
+        return _with_roles(entry, lambda role: _evaluate(problem, last, reference, role))
     answer = np.bincount(problem.y[problem.roles["fit"]]).argmax()
-    for role in ROLES:
+
+    def constant(role: str) -> tuple[dict[str, Any], np.ndarray]:
         chosen = problem.roles[role]
         correct, group = problem.y[chosen] == answer, problem.group[chosen]
         loss = np.full(len(chosen), np.log(len(problem.data.classes)), np.float32)
-        entry[role] = {
-            "performance": fairness.performance(correct, loss, group, problem.groups),
-            "gaps": fairness.gaps(
-                reference.correct[chosen], correct, group, problem.groups, problem.counted
-            ),
-        }
-        if role in OUTCOME_ROLES:
-            outcomes[role] = correct
-    return entry, outcomes
+        dense = reference.correct[chosen]
+        gaps = fairness.gaps(dense, correct, group, problem.groups, problem.counted)
+        performance = fairness.performance(correct, loss, group, problem.groups)
+        return {"performance": performance, "gaps": gaps}, correct
+
+    return _with_roles(entry, constant)
 
 
 def run_dense_floor(comparison: Comparison, folder: Path, progress: Progress) -> None:

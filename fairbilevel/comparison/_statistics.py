@@ -36,12 +36,8 @@ def permutation_floor(
     """
     rng = np.random.default_rng(seed)
     seen = float(np.nanmax(excess_gaps(dense, pruned, group, groups)))
-    null = np.array(
-        [
-            np.nanmax(excess_gaps(dense, pruned, rng.permutation(group), groups))
-            for _ in range(permutations)
-        ]
-    )
+    permuted = (rng.permutation(group) for _ in range(permutations))
+    null = np.array([np.nanmax(excess_gaps(dense, pruned, p, groups)) for p in permuted])
     return {
         "largest": seen,
         "floor_mean": float(null.mean()),
@@ -113,11 +109,7 @@ def spread_of_sums(
 
 
 def bootstrap_differences(
-    folds: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]],
-    groups: int,
-    *,
-    seed: int = 0,
-    draws: int = 500,
+    folds: Sequence[Sequence[np.ndarray]], groups: int, *, seed: int = 0, draws: int = 500
 ) -> dict[str, tuple[float, float]]:
     """Percentile intervals of a method's difference from another, by a two-level bootstrap.
 
