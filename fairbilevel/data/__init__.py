@@ -13,10 +13,9 @@ from ._errors import DataError
 from ._fingerprints import RowFingerprints, row_fingerprints
 from ._groups import handle_small_groups
 from ._load import load
-from ._roles import FOLD_FRACTIONS, FRACTIONS, ROLES, atoms, fold_roles, role_halves, split_roles
+from ._roles import FRACTIONS, ROLES, atoms, fold_roles, role_halves, split_roles
 
 __all__ = [
-    "FOLD_FRACTIONS",
     "FRACTIONS",
     "ROLES",
     "DataError",

@@ -58,22 +58,11 @@ def from_arrays(
         raise DataError("labelled rows need y and group; give both or set labelled to False.")
     arrays = {"x": x, "y": y, "group": group, "ids": ids, "unit": unit}
     arrays |= {"weight": weight, "role": role}
-    rows = _rows(
-        {k: np.asarray(v) for k, v in arrays.items() if v is not None}, name, classes, groups
-    )
-    options = Options(
-        id=None if ids is None else "ids",
-        unit=None if unit is None else "unit",
-        weight=None if weight is None else "weight",
-        role=None if role is None else "role",
-    )
-    request = Request(
-        options,
-        None if classes is None else tuple(classes),
-        None if groups is None else tuple(groups),
-        labelled=labelled,
-    )
-    return assemble(rows, request)
+    given = {k: np.asarray(v) for k, v in arrays.items() if v is not None}
+    columns: dict[str, Any] = {"id": "ids", "unit": "unit", "weight": "weight", "role": "role"}
+    options = Options(**{k: column for k, column in columns.items() if column in given})
+    rows = _rows(given, name, classes, groups)
+    return assemble(rows, Request.of(options, classes, groups, labelled=labelled))
 
 
 class Arrays(Source):
@@ -90,8 +79,7 @@ class Arrays(Source):
 
     def read(self, location: Location, request: Request) -> Rows:
         """Read every array; pickled objects are refused."""
-        path = location.path
-        assert path is not None
+        path = location.file
         try:
             with path.open("rb") as opened:
                 arrays = read_npz(opened)

@@ -16,6 +16,7 @@ from ._attributes import (
     cross,
     is_numeric,
     natural_order,
+    one_or_not,
     parse_bins,
     refuse_many_numbers,
 )
@@ -80,9 +81,8 @@ def assemble(rows: Rows, request: Request) -> Dataset:
         )
     if request.labelled and request.classes is None and len(classes) < 2:
         raise DataError(f"{rows.name} has a single class ({listing(classes)}), nothing to learn.")
-    weight, unit, role = (
-        None if values is None else values[chosen] for values in _row_columns(rows, request, chosen)
-    )
+    columns = _row_columns(rows, request, chosen)
+    weight, unit, role = (None if values is None else values[chosen] for values in columns)
     data = Dataset(
         name=rows.name,
         inputs=rows.read(chosen),
@@ -171,9 +171,7 @@ def _target(rows: Rows, request: Request, ids: np.ndarray) -> tuple[np.ndarray, 
     if request.labelled and request.classes is None:
         return against_rest(text, options.positive, name)
     # Rows for a former run need not hold the positive value at all.
-    names = (f"not {options.positive}", options.positive)
-    picked = [None if t is None else names[t == options.positive] for t in text]
-    return np.array(picked, dtype=object), names
+    return one_or_not(text, options.positive)
 
 
 def _group_names(rows: Rows, request: Request) -> tuple[str, ...]:

@@ -96,6 +96,11 @@ def against_rest(text: np.ndarray, positive: str, name: str) -> tuple[np.ndarray
             f"positive is {positive!r}, which is no value of {name!r}"
             f"{did_you_mean(positive, present)}; its values are {listing(present)}."
         )
+    return one_or_not(text, positive)
+
+
+def one_or_not(text: np.ndarray, positive: str) -> tuple[np.ndarray, tuple[str, str]]:
+    """Text `[n]` as "V" and "not V", None where it is missing, and these names."""
     names = (f"not {positive}", positive)
     out = np.array([None if t is None else names[t == positive] for t in text], dtype=object)
     return out, names
@@ -115,13 +120,9 @@ def cross(
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Cross attributes into groups such as "White x Male".
 
-    Arguments:
-        columns: text `[n]` per attribute.
-        orders: all values of each, in their order.
-        own_missing: whether a missing value is a value named "missing"; else the group is missing.
-
-    Returns:
-        Group names `[n]`, None where missing, and the names present in their order.
+    From text `[n]` and all values in their order, per attribute, to group names `[n]` and the names
+    present in their order. A missing value is one named "missing" if it is a value of its own
+    (`own_missing`); else the group is missing, None.
     """
     rank = np.zeros((len(columns), len(columns[0])), dtype=np.int64)
     for i, (text, order) in enumerate(zip(columns, orders, strict=True)):

@@ -15,7 +15,7 @@ import pandas as pd
 
 from ._archive import FileTree, short_ids
 from ._errors import DataError
-from ._images import read_images
+from ._images import reader
 from ._source import Location, Request, Rows, Source
 
 TARGET = "Blond_Hair"
@@ -36,8 +36,7 @@ class CelebA(Source):
 
     def read(self, location: Location, request: Request) -> Rows:
         """Join images and attributes; what has only one of the two is skipped and counted."""
-        tree = location.files
-        assert tree is not None
+        tree = location.tree
         table, notes = _attribute_table(tree)
         images = tree.images()
         aligned = [n for n in images if PurePosixPath(n).parent.name == "img_align_celeba"]
@@ -67,9 +66,7 @@ class CelebA(Source):
         return Rows(
             name=f"CelebA ({tree.path.name})",
             attributes=attributes,
-            read=lambda r: read_images(
-                [files[i] for i in r], tree.read, request.options.image_size
-            ),
+            read=reader(files, tree.read, request.options.image_size),
             ids=short_ids(files),
             target=TARGET,
             group=GROUP,

@@ -88,10 +88,7 @@ class Options:
         for name in values:
             if name not in known:
                 raise DataError(f"there is no option {name!r}{did_you_mean(name, known)}.")
-        plain: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
-        }
-        return Options(**plain)
+        return Options(**values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,14 +150,13 @@ class Dataset:
     def take(self, rows: np.ndarray) -> Dataset:
         """Return the rows with these indices, in this order, with the same names."""
         rows = np.asarray(rows, dtype=np.int64)
-        inputs = (
-            self.inputs[rows] if isinstance(self.inputs, np.ndarray) else self.inputs.iloc[rows]
-        )
-        fields: dict[str, Any] = {
-            name: None if getattr(self, name) is None else getattr(self, name)[rows]
+        table = self.inputs if isinstance(self.inputs, np.ndarray) else self.inputs.iloc
+        present: dict[str, Any] = {
+            name: values[rows]
             for name in ("y", "group", "ids", "weight", "unit", "role")
+            if (values := getattr(self, name)) is not None
         }
-        return dataclasses.replace(self, inputs=inputs, **fields)
+        return dataclasses.replace(self, inputs=table[rows], **present)
 
     @cached_property
     def content(self) -> np.ndarray:

@@ -53,6 +53,6 @@ class Digits(Source):
             skipped={f"thinned: digits {' and '.join(THINNED)}": int((~keep).sum())},
             notes=[
                 f"Digits {' and '.join(THINNED)} are thinned to {THINNED_ROWS} rows each, so that "
-                "there is a disparity to mitigate; so few rows leave the certificate undecided.",
+                "there is a disparity to mitigate; so few rows leave the certificate undecided."
             ],
         )

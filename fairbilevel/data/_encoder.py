@@ -141,9 +141,8 @@ class Encoder:
         """Names of the encoded columns of a table; "x0", ... of a vector; none of an image."""
         if self.kind == "table":
             return tuple(name for c in self.columns for name in c.feature_names)
-        return (
-            tuple(f"x{i}" for i in range(self.input_shape[0])) if len(self.input_shape) == 1 else ()
-        )
+        flat = len(self.input_shape) == 1
+        return tuple(f"x{i}" for i in range(self.input_shape[0])) if flat else ()
 
     def transform(self, inputs: np.ndarray | pd.DataFrame) -> np.ndarray:
         """Encode rows.
@@ -186,14 +185,7 @@ class Encoder:
         return out
 
     def normalize(self, x: jax.Array) -> jax.Array:
-        """Standardize encoded rows on the device, inside compiled code.
-
-        Arguments:
-            x: rows as `transform` gives them.
-
-        Returns:
-            float32, of the same shape.
-        """
+        """Rows as `transform` gives them, standardized on the device: float32, of their shape."""
         return standardize(self.kind, x, self.moments)
 
     @property

@@ -10,7 +10,7 @@ import pandas as pd
 
 from ._archive import FileTree, short_ids
 from ._errors import DataError, listing
-from ._images import read_images
+from ._images import reader
 from ._source import Location, Request, Rows, Source
 from ._table import read_csv
 
@@ -29,8 +29,7 @@ class ImageFolder(Source):
 
     def read(self, location: Location, request: Request) -> Rows:
         """Read the CSV if there is one; else every image's own folder names its class."""
-        tree = location.files
-        assert tree is not None
+        tree = location.tree
         if not tree.names:
             raise DataError(f"{tree.path} holds no files.")
         tables = [n for n in tree.names if n.lower().endswith(".csv")]
@@ -60,19 +59,18 @@ def _read_csv_folder(tree: FileTree, path: str, request: Request) -> Rows:
         raise DataError(f"{path} names {names[int(repeated.argmax())]} twice; give one row each.")
     files = _resolve(tree, PurePosixPath(path).parent, names, path)
     unlisted = len(set(tree.images()) - set(files))
+    skipped = {f"image without a row in {PurePosixPath(path).name}": unlisted}
     columns = [c for c in table.columns if c != column]
     target = next((c for c in columns if c.lower() in TARGET_COLUMNS), None)
     group = next((c for c in columns if c.lower() == "group"), None)
     return Rows(
         name=f"images ({tree.path.name})",
         attributes=table[columns],
-        read=lambda r: read_images([files[i] for i in r], tree.read, request.options.image_size),
+        read=reader(files, tree.read, request.options.image_size),
         ids=names.astype(str),
         target=target,
         group=(group,) if group else (),
-        skipped={f"image without a row in {PurePosixPath(path).name}": unlisted}
-        if unlisted
-        else {},
+        skipped=skipped if unlisted else {},
     )
 
 
@@ -125,7 +123,7 @@ def _read_class_folders(tree: FileTree, request: Request) -> Rows:
     return Rows(
         name=f"images ({tree.path.name})",
         attributes=pd.DataFrame(columns, index=range(len(files))),
-        read=lambda r: read_images([files[i] for i in r], tree.read, request.options.image_size),
+        read=reader(files, tree.read, request.options.image_size),
         ids=short_ids(files),
         target="label",
         group=("label",),

@@ -18,15 +18,7 @@ _DEEP_MODES = ("I", "F")
 
 
 def decode_image(data: bytes, name: str, size: int | None = None) -> np.ndarray:
-    """Decode one image file.
-
-    Arguments:
-        data: the bytes of the file.
-        name: for messages.
-        size: resize to this many pixels on both sides, or None.
-
-    Returns:
-        uint8 `[h, w, 1]` for a grey image and `[h, w, 3]` for any other.
+    """Decode one image file to uint8, `[h, w, 1]` if it is grey and `[h, w, 3]` else.
 
     Raises:
         DataError: no image, a truncated one, one of more than 8 bits or of an absurd size.
@@ -66,13 +58,8 @@ def read_images(
 ) -> np.ndarray:
     """Decode files into one array, on a few threads (decoding runs outside Python's lock).
 
-    Arguments:
-        names: file names, in the order of the rows.
-        read: file name -> bytes.
-        size: resize to this many pixels on both sides; without it all must be of one size.
-
-    Returns:
-        uint8 `[n, h, w, c]`; one channel if every image is grey, else three.
+    uint8 `[n, h, w, c]`, one channel if every image is grey, else three; resized to `size` pixels
+    on both sides if one is given.
 
     Raises:
         DataError: a file that cannot be decoded, or sizes that differ.
@@ -83,6 +70,13 @@ def read_images(
     with ThreadPoolExecutor(workers) as pool:
         decoded = pool.map(lambda n: decode_image(read(n), n, size), names)
         return stack_images(decoded, names)
+
+
+def reader(
+    files: Sequence[str], read: Callable[[str], bytes], size: int | None
+) -> Callable[[np.ndarray], np.ndarray]:
+    """From row numbers to the images of these rows."""
+    return lambda rows: read_images([files[i] for i in rows], read, size)
 
 
 def stack_images(images: Iterable[np.ndarray], names: Sequence[str]) -> np.ndarray:

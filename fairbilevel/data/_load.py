@@ -53,13 +53,7 @@ def load(
         raise DataError(
             f"{location.text!r} {what}{did_you_mean(location.text, known)}; give one of: {forms}."
         )
-    request = Request(
-        options,
-        None if classes is None else tuple(classes),
-        None if groups is None else tuple(groups),
-        tuple(merged),
-        labelled,
-    )
+    request = Request.of(options, classes, groups, merged, labelled)
     rows = reader.read(location, request)
     if options.exclude_feature and not reader.has_features:
         raise DataError("exclude_feature is for tables; images and arrays have no named columns.")

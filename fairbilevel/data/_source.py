@@ -6,7 +6,7 @@ To add a source, write one file with one `Source` and name it in `_registry.py`.
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -41,6 +41,18 @@ class Location:
             return None
         return open_tree(path)
 
+    @property
+    def file(self) -> Path:
+        """The path, of a source that said yes to it."""
+        assert self.path is not None
+        return self.path
+
+    @property
+    def tree(self) -> FileTree:
+        """The files, of a source that said yes to them."""
+        assert self.files is not None
+        return self.files
+
 
 @dataclass(frozen=True)
 class Request:
@@ -51,6 +63,18 @@ class Request:
     groups: tuple[str, ...] | None = None
     merged: tuple[str, ...] = ()
     labelled: bool = True
+
+    @staticmethod
+    def of(
+        options: Options,
+        classes: Sequence[str] | None,
+        groups: Sequence[str] | None,
+        merged: Sequence[str] = (),
+        labelled: bool = True,
+    ) -> Request:
+        """With names in any sequence."""
+        names = [None if given is None else tuple(given) for given in (classes, groups)]
+        return Request(options, names[0], names[1], tuple(merged), labelled)
 
 
 @dataclass

@@ -35,21 +35,18 @@ class Table(Source):
 
     def read(self, location: Location, request: Request) -> Rows:
         """Read all columns; those that are not target, weight, unit, role or id are features."""
-        path = location.path
-        assert path is not None
+        path = location.file
         table = _read_parquet(path) if path.suffix.lower() in _PARQUET else _read_csv_file(path)
         options = request.options
         columns = list(table.columns)
-        if options.target is None and request.labelled:
-            raise DataError(
-                f"{path.name} needs the column to predict (target); "
-                f"its columns are {listing(columns)}."
-            )
-        if not options.group and request.labelled:
-            raise DataError(
-                f"{path.name} needs the column or columns that make the groups (group); "
-                f"its columns are {listing(columns)}."
-            )
+        for given, what in (
+            (options.target, "column to predict (target)"),
+            (options.group, "column or columns that make the groups (group)"),
+        ):
+            if not given and request.labelled:
+                raise DataError(
+                    f"{path.name} needs the {what}; its columns are {listing(columns)}."
+                )
         for name in options.exclude_feature:
             if name not in columns and request.labelled:
                 raise DataError(
@@ -74,11 +71,7 @@ class Table(Source):
 
 
 def read_csv(source: Any, name: str) -> pd.DataFrame:
-    """Read a CSV with a header row; `?`, empty and `NA` fields are missing.
-
-    Arguments:
-        source: text buffer.
-        name: for messages.
+    """Read a CSV with a header row from a text buffer; `?`, empty and `NA` fields are missing.
 
     Raises:
         DataError: no header, a repeated column, rows of the wrong length, no rows.

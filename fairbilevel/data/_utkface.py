@@ -14,7 +14,7 @@ import pandas as pd
 
 from ._archive import short_ids
 from ._errors import DataError
-from ._images import read_images
+from ._images import reader
 from ._source import Location, Request, Rows, Source
 
 GENDERS = ("Male", "Female")
@@ -38,8 +38,7 @@ class UTKFace(Source):
 
     def read(self, location: Location, request: Request) -> Rows:
         """Read attributes from the names; names that lack a field are skipped and counted."""
-        tree = location.files
-        assert tree is not None
+        tree = location.tree
         images = tree.images()
         found = [(n, _NAME.fullmatch(PurePosixPath(n).name)) for n in images]
         rows = [(n, m) for n, m in found if m is not None]
@@ -47,27 +46,23 @@ class UTKFace(Source):
         age, gender, race = (np.array([int(m[i]) for _, m in rows]) for i in (1, 2, 3))
         if (age > 130).any():
             raise DataError(f"{files[int(age.argmax())]} gives an age of {age.max()}; rename it.")
-        skipped = {}
-        if len(images) > len(rows):
-            skipped["file name is not age_gender_race_date.jpg"] = len(images) - len(rows)
-        if len(tree.names) > len(images):
-            skipped["not an image file"] = len(tree.names) - len(images)
+        skipped = {
+            "file name is not age_gender_race_date.jpg": len(images) - len(rows),
+            "not an image file": len(tree.names) - len(images),
+        }
+        attributes = {
+            "age": np.array(AGES)[np.minimum(age // 10, 8)],
+            "gender": np.array(GENDERS)[gender],
+            "race": np.array(RACES)[race],
+        }
         return Rows(
             name=f"UTKFace ({tree.path.name})",
-            attributes=pd.DataFrame(
-                {
-                    "age": np.array(AGES)[np.minimum(age // 10, 8)],
-                    "gender": np.array(GENDERS)[gender],
-                    "race": np.array(RACES)[race],
-                }
-            ),
-            read=lambda r: read_images(
-                [files[i] for i in r], tree.read, request.options.image_size
-            ),
+            attributes=pd.DataFrame(attributes),
+            read=reader(files, tree.read, request.options.image_size),
             ids=short_ids(files),
             target="gender",
             group=("race", "gender"),
             orders={"age": AGES, "gender": GENDERS, "race": RACES},
             numbers={"age": pd.Series(age)},
-            skipped=skipped,
+            skipped={reason: count for reason, count in skipped.items() if count},
         )
