@@ -1,6 +1,6 @@
 """Masks: prunable layers, budgets, exact thresholds, relaxations, score starts."""
 
-from fairbilevel.masks._apply import apply, channel_sums, collect, compact, expand
+from fairbilevel.masks._apply import apply, collect, compact, expand
 from fairbilevel.masks._budget import (
     BUDGETS,
     Budget,
@@ -27,20 +27,13 @@ from fairbilevel.masks._relaxation import (
     TopK,
     spread,
 )
-from fairbilevel.masks._score import (
-    STARTS,
-    magnitude,
-    magnitude_scale,
-    median_distance,
-    start_scores,
-)
+from fairbilevel.masks._score import magnitude, magnitude_scale, median_distance, start_scores
 from fairbilevel.masks._threshold import Masks, Scores, capped_simplex, kth_largest, top_k_masks
 
 __all__ = [
     "BUDGETS",
     "GRANULARITIES",
     "RELAXATIONS",
-    "STARTS",
     "Budget",
     "CappedSimplex",
     "Channels",
@@ -57,7 +50,6 @@ __all__ = [
     "apply",
     "as_counts",
     "capped_simplex",
-    "channel_sums",
     "collect",
     "compact",
     "cost",

@@ -10,14 +10,9 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from fairbilevel import _options
 from fairbilevel.masks._layers import Layers
-from fairbilevel.masks._threshold import (
-    Masks,
-    Scores,
-    capped_simplex,
-    kth_largest,
-    top_k_masks,
-)
+from fairbilevel.masks._threshold import Masks, Scores, capped_simplex, kth_largest, top_k_masks
 
 BUDGETS = ("global", "uniform")
 
@@ -74,8 +69,7 @@ class Budget:
             ValueError: unknown granularity or kind, or a model none of whose channels can go.
         """
         units = layers.units(granularity)
-        if kind not in BUDGETS:
-            raise ValueError(f"unknown budget {kind!r}: choose from {', '.join(BUDGETS)}")
+        _options.one_of("budget", kind, BUDGETS)
         if not units:
             raise ValueError(
                 f"nothing to prune at granularity {granularity!r}: no channel of this model can go "
@@ -146,11 +140,7 @@ class Budget:
     def describe(self, masks: Masks) -> dict[str, Any]:
         """Counts of a hard mask: ``prunable``, ``kept``, ``achieved`` sparsity."""
         kept = int(sum(np.count_nonzero(np.asarray(m)) for m in masks.values()))
-        return {
-            "prunable": self.prunable,
-            "kept": kept,
-            "achieved": 1 - kept / self.prunable,
-        }
+        return {"prunable": self.prunable, "kept": kept, "achieved": 1 - kept / self.prunable}
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import Any, overload
 import numpy as np
 from jaxtyping import Int
 
+from fairbilevel import _options
 from fairbilevel.masks._axes import FIXED, FREE, Axis
 from fairbilevel.masks._essential import SAME, VARIES, ZERO, dependence
 from fairbilevel.masks._trace import Trace, walk
@@ -115,10 +116,7 @@ class Layers(Sequence[Layer]):
         Raises:
             ValueError: unknown granularity.
         """
-        if granularity not in GRANULARITIES:
-            raise ValueError(
-                f"unknown granularity {granularity!r}: choose from {', '.join(GRANULARITIES)}"
-            )
+        _options.one_of("granularity", granularity, GRANULARITIES)
         return self.kernels if granularity == "weight" else self.channels
 
     def __len__(self) -> int:

@@ -174,14 +174,8 @@ def _reverse(record: Record, eqn: Any, values: list[Value], shapes: Any) -> list
 
 
 def _iota(record: Record, eqn: Any, values: list[Value], shapes: Any) -> list[Value]:
-    return [
-        Value(
-            tuple(
-                fixed(n) if i == eqn.params["dimension"] else uniform(n)
-                for i, n in enumerate(shapes[0])
-            )
-        )
-    ]
+    along = eqn.params["dimension"]
+    return [Value(tuple(fixed(n) if i == along else uniform(n) for i, n in enumerate(shapes[0])))]
 
 
 Rule = Callable[[Record, Any, list[Value], Any], "list[Value] | None"]

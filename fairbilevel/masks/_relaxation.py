@@ -36,12 +36,21 @@ class Relaxation(Protocol):
 
 
 @dataclass(frozen=True)
-class TopK:
-    """Exact top-k forward, identity backward: the straight-through estimator (BiP, HYDRA)."""
+class _Anywhere:
+    """Scores may lie anywhere."""
 
     def start(self, scores: Scores, budget: Budget, keep: Mapping[str, Any]) -> Masks:
         """Unchanged."""
         return dict(scores)
+
+    def project(self, scores: Scores, budget: Budget, keep: Mapping[str, Any]) -> Masks:
+        """Unchanged."""
+        return dict(scores)
+
+
+@dataclass(frozen=True)
+class TopK(_Anywhere):
+    """Exact top-k forward, identity backward: the straight-through estimator (BiP, HYDRA)."""
 
     def mask(self, scores: Scores, budget: Budget, keep: Mapping[str, Any], progress: Any) -> Masks:
         """Hard 0/1 masks of exactly the budget."""
@@ -51,13 +60,9 @@ class TopK:
         """The gradient itself: removed units feel what returning would do."""
         return gradient
 
-    def project(self, scores: Scores, budget: Budget, keep: Mapping[str, Any]) -> Masks:
-        """Unchanged."""
-        return dict(scores)
-
 
 @dataclass(frozen=True)
-class Sigmoid:
+class Sigmoid(_Anywhere):
     """``sigmoid((score - threshold) / temperature)``, the threshold at the budget's last score.
 
     The temperature falls geometrically from ``start_temperature`` to ``end_temperature`` (in
@@ -71,10 +76,6 @@ class Sigmoid:
     def _temperature(self, progress: Any) -> Any:
         ratio = self.end_temperature / self.start_temperature
         return self.start_temperature * jnp.power(ratio, progress)
-
-    def start(self, scores: Scores, budget: Budget, keep: Mapping[str, Any]) -> Masks:
-        """Unchanged."""
-        return dict(scores)
 
     def mask(self, scores: Scores, budget: Budget, keep: Mapping[str, Any], progress: Any) -> Masks:
         """Soft masks, one half at the threshold."""
@@ -91,10 +92,6 @@ class Sigmoid:
         return {
             name: masks[name] * (1 - masks[name]) / temperature * g for name, g in gradient.items()
         }
-
-    def project(self, scores: Scores, budget: Budget, keep: Mapping[str, Any]) -> Masks:
-        """Unchanged."""
-        return dict(scores)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from fairbilevel import _options
 from fairbilevel._trees import flatten_named
 from fairbilevel.masks._apply import channel_sums
 from fairbilevel.masks._layers import Layer, Layers, Slice
@@ -44,24 +45,14 @@ def median_distance(params: Any, layers: Layers) -> Masks:
     weights in a filter, so that layers of different shape can be compared (FPGM, He et al. 2019,
     equation 8: the filter with the least sum of distances is the one nearest their geometric
     median). Where several layers share their channels, a filter is what all of them hold of one.
-
-    Args:
-        params: parameters.
-        layers: what can be pruned.
-
-    Returns:
-        Float ``[filters]`` by the name of the channels.
+    Float ``[filters]`` by the name of the channels.
     """
     named = flatten_named(params)
     scores = {}
     for channels in layers.channels:
+        made_by = [m for m in channels.members if m.leaf in channels.kernels]
         filters = jnp.concatenate(
-            [
-                _by_channel(jnp.asarray(named[member.leaf]), member, channels.size)
-                for member in channels.members
-                if member.leaf in channels.kernels
-            ],
-            1,
+            [_by_channel(jnp.asarray(named[m.leaf]), m, channels.size) for m in made_by], 1
         )
 
         def from_one(one: Array, filters: Array = filters) -> Array:
@@ -103,6 +94,7 @@ def start_scores(kind: str, params: Any, layers: Layers, granularity: str, key: 
     Raises:
         ValueError: unknown kind.
     """
+    _options.one_of("score start", kind, STARTS)
     if kind == "magnitude":
         scores = magnitude(params, layers, granularity)
         scale = magnitude_scale(scores)
@@ -110,10 +102,8 @@ def start_scores(kind: str, params: Any, layers: Layers, granularity: str, key: 
     shapes = {unit.name: unit.shape for unit in layers.units(granularity)}
     if kind == "constant":
         return {name: jnp.ones(shape) for name, shape in shapes.items()}
-    if kind == "random":
-        keys = jax.random.split(key, len(shapes))
-        return {
-            name: jax.random.uniform(k, shape, maxval=2.0)
-            for k, (name, shape) in zip(keys, shapes.items(), strict=True)
-        }
-    raise ValueError(f"unknown score start {kind!r}: choose from {', '.join(STARTS)}")
+    keys = jax.random.split(key, len(shapes))
+    return {
+        name: jax.random.uniform(k, shape, maxval=2.0)
+        for k, (name, shape) in zip(keys, shapes.items(), strict=True)
+    }

@@ -14,6 +14,7 @@ What this file does not know is locked, which costs units and never correctness.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -67,8 +68,6 @@ class Trace(Record):
             outs = self._equation(eqn, values)
             env.update(zip(eqn.outvars, outs, strict=True))
         return [read(v) for v in jaxpr.outvars]
-
-    # ------------------------------------------------------------ equations
 
     def _equation(self, eqn: Any, values: list[Value]) -> list[Value]:
         name = eqn.primitive.name
@@ -137,8 +136,8 @@ class Trace(Record):
             if low is not None and high is not None and low <= 0 <= high:
                 zero = spread[1].zero
         constant = None
-        if all(c is not None for c in constants):
-            constant = _arithmetic(name, [c for c in constants if c is not None])
+        if name in _ARITHMETIC and None not in constants:
+            constant = _ARITHMETIC[name](*constants)
         return Value(tuple(axes), zero, constant)
 
     def _dot(self, eqn: Any, values: list[Value]) -> Value:
@@ -197,11 +196,8 @@ class Trace(Record):
             return None
         lhs, rhs = values
         self.multiply(positions(eqn), [(axis,) for axis in rhs.axes], values)
-        source, entry, target = (
-            lhs.axes[spec.lhs_spec[1]],
-            rhs.axes[spec.rhs_spec[1]],
-            rhs.axes[spec.rhs_spec[0]],
-        )
+        source = lhs.axes[spec.lhs_spec[1]]
+        target, entry = (rhs.axes[i] for i in spec.rhs_spec[:2])
         self.nodes.lock(*(lhs.axes[i] for i in spec.lhs_spec[2:]))
         self.nodes.lock(*(rhs.axes[i] for i in spec.rhs_spec[2:]))
         self.write(target)
@@ -231,14 +227,7 @@ class Trace(Record):
 def walk(
     apply: Callable[..., Any], params: Any, state: Any, sample: Any
 ) -> tuple[Trace, Any, list[Value]]:
-    """The walk through a model in evaluation mode, its jaxpr, and the logits.
-
-    Args:
-        apply: ``apply(params, state, x, train, key) -> (logits, state)``.
-        params: nested dictionary of arrays, or of their shapes.
-        state: normalization statistics and the like.
-        sample: float ``[rows, ...]``.
-    """
+    """The walk through a model in evaluation mode, its jaxpr, and the logits."""
     key = jax.random.key(0)
 
     def logits(p: Any, s: Any, x: Any) -> Any:
@@ -253,12 +242,6 @@ def walk(
     return trace, closed, outs
 
 
-def _arithmetic(name: str, values: list[float]) -> float | None:
-    operations: dict[str, Callable[..., float]] = {
-        "add": lambda a, b: a + b,
-        "sub": lambda a, b: a - b,
-        "mul": lambda a, b: a * b,
-        "max": max,
-        "min": min,
-    }
-    return operations[name](*values) if name in operations else None
+_ARITHMETIC: dict[str, Callable[..., float]] = {
+    "add": operator.add, "sub": operator.sub, "mul": operator.mul, "max": max, "min": min,
+}  # fmt: skip
