@@ -22,13 +22,7 @@ def of_change(lost: int | None, won: int | None, rows: float | None) -> Interval
     """Agresti and Min's (2005) interval for a change of accuracy on the same rows.
 
     Half a row is added to each of the four cells; the interval is shifted nowhere else and never
-    leaves [-1, 1].
-
-    **Arguments:**
-
-    - `lost`: rows that only the dense model gets right.
-    - `won`: rows that only the pruned model gets right.
-    - `rows`: all of them.
+    leaves [-1, 1]. `lost` rows only the dense model gets right, `won` only the pruned one.
     """
     if lost is None or won is None or not rows:
         return None

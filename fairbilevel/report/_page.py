@@ -31,14 +31,11 @@ def render(
     The page asks for nothing from outside and needs no JavaScript. Optional parts that are
     absent (baseline, constraints, progress lines, layers) leave out their section or column.
 
-    **Arguments:**
-
-    - `config`: the run's options, from `config.json`.
-    - `result`: the run's outcome, from `result.json`.
-    - `metrics`: the run's progress lines, from `metrics.jsonl`, in the order written.
-    - `certificate`: from `certificate.json`, if one was made.
-
-    **Returns:** the page's source.
+    Args:
+        config: the run's options, from `config.json`.
+        result: the run's outcome, from `result.json`.
+        metrics: the run's progress lines, from `metrics.jsonl`, in the order written.
+        certificate: from `certificate.json`, if one was made.
     """
     model = str(dig(result, "model", "name") or "a model")
     data = str(dig(result, "data", "name") or "unnamed data")
@@ -74,16 +71,12 @@ def render(
 
 
 def write_report(run_dir: Path) -> Path:
-    """Writes `report.html` into a run folder, from the JSON files that lie there.
+    """Writes `report.html` into a run folder, from the JSON files that lie there; its path.
 
-    **Arguments:**
+    Only `result.json` must be there; what the others would have said is left out.
 
-    - `run_dir`: the run folder. `result.json` must be there; `config.json`, `metrics.jsonl`
-      and `certificate.json` may be absent.
-
-    **Returns:** the path of the report.
-
-    **Raises:** `ValueError` where `result.json` is missing or a file does not hold JSON.
+    Raises:
+        ValueError: `result.json` is missing or a file does not hold JSON.
     """
     run_dir = Path(run_dir)
     result = _read_object(run_dir / "result.json")

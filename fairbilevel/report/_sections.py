@@ -144,6 +144,14 @@ def _range(interval: tuple[float, float] | None, form: Callable[[float], str]) -
     return f"<small>{form(interval[0])} to {form(interval[1])}</small>"
 
 
+def all_rows(result: dict[str, Any]) -> list[str]:
+    """Cells of all test rows together: how many, accuracies, their change, no excess."""
+    before, after = (number(result, model, "test", "accuracy") for model in ("dense", "pruned"))
+    change = after - before if before is not None and after is not None else None
+    accuracies = [percent(before), percent(after), points(change, signed=True)]
+    return [count(test_rows(result)), *accuracies, MISSING]
+
+
 def _group_table(result: dict[str, Any], shown: list[GroupRow], left_out: int, third: bool) -> str:
     flips = any(r.lost is not None for r in shown)
     head = ["Group", "Rows", "Dense", "Pruned", "Change, points", "Beyond average, points"]
@@ -162,16 +170,11 @@ def _group_table(result: dict[str, Any], shown: list[GroupRow], left_out: int, t
             out += [percent(r.baseline), points(r.baseline_excess, signed=True)]
         return out
 
-    before, after, other = (
-        number(result, model, "test", "accuracy") for model in ("dense", "pruned", "baseline")
-    )
-    change = after - before if before is not None and after is not None else None
-    total = [count(test_rows(result)), percent(before), percent(after)]
-    total += [points(change, signed=True), MISSING]
+    total = all_rows(result)
     if flips:
         total.append(MISSING)
     if third:
-        total += [percent(other), MISSING]
+        total += [percent(number(result, "baseline", "test", "accuracy")), MISSING]
     body = [row("All rows", total, css="all")]
     half = len(shown) // 2
     for i, group in enumerate(shown):

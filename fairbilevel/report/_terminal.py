@@ -9,9 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from fairbilevel.report._groups import GroupRow, ends, group_rows
-from fairbilevel.report._numbers import MISSING, count, number, percent, points, printable
-from fairbilevel.report._sections import ROLES, has_baseline
-from fairbilevel.report._verdict import BASELINE, judge, limits, test_rows
+from fairbilevel.report._numbers import count, number, percent, points, printable
+from fairbilevel.report._sections import ROLES, all_rows, has_baseline
+from fairbilevel.report._verdict import BASELINE, judge, limits
 
 _AT_EACH_END = 10
 
@@ -21,12 +21,8 @@ _COLORS = {"met": "green", "missed": "red", "diverged": "red"}
 def summary_table(result: dict[str, Any]) -> RenderableType:
     """The outcome of a run for `rich.print`: groups on test, gaps on every role, the verdict.
 
-    **Arguments:**
-
-    - `result`: the dictionary of a run's `result.json`.
-
-    **Returns:** something `rich` can print. With more than 20 groups the 10 hardest and the 10
-    least hit are shown.
+    `result` is the dictionary of a run's `result.json`. With more than 20 groups the 10 hardest and
+    the 10 least hit are shown.
     """
     found = judge(result)
     # Names are put in as `Text`: a group called "[red]" is no instruction to the terminal.
@@ -75,14 +71,10 @@ def _groups(result: dict[str, Any]) -> Table:
             table.add_row(Text(f"… {count(left_out)} groups left out", style="dim"))
         name = printable(r.name) + ("" if r.counted else " †")
         table.add_row(Text(_fit(name, columns[0][1])), *cells(r))
-    before, after, other = (
-        number(result, model, "test", "accuracy") for model in ("dense", "pruned", "baseline")
-    )
-    change = after - before if before is not None and after is not None else None
-    total = [count(test_rows(result)), percent(before), percent(after)]
-    total += [points(change, signed=True), MISSING]
+    total = all_rows(result)
+    total += [percent(number(result, "baseline", "test", "accuracy"))] if third else []
     table.add_section()
-    table.add_row(Text("All rows"), *total, *([percent(other)] if third else []), style="bold")
+    table.add_row(Text("All rows"), *total, style="bold")
     table.caption = "Change, Beyond (the average): points; Beyond > 0: loses more than average."
     if third:
         table.caption += f"\nGradMag: {BASELINE.lower()} pruning, for comparison."

@@ -193,13 +193,9 @@ def judge(result: dict[str, Any], certificate: dict[str, Any] | None = None) -> 
 def verdict(result: dict[str, Any], certificate: dict[str, Any] | None = None) -> str:
     """The verdict in plain words, one paragraph.
 
-    **Arguments:**
-
-    - `result`: the dictionary of a run's `result.json`.
-    - `certificate`: that of its `certificate.json`, if there is one.
-
-    **Returns:** a headline, then what was removed, accuracy before and after, the group that
-    loses most, each fairness limit on test, and what was certified, or that nothing was.
+    A headline, then what was removed, accuracy before and after, the group that loses most, each
+    fairness limit on test, and what was certified, or that nothing was; from the dictionaries of
+    a run's `result.json` and, if there is one, `certificate.json`.
     """
     found = judge(result, certificate)
     return " ".join(part for part in (found.headline, *found.sentences, found.caution) if part)
