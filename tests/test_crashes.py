@@ -229,7 +229,7 @@ def test_a_full_disk(tmp_path):
         ["bash", "-c", 'ulimit -f 24; exec "$@"', "bash", *words],
         capture_output=True,
         text=True,
-        # The cache of compiled programs, one of its own here, feels the limit too, and says nothing.
+        # The cache of compiled programs, here one of its own, feels the limit and says nothing.
         env={
             **{k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"},
             "XDG_CACHE_HOME": str(tmp_path / "cache"),

@@ -1,11 +1,13 @@
 """Checkpoints of a run: asynchronous, whole or not at all (Orbax), checked when they are read.
 
-A run is a chain of activities (the dense model, the method, the baseline). Each keeps checkpoints of its own, so that a run that is started again walks through the chain and
-enters every activity where it stopped: at its end, in its middle or not yet.
+A run is a chain of activities (the dense model, the method, the baseline). Each keeps checkpoints
+of its own, so that a run that is started again walks through the chain and enters every activity
+where it stopped: at its end, in its middle or not yet.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -14,10 +16,10 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -144,20 +146,14 @@ class Activity:
             from orbax.checkpoint import checkpoint_managers as managers
 
             logging.getLogger("absl").addFilter(_not_of_orbax)
-            policy = managers.AnyPreservationPolicy(
-                [
-                    managers.LatestN(self._owner.keep),
-                    managers.BestN(get_metric_fn=lambda metrics: metrics["score"], n=1),
-                ]
+            best = managers.BestN(get_metric_fn=lambda metrics: metrics["score"], n=1)
+            policy = managers.AnyPreservationPolicy([managers.LatestN(self._owner.keep), best])
+            options = ocp.CheckpointManagerOptions(
+                preservation_policy=policy, cleanup_tmp_directories=True
             )
-            with _plainly(self._folder, "write"):
+            with _plainly(self._folder):
                 self._folder.mkdir(parents=True, exist_ok=True)
-                self._opened = ocp.CheckpointManager(
-                    self._folder,
-                    options=ocp.CheckpointManagerOptions(
-                        preservation_policy=policy, cleanup_tmp_directories=True
-                    ),
-                )
+                self._opened = ocp.CheckpointManager(self._folder, options=options)
             self._quiet.__enter__()
         return self._opened
 
@@ -184,13 +180,14 @@ class Activity:
             with _quiet_stragglers() as quiet:
                 try:
                     about = self._read_about(step)
-                    if not self._differs(about):
+                    objection = self._objection(about)
+                    if objection is None:
                         return self._read_state(step, like(about), about), about
                 except Exception as error:  # whatever damage makes Orbax raise
                     quiet.wait()
                     self._pass_over(step, error, last=step == steps[-1])
                     continue
-            self._refuse(about)
+            raise CheckpointError(f"the checkpoints in {self._owner.folder} {objection}")
         return None
 
     def _pass_over(self, step: int, error: Exception, *, last: bool) -> None:
@@ -210,22 +207,16 @@ class Activity:
             raise RecordError("its description does not match its checksum")
         return dict(about["body"])
 
-    def _differs(self, about: dict[str, Any]) -> bool:
+    def _objection(self, about: dict[str, Any]) -> str | None:
+        """Why a checkpoint cannot be gone on from, if it cannot."""
         if about["schema_version"] != CHECKPOINT_SCHEMA:
-            return True
-        return bool(differences(about["expected"], self.expected))
-
-    def _refuse(self, about: dict[str, Any]) -> NoReturn:
-        if about["schema_version"] != CHECKPOINT_SCHEMA:
-            raise CheckpointError(
-                f"the checkpoints in {self._owner.folder} have schema {about['schema_version']}, "
-                f"this version of fairbilevel goes on from schema {CHECKPOINT_SCHEMA}: start the "
-                "run anew, or go on with the version that wrote them"
+            return (
+                f"have schema {about['schema_version']}, this version of fairbilevel goes on from "
+                f"schema {CHECKPOINT_SCHEMA}: start the run anew, or go on with the version that "
+                "wrote them"
             )
-        raise CheckpointError(
-            f"the checkpoints in {self._owner.folder} belong to another run: "
-            f"{differences(about['expected'], self.expected)}"
-        )
+        changed = differences(about["expected"], self.expected)
+        return f"belong to another run: {changed}" if changed else None
 
     def _read_state(self, step: int, like: Any, about: dict[str, Any]) -> Any:
         import orbax.checkpoint as ocp
@@ -243,10 +234,9 @@ class Activity:
                 raise RecordError(f"its {names[int(i)]} has another shape or type than the run's")
         if about["arrays"] is not None and _digest_arrays(stored) != about["arrays"]:
             raise RecordError("its arrays do not match their checksum")
-        back = [
-            _like(leaf, stored[str(i)]) if np.size(leaf) else leaf for i, leaf in enumerate(leaves)
-        ]
-        return jax.tree.unflatten(structure, back)
+        for i, value in stored.items():
+            leaves[int(i)] = _like(leaves[int(i)], value)
+        return jax.tree.unflatten(structure, leaves)
 
     def save(
         self,
@@ -281,33 +271,25 @@ class Activity:
             self._wait()
             raise Interrupted(stop)
 
-    def _write(
-        self,
-        step: int,
-        state: Any,
-        about: dict[str, Any],
-        score: float | None,
-    ) -> None:
+    def _write(self, step: int, state: Any, about: dict[str, Any], score: float | None) -> None:
         import orbax.checkpoint as ocp
 
-        names = list(_trees.flatten_named(state))
+        named = _trees.flatten_named(state)
         leaves = {
-            str(i): _held(_bare(leaf))
-            for i, leaf in enumerate(jax.tree.leaves(state))
-            if np.size(leaf)
+            str(i): _held(_bare(leaf)) for i, leaf in enumerate(named.values()) if np.size(leaf)
         }
         whole = all(isinstance(leaf, np.ndarray) for leaf in leaves.values())
         body = {
             **about,
             "schema_version": CHECKPOINT_SCHEMA,
             "expected": self.expected,
-            "names": names,
+            "names": list(named),
             # Arrays spread over processes are left to the file format's own checksums.
             "arrays": _digest_arrays(leaves) if whole else None,
         }
         # What comes back from JSON, so that the checksum is of what is read.
         body = json.loads(json.dumps(body, allow_nan=False))
-        with _plainly(self._folder, "write"):
+        with _plainly(self._folder):
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -321,7 +303,7 @@ class Activity:
 
     def _wait(self) -> None:
         if self._opened is not None:
-            with _plainly(self._folder, "write"):
+            with _plainly(self._folder):
                 self._opened.wait_until_finished()
 
     def close(self) -> None:
@@ -330,7 +312,7 @@ class Activity:
             return
         opened, self._opened = self._opened, None
         try:
-            with _plainly(self._folder, "write"):
+            with _plainly(self._folder):
                 opened.close()
         except CheckpointError:
             self._quiet.wait()
@@ -385,24 +367,20 @@ class _quiet_stragglers:
         time.sleep(0.3)
 
 
-class _plainly:
-    """Turns what the file format raises into one sentence."""
-
-    def __init__(self, folder: Path, verb: str):
-        self.folder, self.verb = folder, verb
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if not isinstance(error, Exception) or isinstance(error, CheckpointError):
-            return
+@contextlib.contextmanager
+def _plainly(folder: Path) -> Iterator[None]:
+    """Turns what the file format raises while it writes into one sentence."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:
         text = " ".join(str(error).split()) or type(error).__name__
         told = re.search(r"([^:]+) \[os_error_code", text)
         reason = told[1].strip() if told else getattr(error, "strerror", None) or text[:300]
         raise CheckpointError(
-            f"cannot {self.verb} a checkpoint in {self.folder}: {reason}; the checkpoints before "
-            "it stand, the run can be gone on with"
+            f"cannot write a checkpoint in {folder}: {reason}; the checkpoints before it stand, "
+            "the run can be gone on with"
         ) from error
 
 

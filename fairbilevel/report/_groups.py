@@ -61,34 +61,35 @@ def group_rows(result: dict[str, Any], role: str = "test") -> list[GroupRow]:
     return sorted(rows, key=lambda r: (r.excess is None, -(r.excess or 0.0)))
 
 
+def _accuracy(result: dict[str, Any], model: str, role: str, name: str) -> float | None:
+    return number(result, model, role, "group_accuracy", name)
+
+
+def _excess(result: dict[str, Any], gaps: str, model: str, role: str, name: str) -> float | None:
+    stated = number(result, gaps, role, "excess_accuracy_gap", name)
+    if stated is not None:
+        return stated
+    before, after = (_accuracy(result, m, role, name) for m in ("dense", model))
+    all_before, all_after = (number(result, m, role, "accuracy") for m in ("dense", model))
+    if before is None or after is None or all_before is None or all_after is None:
+        return None
+    return (before - after) - (all_before - all_after)
+
+
 def _row(
     result: dict[str, Any], role: str, name: str, is_counted: bool, size: float | None
 ) -> GroupRow:
-    def accuracy(model: str) -> float | None:
-        return number(result, model, role, "group_accuracy", name)
-
-    def excess(gaps: str, model: str) -> float | None:
-        stated = number(result, gaps, role, "excess_accuracy_gap", name)
-        if stated is not None:
-            return stated
-        before, after = accuracy("dense"), accuracy(model)
-        all_before = number(result, "dense", role, "accuracy")
-        all_after = number(result, model, role, "accuracy")
-        if before is None or after is None or all_before is None or all_after is None:
-            return None
-        return (before - after) - (all_before - all_after)
-
     flips = dig(result, "gaps", role, "discordant", name)
     known = isinstance(flips, list | tuple) and len(flips) == 2
     return GroupRow(
         name=name,
         counted=is_counted,
         rows=size,
-        dense=accuracy("dense"),
-        pruned=accuracy("pruned"),
-        baseline=accuracy("baseline"),
-        excess=excess("gaps", "pruned"),
-        baseline_excess=excess("baseline_gaps", "baseline"),
+        dense=_accuracy(result, "dense", role, name),
+        pruned=_accuracy(result, "pruned", role, name),
+        baseline=_accuracy(result, "baseline", role, name),
+        excess=_excess(result, "gaps", "pruned", role, name),
+        baseline_excess=_excess(result, "baseline_gaps", "baseline", role, name),
         lost=int(flips[0]) if known else None,
         won=int(flips[1]) if known else None,
     )
