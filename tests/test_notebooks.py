@@ -105,7 +105,7 @@ def test_there_are_notebooks_and_the_readme_names_each():
 @pytest.mark.parametrize(
     ("source", "private"),
     [
-        ("import fairbilevel as fb\nfb.solver.solve_many(fb.BilevelSolver())", False),
+        ("import fairbilevel as fb\nfb.solver.outer_stretch.newest()", False),
         ("from fairbilevel.hypergrad import Neumann", False),
         ("from fairbilevel.hypergrad._neumann import Neumann", True),
         ("from fairbilevel import _trees", True),
