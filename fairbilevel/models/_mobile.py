@@ -9,8 +9,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
-from fairbilevel.models._norm import batch_norm
-from fairbilevel.models._remat import run_block
+from fairbilevel.models._blocks import batch_norm, run_block
 
 # Expansion, output channels, blocks, stride of the first block (the paper's table 2).
 STAGES = (

@@ -34,10 +34,9 @@ class Model:
     name: str = "model"
 
 
-def _parts(module: nnx.Module) -> tuple[Any, Any, Any, Any]:
+def _parts(module: nnx.Module) -> Any:
     """Structure, trained parameters, random streams, everything else."""
-    parts: Any = nnx.split(module, nnx.Param, nnx.RngState, ...)
-    return parts[0], parts[1], parts[2], parts[3]
+    return nnx.split(module, nnx.Param, nnx.RngState, ...)
 
 
 def _split_nnx(module: nnx.Module) -> tuple[Params, ModelState]:
@@ -64,7 +63,9 @@ def from_nnx(
 
     # Only structure is needed here: two graph definitions, one a mode. ``clone`` leaves the
     # caller's module in the mode it was in.
-    template = nnx.clone(built) if built is not None else nnx.eval_shape(lambda: build(_key(0)))
+    template = (
+        nnx.clone(built) if built is not None else nnx.eval_shape(lambda: build(jax.random.key(0)))
+    )
     template.train()
     train_graph, params_like, rngs_like, state_like = _parts(template)
     template.eval()
@@ -82,29 +83,18 @@ def from_nnx(
     ) -> tuple[Array, ModelState]:
         leaves, structure = jax.tree.flatten(rngs_like)
         keys = jax.random.split(key, max(len(leaves), 1))
-        rngs = jax.tree.unflatten(
-            structure, [rng_leaf(leaf, keys[i]) for i, leaf in enumerate(leaves)]
-        )
-        merged = nnx.merge(
-            train_graph if train else eval_graph,
-            _restore(params_like, params),
-            rngs,
-            _restore(state_like, state),
-        )
+        rngs = jax.tree.unflatten(structure, map(rng_leaf, leaves, keys))
+        states = _restore(params_like, params), rngs, _restore(state_like, state)
+        merged = nnx.merge(train_graph if train else eval_graph, *states)
         logits = merged(x)
         return logits, _split_nnx(merged)[1] if train else state
 
     return Model(init, apply, name or type(template).__name__)
 
 
-def _key(seed: int) -> Array:
-    return jax.random.key(seed)
-
-
 def _restore(like: Any, pure: Any) -> Any:
     """An ``nnx.State`` shaped as ``like`` holding the arrays of the nested dictionary ``pure``."""
-    leaves = jax.tree.leaves(pure)
-    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+    return jax.tree.unflatten(jax.tree.structure(like), jax.tree.leaves(pure))
 
 
 def from_linen(module: Any, sample_input: Array, *, name: str | None = None) -> Model:
@@ -118,9 +108,8 @@ def from_linen(module: Any, sample_input: Array, *, name: str | None = None) -> 
         name: what reports call it; by default the class name.
     """
     accepted = inspect.signature(module.__call__).parameters
-    mode = next(
-        (m for m in ("train", "training", "is_training", "deterministic") if m in accepted), None
-    )
+    modes = ("train", "training", "is_training", "deterministic")
+    mode = next((m for m in modes if m in accepted), None)
 
     def mode_argument(train: bool) -> dict[str, bool]:
         if mode is None:

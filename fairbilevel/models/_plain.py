@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from flax import nnx
 from jaxtyping import Array, Float
 
-from fairbilevel.models._norm import batch_norm
-from fairbilevel.models._remat import run_block
+from fairbilevel.models._blocks import batch_norm, run_block
 
 
 class MLP(nnx.Module):

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from fairbilevel.models._norm import batch_norm
-from fairbilevel.models._remat import run_block
+from fairbilevel.models._blocks import batch_norm, run_block
 
 
 class BasicBlock(nnx.Module):

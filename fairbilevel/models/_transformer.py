@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from fairbilevel.models._remat import run_block
+from fairbilevel.models._blocks import run_block
 
 
 class Heads(nnx.Module):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from flax import nnx
 
+from fairbilevel import _options
 from fairbilevel.models._mobile import MobileNetV2
 from fairbilevel.models._model import Model, from_nnx
 from fairbilevel.models._plain import CNN, MLP, VGG
@@ -22,73 +21,33 @@ def _small(shape: tuple[int, ...]) -> bool:
     return max(shape[:2]) <= _SMALL
 
 
-@dataclass(frozen=True)
-class _Entry:
-    """A model: ``make(shape, classes, width, remat, rngs)`` and the width it has by default."""
-
-    make: Callable[[tuple[int, ...], int, int, bool, nnx.Rngs], nnx.Module]
-    width: int
+Make = Callable[[tuple[int, ...], int, int, bool, nnx.Rngs], nnx.Module]
 
 
-def _mlp(
-    shape: tuple[int, ...], classes: int, width: int, remat: bool, rngs: nnx.Rngs
-) -> nnx.Module:
-    return MLP(math.prod(shape), classes, (width, max(width // 2, 1)), rngs=rngs)
+def _resnet(*blocks: int, bottleneck: bool = False) -> tuple[Make, int]:
+    def make(s: tuple[int, ...], classes: int, width: int, remat: bool, r: nnx.Rngs) -> ResNet:
+        return ResNet(blocks, s[-1], classes, width, _small(s), bottleneck, remat, rngs=r)
+
+    return make, 64
 
 
-def _cnn(
-    shape: tuple[int, ...], classes: int, width: int, remat: bool, rngs: nnx.Rngs
-) -> nnx.Module:
-    return CNN(shape[-1], classes, width, rngs=rngs)
+def _vit(s: tuple[int, ...], classes: int, width: int, remat: bool, r: nnx.Rngs) -> ViT:
+    patch = max(min(s[:2]) // 8, 1) if _small(s) else 16
+    return ViT((s[0], s[1], s[2]), classes, patch, width, remat=remat, rngs=r)
 
 
-def _resnet(*blocks: int, bottleneck: bool = False) -> _Entry:
-    def make(
-        shape: tuple[int, ...], classes: int, width: int, remat: bool, rngs: nnx.Rngs
-    ) -> nnx.Module:
-        small = _small(shape)
-        return ResNet(blocks, shape[-1], classes, width, small, bottleneck, remat, rngs=rngs)
-
-    return _Entry(make, 64)
-
-
-def _cifar(
-    shape: tuple[int, ...], classes: int, width: int, remat: bool, rngs: nnx.Rngs
-) -> nnx.Module:
-    return CifarResNet(9, shape[-1], classes, width, remat, rngs=rngs)
-
-
-def _mobile(
-    shape: tuple[int, ...], classes: int, width: int, remat: bool, rngs: nnx.Rngs
-) -> nnx.Module:
-    return MobileNetV2(shape[-1], classes, width, _small(shape), remat=remat, rngs=rngs)
-
-
-def _vgg(
-    shape: tuple[int, ...], classes: int, width: int, remat: bool, rngs: nnx.Rngs
-) -> nnx.Module:
-    return VGG((shape[0], shape[1], shape[2]), classes, width, remat, rngs=rngs)
-
-
-def _vit(
-    shape: tuple[int, ...], classes: int, width: int, remat: bool, rngs: nnx.Rngs
-) -> nnx.Module:
-    patch = max(min(shape[:2]) // 8, 1) if _small(shape) else 16
-    size = (shape[0], shape[1], shape[2])
-    return ViT(size, classes, patch, width, remat=remat, rngs=rngs)
-
-
-_ZOO: dict[str, _Entry] = {
-    "mlp": _Entry(_mlp, 256),
-    "cnn": _Entry(_cnn, 16),
+# How each is made of shape, classes, width, remat and random streams, and its width by default.
+_ZOO: dict[str, tuple[Make, int]] = {
+    "mlp": (lambda s, c, w, _, r: MLP(math.prod(s), c, (w, max(w // 2, 1)), rngs=r), 256),
+    "cnn": (lambda s, c, w, _, r: CNN(s[-1], c, w, rngs=r), 16),
     "resnet10": _resnet(1, 1, 1, 1),
     "resnet18": _resnet(2, 2, 2, 2),
     "resnet34": _resnet(3, 4, 6, 3),
     "resnet50": _resnet(3, 4, 6, 3, bottleneck=True),
-    "cifar-resnet56": _Entry(_cifar, 16),
-    "mobilenetv2": _Entry(_mobile, 32),
-    "vgg19": _Entry(_vgg, 64),
-    "vit": _Entry(_vit, 192),
+    "cifar-resnet56": (lambda s, c, w, m, r: CifarResNet(9, s[-1], c, w, m, rngs=r), 16),
+    "mobilenetv2": (lambda s, c, w, m, r: MobileNetV2(s[-1], c, w, _small(s), remat=m, rngs=r), 32),
+    "vgg19": (lambda s, c, w, m, r: VGG((s[0], s[1], s[2]), c, w, m, rngs=r), 64),
+    "vit": (_vit, 192),
 }
 
 NAMES = tuple(_ZOO)
@@ -130,10 +89,7 @@ def build(
         ValueError: unknown name (with the nearest one), an image model on rows that are not
             images, or a width below 1.
     """
-    if name not in _ZOO:
-        near = difflib.get_close_matches(name.lower(), _ZOO, 1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"unknown model {name!r}: {hint}choose from {', '.join(_ZOO)}")
+    _options.one_of("model", name, NAMES)
     if width is not None and width < 1:
         raise ValueError(f"width must be at least 1, got {width}")
     shape = tuple(int(n) for n in input_shape)
@@ -142,6 +98,6 @@ def build(
             f"model {name!r} wants images [height, width, channels], these rows have shape "
             f"{list(shape)}: use --model mlp"
         )
-    entry = _ZOO[name]
-    chosen = entry.width if width is None else width
-    return from_nnx(lambda rngs: entry.make(shape, classes, chosen, remat, rngs), name=name)
+    make, usual = _ZOO[name]
+    chosen = usual if width is None else width
+    return from_nnx(lambda rngs: make(shape, classes, chosen, remat, rngs), name=name)

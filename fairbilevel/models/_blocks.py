@@ -1,7 +1,9 @@
-"""The batch normalization of all built-in models."""
+"""What the built-in models share: their batch normalization, and blocks computed again."""
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -24,3 +26,18 @@ class BatchNorm(nnx.BatchNorm):
 # The field's usual value; Flax's 0.99 would still remember the dense network's statistics hundreds
 # of steps after pruning changed them.
 batch_norm = partial(BatchNorm, momentum=0.9)
+
+
+def run_block(
+    block: Any, x: Array, remat: bool, run: Callable[[Any, Array], Array] = operator.call
+) -> Array:
+    """``run(block, x)``; with ``remat`` the backward pass keeps ``x`` alone and runs it again.
+
+    ``block`` is a module, or a tree of modules that ``run`` knows how to call. The values are the
+    same. A gradient costs up to a third more, and keeps one activation a block instead of all that
+    are inside it (Chen et al. 2016, training deep nets with sublinear memory).
+    """
+    if not remat:
+        return run(block, x)
+    again: Callable[[Any, Array], Array] = nnx.remat(run)
+    return again(block, x)
