@@ -69,12 +69,7 @@ def load_network(path: Path, model: Model) -> Network:
 
 
 def save_model(folder: Path, solution: Solution) -> None:
-    """Write the ``model/`` folder of a solution.
-
-    Args:
-        folder: an existing folder.
-        solution: what to save.
-    """
+    """Write the ``model/`` folder of a solution; ``folder`` exists."""
     problem = solution.problem
     description = {
         "name": problem.model.name,
@@ -92,13 +87,12 @@ def save_model(folder: Path, solution: Solution) -> None:
         "channels": [asdict(channels) for channels in problem.layers.channels],
         "encoder": problem.encoder.to_json(),
     }
-    arrays = _network_arrays(solution.network)
-    factors = flatten_named(
-        expand(solution.masks, solution.network.params, problem.layers, solution.granularity)
-    )
-    for unit in problem.layers.units(solution.granularity):
+    arrays, granularity = _network_arrays(solution.network), solution.granularity
+    every = expand(solution.masks, solution.network.params, problem.layers, granularity)
+    factors = flatten_named(every)
+    for unit in problem.layers.units(granularity):
         arrays[f"mask/{unit.name}"] = np.packbits(np.asarray(solution.masks[unit.name]) != 0)
-    for kernel in _masked(problem.layers, solution.granularity):
+    for kernel in _masked(problem.layers, granularity):
         whole = arrays.pop(f"param/{kernel}")
         kept = np.broadcast_to(np.asarray(factors[kernel]) != 0, whole.shape)
         arrays[f"kept/{kernel}"] = whole[kept]
@@ -194,14 +188,8 @@ def load_model(folder: Path, model: Model | None = None) -> ModelFiles:
             bits = _unpacked(arrays[f"mask/{unit.name}"], unit.shape)
             masks[unit.name] = jnp.asarray(bits.reshape(unit.shape), jnp.float32)
         shapes = flatten_named(like)
-        factors = flatten_named(
-            expand(
-                masks,
-                jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), like),
-                layers,
-                granularity,
-            )
-        )
+        empty = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), like)
+        factors = flatten_named(expand(masks, empty, layers, granularity))
         for kernel in _masked(layers, granularity):
             values = arrays[f"kept/{kernel}"]
             whole = np.zeros(shapes[kernel].shape, values.dtype)
