@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,7 +15,7 @@ from fairbilevel import _options, masks
 from fairbilevel.devices import Program
 from fairbilevel.fairness import RowWeights
 from fairbilevel.masks import Budget, Masks
-from fairbilevel.problem import Numbers
+from fairbilevel.problem import FairPruningProblem, Numbers, Reference
 from fairbilevel.pruners._moment import Moment
 from fairbilevel.pruners._pruner import Pruner
 from fairbilevel.pruners._run import PrunerRun
@@ -22,6 +23,7 @@ from fairbilevel.train import (
     SCORE_RULES,
     STREAM_FIT,
     Batch,
+    Plan,
     RunState,
     StepLog,
     Steps,
@@ -105,6 +107,12 @@ class Hydra(Pruner):
         _options.finite(self, "score_step")
         if self.enforce and "prune" in self.enforce_in:
             raise ValueError("hydra learns its scores without constraints: enforce them elsewhere")
+
+    def plan(self, problem: FairPruningProblem, reference: Reference | None = None) -> Plan:
+        """As of every pruner; the steps of pruning move scores alone."""
+        plan = super().plan(problem, reference)
+        phases = (dataclasses.replace(p, trains=p.name != "prune") for p in plan.phases)
+        return dataclasses.replace(plan, phases=tuple(phases))
 
     def scores(self, at: Moment) -> Masks:
         """Where scores begin."""

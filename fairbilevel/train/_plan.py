@@ -29,6 +29,7 @@ class Phase:
         cycle: gradient evaluations of the steps in turn, measuring apart.
         scoring: gradient evaluations that scoring units takes, all its rounds together.
         chooses: whether the best network of its stages is kept (early stopping on tune).
+        trains: whether its steps move weights.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Phase:
     cycle: tuple[float, ...] = (1.0,)
     scoring: float = 0.0
     chooses: bool = False
+    trains: bool = True
 
     def __post_init__(self) -> None:
         assert sum(self.stages) == len(self.rates) == len(self.measures)
@@ -84,7 +86,7 @@ class Plan:
     @property
     def weight_updates(self) -> int:
         """Steps that move weights."""
-        return sum(p.steps for p in self.phases)
+        return sum(p.steps for p in self.phases if p.trains)
 
     def describe(self) -> list[str]:
         """A line a phase, and one for what ends the run."""
