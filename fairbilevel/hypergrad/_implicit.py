@@ -82,13 +82,8 @@ class Implicit(Hypergradient):
         direct, b, outer_out = point.outer.gradients(x, y)
         # One after the other: side by side they would hold the activations of both.
         y = _behind((direct, b), y)
-
-        def joint(y: Any) -> Any:
-            of_outer, of_inner, out = point.inner.gradients(x, y)
-            return (of_outer, of_inner), out
-
         (_, inner_grad), linear, inner_out = linearized(
-            joint, lambda y: point.inner(x, y)[0], y, self.keep
+            point.inner.joint(x), lambda y: point.inner(x, y)[0], y, self.keep
         )
         if self.curvature == "gauss-newton":
             if not isinstance(point.inner.function, CompositeLoss):

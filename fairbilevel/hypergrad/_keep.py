@@ -23,13 +23,8 @@ def linearized(
     A linearized gradient holds what every operation of its two passes needs, several times what the
     gradient itself holds while it runs. ``"nothing"`` computes the gradient again with each of its
     derivatives. ``"products"`` keeps the results of the forward pass's matrix products and
-    convolutions, and sums; what lies between them, and the backward pass, are computed again.
-
-    Args:
-        gradient: from ``y`` to ``(gradients, auxiliary output)``.
-        value: the function whose gradient it is, to know its forward pass by.
-        y: where.
-        keep: one of ``KEEPS``.
+    convolutions, and sums (``value``, whose gradient it is, tells which pass is which); what lies
+    between them, and the backward pass, are computed again.
     """
     if keep == "all":
         return jax.linearize(gradient, y, has_aux=True)

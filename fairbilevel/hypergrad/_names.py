@@ -29,16 +29,7 @@ _METHODS: dict[str, tuple[type[Hypergradient], dict[str, Any]]] = {
     "first-order": (FirstOrder, {}),
 }
 # Set by the solver from its own options, or without meaning on a command line.
-_FIXED = {
-    "none": {"gamma"},
-    "unrolled": {"optimizer", "args_per_step", "mode", "restart"},
-    "first-order": {"optimizer", "inner_steps"},
-    "single-loop": {"optimizer"},
-    "cg": {"preconditioner", "curvature"},
-    "neumann": {"curvature"},
-    "gmres": {"curvature"},
-    "bicgstab": {"curvature"},
-}
+_FIXED = ("curvature", "args_per_step", "mode", "restart", "inner_steps")
 
 METHODS = tuple(_METHODS)
 
@@ -54,5 +45,6 @@ def by_name(text: str) -> Hypergradient:
     name, _, rest = text.partition(":")
     _options.one_of("hypergradient", name, METHODS)
     method, options = _METHODS[name]
-    given = _options.parse(f"hypergradient {name!r}", method, rest, _FIXED.get(name, ()))
+    fixed = (*_FIXED, "gamma") if name == "none" else _FIXED
+    given = _options.parse(f"hypergradient {name!r}", method, rest, fixed)
     return method(**{**options, **given})

@@ -118,6 +118,15 @@ class Level:
         out, gradient = jax.value_and_grad(self, argnums=1, has_aux=True)(outer_var, inner_var)
         return gradient, out
 
+    def joint(self, outer_var: Any) -> Callable[[Any], Any]:
+        """From the inner variable to both gradients, and ``(value, aux)`` beside them."""
+
+        def joint(inner_var: Any) -> Any:
+            of_outer, of_inner, out = self.gradients(outer_var, inner_var)
+            return (of_outer, of_inner), out
+
+        return joint
+
 
 @dataclass(frozen=True, eq=False)
 class Point:

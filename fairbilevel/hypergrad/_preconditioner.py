@@ -21,12 +21,9 @@ class Preconditioner(ABC):
 
     @abstractmethod
     def build(self, operator: Operator, like: Any, damping: float) -> Operator:
-        """The approximate inverse.
+        """The approximate inverse of the damped Hessian, whose ``damping`` is part of it.
 
-        Args:
-            operator: the damped Hessian.
-            like: a vector of its space.
-            damping: part of ``operator``.
+        ``like`` is a vector of its space.
         """
 
     @property

@@ -79,13 +79,8 @@ class SingleLoop(Hypergradient):
         """The hypergradient at the tracked solution, and the solution's own step."""
         x, y = point.outer_var, point.inner_var
         direct, b, outer_out = point.outer.gradients(x, y)
-
-        def joint(y: Any) -> Any:
-            of_outer, of_inner, out = point.inner.gradients(x, y)
-            return (of_outer, of_inner), out
-
         (_, inner_grad), (cross, through), inner_out = jax.jvp(
-            joint, (y,), (state.v,), has_aux=True
+            point.inner.joint(x), (y,), (state.v,), has_aux=True
         )
         through = vectors.add(through, state.v, self.damping)
         miss = optax.tree.sub(through, b)

@@ -181,7 +181,7 @@ class Unrolled(Hypergradient):
         x, count = point.outer_var, self.differentiated
         flat, unravel = ravel_pytree(x)
         basis = jnp.eye(flat.size, dtype=flat.dtype)
-        float_state, rebuild = _split(carry[1])
+        float_state, other_state, rebuild = _split(carry[1])
 
         def step(carry: Any, index: Any) -> Any:
             (y, floats), others, thread, tangents = carry
@@ -190,8 +190,8 @@ class Unrolled(Hypergradient):
             def advance(x: Any, y: Any, floats: Any) -> Any:
                 gradient, out = run.inner(args).inner_gradient(x, y)
                 new, state = run.update(gradient, rebuild(floats, others), y)
-                new_floats, _ = _split(state)
-                return (new, new_floats), (_others(state), (gradient, out))
+                new_floats, new_others, _ = _split(state)
+                return (new, new_floats), (new_others, (gradient, out))
 
             moved, linear, (others, last) = jax.linearize(advance, x, y, floats, has_aux=True)
             tangents = _each(lambda d, t: linear(unravel(d), *t), (basis, tangents))
@@ -200,7 +200,7 @@ class Unrolled(Hypergradient):
         start = (carry[0], float_state)
         tangents = jax.tree.map(lambda leaf: jnp.zeros((flat.size, *leaf.shape), leaf.dtype), start)
         (moved, others, thread, tangents), lasts = jax.lax.scan(
-            step, (start, _others(carry[1]), carry[2], tangents), first + jnp.arange(count)
+            step, (start, other_state, carry[2], tangents), first + jnp.arange(count)
         )
         last = jax.tree.map(lambda leaf: leaf[-1], lasts)
         y = moved[0]
@@ -221,23 +221,18 @@ def _is_float(leaf: Any) -> bool:
     return jnp.issubdtype(jnp.asarray(leaf).dtype, jnp.inexact)
 
 
-def _split(state: Any) -> tuple[list[Any], Callable[[Any, Any], Any]]:
-    """The floating leaves of a state, and how to put them back among the others."""
+def _split(state: Any) -> tuple[list[Any], list[Any], Callable[[Any, Any], Any]]:
+    """The floating leaves of a state, those that no derivative goes through (counts and keys), and
+    how to put both together again."""
     leaves, structure = jax.tree.flatten(state)
     floating = [_is_float(leaf) for leaf in leaves]
 
     def rebuild(floats: list[Any], others: list[Any]) -> Any:
         moving, still = iter(floats), iter(others)
-        return jax.tree.unflatten(
-            structure, [next(moving if is_float else still) for is_float in floating]
-        )
+        return jax.tree.unflatten(structure, [next(moving if f else still) for f in floating])
 
-    return [leaf for leaf in leaves if _is_float(leaf)], rebuild
-
-
-def _others(state: Any) -> list[Any]:
-    """The leaves of a state that no derivative goes through: counts and keys."""
-    return [leaf for leaf in jax.tree.leaves(state) if not _is_float(leaf)]
+    floats = [leaf for leaf in leaves if _is_float(leaf)]
+    return floats, [leaf for leaf in leaves if not _is_float(leaf)], rebuild
 
 
 @dataclass(frozen=True, eq=False)
@@ -300,28 +295,18 @@ class _Steps:
         return [jnp.zeros_like(leaf) for leaf in _split(state)[0]]
 
     def backward(self, x: Any, trajectory: Any, first: Any, count: int, bars: Any) -> Any:
-        """Cotangents before the steps from those after them.
+        """Cotangents (``bars``) before the steps from those after them.
 
-        Args:
-            x: outer variable.
-            trajectory: the carry before each step.
-            first: index of the first step.
-            count: steps.
-            bars: cotangents of the outer variable, the weights and the state's floating leaves.
+        They are those of the outer variable, the weights and the state's floating leaves.
         """
 
         def body(bars: Any, saved: Any) -> Any:
             x_bar, (y_bar, state_bar) = bars
             index, (y, state, thread) = saved
             inner = self.inner(self.args(first + index, thread))
-            floats, rebuild = _split(state)
-            others = _others(state)
+            floats, others, rebuild = _split(state)
 
-            def joint(y: Any) -> Any:
-                of_outer, of_inner, _ = inner.gradients(x, y)
-                return of_outer, of_inner
-
-            (_, gradient), linear = jax.linearize(joint, y)
+            (_, gradient), linear, _ = jax.linearize(inner.joint(x), y, has_aux=True)
 
             def update(gradient: Any, floats: Any, y: Any) -> Any:
                 y, state = self.update(gradient, rebuild(floats, others), y)
