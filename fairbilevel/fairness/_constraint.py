@@ -25,6 +25,7 @@ from fairbilevel.fairness._surrogate import SURROGATES, Surrogate
 Tolerance = float | Mapping[str, float] | Sequence[Any] | np.ndarray
 
 Duals = Float[Array, " multipliers"]  # one entry a multiplier of the constraint
+Limits = Float[Any, " multipliers"]
 Groups = Float[Array, " groups"]
 Weights = Float[Array, "..."]  # by group, or by group and label
 Logits = Float[Array, "rows classes"]
@@ -163,9 +164,7 @@ class Constraint(ABC):
         top = jnp.max(measured)
         return jnp.where(jnp.isfinite(top), top, 0)
 
-    def distances(
-        self, stats: GroupStatistics, limits: Float[Any, " multipliers"] | None = None
-    ) -> Duals:
+    def distances(self, stats: GroupStatistics, limits: Limits | None = None) -> Duals:
         """Measured minus limit: what is above 0 violates; ``-inf`` for groups not claimed.
 
         Args:
@@ -177,10 +176,7 @@ class Constraint(ABC):
         return self.measured(stats) - jnp.asarray(limits, stats.accuracy.dtype)
 
     def violations(
-        self,
-        stats: GroupStatistics,
-        limits: Float[Any, " multipliers"] | None = None,
-        multipliers: Duals | None = None,
+        self, stats: GroupStatistics, limits: Limits | None = None, multipliers: Duals | None = None
     ) -> Duals:
         """What moves each multiplier: measured minus limit, 0 for groups not claimed.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +15,7 @@ from fairbilevel.fairness._constraint import (
     Constraint,
     Duals,
     Groups,
+    Limits,
     Tolerance,
     against_average,
     against_rest,
@@ -172,10 +173,7 @@ class EqualizedLoss(_EqualizedLoss):
     monotone: ClassVar[bool] = True
 
     def violations(
-        self,
-        stats: GroupStatistics,
-        limits: Float[Any, " multipliers"] | None = None,
-        multipliers: Duals | None = None,
+        self, stats: GroupStatistics, limits: Limits | None = None, multipliers: Duals | None = None
     ) -> Duals:
         """``max(|L_g - L| - tolerance, 0)``."""
         return jnp.maximum(super().violations(stats, limits), 0)
@@ -198,10 +196,7 @@ class SignedEqualizedLoss(_EqualizedLoss):
     signed: ClassVar[bool] = True
 
     def violations(
-        self,
-        stats: GroupStatistics,
-        limits: Float[Any, " multipliers"] | None = None,
-        multipliers: Duals | None = None,
+        self, stats: GroupStatistics, limits: Limits | None = None, multipliers: Duals | None = None
     ) -> Duals:
         """``L_g - L`` less the tolerance on the side that a multiplier is on, so that it comes back
         once that side holds; at zero, whichever side is violated."""

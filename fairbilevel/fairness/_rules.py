@@ -84,12 +84,6 @@ def gradient_ascent(step: Number) -> optax.GradientTransformation:
     return optax.sgd(step)
 
 
-class AugmentedLagrangianState(NamedTuple):
-    """The dual estimate, without the penalty that weights feel beside it."""
-
-    estimate: Any
-
-
 @_numbered
 def augmented_lagrangian(
     step: Number, penalty: Number = 0.1
@@ -106,8 +100,9 @@ def augmented_lagrangian(
         penalty: ``rho``.
     """
 
-    def init(params: optax.Params) -> AugmentedLagrangianState:
-        return AugmentedLagrangianState(jax.tree.map(jnp.copy, params))
+    def init(params: optax.Params) -> optax.Updates:
+        # The dual estimate, without the penalty that weights feel beside it.
+        return jax.tree.map(jnp.copy, params)
 
     def update(updates: Any, state: Any, params: Any, *, measured: Any, lower: Any) -> Any:
         params = _required(params)
@@ -115,12 +110,12 @@ def augmented_lagrangian(
         def felt(g: Any, estimate: Any, now: Any, seen: Any, low: Any) -> Any:
             return jnp.where(seen, jnp.maximum(estimate - penalty * g, low), now) - now
 
-        moves = jax.tree.map(felt, updates, state.estimate, params, measured, lower)
+        moves = jax.tree.map(felt, updates, state, params, measured, lower)
         estimate = jax.tree.map(
             lambda g, e, seen, low: jnp.where(seen, jnp.maximum(e - step * g, low), e),
-            updates, state.estimate, measured, lower,
+            updates, state, measured, lower,
         )  # fmt: skip
-        return moves, AugmentedLagrangianState(estimate)
+        return moves, estimate
 
     return optax.GradientTransformationExtraArgs(init, update)
 
