@@ -47,8 +47,21 @@ def _check(entries: list[zipfile.ZipInfo]) -> None:
     names = [_name(entry) for entry in entries]
     if len(set(names)) < len(names):
         raise ValueError("an array is in it twice")
+    refuse_bombs(entries, _RATIO_MATTERS_FROM)
+
+
+def refuse_bombs(entries: list[zipfile.ZipInfo], harmless: int) -> None:
+    """Refuse members of a zip that would unpack to what no data needs.
+
+    Args:
+        entries: all members.
+        harmless: bytes unpacked up to which a member may be packed as tightly as it likes.
+
+    Raises:
+        ValueError: names the member, or the size of all.
+    """
     for entry in entries:
-        if entry.file_size > max(_RATIO_MATTERS_FROM, _RATIO * entry.compress_size):
+        if entry.file_size > max(harmless, _RATIO * entry.compress_size):
             raise ValueError(f"{entry.filename!r} would grow more than {_RATIO}-fold")
     total = sum(entry.file_size for entry in entries)
     if total > MOST:

@@ -80,9 +80,8 @@ def _open(name: str, split: str, data_dir: str | None, download: bool) -> Any:
     except (KeyError, ValueError) as error:
         splits = _splits(tfds, name, data_dir)
         if splits:
-            raise DataError(
-                f"tfds:{name} has no split {split!r}; it has {listing(splits)}."
-            ) from None
+            told = f"tfds:{name} has no split {split!r}; it has {listing(splits)}."
+            raise DataError(told) from None
         raise _unprepared(name, where, error) from None
     except (NotImplementedError, OSError, AssertionError, RuntimeError) as error:
         raise _unprepared(name, where, error) from None
@@ -138,9 +137,7 @@ def _read_rows(source: Any, name: str, split: str, request: Request) -> Rows:
             orders[short[key]] = order
     celeba = TARGET in columns and "label" not in columns
     target = TARGET if celeba else ("label" if "label" in columns else None)
-    notes = []
-    if len(chosen) < len(source):
-        notes.append(f"A random subset of {len(chosen)} of {len(source)} rows.")
+    subset = f"A random subset of {len(chosen)} of {len(source)} rows."
     return Rows(
         name=f"tfds:{name} ({split})",
         attributes=pd.DataFrame(columns, index=range(len(chosen))),
@@ -149,7 +146,7 @@ def _read_rows(source: Any, name: str, split: str, request: Request) -> Rows:
         target=target,
         group=GROUP if celeba else ((target,) if target else ()),
         orders=orders,
-        notes=notes,
+        notes=[subset] if len(chosen) < len(source) else [],
     )
 
 
