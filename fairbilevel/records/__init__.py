@@ -30,7 +30,6 @@ from fairbilevel.records._folder import (
     ROWS,
     SCHEMA_VERSION,
     check_completed,
-    check_run_folder,
     is_run_folder,
     read_result,
 )
@@ -59,7 +58,6 @@ __all__ = [
     "RecordError",
     "TensorBoard",
     "check_completed",
-    "check_run_folder",
     "differences",
     "is_locked",
     "is_run_folder",

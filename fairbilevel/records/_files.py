@@ -56,14 +56,12 @@ def read_json(path: Path) -> Any:
     Raises:
         RecordError: missing, unreadable or not JSON.
     """
+    if path.is_file() and path.stat().st_size > MOST_JSON:
+        raise RecordError(f"{path} is larger than {MOST_JSON >> 20} MiB: no file of a run is")
     try:
-        if path.stat().st_size > MOST_JSON:
-            raise RecordError(f"{path} is larger than {MOST_JSON >> 20} MiB: no file of a run is")
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RecordError(f"{path} does not exist") from None
-    except RecordError:
-        raise
     except (OSError, ValueError, RecursionError) as error:
         raise RecordError(f"{path} cannot be read as JSON: {error}") from None
 
@@ -135,5 +133,5 @@ def read_json_lines(path: Path) -> list[Any]:
             records.append(json.loads(line))
         except (ValueError, RecursionError):
             if number < len(lines):
-                raise RecordError(f"{path}, line {number}, is not JSON") from None
+                raise RecordError(f"{path}, line {number} of {len(lines)}, is not JSON") from None
     return records
