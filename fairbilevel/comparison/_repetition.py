@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from fairbilevel import fairness, run
 from fairbilevel.comparison._design import OUTCOME_ROLES, ROLES, Comparison, run_key
 from fairbilevel.data import Dataset
 from fairbilevel.problem import FairPruningProblem, Network, Reference
-from fairbilevel.records import read_arrays, write_arrays, write_json
+from fairbilevel.records import read_arrays, read_json, write_arrays, write_json
 from fairbilevel.run import read_data
 from fairbilevel.train import Costs, DivergenceError, Solution, train_dense
 
@@ -63,7 +62,7 @@ def run_repetition(
             machine).
     """
     stem = stem_of(folder, round_, fold)
-    record, rows = _read(stem)
+    record, rows = read_files(stem)
     missing = [r for r in comparison.runs if run_key(*r) not in record.get("runs", {})]
     if not missing:
         return
@@ -98,11 +97,11 @@ def _percent(value: float) -> str:
     return f"{100 * value:.2f} %"
 
 
-def _read(stem: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def read_files(stem: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """A repetition's record and rows; empty where there is none yet."""
     if not stem.with_suffix(".json").is_file():
         return {}, {}
-    record = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8"))
-    return record, dict(read_arrays(stem.with_suffix(".npz")))
+    return read_json(stem.with_suffix(".json")), read_arrays(stem.with_suffix(".npz"))
 
 
 def _dense(

@@ -86,12 +86,9 @@ def noise_free_spread(
 def spread_of_sums(
     size: np.ndarray, total: np.ndarray, squares: np.ndarray
 ) -> np.ndarray | np.float64:
-    """``noise_free_spread`` from the groups' sums of ``dense - pruned`` and of its square.
+    """``noise_free_spread`` from groups' rows, sums of ``dense - pruned`` and of its square.
 
-    Args:
-        size: rows of each group, ``[..., groups]``.
-        total: sums of the differences.
-        squares: sums of their squares.
+    All are ``[..., groups]``.
     """
     size, total, squares = (np.asarray(a, float) for a in (size, total, squares))
     n, s, q = (a.sum(-1, keepdims=True) for a in (size, total, squares))

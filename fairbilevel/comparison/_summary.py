@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,18 +9,9 @@ from typing import Any
 import numpy as np
 
 from fairbilevel import fairness
+from fairbilevel.comparison import _statistics as statistics
 from fairbilevel.comparison._design import OUTCOME_ROLES, ROLES, Comparison, run_key
-from fairbilevel.comparison._repetition import stem_of
-from fairbilevel.comparison._statistics import (
-    bootstrap_differences,
-    corrected_t,
-    cross_fitted_worst,
-    dense_floor,
-    excess_gaps,
-    holm,
-    noise_free_spread,
-    permutation_floor,
-)
+from fairbilevel.comparison._repetition import read_files, stem_of
 from fairbilevel.fairness import Outcomes
 from fairbilevel.records import read_arrays
 
@@ -39,13 +29,10 @@ def read_repetitions(comparison: Comparison, folder: Path) -> tuple[list[Record]
     records, rows = [], []
     keys = [run_key(*run) for run in comparison.runs]
     for repetition in comparison.repetitions:
-        stem = stem_of(folder, *repetition)
-        if not stem.with_suffix(".json").is_file():
-            continue
-        record = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8"))
-        if all(key in record["runs"] for key in keys):
+        record, outcomes = read_files(stem_of(folder, *repetition))
+        if record and all(key in record["runs"] for key in keys):
             records.append(record)
-            rows.append(dict(read_arrays(stem.with_suffix(".npz"))))
+            rows.append(outcomes)
     return records, rows
 
 
@@ -164,10 +151,12 @@ def _pool(inside: list[Rows], role: str, key: str) -> tuple[np.ndarray, np.ndarr
 def _pooled(inside: list[Rows], key: str, groups: int, permutations: int) -> dict[str, Any]:
     """Test rows of all folds together, beside the noise floor."""
     pair = (*_pool(inside, "test", key), groups)
-    floor = permutation_floor(*pair, permutations=permutations)
+    floor = statistics.permutation_floor(*pair, permutations=permutations)
     spreads = {
         role: [
-            noise_free_spread(r[f"{role}/dense"], r[f"{role}/{key}"], r[f"{role}/group"], groups)
+            statistics.noise_free_spread(
+                r[f"{role}/dense"], r[f"{role}/{key}"], r[f"{role}/group"], groups
+            )
             for r in inside
         ]
         for role in OUTCOME_ROLES
@@ -177,7 +166,7 @@ def _pooled(inside: list[Rows], key: str, groups: int, permutations: int) -> dic
         "floor_mean": floor["floor_mean"],
         "floor_95": floor["floor_95"],
         "floor_p": floor["p"],
-        "cross_fitted_worst": cross_fitted_worst(*pair),
+        "cross_fitted_worst": statistics.cross_fitted_worst(*pair),
         "spread_tune": float(np.mean(spreads["tune"])),
         "spread_test": float(np.mean(spreads["test"])),
         "spread_each": spreads["test"],
@@ -222,13 +211,13 @@ def _differences(
 
         return np.array([of(r, key) - of(r, reference) for r in inside])
 
-    spreads = less(noise_free_spread)
-    largest = less(lambda *rows: np.nanmax(excess_gaps(*rows)))
+    spreads = less(statistics.noise_free_spread)
+    largest = less(lambda *rows: np.nanmax(statistics.excess_gaps(*rows)))
     columns = [f"test/{name}" for name in ("dense", key, reference, "group")]
-    boot = bootstrap_differences([[r[name] for name in columns] for r in inside], groups)
+    boot = statistics.bootstrap_differences([[r[name] for name in columns] for r in inside], groups)
     out: dict[str, Any] = {}
     for name, values in (("accuracy", accuracy), ("spread", spreads), ("max_excess_gap", largest)):
-        found = corrected_t(values, int(test), int(train))
+        found = statistics.corrected_t(values, int(test), int(train))
         out |= {f"{name}_difference_{k}": v for k, v in found.items()}
         if name in boot:
             out[f"{name}_difference_bootstrap"] = list(boot[name])
@@ -238,14 +227,16 @@ def _differences(
 def _adjust(lines: list[dict[str, Any]]) -> None:
     """Holm's adjustment over what a table may claim: the differences of the spread."""
     tested = [line for line in lines if line.get("spread_difference_p") is not None]
-    adjusted = holm([line["spread_difference_p"] for line in tested])
+    adjusted = statistics.holm([line["spread_difference_p"] for line in tested])
     for line, p in zip(tested, adjusted, strict=True):
         line["spread_difference_p_adjusted"] = p
 
 
 def _admitted(inside: list[Rows], key: str, groups: int, permutations: int) -> dict[str, Any]:
     """Whether the reference does damage on tune beyond chance."""
-    floor = permutation_floor(*_pool(inside, "tune", key), groups, permutations=permutations)
+    floor = statistics.permutation_floor(
+        *_pool(inside, "tune", key), groups, permutations=permutations
+    )
     return {**floor, "admitted": floor["largest"] > floor["floor_95"]}
 
 
@@ -256,4 +247,4 @@ def _dense_floor(folder: Path) -> dict[str, Any] | None:
     rows = read_arrays(path)
     keep = rows["counted"][rows["group"]]
     models = [v[keep] for k, v in rows.items() if k.startswith("dense-")]
-    return dict(dense_floor(models, rows["group"][keep], len(rows["counted"])))
+    return dict(statistics.dense_floor(models, rows["group"][keep], len(rows["counted"])))
