@@ -21,7 +21,7 @@ from rich.console import Console
 from fairbilevel import _options
 from fairbilevel.cli._parse import configuration, parse, shares, taken
 from fairbilevel.cli._plan import print_plan
-from fairbilevel.cli._show import plain, say, table
+from fairbilevel.cli._show import percent, plain, say, table
 
 _HELP = """\
 usage: fairbilevel COMMAND [options]
@@ -221,11 +221,8 @@ def _frontier(words: list[str]) -> int:
     columns = ("sparsity", "tolerance", "tune", "gap", "test", "gap", "chosen")
     shown = table(["method"], columns)
     for p in points:
-        numbers = [
-            "-" if p[f"{role}_{what}"] is None else f"{100 * p[f'{role}_{what}']:.1f}"
-            for role in ("tune", "test")
-            for what in ("accuracy", "gap")
-        ]
+        measured = ("tune_accuracy", "tune_gap", "test_accuracy", "test_gap")
+        numbers = [percent(p[name], "") for name in measured]
         tolerance = "-" if p["tolerance"] is None else f"{100 * p['tolerance']:g}"
         shown.add_row(
             p["method"], f"{p['sparsity']:g}", tolerance, *numbers, "yes" if p["chosen"] else ""
@@ -287,10 +284,6 @@ def _evaluate(words: list[str]) -> int:
 
 def _print_evaluation(console: Console, result: dict[str, Any]) -> None:
     shown = table(["group"], ["rows", "dense", "pruned", "excess gap"])
-
-    def percent(value: float | None) -> str:
-        return "-" if value is None else f"{100 * value:.1f} %"
-
     for group, size in result["pruned"]["group_size"].items():
         excess = result["gaps"]["excess_accuracy_gap"][group]
         shown.add_row(

@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from fairbilevel.cli._show import percent
+
 _PHASES = {
     "dense": "dense model",
     "bilevel": "bilevel: mask and weights",
@@ -15,10 +17,6 @@ _PHASES = {
     "finetune": "fine-tuning",
     "baseline": "baseline: gradual magnitude",
 }
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f} %"
 
 
 def _points(value: float | None) -> str:
@@ -68,10 +66,10 @@ class Progress:
         cells = [
             ("phase", _PHASES.get(record["phase"], record["phase"])),
             ("step", f"{record['step']:,} of {record['steps']:,}"),
-            ("sparsity", _percent(record["sparsity"])),
+            ("sparsity", percent(record["sparsity"])),
             ("loss", f"{record['loss']:.3f}"),
-            ("accuracy on tune", _percent(tune["accuracy"])),
-            ("worst group", _percent(tune.get("worst_group_accuracy"))),
+            ("accuracy on tune", percent(tune["accuracy"])),
+            ("worst group", percent(tune.get("worst_group_accuracy"))),
             ("largest violation", _points(tune.get("largest_violation"))),
             ("time left", _time(left)),
         ]

@@ -9,7 +9,7 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 
-from fairbilevel.cli._show import plain, table
+from fairbilevel.cli._show import percent, plain, table
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,10 @@ def runs(options: Runs, console: Console) -> int:
         console.print(f"no runs below {plain(str(options.folder))}", highlight=False)
         return 0
 
-    def percent(value: float | None) -> str:
-        return "-" if value is None else f"{100 * value:.1f}"
-
     def accuracy(run: RunSummary) -> str:
         if run.accuracy is None:
             return "-"
-        return f"{percent(run.dense_accuracy)} -> {percent(run.accuracy)}"
+        return f"{percent(run.dense_accuracy, '')} -> {percent(run.accuracy, '')}"
 
     def name(run: RunSummary) -> str:
         path = Path(run.path)
@@ -62,7 +59,7 @@ def runs(options: Runs, console: Console) -> int:
             "-" if run.sparsity is None else f"{run.sparsity:g}",
             run.status,
             accuracy(run),
-            percent(run.largest_gap),
+            percent(run.largest_gap, ""),
             run.limits or "-",
             plain(run.certificate or "-"),
             "-" if run.date is None else run.date[:10],

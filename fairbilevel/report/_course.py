@@ -149,10 +149,8 @@ def cost_section(result: dict[str, Any]) -> str:
         (f"{BASELINE} pruning, for comparison", "baseline_gradient_evaluations"),
     )
     known = [(name, value) for name, key in parts if (value := number(result, "cost", key))]
-    body = [row(name, [count(value)]) for name, value in known]
-    evaluations = (
-        f'<div class="slim">{table(["Work", "Gradient evaluations"], body)}</div>' if body else ""
-    )
+    work = table(["Work", "Gradient evaluations"], [row(name, [count(v)]) for name, v in known])
+    evaluations = f'<div class="slim">{work}</div>' if known else ""
     memory = number(result, "cost", "peak_memory_mb")
     whole, compiling = (number(result, "cost", key) for key in ("seconds", "compile_seconds"))
     times = facts(
@@ -184,14 +182,17 @@ def origin_section(config: dict[str, Any], result: dict[str, Any]) -> str:
     requested = number(sparsity, "requested")
     seed = dig(result, "seed")
     parameters = number(result, "model", "parameters")
+    roles, skipped = mapping(result, "data", "roles"), mapping(result, "data", "skipped")
+    rows = ", ".join(f"{count(number(n))} {role}" for role, n in roles.items())
+    left_out = ", ".join(f"{counted(number(n), 'row')} ({why})" for why, n in skipped.items())
     asked = [percent(requested)] if requested is not None else []
     asked += [f"{word} {sparsity[word]}" for word in ("granularity", "budget") if word in sparsity]
     origin = facts(
         (
             ("Data", str(dig(result, "data", "name") or "")),
             ("Fingerprint", str(dig(result, "data", "fingerprint") or "")),
-            ("Rows", _roles(result)),
-            ("Left out", _skipped(result)),
+            ("Rows", rows),
+            ("Left out", left_out),
             ("Classes", _listed(strings(result, "data", "classes"))),
             ("Groups", _listed(strings(result, "data", "groups"))),
             ("Model", str(dig(result, "model", "name") or "")),
@@ -204,12 +205,8 @@ def origin_section(config: dict[str, Any], result: dict[str, Any]) -> str:
     )
     notes = bullets(strings(result, "data", "notes"))
     items = "".join(f"<li><b>{esc(k)}:</b> {esc(_option(v))}</li>" for k, v in config.items())
-    options = (
-        f"<details><summary>All {counted(len(config), 'option')}</summary>"
-        f'<ul class="options">{items}</ul></details>'
-        if items
-        else ""
-    )
+    every = f"<details><summary>All {counted(len(config), 'option')}</summary>"
+    options = f'{every}<ul class="options">{items}</ul></details>' if items else ""
     return section("origin", "How it was made", code, origin, notes, options)
 
 
@@ -221,16 +218,6 @@ def _option(value: object) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value)) or "none"
     return str(value)
-
-
-def _roles(result: dict[str, Any]) -> str:
-    roles = mapping(result, "data", "roles")
-    return ", ".join(f"{count(number(rows))} {role}" for role, rows in roles.items())
-
-
-def _skipped(result: dict[str, Any]) -> str:
-    skipped = mapping(result, "data", "skipped")
-    return ", ".join(f"{counted(number(n), 'row')} ({why})" for why, n in skipped.items())
 
 
 def _listed(names: list[str]) -> str:
@@ -248,12 +235,8 @@ def limits_section(result: dict[str, Any], certificate: dict[str, Any] | None = 
     unit = str(dig(result, "sparsity", "unit") or "weight")
     unclaimed = [r.name for r in rows if not r.counted]
     unseen = [r.name for r in rows if r.counted and r.pruned is None]
-    certify = ""
-    if held:
-        certify = (
-            f" {counted(held, 'row')} that nothing has touched are set aside, from which a "
-            "certificate can be computed."
-        )
+    aside = "that nothing has touched are set aside, from which a certificate can be computed."
+    certify = f" {counted(held, 'row')} {aside}" if held else ""
     where = counted(test_rows(result), "test row") if test_rows(result) else "the test rows"
     estimates = (
         f"No certificate has been computed. The numbers are point estimates on {where}: other "

@@ -21,6 +21,7 @@ from fairbilevel.report._numbers import (
 )
 from fairbilevel.report._verdict import (
     BASELINE,
+    ROLES,
     Limit,
     beside_average,
     diverged,
@@ -30,9 +31,7 @@ from fairbilevel.report._verdict import (
     test_rows,
 )
 
-ROLES = ("fit", "select", "tune", "test")
-
-_GAPS = (
+GAPS = (
     ("accuracy_gap", "Accuracy gap", "best group minus worst group"),
     ("degradation_gap", "Degradation gap", "largest loss minus smallest loss of a group"),
     ("max_excess_accuracy_gap", "Largest excess loss", "worst group’s loss beyond the average"),
@@ -283,7 +282,7 @@ def _gaps_table(result: dict[str, Any]) -> str:
         body.append(row(f"{title}: accuracy", accuracy, css="all"))
         worst = [percent(number(result, gaps, role, "worst_group_accuracy")) for role in ROLES]
         body.append(row("Worst group’s accuracy", worst))
-        for key, name, _ in _GAPS:
+        for key, name, _ in GAPS:
             body.append(row(name, [points(number(result, gaps, role, key)) for role in ROLES]))
     head = ["Measure", *(r.capitalize() for r in ROLES)]
     return table(head, body, caption="Accuracy in percent, gaps in points") if body else ""
@@ -299,7 +298,7 @@ def _role_charts(result: dict[str, Any]) -> str:
             for gaps, title, fill in models
         ]
 
-    every = {key: series(key) for key, _, _ in _GAPS}
+    every = {key: series(key) for key, _, _ in GAPS}
     values = [v for bars in every.values() for one in bars for v in one.values if v is not None]
     if not values:
         return ""
@@ -318,7 +317,7 @@ def _role_charts(result: dict[str, Any]) -> str:
         text = meaning[0].upper() + meaning[1:] + "."
         return figure(key.replace("_", "-"), name, text, draw, wide=330, narrow=240)
 
-    charts = "".join(chart(*gap) for gap in _GAPS)
+    charts = "".join(chart(*gap) for gap in GAPS)
     return f'<div class="charts three">{charts}</div>'
 
 

@@ -10,8 +10,8 @@ from rich.text import Text
 
 from fairbilevel.report._groups import GroupRow, ends, group_rows
 from fairbilevel.report._numbers import count, number, percent, points, printable
-from fairbilevel.report._sections import ROLES, all_rows, has_baseline
-from fairbilevel.report._verdict import BASELINE, judge, limits
+from fairbilevel.report._sections import GAPS, all_rows, has_baseline
+from fairbilevel.report._verdict import BASELINE, ROLES, judge, limits
 
 _AT_EACH_END = 10
 
@@ -87,12 +87,7 @@ def _groups(result: dict[str, Any]) -> Table:
 def _gaps(result: dict[str, Any]) -> Table:
     columns = [("Pruned model, points", 34), *((role.capitalize(), 7) for role in ROLES)]
     table = _table("Gaps on every part of the data", columns)
-    names = {
-        "accuracy_gap": "Accuracy gap",
-        "degradation_gap": "Degradation gap",
-        "max_excess_accuracy_gap": "Largest excess loss",
-    }
-    for key, name in names.items():
+    for key, name, _ in GAPS:
         table.add_row(name, *(points(number(result, "gaps", role, key)) for role in ROLES))
     for limit in limits(result):
         marks = {True: " ✓", False: " ✗", None: ""}

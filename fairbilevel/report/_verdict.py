@@ -25,6 +25,8 @@ from fairbilevel.report._numbers import (
 
 State = Literal["met", "missed", "none", "unmeasured", "diverged"]
 
+ROLES = ("fit", "select", "tune", "test")
+
 BASELINE = "Gradual magnitude"
 """Name of the comparison method: prune the smallest weights step by step, then fine-tune."""
 
@@ -113,13 +115,11 @@ class Limit:
         distance = points(abs(violation)) if self.in_points else plain(abs(violation))
         if self.in_points and distance == "0.0" and abs(violation) > 1e-9:
             distance = "less than 0.1"
-        outcome = (
-            "met exactly"
-            if abs(violation) <= 1e-9
-            else f"met, with {distance}{unit} to spare"
-            if met
-            else f"not met, {distance}{unit} {'under' if self.floor else 'over'}"
-        )
+        outcome = f"met, with {distance}{unit} to spare"
+        if abs(violation) <= 1e-9:
+            outcome = "met exactly"
+        elif not met:
+            outcome = f"not met, {distance}{unit} {'under' if self.floor else 'over'}"
         value = f"{self.value_text('test')}{unit} on test, " if self.tolerance is not None else ""
         kind = "floor" if self.floor else "limit"
         return f"{self.title}: {value}{kind} {self.tolerance_text()}: {outcome}."
@@ -146,10 +146,7 @@ def limits(result: dict[str, Any]) -> list[Limit]:
             name=str(dig(item, "name") or "unnamed"),
             tolerance=number(item, "tolerance"),
             floor=dig(item, "floor") is True,
-            violations={
-                role: number(item, "largest_violation", role)
-                for role in ("fit", "select", "tune", "test")
-            },
+            violations={role: number(item, "largest_violation", role) for role in ROLES},
         )
         for item in found
     ]
@@ -184,9 +181,8 @@ def judge(result: dict[str, Any], certificate: dict[str, Any] | None = None) -> 
         proven = certificate_line(certificate)
         sentences += [f"Certificate: {proven}"] if proven else []
     # Without a model there is nothing to warn about.
-    caution = (
-        "" if state == "diverged" and not any(numbers) else printable(_caution(result, certificate))
-    )
+    nothing = state == "diverged" and not any(numbers)
+    caution = "" if nothing else printable(_caution(result, certificate))
     return Verdict(state, headline, tuple(printable(s) for s in sentences if s), caution)
 
 
@@ -216,13 +212,11 @@ def _headline(result: dict[str, Any], bounds: list[Limit]) -> tuple[State, str]:
     unknown = sum(limit.met() is None for limit in bounds)
     total = len(bounds)
     if missed:
-        if total == 1 and dig(result, "feasibility", "status") == "infeasible within this budget":
-            return (
-                "missed",
-                "The fairness limit is infeasible within this budget, and not met on test data.",
-            )
+        status = dig(result, "feasibility", "status")
         if total == 1:
-            return "missed", "The fairness limit is not met on test data."
+            infeasible = status == "infeasible within this budget"
+            how = "infeasible within this budget, and not met" if infeasible else "not met"
+            return "missed", f"The fairness limit is {how} on test data."
         if missed == total:
             word = "Neither" if total == 2 else "None"
             return "missed", f"{word} of the {total} fairness limits is met on test data."
@@ -251,10 +245,7 @@ def _removed(result: dict[str, Any]) -> str:
 
 
 def _accuracy(result: dict[str, Any]) -> str:
-    before, after = (
-        number(result, "dense", "test", "accuracy"),
-        number(result, "pruned", "test", "accuracy"),
-    )
+    before, after = (number(result, model, "test", "accuracy") for model in ("dense", "pruned"))
     if before is None or after is None:
         return ""
     rows = test_rows(result)
@@ -320,14 +311,10 @@ def _infeasible(result: dict[str, Any], bounds: list[Limit]) -> list[str]:
         named = [f"“{n}” {show(number(over, n))}{unit} {side}" for n in far[:_MOST_NAMED]]
         more = [f"{count(len(far) - _MOST_NAMED)} more"] if len(far) > _MOST_NAMED else []
         groups = f" ({', '.join([*named, *more])})" if named else ""
-        reached = number(found, "tolerance_reached")
-        best = "highest" if limit.floor else "smallest"
-        ends = (
-            f"; the {best} {'floor' if limit.floor else 'limit'} it reached is "
-            f"{show(reached)}{unit}"
-            if reached is not None
-            else ""
-        )
+        reached, ends = number(found, "tolerance_reached"), ""
+        if reached is not None:
+            best = "highest floor" if limit.floor else "smallest limit"
+            ends = f"; the {best} it reached is {show(reached)}{unit}"
         sentences.append(
             f"{limit.title}: infeasible within this budget. The pressure on it grew and the "
             f"violation did not shrink on the rows that steer it{groups}{ends}."
