@@ -89,18 +89,10 @@ def take_look(
     candidates: int = 1,
     only_look: bool = False,
 ) -> int:
-    """Number a certification and write it down before its outcome is known.
+    """Number a certification, from 1, and write it down before its outcome is known.
 
-    Args:
-        path: the ledger, made if it is not there.
-        rows: fingerprints of the certify rows.
-        terms: what candidates of one look have in common.
-        question: what makes this certification the same as a former one: terms and outcomes.
-        candidates: models declared to share the look.
-        only_look: close the rows with this look.
-
-    Returns:
-        The look's number, from 1.
+    ``rows`` are fingerprints, ``terms`` what the candidates of one look have in common, and
+    ``question`` (terms and outcomes) what makes this certification the same as a former one.
 
     Raises:
         ValueError: a damaged ledger, rows that were closed, or a first look that is not the first.

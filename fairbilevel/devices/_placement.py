@@ -105,8 +105,7 @@ class Placement:
         """One phrase for logs: ``"4 devices, parameters replicated"``."""
         if self.count == 1:
             return "1 device"
-        held = "sharded" if self.shard_params else "replicated"
-        several = jax.process_count()
+        held, several = "sharded" if self.shard_params else "replicated", jax.process_count()
         processes = f" of {several} processes" if several > 1 else ""
         return f"{self.count} devices{processes}, parameters {held}"
 
@@ -175,15 +174,12 @@ class Placement:
         read: Callable[[Int[np.ndarray, "..."]], Shaped[np.ndarray, "..."]],
         rows: Int[np.ndarray, "..."],
     ) -> Array:
-        """Rows of a table on the devices, split along the last axis of ``rows``.
+        """Rows of a table on the devices, ``[..., batch, ...]``, split along the axis of the batch.
 
         Args:
             read: from row numbers of any shape to their entries, ``[*rows, ...]``; asked for the
                 rows of this process's devices alone.
             rows: row numbers, ``[..., batch]``.
-
-        Returns:
-            ``[..., batch, ...]``.
         """
         if self.alone:
             return on_device(read(rows))
