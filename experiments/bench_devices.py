@@ -4,9 +4,9 @@
     python -m experiments.bench_devices --model mlp --width 64
 
 Counts every collective in the compiled program of the bilevel phase (bilinear hypergradient, one
-constraint, dual step), data parallel and with split parameters, and says what it carries. The
-bytes are those of the results on one device. Rows are random images: what is sent does not depend
-on them. Writes ``results/bench_devices.csv`` and ``.md``.
+constraint, dual step), data parallel and with split parameters, and says what it carries in a step.
+The bytes are those of the results on one device. Rows are random images: what is sent does not
+depend on them. Writes ``results/bench_devices.csv`` and ``.md``.
 
 Virtual devices share the machine's cores, so that steps per second on two and four of them say
 whether communication and splitting cost anything, never how fast real devices are.
@@ -25,15 +25,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import fairbilevel as fb
-from fairbilevel import masks
 from fairbilevel.devices import Collective, bytes_of, collectives
 from fairbilevel.records import write_text
 from fairbilevel.run import machine, versions
-from fairbilevel.train import STREAM_DUALS, STREAM_FIT, STREAM_SELECT
+from fairbilevel.solver import BilevelRun, outer_stretch
+from fairbilevel.train import RunState
 
 RESULTS = Path(__file__).parent / "results"
 DEVICES = 4
@@ -46,23 +45,14 @@ COUNTS = "threshold counts and flags"
 OTHER = "other"
 
 
-def program(problem: fb.FairPruningProblem, batch: int, steps: int) -> tuple[Any, Any, tuple]:
-    """The compiled bilevel phase, what can be called with new states, and its arguments."""
+def begun(problem: fb.FairPruningProblem, batch: int, steps: int) -> tuple[BilevelRun, RunState]:
+    """A run whose first compiled call can take so many outer steps, and its first state."""
     dense = problem.refer(problem.initial_network(0))
     solver = fb.BilevelSolver(sparsity=0.5, steps=10 * steps, batch_size=batch, buffer_size=8)
     run = solver.start(problem, dense)
-    state, place = run.init(), problem.placement.place
-    take = run.feed.take
-    keep = masks.as_counts(run.budget.keep(0.5))
-    arguments = (
-        place(state),
-        take(problem.roles["fit"], STREAM_FIT, steps),
-        take(problem.select_outer, STREAM_SELECT, steps),
-        take(problem.select_duals, STREAM_DUALS, steps),
-        place(keep),
-        place(jnp.linspace(0, 1, steps)),
-    )
-    return run._segment, run._segment.lower(*arguments).compile(), arguments
+    if steps > min(run.length, run.phase.steps):
+        raise ValueError(f"one compiled call takes at most {run.length} steps, got {steps}")
+    return run, run.init()
 
 
 def carries(found: Collective, weights: set[tuple[int, ...]], batch: int) -> dict[str, int]:
@@ -107,19 +97,18 @@ def images(model: str, width: int, placement: fb.Placement, rows: int) -> fb.Fai
     )
 
 
-def rates(programs: list[tuple[Any, tuple]], repetitions: int) -> list[float]:
-    """Steps per second of each program, medians of calls in turn, so that other work on the
-    machine falls on all of them alike."""
-    states = [given[0] for _, given in programs]
-    seconds: list[list[float]] = [[] for _ in programs]
-    for repetition in range(repetitions + 1):
-        for i, (segment, (_, *rest)) in enumerate(programs):
+def rates(runs: list[tuple[BilevelRun, RunState]], steps: int, repetitions: int) -> list[float]:
+    """Steps per second of each run, medians of calls in turn, so that other work on the machine
+    falls on all of them alike."""
+    states = [state for _, state in runs]
+    seconds: list[list[float]] = [[] for _ in runs]
+    for _ in range(repetitions):
+        for i, (run, _) in enumerate(runs):
             begin = time.perf_counter()
-            states[i], _ = segment(states[i], *rest)
-            if repetition:  # the first one compiles
-                seconds[i].append(time.perf_counter() - begin)
-    steps = [given[-1].shape[0] for _, given in programs]
-    return [n / float(np.median(t)) for n, t in zip(steps, seconds, strict=True)]
+            states[i], _, log = run.stretch(states[i], slice(0, steps), None)
+            jax.block_until_ready(log.finite)
+            seconds[i].append(time.perf_counter() - begin)
+    return [steps / float(np.median(t)) for t in seconds]
 
 
 def table(rows: Iterable[dict[str, Any]]) -> list[str]:
@@ -144,18 +133,20 @@ def main() -> None:
     os.environ["XLA_FLAGS"] = (
         f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={DEVICES}"
     )
-    listed, speeds, programs = [], [], []
+    listed, speeds, runs = [], [], []
     for devices, sharded in ((1, False), (2, False), (DEVICES, False), (DEVICES, True)):
         placement = fb.Placement.over(devices, shard_params=sharded)
         problem = images(arguments.model, arguments.width, placement, 20 * arguments.batch)
-        segment, compiled, given = program(problem, arguments.batch, arguments.steps)
-        size = sum(p.nbytes for p in jax.tree.leaves(given[0].weights.params))
+        run, state = begun(problem, arguments.batch, arguments.steps)
+        state, _, _ = run.stretch(state, slice(0, arguments.steps), None)  # compiles
+        size = sum(p.nbytes for p in jax.tree.leaves(state.weights.params))
         name = "split parameters" if sharded else "data parallel"
         if devices == DEVICES:
             weights = weight_shapes(problem)
             total: Counter[tuple[str, str]] = Counter()
             times: Counter[tuple[str, str]] = Counter()
-            for found in collectives(compiled.as_text()):
+            in_steps = (c for c in collectives(outer_stretch.newest().as_text()) if c.looped)
+            for found in in_steps:
                 for what, count in carries(found, weights, arguments.batch).items():
                     total[what, found.kind] += count
                     times[what, found.kind] += found.times
@@ -165,16 +156,16 @@ def main() -> None:
                         "placement": name,
                         "what": what,
                         "collective": kind,
-                        "times a step": round(times[what, kind] / arguments.steps, 2),
-                        "bytes a step": round(count / arguments.steps),
-                        "of the parameters' bytes": f"{count / arguments.steps / size:.4f}",
+                        "times a step": times[what, kind],
+                        "bytes a step": count,
+                        "of the parameters' bytes": f"{count / size:.4f}",
                     }
                 )
         held = sum(
             leaf.addressable_shards[0].data.nbytes
-            for leaf in jax.tree.leaves((given[0].weights.params, given[0].scores))
+            for leaf in jax.tree.leaves((state.weights.params, state.scores))
         )
-        programs.append((segment, given))
+        runs.append((run, state))
         speeds.append(
             {
                 "devices": devices,
@@ -184,7 +175,8 @@ def main() -> None:
             }
         )
         print(speeds[-1], flush=True)
-    for row, speed in zip(speeds, rates(programs, arguments.repetitions), strict=True):
+    found_rates = rates(runs, arguments.steps, arguments.repetitions)
+    for row, speed in zip(speeds, found_rates, strict=True):
         row["steps a second"] = round(speed, 3)
     stream = io.StringIO()
     writer = csv.DictWriter(stream, list(listed[0]), lineterminator="\n")
@@ -197,9 +189,10 @@ def main() -> None:
         "",
         *table(listed),
         "",
-        "An outer step takes two gradients (one on fit, one on select) and a forward pass of the "
-        "dual step. In the program compiled for a CPU a gradient of split parameters is summed "
-        "everywhere and then cut; XLA's GPU and TPU compilers turn that into a reduce-scatter.",
+        "An outer step takes two gradients (one on fit, one on select). A step in which "
+        "multipliers move takes a forward pass besides, which is counted in. In the program "
+        "compiled for a CPU a gradient of split parameters is summed everywhere and then cut; "
+        "XLA's GPU and TPU compilers turn that into a reduce-scatter.",
         "",
         f"## Steps a second on virtual devices of one {made['device']} ({made['cores']} cores, "
         "other work beside it)",

@@ -6,13 +6,15 @@
 Nothing runs: each program is compiled for the default backend and XLA says what its buffers take,
 ``temp + argument + output - alias`` (an output in the place of a donated argument counts once).
 Plain training is the loop of ``fairbilevel``'s own weight steps without masks' scores, constraints
-or a second level. Writes ``results/bench_memory.csv`` and ``.md``.
+or a second level. Outer steps take a whole batch on either level, as with ``split_batch=False``: by
+default they take less. Writes ``results/bench_memory.csv`` and ``.md``.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import dataclasses
 import io
 import time
 from dataclasses import dataclass
@@ -29,9 +31,16 @@ from fairbilevel.masks import Budget
 from fairbilevel.problem import FairPruningProblem
 from fairbilevel.records import write_text
 from fairbilevel.run import machine, versions
-from fairbilevel.solver import OuterStep
-from fairbilevel.solver._step import inner_steps
-from fairbilevel.train import Costs, Steps, WeightLoop, score_descent, sgd
+from fairbilevel.solver import OuterStep, outer_stretch
+from fairbilevel.solver._step import own_numbers
+from fairbilevel.train import (
+    SCORE_RULES,
+    Rules,
+    RunState,
+    WeightState,
+    stretch,
+    weight_stretch,
+)
 
 RESULTS = Path(__file__).parent / "results"
 MOST = {"bilinear": 1.5, "cg": 2.5}
@@ -91,7 +100,7 @@ def make_problem(case: Case, model: str, size: int, batch: int, width: int | Non
 
 def shapes(tree: Any) -> Any:
     """Shapes instead of arrays."""
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
+    return jax.eval_shape(lambda tree: tree, tree)
 
 
 def batches(problem: FairPruningProblem, steps: int, rows: int) -> fb.train.Batch:
@@ -113,37 +122,41 @@ def batches(problem: FairPruningProblem, steps: int, rows: int) -> fb.train.Batc
 
 def lower(case: Case, problem: FairPruningProblem, rows: int) -> Any:
     """One step of the loop that a run compiles, its state donated."""
-    share = jnp.asarray(problem.share["fit"])
-    steps = Steps(
-        problem, sgd(0.05, 100, decay_to_zero=True),
-        fairness.multiplier_rule("gradient-ascent", 0.01),
-        problem.constraints, 32, share,
-    )  # fmt: skip
-    params, state = jax.eval_shape(problem.model.init, jax.random.key(0))
-    weights = jax.eval_shape(steps.init, params, state, jax.random.key(0))
+    rules, key = Rules(problem.constraints), jax.random.key(0)
+    steps, params, state = rules.steps(problem), problem.shapes.params, problem.shapes.state
+
+    def begin(params: Any, state: Any) -> WeightState:
+        duals = steps.duals(rules.duals, rules.buffer_size)
+        return WeightState(params, state, rules.optimizer.init(params), duals, key, np.int32(0))
+
+    weights = jax.eval_shape(begin, params, state)
+    numbers = shapes(problem.numbers())
+    run = shapes(stretch(np.ones(1), np.ones(1, bool), 1, 1.0))
+    one = batches(problem, 1, rows)
     if case.method == "plain":
-        many = WeightLoop(steps, Costs()).many
         factors = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((), leaf.dtype), params)
-        return jax.jit(many, donate_argnums=0).lower(
-            weights, factors, batches(problem, 1, rows), None
-        )
+        return weight_stretch.lower(steps, weights, factors, numbers, run, one, one)
     method = hypergrad.by_name({"unrolled": "unrolled:steps=2"}.get(case.method, case.method))
+    fit = one
+    if isinstance(method, hypergrad.Unrolled):
+        method = dataclasses.replace(method, optimizer=rules.optimizer, args_per_step=True)
+        fit = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct((1, method.steps, *leaf.shape[1:]), leaf.dtype), one
+        )
     budget = Budget.of(problem.layers, "weight", "global")
-    outer_step = OuterStep(
-        steps, method, score_descent("adam", 0.1, 1.0, 100, 0.8), masks.RELAXATIONS["top-k"],
-        budget, "weight", 1, 1.0,
-    )  # fmt: skip
-    scores = jax.eval_shape(
-        lambda p: masks.start_scores("magnitude", p, problem.layers, "weight", jax.random.key(0)),
-        params,
+    outer = OuterStep(
+        steps, method, SCORE_RULES["adam"], masks.RELAXATIONS["top-k"], budget, "weight", rows, True
     )
-    start = jax.eval_shape(outer_step.init, weights, scores)
-    keep = shapes(masks.as_counts(budget.keep(0.9)))
-    progress = jax.ShapeDtypeStruct((1,), jnp.float32)
-    return jax.jit(outer_step.many, donate_argnums=0).lower(
-        start, batches(problem, inner_steps(method), rows), batches(problem, 1, rows),
-        batches(problem, 1, rows), keep, progress,
-    )  # fmt: skip
+    keep = masks.as_counts(budget.keep(0.9))
+
+    def start(params: Any) -> Any:
+        scores = masks.start_scores("magnitude", params, problem.layers, "weight", key)
+        return outer.init(scores, params, keep)
+
+    scores, beside = jax.eval_shape(start, params)
+    whole = RunState(weights, scores, scores, beside)
+    own = shapes(own_numbers(np.ones(1), np.zeros(1), np.ones(1, bool), keep, 1))
+    return outer_stretch.lower(outer, whole, numbers, run, own, fit, one, one)
 
 
 def measure(case: Case, model: str, size: int, batch: int, width: int | None) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import fairbilevel as fb
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -19,6 +21,30 @@ def test_the_code_of_a_guide_runs(page, capsys):
     for block in blocks:
         exec(compile(block, page, "exec"), {})
     assert "DONE" in capsys.readouterr().out
+
+
+def test_the_examples_of_contributing_work_as_printed(tiny_problem):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
+    # A data source is printed as a file of its room.
+    names = {"__name__": "wine", "__package__": "fairbilevel.data"}
+    for block in blocks:
+        exec(compile(block, "CONTRIBUTING.md", "exec", dont_inherit=True), names)
+    problem = tiny_problem(names["ErrorCeiling"](0.2))
+    dense = problem.refer(problem.initial_network())
+    options = {"sparsity": 0.5, "steps": 24, "batch_size": 16}
+    for method in (
+        fb.BilevelSolver(relaxation=names["KeptOnly"](), dual_step=0.1, **options),
+        names["Fisher"](**options),
+    ):
+        solution = fb.solve(problem, method, dense=dense)
+        removed = sum(int((mask == 0).sum()) for mask in solution.masks.values())
+        assert removed == sum(mask.size for mask in solution.masks.values()) // 2
+        found = solution.evaluate("test")
+        worst = 1 - min(found["performance"]["group_accuracy"].values())
+        assert found["violations"] == [pytest.approx(worst - 0.2)]
+    rows = names["Wine"]().read(None, None)
+    assert len(rows.read([0, 1])) == 2
+    assert len(rows.attributes) == 178
 
 
 def test_the_main_table_is_the_one_that_the_experiment_wrote():
