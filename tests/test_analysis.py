@@ -172,7 +172,7 @@ def test_memory_does_not_grow_with_the_rows():
         x = np.zeros((rows, 4), "float32")
         grouped = _rows.GroupedRows.of(x, np.zeros(rows, int), np.zeros(rows, int), batch_size=32)
         compiled = _curvature._tridiagonal.lower(
-            fb.analysis._loss.portable(mlp), params, grouped.stored, 0, rows,
+            fb.analysis._loss.portable(mlp), params, grouped.span(0),
             loss=fb.analysis.cross_entropy, batch_size=32, lanczos=Lanczos(3),
         ).compile()  # fmt: skip
         return compiled.memory_analysis().temp_size_in_bytes

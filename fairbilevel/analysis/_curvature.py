@@ -17,18 +17,11 @@ from scipy.linalg import eigh_tridiagonal
 
 from fairbilevel import _trees
 from fairbilevel.analysis._loss import Apply, Loss, portable, total_loss
-from fairbilevel.analysis._rows import GroupedRows, Stored, stream
+from fairbilevel.analysis._rows import GroupedRows, Span, stream
 
 
 def hessian_product(
-    apply: Apply,
-    loss: Loss,
-    params: Any,
-    vector: Any,
-    stored: Stored,
-    start: Any,
-    stop: Any,
-    batch_size: int,
+    apply: Apply, loss: Loss, params: Any, vector: Any, span: Span, batch_size: int
 ) -> tuple[Any, Any]:
     """Gradient of a span's mean loss, and its Hessian times a vector. Pure.
 
@@ -40,7 +33,7 @@ def hessian_product(
         gradient = jax.grad(lambda p: total_loss(apply, loss, p, x, y, weight))
         return jax.jvp(gradient, (params,), (vector,))
 
-    return stream(quantity, stored, start, stop, batch_size)
+    return stream(quantity, span, batch_size)
 
 
 @dataclass(frozen=True)
@@ -118,48 +111,29 @@ TWENTY = Lanczos()
 
 
 @partial(jax.jit, static_argnames=("loss", "batch_size"))
-def _gradient_norm(
-    apply: Any, params: Any, stored: Stored, start: Any, stop: Any, *, loss: Loss, batch_size: int
-) -> Array:
+def _gradient_norm(apply: Any, params: Any, span: Span, *, loss: Loss, batch_size: int) -> Array:
     def quantity(x: Array, y: Array, weight: Array) -> Any:
         return jax.grad(lambda p: total_loss(apply, loss, p, x, y, weight))(params)
 
-    gradient = stream(quantity, stored, start, stop, batch_size)
+    gradient = stream(quantity, span, batch_size)
     return optax.tree.norm(gradient)
 
 
 @partial(jax.jit, static_argnames=("loss", "batch_size", "lanczos"))
 def _tridiagonal(
-    apply: Any,
-    params: Any,
-    stored: Stored,
-    start: Any,
-    stop: Any,
-    *,
-    loss: Loss,
-    batch_size: int,
-    lanczos: Lanczos,
+    apply: Any, params: Any, span: Span, *, loss: Loss, batch_size: int, lanczos: Lanczos
 ) -> tuple[Array, Array, Array]:
     def product(vector: Any) -> Any:
-        return hessian_product(apply, loss, params, vector, stored, start, stop, batch_size)[1]
+        return hessian_product(apply, loss, params, vector, span, batch_size)[1]
 
     return lanczos.decompose(product, params)
 
 
 @partial(jax.jit, static_argnames=("loss", "batch_size"))
 def _second_order(
-    apply: Any,
-    params: Any,
-    step: Any,
-    stored: Stored,
-    start: Any,
-    stop: Any,
-    *,
-    loss: Loss,
-    batch_size: int,
+    apply: Any, params: Any, step: Any, span: Span, *, loss: Loss, batch_size: int
 ) -> Array:
-    at = (stored, start, stop, batch_size)
-    gradient, product = hessian_product(apply, loss, params, step, *at)
+    gradient, product = hessian_product(apply, loss, params, step, span, batch_size)
     return optax.tree.vdot(gradient, step) + optax.tree.vdot(product, step) / 2
 
 

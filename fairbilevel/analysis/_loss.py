@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from fairbilevel.analysis._rows import GroupedRows, Stored, stream
+from fairbilevel.analysis._rows import GroupedRows, Span, stream
 
 Apply = Callable[[Any, Any], Any]
 """``apply(params, x) -> outputs`` of a batch, in evaluation mode."""
@@ -55,15 +55,7 @@ def total_loss(apply: Apply, loss: Loss, params: Any, x: Array, y: Array, weight
 
 @partial(jax.jit, static_argnames=("loss", "batch_size", "classifies"))
 def _outcome(
-    apply: Any,
-    params: Any,
-    stored: Stored,
-    start: Any,
-    stop: Any,
-    *,
-    loss: Loss,
-    batch_size: int,
-    classifies: bool,
+    apply: Any, params: Any, span: Span, *, loss: Loss, batch_size: int, classifies: bool
 ) -> dict[str, Array]:
     def quantity(x: Array, y: Array, weight: Array) -> dict[str, Array]:
         outputs = apply(params, x)
@@ -73,7 +65,7 @@ def _outcome(
             found["closeness"] = jnp.sum(weight * boundary_closeness(outputs))
         return found
 
-    return stream(quantity, stored, start, stop, batch_size)
+    return stream(quantity, span, batch_size)
 
 
 def outcomes(

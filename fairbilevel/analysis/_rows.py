@@ -31,6 +31,14 @@ class Stored(NamedTuple):
     order: Int[Array, " rows"]
 
 
+class Span(NamedTuple):
+    """One group's rows: positions ``start`` to ``stop`` of ``stored.order``."""
+
+    stored: Stored
+    start: Any
+    stop: Any
+
+
 @dataclass(frozen=True, eq=False)
 class GroupedRows:
     """Rows of several groups, ready to be streamed.
@@ -107,21 +115,21 @@ class GroupedRows:
         stored = Stored(*(jnp.asarray(part) for part in (x, y, given, order)))
         return GroupedRows(stored, names, size, total / total.sum(), int(batch_size))
 
-    def span(self, group: int) -> tuple[int, int]:
-        """First position of a group in the order of rows, and the one behind its last."""
+    def span(self, group: int) -> Span:
+        """A group's rows."""
         stop = int(self.size[: group + 1].sum())
-        return stop - int(self.size[group]), stop
+        return Span(self.stored, stop - int(self.size[group]), stop)
 
     @property
     def filled(self) -> list[int]:
         """Numbers of the groups that have rows."""
         return [int(g) for g in np.flatnonzero(self.size)]
 
-    def each_group(self, function: Callable[[Stored, int, int], Any]) -> dict[int, Any]:
-        """``function(stored, start, stop)`` of every group with rows, results on the host."""
-        return {g: jax.device_get(function(self.stored, *self.span(g))) for g in self.filled}
+    def each_group(self, function: Callable[[Span], Any]) -> dict[int, Any]:
+        """``function(span)`` of every group with rows, results on the host."""
+        return {g: jax.device_get(function(self.span(g))) for g in self.filled}
 
-    def means(self, function: Callable[[Stored, int, int], Any]) -> Float[np.ndarray, " groups"]:
+    def means(self, function: Callable[[Span], Any]) -> Float[np.ndarray, " groups"]:
         """A number a group, NaN for groups without rows."""
         return self.spread(self.each_group(function))
 
@@ -133,22 +141,14 @@ class GroupedRows:
         return values
 
 
-def stream(
-    quantity: Callable[..., Any], stored: Stored, start: Any, stop: Any, batch_size: int
-) -> Any:
+def stream(quantity: Callable[..., Any], span: Span, batch_size: int) -> Any:
     """The weighted mean over a span of rows, batch by batch. Pure.
 
-    One compiled program serves every span, and what it needs beside the rows themselves does not
-    grow with them.
-
-    Args:
-        quantity: ``quantity(x, y, weight)`` of a batch: a pytree of sums over its rows, each row
-            counted ``weight`` times.
-        stored: rows.
-        start: first position in ``stored.order``.
-        stop: position behind the last one.
-        batch_size: rows a batch.
+    ``quantity(x, y, weight)`` of a batch is a pytree of sums over its rows, each row counted
+    ``weight`` times. One compiled program serves every span, and what it needs beside the rows
+    themselves does not grow with them.
     """
+    stored, start, stop = span
 
     def batch(index: Any) -> tuple[Array, Array, Array]:
         at = start + index * batch_size + jnp.arange(batch_size)

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 
 from fairbilevel.analysis._impact import difference
 from fairbilevel.analysis._loss import Apply, Loss, cross_entropy, overall, portable, total_loss
-from fairbilevel.analysis._rows import GroupedRows, Stored, stream
+from fairbilevel.analysis._rows import GroupedRows, Span, stream
 
 EVENLY = tuple(k / 20 for k in range(21))
 
@@ -200,9 +200,7 @@ def _loss_at(
     origin: Any,
     axes: tuple[Any, ...],
     position: Array,
-    stored: Stored,
-    start: Any,
-    stop: Any,
+    span: Span,
     *,
     loss: Loss,
     batch_size: int,
@@ -218,7 +216,7 @@ def _loss_at(
     def quantity(x: Array, y: Array, weight: Array) -> Array:
         return total_loss(apply, loss, network, x, y, weight)
 
-    return stream(quantity, stored, start, stop, batch_size)
+    return stream(quantity, span, batch_size)
 
 
 def _group_losses(
