@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import abc
 import re
 import stat
 import zipfile
 import zlib
-from pathlib import Path, PurePosixPath
-
-import numpy as np
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
 
 from fairbilevel._npz import refuse_bombs
 
@@ -17,24 +16,25 @@ from ._errors import DataError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 
+_LITTER = {".DS_Store", "Thumbs.db", "desktop.ini"}
+
 # Deflate cannot pass about 1032:1, and tiny files of zeros come near it harmlessly.
 _RATIO_MATTERS_FROM = 2**20
 
 
-class FileTree(abc.ABC):
-    """Named files: `names` are sorted relative paths with forward slashes."""
+@dataclass(frozen=True)
+class FileTree:
+    """Files of a folder or a zip.
 
-    def __init__(self, path: Path, names: list[str]) -> None:
-        self.path = path
-        self.names = sorted(n for n in names if not _is_litter(n))
+    Attributes:
+        path: the folder or zip.
+        names: sorted relative paths with forward slashes.
+        read: the bytes of a file by its name; a `DataError` where it cannot be read.
+    """
 
-    @abc.abstractmethod
-    def read(self, name: str) -> bytes:
-        """Return the bytes of one file.
-
-        Raises:
-            DataError: the file cannot be read.
-        """
+    path: Path
+    names: list[str]
+    read: Callable[[str], bytes]
 
     def images(self) -> list[str]:
         """The names that end like an image."""
@@ -42,42 +42,23 @@ class FileTree(abc.ABC):
 
     def text(self, name: str) -> str:
         """Return a text file, UTF-8 with or without a byte order mark."""
-        try:
-            return self.read(name).decode("utf-8-sig")
-        except UnicodeDecodeError:
-            raise DataError(f"{name} in {self.path} is not UTF-8 text; save it as UTF-8.") from None
+        return decode_text(self.read(name), f"{name} in {self.path}")
 
 
-class _Folder(FileTree):
-    def __init__(self, path: Path) -> None:
-        files = (p for p in path.rglob("*") if p.is_file())
-        super().__init__(path, [p.relative_to(path).as_posix() for p in files])
-
-    def read(self, name: str) -> bytes:
-        try:
-            return (self.path / name).read_bytes()
-        except OSError as error:
-            raise DataError(f"{self.path / name} cannot be read: {error.strerror}.") from None
+def decode_text(data: bytes, name: str) -> str:
+    """Return UTF-8 as text, with or without a byte order mark; `DataError` for anything else."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise DataError(f"{name} is not UTF-8 text; save it as UTF-8.") from None
 
 
-class _Zip(FileTree):
-    def __init__(self, path: Path) -> None:
-        try:
-            self._zip = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, OSError, ValueError) as error:
-            raise DataError(f"{path} is not a readable zip ({error}); copy it again.") from None
-        entries = self._zip.infolist()
-        _refuse_unsafe(path, entries)
-        self._entries = {e.filename.replace("\\", "/"): e for e in entries if not e.is_dir()}
-        super().__init__(path, list(self._entries))
-
-    def read(self, name: str) -> bytes:
-        try:
-            return self._zip.read(self._entries[name])
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
-            raise DataError(
-                f"{name} in {self.path} cannot be read ({error}); copy the zip again."
-            ) from None
+def read_file(path: Path) -> bytes:
+    """Return the bytes of a file; `DataError` if it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from None
 
 
 def open_tree(path: Path) -> FileTree:
@@ -87,22 +68,35 @@ def open_tree(path: Path) -> FileTree:
         DataError: a broken zip, or one with absolute paths, `..`, links, encryption, the same name
             twice, or an uncompressed size that no image collection needs.
     """
-    return _Folder(path) if path.is_dir() else _Zip(path)
+    if path.is_dir():
+        files = [p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()]
+        return FileTree(path, _tidy(files), lambda name: read_file(path / name))
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        raise DataError(f"{path} is not a readable zip ({error}); copy it again.") from None
+    _refuse_unsafe(path, archive.infolist())
+    entries = {e.filename.replace("\\", "/"): e for e in archive.infolist() if not e.is_dir()}
+
+    def read(name: str) -> bytes:
+        try:
+            return archive.read(entries[name])
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
+            raise DataError(
+                f"{name} in {path} cannot be read ({error}); copy the zip again."
+            ) from None
+
+    return FileTree(path, _tidy(entries), read)
 
 
-def short_ids(names: list[str]) -> np.ndarray:
-    """File names without folders where these are unique, else the relative paths."""
-    base = [PurePosixPath(n).name for n in names]
-    return np.array(base if len(set(base)) == len(base) else names, dtype=str)
+def _tidy(names: Iterable[str]) -> list[str]:
+    return sorted(n for n in names if not _is_litter(n))
 
 
 def _is_litter(name: str) -> bool:
     # What operating systems leave behind is no part of the data and not worth counting.
     parts = name.split("/")
     return parts[0] == "__MACOSX" or parts[-1].startswith("._") or parts[-1] in _LITTER
-
-
-_LITTER = {".DS_Store", "Thumbs.db", "desktop.ini"}
 
 
 def _refuse_unsafe(path: Path, entries: list[zipfile.ZipInfo]) -> None:

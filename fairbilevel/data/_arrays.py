@@ -12,7 +12,7 @@ from ._dataset import Dataset, Options
 from ._errors import DataError, listing
 from ._source import Location, Request, Rows, Source
 
-_NAMES = ("x", "y", "group", "classes", "groups", "ids", "unit", "weight", "role")
+_BY_ROW = ("y", "group", "ids", "unit", "weight", "role")
 
 
 def from_arrays(
@@ -62,7 +62,7 @@ def from_arrays(
     columns: dict[str, Any] = {"id": "ids", "unit": "unit", "weight": "weight", "role": "role"}
     options = Options(**{k: column for k, column in columns.items() if column in given})
     rows = _rows(given, name, classes, groups)
-    return assemble(rows, Request.of(options, classes, groups, labelled=labelled))
+    return assemble(rows, Request(options, classes, groups, labelled=labelled))
 
 
 class Arrays(Source):
@@ -75,31 +75,29 @@ class Arrays(Source):
 
     def matches(self, location: Location) -> bool:
         """An existing file with that suffix."""
-        return location.path is not None and location.path.suffix.lower() == ".npz"
+        return location.is_file(".npz")
 
     def read(self, location: Location, request: Request) -> Rows:
         """Read every array; pickled objects are refused."""
-        path = location.file
+        path = location.path
         try:
             with path.open("rb") as opened:
                 arrays = read_npz(opened)
         except (OSError, ValueError) as error:
             raise DataError(f"{path.name} is no readable .npz of plain arrays ({error}).") from None
-        named = {
-            k: tuple(arrays.pop(k).astype(str).tolist()) if k in arrays else None
+        classes, groups = (
+            tuple(arrays.pop(k).astype(str).tolist()) if k in arrays else None
             for k in ("classes", "groups")
-        }
-        needed = ["x"]
-        if request.labelled:
-            needed += [] if request.options.target else ["y"]
-            needed += [] if request.options.group else ["group"]
-        for name in needed:
-            if name not in arrays:
+        )
+        options = request.options
+        chosen = {"y": bool(options.target), "group": bool(options.group)}
+        for name in ("x", "y", "group") if request.labelled else ("x",):
+            if name not in arrays and not chosen.get(name):
                 raise DataError(
                     f"{path.name} has no array {name!r}; it has {listing(arrays)}, "
                     "and x, y and group are needed."
                 )
-        return _rows(arrays, f"arrays ({path.name})", named["classes"], named["groups"])
+        return _rows(arrays, f"arrays ({path.name})", classes, groups)
 
 
 def _rows(
@@ -112,15 +110,14 @@ def _rows(
 
     inputs = as_inputs(arrays["x"])
     n = len(inputs)
-    columns: dict[str, np.ndarray] = {}
-    for key, values in arrays.items():
-        if key == "x":
-            continue
-        if values.shape != (n,):
-            if key in _NAMES:
-                raise DataError(f"{key} has shape {values.shape} where x has {n} rows.")
-            continue
-        columns[key] = values.astype(str) if values.dtype.kind == "S" else values
+    for key in _BY_ROW:
+        if key in arrays and arrays[key].shape != (n,):
+            raise DataError(f"{key} has shape {arrays[key].shape} where x has {n} rows.")
+    columns = {
+        key: values.astype(str) if values.dtype.kind == "S" else values
+        for key, values in arrays.items()
+        if key != "x" and values.shape == (n,)
+    }
     orders = {}
     for key, names in (("y", classes), ("group", groups)):
         if names is not None and key in columns:

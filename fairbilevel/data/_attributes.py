@@ -8,10 +8,9 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
-from ._errors import DataError, did_you_mean, listing
+from ._errors import DataError, listing
 
 MISSING_GROUP = "missing"
-_MAX_NUMBERS = 50
 
 
 def is_numeric(values: pd.Series) -> bool:
@@ -81,38 +80,6 @@ def binned(name: str, values: pd.Series, edges: tuple[float, ...]) -> tuple[np.n
     text = np.array(names, dtype=object)[np.searchsorted(edges, numbers, side="right") % len(names)]
     text[np.isnan(numbers)] = None
     return text, names
-
-
-def against_rest(text: np.ndarray, positive: str, name: str) -> tuple[np.ndarray, tuple[str, str]]:
-    """Turn a target into "V" and "not V"; return text `[n]` and the class names, V last.
-
-    Raises:
-        DataError: no row has the value.
-    """
-    present = natural_order(text)
-    # An empty target is a matter of missing labels, told elsewhere.
-    if present and positive not in present:
-        raise DataError(
-            f"positive is {positive!r}, which is no value of {name!r}"
-            f"{did_you_mean(positive, present)}; its values are {listing(present)}."
-        )
-    return one_or_not(text, positive)
-
-
-def one_or_not(text: np.ndarray, positive: str) -> tuple[np.ndarray, tuple[str, str]]:
-    """Text `[n]` as "V" and "not V", None where it is missing, and these names."""
-    names = (f"not {positive}", positive)
-    out = np.array([None if t is None else names[t == positive] for t in text], dtype=object)
-    return out, names
-
-
-def refuse_many_numbers(name: str, values: pd.Series, use: str) -> None:
-    """Raise `DataError` where a numeric column would make a class or a group of every number."""
-    if is_numeric(values) and values.nunique() > _MAX_NUMBERS:
-        raise DataError(
-            f"{name!r} holds {values.nunique()} different numbers, too many for {use}; "
-            f"cut it with bins, as {name}=25,45."
-        )
 
 
 def cross(

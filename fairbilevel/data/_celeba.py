@@ -13,16 +13,15 @@ from pathlib import PurePosixPath
 import numpy as np
 import pandas as pd
 
-from ._archive import FileTree, short_ids
+from ._archive import FileTree
 from ._errors import DataError
-from ._images import reader
+from ._images import image_rows
 from ._source import Location, Request, Rows, Source
 
 TARGET = "Blond_Hair"
 GROUP = ("Male",)
 
 _LISTS = ("list_attr_celeba.txt", "list_attr_celeba.csv")
-_IDENTITIES = "identity_CelebA.txt"
 
 
 class CelebA(Source):
@@ -32,11 +31,11 @@ class CelebA(Source):
 
     def matches(self, location: Location) -> bool:
         """The attribute list is there."""
-        return location.files is not None and _find(location.files, *_LISTS) is not None
+        return location.holds_files and _find(location.files, *_LISTS) is not None
 
     def read(self, location: Location, request: Request) -> Rows:
         """Join images and attributes; what has only one of the two is skipped and counted."""
-        tree = location.tree
+        tree = location.files
         table, notes = _attribute_table(tree)
         images = tree.images()
         aligned = [n for n in images if PurePosixPath(n).parent.name == "img_align_celeba"]
@@ -59,29 +58,27 @@ class CelebA(Source):
         attributes = pd.DataFrame(
             {name: np.array(orders[name])[joined[name].to_numpy()] for name in joined.columns}
         )
-        identity = _find(tree, _IDENTITIES)
+        identity = _find(tree, "identity_CelebA.txt")
         if identity is not None:
             pairs = dict(line.split()[:2] for line in tree.text(identity).splitlines() if line)
             attributes["identity"] = [pairs.get(n) for n in joined.index]
-        return Rows(
-            name=f"CelebA ({tree.path.name})",
-            attributes=attributes,
-            read=reader(files, tree.read, request.options.image_size),
-            ids=short_ids(files),
+        return image_rows(
+            "CelebA",
+            tree,
+            files,
+            attributes,
+            request,
             target=TARGET,
             group=GROUP,
             orders=orders,
-            skipped={reason: count for reason, count in counts.items() if count},
+            skipped=counts,
             notes=notes,
         )
 
 
 def _find(tree: FileTree, *names: str) -> str | None:
-    for name in names:
-        for path in tree.names:
-            if PurePosixPath(path).name == name:
-                return path
-    return None
+    paths = {PurePosixPath(path).name: path for path in reversed(tree.names)}
+    return next((paths[name] for name in names if name in paths), None)
 
 
 def _attribute_table(tree: FileTree) -> tuple[pd.DataFrame, list[str]]:

@@ -4,19 +4,38 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jaxtyping import UInt64
 
-from ._errors import DataError, did_you_mean
+from ._errors import DataError, refuse_unknown
 
 if TYPE_CHECKING:
     import pandas as pd
 
-MISSING_POLICIES = ("error", "own", "drop")
+_BY_ROW = ("y", "group", "ids", "weight", "unit", "role")
+
+
+def require_whole(name: str, value: Any, least: int) -> None:
+    """Raise `DataError` unless the value is a whole number that large."""
+    if isinstance(value, bool) or int(value) != value or value < least:
+        raise DataError(f"{name} is {value!r}; give a whole number of at least {least}.")
+
+
+def hashes(keys: Iterable[bytes]) -> UInt64[np.ndarray, " rows"]:
+    """One number per key; equal numbers mean equal keys, but for chance (2^-64)."""
+    raw = b"".join(hashlib.blake2b(k, digest_size=8).digest() for k in keys)
+    return np.frombuffer(raw, "<u8").astype(np.uint64)
+
+
+def first_equal(values: np.ndarray) -> np.ndarray:
+    """Return int64 `[n]`: where the value of each row occurs first."""
+    _, first, inverse = np.unique(values, return_index=True, return_inverse=True)
+    return first[inverse].astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -65,16 +84,11 @@ class Options:
             object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
         if len(set(self.group)) != len(self.group):
             raise DataError(f"group names an attribute twice: {', '.join(self.group)}.")
-        if self.missing_groups not in MISSING_POLICIES:
-            raise DataError(
-                f"missing_groups is {self.missing_groups!r}"
-                f"{did_you_mean(self.missing_groups, MISSING_POLICIES)}; "
-                f"give one of {', '.join(MISSING_POLICIES)}."
-            )
+        said = f"missing_groups is {self.missing_groups!r}"
+        refuse_unknown(said, self.missing_groups, ("error", "own", "drop"))
         for name in ("image_size", "max_rows"):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or int(value) != value or value < 1):
-                raise DataError(f"{name} is {value!r}; give a whole number of at least 1.")
+            if (value := getattr(self, name)) is not None:
+                require_whole(name, value, 1)
 
     def to_json(self) -> dict[str, Any]:
         """Return the options as JSON values; `from_json` reads them back."""
@@ -86,8 +100,7 @@ class Options:
         """Read options written by `to_json`; an unknown name is a `DataError`."""
         known = [f.name for f in dataclasses.fields(Options)]
         for name in values:
-            if name not in known:
-                raise DataError(f"there is no option {name!r}{did_you_mean(name, known)}.")
+            refuse_unknown(f"there is no option {name!r}", name, known)
         return Options(**values)
 
 
@@ -134,44 +147,43 @@ class Dataset:
 
     def __post_init__(self) -> None:
         n = len(self.inputs)
-        for name in ("y", "group", "ids", "weight", "unit", "role"):
-            value = getattr(self, name)
-            if value is not None and np.shape(value) != (n,):
+        for name, value in self._by_row.items():
+            if np.shape(value) != (n,):
                 raise DataError(f"{name} has shape {np.shape(value)} where {n} rows were read.")
 
     def __len__(self) -> int:
         return len(self.y)
 
     @property
+    def _by_row(self) -> dict[str, np.ndarray]:
+        values = {name: getattr(self, name) for name in _BY_ROW}
+        return {name: value for name, value in values.items() if value is not None}
+
+    @property
     def is_table(self) -> bool:
         """Whether the inputs are columns of a table rather than one array."""
         return not isinstance(self.inputs, np.ndarray)
+
+    @property
+    def is_image(self) -> bool:
+        """Whether equal inputs are one thing; two people may look alike in ten columns."""
+        return not self.is_table and np.ndim(self.inputs) >= 3
 
     def take(self, rows: np.ndarray) -> Dataset:
         """Return the rows with these indices, in this order, with the same names."""
         rows = np.asarray(rows, dtype=np.int64)
         table = self.inputs if isinstance(self.inputs, np.ndarray) else self.inputs.iloc
-        present: dict[str, Any] = {
-            name: values[rows]
-            for name in ("y", "group", "ids", "weight", "unit", "role")
-            if (values := getattr(self, name)) is not None
-        }
+        present: dict[str, Any] = {k: values[rows] for k, values in self._by_row.items()}
         return dataclasses.replace(self, inputs=table[rows], **present)
 
     @cached_property
     def content(self) -> np.ndarray:
         """int64 `[n]`: equal numbers for rows with identical inputs, numbered by first row."""
         if isinstance(self.inputs, np.ndarray):
-            rows = np.ascontiguousarray(self.inputs)
-            keys: list[Any] = [
-                hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in rows
-            ]
-        else:
-            import pandas as pd
+            return first_equal(hashes(row.tobytes() for row in self.inputs))
+        import pandas as pd
 
-            keys = pd.util.hash_pandas_object(self.inputs, index=False).to_list()
-        first: dict[Any, int] = {}
-        return np.array([first.setdefault(k, i) for i, k in enumerate(keys)], dtype=np.int64)
+        return first_equal(pd.util.hash_pandas_object(self.inputs, index=False).to_numpy())
 
     @cached_property
     def fingerprint(self) -> str:

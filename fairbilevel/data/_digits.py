@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from ._roles import shuffled
 from ._source import Location, Request, Rows, Source
 
 THINNED = ("3", "8")
@@ -37,11 +38,10 @@ class Digits(Source):
         images = (bunch.images * 15).astype(np.uint8)[..., None]
         label = bunch.target.astype(str)
         keep = np.ones(len(label), dtype=bool)
-        bits = np.random.PCG64(np.random.SeedSequence(_THIN_SEED))
+        bits = np.random.PCG64(_THIN_SEED)
         for digit in THINNED:
             rows = np.flatnonzero(label == digit)
-            order = np.argsort(bits.random_raw(len(rows)), kind="stable")
-            keep[rows[order[THINNED_ROWS:]]] = False
+            keep[shuffled(rows, bits)[THINNED_ROWS:]] = False
         kept = np.flatnonzero(keep)
         return Rows(
             name="digits",

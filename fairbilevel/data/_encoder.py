@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,8 @@ _CHUNK = 2048
 @dataclass(frozen=True)
 class NumericColumn:
     """Missing values become `median`; then standardized; `indicator` adds a 0/1 column."""
+
+    type: ClassVar[str] = "numeric"
 
     name: str
     median: float
@@ -49,6 +52,8 @@ class NumericColumn:
 @dataclass(frozen=True)
 class CategoricalColumn:
     """One column per level seen in fit; a level not seen there is all zeros."""
+
+    type: ClassVar[str] = "categorical"
 
     name: str
     levels: tuple[str, ...]
@@ -111,15 +116,7 @@ class Encoder:
 
     @staticmethod
     def fit(data: Dataset, rows: np.ndarray) -> Encoder:
-        """Learn from these rows and no others.
-
-        Arguments:
-            data: the data set.
-            rows: row numbers of fit.
-
-        Raises:
-            DataError: no rows.
-        """
+        """Learn from these row numbers and no others; `DataError` if there are none."""
         rows = np.asarray(rows, dtype=np.int64)
         if not rows.size:
             raise DataError("an encoder needs at least one row of fit.")
@@ -130,7 +127,11 @@ class Encoder:
             return Encoder("table", (width,), columns=columns)
         shape = tuple(int(s) for s in data.inputs.shape[1:])
         image = data.inputs.dtype == np.uint8 and data.inputs.ndim == 4
-        mean, std = _image_moments(data.inputs, rows) if image else _moments(data.inputs, rows)
+        if image:
+            mean, std = _image_moments(data.inputs, rows)
+        else:
+            values = data.inputs[rows].reshape(-1, shape[-1]).astype(np.float64)
+            mean, std = values.mean(axis=0), values.std(axis=0)
         std = np.where(std > 1e-6 * np.maximum(1, np.abs(mean)), std, 1.0)
         return Encoder(
             "image" if image else "vector", shape, tuple(mean.tolist()), tuple(std.tolist())
@@ -176,13 +177,8 @@ class Encoder:
                 )
             return inputs
         self._require_columns(inputs)
-        out = np.empty((len(inputs), *self.input_shape), dtype=np.float32)
-        at = 0
-        for column in self.columns:
-            width = len(column.feature_names)
-            out[:, at : at + width] = column.encode(inputs[column.name])
-            at += width
-        return out
+        encoded = [c.encode(inputs[c.name]).astype(np.float32) for c in self.columns]
+        return np.concatenate(encoded, axis=1)
 
     def normalize(self, x: jax.Array) -> jax.Array:
         """Rows as `transform` gives them, standardized on the device: float32, of their shape."""
@@ -200,28 +196,14 @@ class Encoder:
         if self.kind != "table":
             return {}
         self._require_columns(inputs)
-        counts = {
-            c.name: int((c.index(inputs[c.name]) < 0).sum())
-            for c in self.columns
-            if isinstance(c, CategoricalColumn)
-        }
+        texts = [c for c in self.columns if isinstance(c, CategoricalColumn)]
+        counts = {c.name: int((c.index(inputs[c.name]) < 0).sum()) for c in texts}
         return {name: count for name, count in counts.items() if count}
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values; `from_json` reads them back exactly."""
-        return {
-            "format": _FORMAT,
-            "kind": self.kind,
-            "input_shape": list(self.input_shape),
-            "mean": None if self.mean is None else list(self.mean),
-            "std": None if self.std is None else list(self.std),
-            "columns": [
-                {"type": "numeric", **asdict(c)}
-                if isinstance(c, NumericColumn)
-                else {"type": "categorical", "name": c.name, "levels": list(c.levels)}
-                for c in self.columns
-            ],
-        }
+        columns = [{"type": c.type, **asdict(c)} for c in self.columns]
+        return json.loads(json.dumps({"format": _FORMAT, **asdict(self), "columns": columns}))
 
     @staticmethod
     def from_json(values: Any) -> Encoder:
@@ -309,11 +291,6 @@ def _image_moments(images: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np
     return mean, np.sqrt(variance)
 
 
-def _moments(values: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    chosen = values[rows].reshape(-1, values.shape[-1]).astype(np.float64)
-    return chosen.mean(axis=0), chosen.std(axis=0)
-
-
 def _expect(good: bool, what: str) -> None:
     if not good:
         raise DataError(f"the saved encoder is malformed ({what}); the run must be made again.")
@@ -325,21 +302,17 @@ def _is_number(value: Any) -> bool:
 
 def _column_from_json(values: Any) -> NumericColumn | CategoricalColumn:
     _expect(isinstance(values, Mapping) and isinstance(values.get("name"), str), "a column")
-    name = values["name"]
-    if values.get("type") == "categorical":
-        levels = values.get("levels")
-        _expect(set(values) == {"type", "name", "levels"}, f"column {name!r}")
-        _expect(
-            isinstance(levels, list)
-            and all(isinstance(v, str) for v in levels)
-            and len(set(levels)) == len(levels),
-            f"levels of {name!r}",
-        )
+    name, said = values["name"], f"column {values['name']!r}"
+    kind = CategoricalColumn if values.get("type") == "categorical" else NumericColumn
+    _expect(values.get("type") == kind.type, said)
+    _expect(set(values) == {"type", *(f.name for f in fields(kind))}, said)
+    if kind is CategoricalColumn:
+        levels = values["levels"]
+        texts = isinstance(levels, list) and all(isinstance(v, str) for v in levels)
+        _expect(texts and len(set(levels)) == len(levels), f"levels of {name!r}")
         return CategoricalColumn(name, tuple(levels))
-    numbers = ("median", "mean", "std")
-    fields = {"type", "name", "indicator", *numbers}
-    _expect(values.get("type") == "numeric" and set(values) == fields, f"column {name!r}")
-    _expect(all(_is_number(values[k]) for k in numbers) and values["std"] > 0, f"column {name!r}")
-    _expect(isinstance(values["indicator"], bool), f"column {name!r}")
-    median, mean, std = (float(values[k]) for k in numbers)
+    numbers = [values[k] for k in ("median", "mean", "std")]
+    _expect(all(map(_is_number, numbers)) and values["std"] > 0, said)
+    _expect(isinstance(values["indicator"], bool), said)
+    median, mean, std = map(float, numbers)
     return NumericColumn(name, median, mean, std, values["indicator"])

@@ -12,10 +12,17 @@ class DataError(ValueError):
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``" (did you mean 'x'?)"`` for the nearest known name, or an empty string."""
-    names = list(known)
-    lowered = {n.lower(): n for n in reversed(names)}
+    lowered = {n.lower(): n for n in reversed(list(known))}
     match = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.55)
     return f" (did you mean {lowered[match[0]]!r}?)" if match else ""
+
+
+def refuse_unknown(said: str, name: str, known: Iterable[str]) -> None:
+    """Raise `DataError` for a name that is not known: what is said, the nearest name and all."""
+    names = [str(n) for n in known]
+    if name not in names:
+        choices = f"choose from {listing(names)}" if names else "there are none"
+        raise DataError(f"{said}{did_you_mean(name, names)}; {choices}.")
 
 
 def listing(names: Iterable[str], limit: int = 45) -> str:
@@ -23,3 +30,8 @@ def listing(names: Iterable[str], limit: int = 45) -> str:
     names = list(names)
     text = ", ".join(names[:limit])
     return text if len(names) <= limit else f"{text} and {len(names) - limit} more"
+
+
+def reason(error: Exception) -> str:
+    """What another library says, on one line."""
+    return " ".join(str(error).split())

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import UInt64
 
-from ._dataset import Dataset
+from ._dataset import Dataset, hashes
 
 
 @dataclass(frozen=True)
@@ -28,31 +27,22 @@ class RowFingerprints:
 
 
 def row_fingerprints(data: Dataset) -> RowFingerprints:
-    """Fingerprints of all rows; the same whatever the order, the machine or the file they are in.
-
-    Arguments:
-        data: rows as read, not encoded.
-    """
+    """Fingerprints of rows as read; the same in any order, on any machine and from any file."""
     if isinstance(data.inputs, np.ndarray):
         kind = "<f4" if data.inputs.dtype.kind == "f" else data.inputs.dtype.newbyteorder("<")
         inputs = np.ascontiguousarray(data.inputs, dtype=kind)
-        content = _numbers([row.tobytes() for row in inputs])
+        content = hashes(row.tobytes() for row in inputs)
     else:
         from ._attributes import as_text
 
         columns = [as_text(data.inputs[c]) for c in data.inputs.columns]
         lines = zip(*columns, strict=True) if columns else ([] for _ in range(len(data)))
-        content = _numbers(["\x1f".join(map(str, line)).encode() for line in lines])
+        content = hashes("\x1f".join(map(str, line)).encode() for line in lines)
     row = content
-    if data.is_table or np.ndim(data.inputs) < 3:
+    if not data.is_image:
         keys = zip(content.tolist(), data.ids, strict=True)
-        row = _numbers([f"{c} {i}".encode() for c, i in keys])
+        row = hashes(f"{c} {i}".encode() for c, i in keys)
     unit = np.zeros(len(data), np.uint64)
     if data.unit is not None:
-        unit = _numbers([f"unit {u}".encode() for u in data.unit])
+        unit = hashes(f"unit {u}".encode() for u in data.unit)
     return RowFingerprints(content, row, unit)
-
-
-def _numbers(keys: list[bytes]) -> UInt64[np.ndarray, " rows"]:
-    raw = b"".join(hashlib.blake2b(k, digest_size=8).digest() for k in keys)
-    return np.frombuffer(raw, "<u8").astype(np.uint64)

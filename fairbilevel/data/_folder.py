@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import PurePosixPath
 
 import numpy as np
 import pandas as pd
 
-from ._archive import FileTree, short_ids
+from ._archive import FileTree
 from ._errors import DataError, listing
-from ._images import reader
+from ._images import image_rows
 from ._source import Location, Request, Rows, Source
 from ._table import read_csv
 
@@ -25,11 +24,11 @@ class ImageFolder(Source):
 
     def matches(self, location: Location) -> bool:
         """Any folder or zip."""
-        return location.files is not None
+        return location.holds_files
 
     def read(self, location: Location, request: Request) -> Rows:
         """Read the CSV if there is one; else every image's own folder names its class."""
-        tree = location.tree
+        tree = location.files
         if not tree.names:
             raise DataError(f"{tree.path} holds no files.")
         tables = [n for n in tree.names if n.lower().endswith(".csv")]
@@ -44,7 +43,7 @@ class ImageFolder(Source):
 
 
 def _read_csv_folder(tree: FileTree, path: str, request: Request) -> Rows:
-    table = read_csv(io.StringIO(tree.text(path)), path)
+    table = read_csv(tree.text(path), path)
     column = next((c for c in table.columns if c.lower() in FILE_COLUMNS), None)
     if column is None:
         raise DataError(
@@ -58,40 +57,35 @@ def _read_csv_folder(tree: FileTree, path: str, request: Request) -> Rows:
     if repeated.any():
         raise DataError(f"{path} names {names[int(repeated.argmax())]} twice; give one row each.")
     files = _resolve(tree, PurePosixPath(path).parent, names, path)
-    unlisted = len(set(tree.images()) - set(files))
-    skipped = {f"image without a row in {PurePosixPath(path).name}": unlisted}
+    unlisted = set(tree.images()) - set(files)
     columns = [c for c in table.columns if c != column]
     target = next((c for c in columns if c.lower() in TARGET_COLUMNS), None)
     group = next((c for c in columns if c.lower() == "group"), None)
-    return Rows(
-        name=f"images ({tree.path.name})",
-        attributes=table[columns],
-        read=reader(files, tree.read, request.options.image_size),
+    return image_rows(
+        "images",
+        tree,
+        files,
+        table[columns],
+        request,
         ids=names.astype(str),
         target=target,
         group=(group,) if group else (),
-        skipped=skipped if unlisted else {},
+        skipped={f"image without a row in {PurePosixPath(path).name}": len(unlisted)},
     )
 
 
 def _resolve(tree: FileTree, folder: PurePosixPath, names: np.ndarray, table: str) -> list[str]:
     """Find each file beside the CSV, from the top, or by its bare name where that is unique."""
-    known = set(tree.names)
+    known = {name: [name] for name in tree.names}
     by_base: dict[str, list[str]] = {}
     for path in tree.names:
         by_base.setdefault(PurePosixPath(path).name, []).append(path)
     files, missing = [], []
     for name in names:
         plain = str(PurePosixPath(name.replace("\\", "/")))
-        same = by_base.get(plain, [])
-        if str(folder / plain) in known:
-            files.append(str(folder / plain))
-        elif plain in known:
-            files.append(plain)
-        elif len(same) == 1:
-            files.append(same[0])
-        else:
-            missing.append(name)
+        found = known.get(str(folder / plain)) or known.get(plain) or by_base.get(plain, [])
+        files += found
+        missing += [] if len(found) == 1 else [name]
     if missing:
         raise DataError(
             f"{table} names {len(missing)} files that are not in {tree.path} "
@@ -120,12 +114,6 @@ def _read_class_folders(tree: FileTree, request: Request) -> Rows:
         "not an image file": len(tree.names) - len(images),
     }
     columns = {} if unlabelled else {"label": [parents[i] for i in kept]}
-    return Rows(
-        name=f"images ({tree.path.name})",
-        attributes=pd.DataFrame(columns, index=range(len(files))),
-        read=reader(files, tree.read, request.options.image_size),
-        ids=short_ids(files),
-        target="label",
-        group=("label",),
-        skipped={reason: count for reason, count in skipped.items() if count},
+    return image_rows(
+        "images", tree, files, columns, request, target="label", group=("label",), skipped=skipped
     )

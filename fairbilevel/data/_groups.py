@@ -6,11 +6,10 @@ import dataclasses
 
 import numpy as np
 
-from ._dataset import Dataset
-from ._errors import DataError, did_you_mean, listing
+from ._dataset import Dataset, require_whole
+from ._errors import DataError, listing, refuse_unknown
 
 MERGED = "other (merged)"
-POLICIES = ("merge", "report-only", "error")
 
 
 def handle_small_groups(data: Dataset, policy: str, min_rows: int) -> tuple[Dataset, np.ndarray]:
@@ -29,16 +28,12 @@ def handle_small_groups(data: Dataset, policy: str, min_rows: int) -> tuple[Data
     Raises:
         DataError: an unknown policy, a small group under "error", or fewer than two groups left.
     """
-    if policy not in POLICIES:
-        raise DataError(
-            f"small_groups is {policy!r}; give one of {', '.join(POLICIES)}"
-            f"{did_you_mean(policy, POLICIES)}."
-        )
-    if min_rows < 1:
-        raise DataError(f"min_group_rows is {min_rows}; give a whole number of at least 1.")
+    refuse_unknown(f"small_groups is {policy!r}", policy, ("merge", "report-only", "error"))
+    require_whole("min_group_rows", min_rows, 1)
     sizes = _sizes(data)
     small = sizes < min_rows
-    named = listing(f"{n} ({s})" for n, s, x in zip(data.groups, sizes, small, strict=True) if x)
+    few = np.flatnonzero(small)
+    named = listing(f"{data.groups[i]} ({sizes[i]})" for i in few)
     notes = list(data.notes)
     if small.any() and policy == "error":
         raise DataError(
@@ -49,15 +44,13 @@ def handle_small_groups(data: Dataset, policy: str, min_rows: int) -> tuple[Data
         # Small groups go last, as one; the others keep their order.
         target = np.where(small, int((~small).sum()), np.cumsum(~small) - 1)
         group = np.where(data.group < 0, -1, target[data.group]).astype(np.int32)
-        kept = tuple(n for n, x in zip(data.groups, small, strict=True) if not x)
-        lost = tuple(n for n, x in zip(data.groups, small, strict=True) if x and n != MERGED)
-        data = dataclasses.replace(
-            data, group=group, groups=(*kept, MERGED), merged=(*data.merged, *lost)
-        )
+        groups = (*(data.groups[i] for i in np.flatnonzero(~small)), MERGED)
+        lost = (data.groups[i] for i in few if data.groups[i] != MERGED)
+        data = dataclasses.replace(data, group=group, groups=groups, merged=(*data.merged, *lost))
         notes.append(f"Groups with fewer than {min_rows} rows are merged into {MERGED!r}: {named}.")
     counted = _sizes(data) >= min_rows
     if not counted.all():
-        outside = listing(n for n, c in zip(data.groups, counted, strict=True) if not c)
+        outside = listing(data.groups[i] for i in np.flatnonzero(~counted))
         notes.append(f"Trained on and shown, but outside every claim for want of rows: {outside}.")
     if counted.sum() < 2:
         raise DataError(

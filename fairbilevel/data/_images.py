@@ -5,16 +5,20 @@ from __future__ import annotations
 import io
 import os
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import PurePosixPath
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from PIL import Image, ImageOps
 
+from ._archive import FileTree
 from ._errors import DataError
+from ._source import Request, Rows
 
 _MAX_PIXELS = 64 * 2**20
-_DEEP_MODES = ("I", "F")
 
 
 def decode_image(data: bytes, name: str, size: int | None = None) -> np.ndarray:
@@ -28,7 +32,7 @@ def decode_image(data: bytes, name: str, size: int | None = None) -> np.ndarray:
             width, height = opened.size
             if width * height > _MAX_PIXELS:
                 raise DataError(f"{name} has {width} x {height} pixels; shrink it first.")
-            if opened.mode.split(";")[0] in _DEEP_MODES:
+            if opened.mode.split(";")[0] in ("I", "F"):
                 raise DataError(f"{name} has more than 8 bits per pixel; save it with 8.")
             opened.load()
             image = ImageOps.exif_transpose(opened)
@@ -53,34 +57,40 @@ def resize(image: Image.Image, size: int | None) -> np.ndarray:
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
-def read_images(
-    names: Sequence[str], read: Callable[[str], bytes], size: int | None = None
-) -> np.ndarray:
-    """Decode files into one array, on a few threads (decoding runs outside Python's lock).
+def image_rows(
+    what: str, tree: FileTree, files: Sequence[str], attributes: Any, request: Request, **told: Any
+) -> Rows:
+    """Rows of image files, decoded when asked for, on a few threads (outside Python's lock).
 
-    uint8 `[n, h, w, c]`, one channel if every image is grey, else three; resized to `size` pixels
-    on both sides if one is given.
-
-    Raises:
-        DataError: a file that cannot be decoded, or sizes that differ.
+    Arguments:
+        what: of the source, for the name.
+        files: one a row, of the tree.
+        attributes: columns, one value a row.
+        told: further fields of `Rows`; by default ids are file names, without folders where these
+            are unique.
     """
-    if not names:
-        raise DataError("there are no images to read.")
-    workers = min(8, os.cpu_count() or 1)
-    with ThreadPoolExecutor(workers) as pool:
-        decoded = pool.map(lambda n: decode_image(read(n), n, size), names)
-        return stack_images(decoded, names)
 
+    def decode(name: str) -> np.ndarray:
+        return decode_image(tree.read(name), name, request.options.image_size)
 
-def reader(
-    files: Sequence[str], read: Callable[[str], bytes], size: int | None
-) -> Callable[[np.ndarray], np.ndarray]:
-    """From row numbers to the images of these rows."""
-    return lambda rows: read_images([files[i] for i in rows], read, size)
+    def read(rows: np.ndarray) -> np.ndarray:
+        names = [files[i] for i in rows]
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            return stack_images(pool.map(decode, names), names)
+
+    base = [PurePosixPath(n).name for n in files]
+    ids = np.array(base if len(set(base)) == len(base) else files, dtype=str)
+    table = pd.DataFrame(attributes, index=range(len(files)))
+    fields = {"ids": ids, **told}
+    return Rows(name=f"{what} ({tree.path.name})", attributes=table, read=read, **fields)
 
 
 def stack_images(images: Iterable[np.ndarray], names: Sequence[str]) -> np.ndarray:
-    """Stack uint8 `[h, w, 1 or 3]` images into one array, as `read_images` describes."""
+    """Stack uint8 `[h, w, 1 or 3]` images into `[n, h, w, c]`; one channel if all are grey.
+
+    Raises:
+        DataError: sizes that differ.
+    """
     out: np.ndarray | None = None
     grey = True
     for i, image in enumerate(images):

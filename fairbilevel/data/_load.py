@@ -47,13 +47,18 @@ def load(
     if reader is None:
         known = [name for s in SOURCES for name in s.known]
         forms = "; ".join(s.forms for s in SOURCES)
-        what = (
-            "cannot be read as data" if location.path else "is neither a known data set nor a path"
-        )
+        there = location.text and location.path.exists()
+        what = "cannot be read as data" if there else "is neither a known data set nor a path"
         raise DataError(
             f"{location.text!r} {what}{did_you_mean(location.text, known)}; give one of: {forms}."
         )
-    request = Request.of(options, classes, groups, merged, labelled)
+    request = Request(
+        options,
+        None if classes is None else tuple(classes),
+        None if groups is None else tuple(groups),
+        tuple(merged),
+        labelled,
+    )
     rows = reader.read(location, request)
     if options.exclude_feature and not reader.has_features:
         raise DataError("exclude_feature is for tables; images and arrays have no named columns.")

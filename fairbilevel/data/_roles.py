@@ -12,8 +12,8 @@ from types import MappingProxyType
 
 import numpy as np
 
-from ._dataset import Dataset
-from ._errors import DataError, did_you_mean
+from ._dataset import Dataset, first_equal, require_whole
+from ._errors import DataError, refuse_unknown
 
 ROLES = ("fit", "select", "tune", "certify", "test")
 FRACTIONS: Mapping[str, float] = MappingProxyType(
@@ -53,18 +53,16 @@ def split_roles(
         DataError: bad fractions, rows without label or group, a role column that separates
             identical images or one unit, or a class or counted group without rows in some role.
     """
-    _check_seed(seed)
-    _check_labelled(data)
+    _check(data, seed)
     atom = atoms(data)
     if data.role is not None:
         roles = _from_column(data, atom)
-        used = [r for r in ROLES if roles[r].size or r in ("fit", "test")]
+        used = {r for r in ROLES if roles[r].size} | {"fit", "test"}
     else:
         share = _shares(fractions, ROLES)
         roles = _draw(data, np.arange(len(data)), atom, share, (seed,))
-        used = [r for r in ROLES if share[r] > 0]
-    _check_coverage(data, roles, used, counted, min_per_role)
-    return roles
+        used = {r for r in ROLES if share[r] > 0}
+    return _covered(data, roles, used, counted, min_per_role)
 
 
 def fold_roles(
@@ -81,14 +79,11 @@ def fold_roles(
     Over the folds of one seed every row is tested exactly once; the other roles are drawn anew from
     the rest.
 
-    Arguments:
-        data: labelled rows.
+    Arguments, the others as `split_roles`:
         fold: 0 .. folds - 1.
         folds: at least 2.
         seed: one seed makes one round of folds.
         fractions: role -> share of the rest, summing to one; certify may be 0.
-        counted: bool `[G]`, groups that must occur in every role; default all.
-        min_per_role: rows that each class and counted group must have in each role.
 
     Returns:
         role -> sorted int64 row numbers, as `split_roles`.
@@ -96,8 +91,7 @@ def fold_roles(
     Raises:
         DataError: as `split_roles`; also a fold out of range, or a role column in the data.
     """
-    _check_seed(seed)
-    _check_labelled(data)
+    _check(data, seed)
     if folds < 2 or not 0 <= fold < folds:
         raise DataError(f"fold {fold} of {folds} does not exist; count folds from 0, at least 2.")
     if data.role is not None:
@@ -108,28 +102,24 @@ def fold_roles(
     rest = np.setdiff1d(rows, tests[fold])
     roles = _draw(data, rest, atom, {**share, "test": 0.0}, (seed, folds, fold))
     roles["test"] = tests[fold]
-    used = [r for r in ROLES if r == "test" or share[r] > 0]
-    _check_coverage(data, roles, used, counted, min_per_role)
-    return roles
+    used = {"test", *(r for r in share if share[r] > 0)}
+    return _covered(data, roles, used, counted, min_per_role)
 
 
 def role_halves(rows: np.ndarray, data: Dataset, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Cut rows of select into two fixed halves, stratified by label and group.
 
     Arguments:
-        rows: row numbers, at least two.
-        data: the rows they number.
-        seed: the same seed gives the same halves.
+        rows: row numbers of `data`, at least two.
 
     Returns:
         Sorted rows for the hypergradient, and sorted rows for the multipliers; rows with identical
-        images or of one unit lie in one half.
+        images or of one unit lie in one half. The same seed gives the same halves.
 
     Raises:
         DataError: fewer than two rows that may be separated.
     """
-    _check_seed(seed)
-    _check_labelled(data)
+    _check(data, seed)
     rows = np.sort(np.asarray(rows, dtype=np.int64))
     first, second = _partition(
         rows, atoms(data), _label_by_group(data), np.array([0.5, 0.5]), (seed, _HALVES)
@@ -137,6 +127,11 @@ def role_halves(rows: np.ndarray, data: Dataset, seed: int = 0) -> tuple[np.ndar
     if not first.size or not second.size:
         raise DataError(f"{rows.size} rows cannot be cut into two halves; give select more rows.")
     return first, second
+
+
+def shuffled(rows: np.ndarray, bits: np.random.PCG64) -> np.ndarray:
+    """Rows in random order; raw bits are stable over numpy versions, which shuffling is not."""
+    return rows[np.argsort(bits.random_raw(len(rows)), kind="stable")]
 
 
 def atoms(data: Dataset) -> np.ndarray:
@@ -147,21 +142,19 @@ def atoms(data: Dataset) -> np.ndarray:
     """
     n = len(data)
     ties = []
-    if not data.is_table and np.ndim(data.inputs) >= 3:
+    if data.is_image:
         ties.append(data.content)
     if data.unit is not None:
-        _, first, inverse = np.unique(data.unit, return_index=True, return_inverse=True)
-        ties.append(first[inverse])
+        ties.append(first_equal(data.unit))
     if len(ties) < 2:
-        return ties[0].astype(np.int64) if ties else np.arange(n)
+        return ties[0] if ties else np.arange(n)
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
     ends = np.concatenate(ties)
     edges = coo_array((np.ones(2 * n, dtype=bool), (np.tile(np.arange(n), 2), ends)), shape=(n, n))
     _, component = connected_components(edges, directed=False)
-    _, first, inverse = np.unique(component, return_index=True, return_inverse=True)
-    return first[inverse].astype(np.int64)
+    return first_equal(component)
 
 
 def _draw(
@@ -193,9 +186,7 @@ def _partition(
     carry = np.zeros(len(shares))
     for value in np.unique(atom_stratum):
         members = np.flatnonzero(atom_stratum == value)
-        # Raw bits are stable over numpy versions, which shuffling is not.
-        bits = np.random.PCG64(np.random.SeedSequence([*key, int(value)]))
-        members = members[np.argsort(bits.random_raw(len(members)), kind="stable")]
+        members = shuffled(members, np.random.PCG64([*key, int(value)]))
         quota, carry = _quota(int(size[members].sum()), shares, carry)
         # An atom belongs where its middle falls, so that no part is off by more than one atom.
         middle = np.cumsum(size[members]) - size[members] / 2
@@ -224,11 +215,7 @@ def _label_by_group(data: Dataset) -> np.ndarray:
 
 def _shares(fractions: Mapping[str, float], allowed: tuple[str, ...]) -> dict[str, float]:
     for name in fractions:
-        if name not in allowed:
-            raise DataError(
-                f"role fractions name {name!r}{did_you_mean(name, allowed)}; "
-                f"the roles here are {', '.join(allowed)}."
-            )
+        refuse_unknown(f"role fractions name {name!r}", name, allowed)
     share = {name: float(fractions.get(name, 0.0)) for name in allowed}
     values = np.array(list(share.values()))
     if not np.isfinite(values).all() or (values < 0).any() or abs(values.sum() - 1) > 1e-6:
@@ -253,35 +240,31 @@ def _from_column(data: Dataset, atom: np.ndarray) -> dict[str, np.ndarray]:
     return {role: np.flatnonzero(data.role == role) for role in ROLES}
 
 
-def _check_labelled(data: Dataset) -> None:
+def _check(data: Dataset, seed: int) -> None:
+    require_whole("seed", seed, 0)
     bare = int(((data.y < 0) | (data.group < 0)).sum())
     if bare:
         raise DataError(f"{bare} rows have no label or no group; roles need both.")
 
 
-def _check_seed(seed: int) -> None:
-    if isinstance(seed, bool) or int(seed) != seed or seed < 0:
-        raise DataError(f"seed is {seed!r}; give a whole number of at least 0.")
-
-
-def _check_coverage(
+def _covered(
     data: Dataset,
     roles: dict[str, np.ndarray],
-    used: list[str],
+    used: set[str],
     counted: np.ndarray | None,
     least: int,
-) -> None:
+) -> dict[str, np.ndarray]:
+    """The roles, if every class and counted group has enough rows in those that are used."""
     for kind, names, index, must in (
         ("group", data.groups, data.group, counted),
         ("class", data.classes, data.y, None),
     ):
-        total = np.bincount(index, minlength=len(names))
-        for role in used:
+        for role in (r for r in ROLES if r in used):
             here = np.bincount(index[roles[role]], minlength=len(names))
-            for i, name in enumerate(names):
-                if here[i] < least and (must is None or must[i]):
-                    has = "no rows" if here[i] == 0 else f"only {here[i]} rows"
-                    raise DataError(
-                        f"{kind} {name!r} ({total[i]} rows in all) has {has} in role {role}; "
-                        "merge small groups, enlarge that role or add rows."
-                    )
+            for i in np.flatnonzero((here < least) & (True if must is None else must)):
+                has = f"only {here[i]} rows" if here[i] else "no rows"
+                raise DataError(
+                    f"{kind} {names[i]!r} ({np.sum(index == i)} rows in all) has {has} in role "
+                    f"{role}; merge small groups, enlarge that role or add rows."
+                )
+    return roles

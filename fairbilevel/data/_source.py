@@ -6,7 +6,7 @@ To add a source, write one file with one `Source` and name it in `_registry.py`.
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,35 +23,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Location:
-    """Where the user points: the text as given, and the path if one is there."""
+    """Where the user points: the text as given, and what it is as a path."""
 
     text: str
 
-    @cached_property
-    def path(self) -> Path | None:
-        """The existing file or folder of that name, or None."""
-        path = Path(self.text).expanduser()
-        return path if self.text and path.exists() else None
+    @property
+    def path(self) -> Path:
+        """The path, whether something is there or not."""
+        return Path(self.text).expanduser()
 
-    @cached_property
-    def files(self) -> FileTree | None:
-        """The files below a folder or in a zip, or None for anything else."""
-        path = self.path
-        if path is None or not (path.is_dir() or path.suffix.lower() == ".zip"):
-            return None
-        return open_tree(path)
+    def is_file(self, *suffixes: str) -> bool:
+        """Whether it is an existing file with one of these suffixes."""
+        return self.path.suffix.lower() in suffixes and self.path.is_file()
 
     @property
-    def file(self) -> Path:
-        """The path, of a source that said yes to it."""
-        assert self.path is not None
-        return self.path
+    def holds_files(self) -> bool:
+        """Whether it is a folder or a zip."""
+        return bool(self.text) and (self.path.is_dir() or self.is_file(".zip"))
 
-    @property
-    def tree(self) -> FileTree:
-        """The files, of a source that said yes to them."""
-        assert self.files is not None
-        return self.files
+    @cached_property
+    def files(self) -> FileTree:
+        """The files below a folder or in a zip."""
+        return open_tree(self.path)
 
 
 @dataclass(frozen=True)
@@ -63,18 +56,6 @@ class Request:
     groups: tuple[str, ...] | None = None
     merged: tuple[str, ...] = ()
     labelled: bool = True
-
-    @staticmethod
-    def of(
-        options: Options,
-        classes: Sequence[str] | None,
-        groups: Sequence[str] | None,
-        merged: Sequence[str] = (),
-        labelled: bool = True,
-    ) -> Request:
-        """With names in any sequence."""
-        names = [None if given is None else tuple(given) for given in (classes, groups)]
-        return Request(options, names[0], names[1], tuple(merged), labelled)
 
 
 @dataclass

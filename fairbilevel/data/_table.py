@@ -5,15 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from ._archive import decode_text, read_file
 from ._attributes import as_text, is_numeric
-from ._errors import DataError, did_you_mean, listing
+from ._errors import DataError, listing, reason, refuse_unknown
 from ._source import Location, Request, Rows, Source
 
 # "None" is left out on purpose: it is a value in many real columns.
@@ -30,13 +31,15 @@ class Table(Source):
 
     def matches(self, location: Location) -> bool:
         """An existing file with one of the suffixes."""
-        path = location.path
-        return path is not None and path.is_file() and path.suffix.lower() in (".csv", *_PARQUET)
+        return location.is_file(".csv", *_PARQUET)
 
     def read(self, location: Location, request: Request) -> Rows:
         """Read all columns; those that are not target, weight, unit, role or id are features."""
-        path = location.file
-        table = _read_parquet(path) if path.suffix.lower() in _PARQUET else _read_csv_file(path)
+        path = location.path
+        if location.is_file(*_PARQUET):
+            table = _read_parquet(path)
+        else:
+            table = read_csv(decode_text(read_file(path), path.name), path.name)
         options = request.options
         columns = list(table.columns)
         for given, what in (
@@ -47,12 +50,9 @@ class Table(Source):
                 raise DataError(
                     f"{path.name} needs the {what}; its columns are {listing(columns)}."
                 )
-        for name in options.exclude_feature:
-            if name not in columns and request.labelled:
-                raise DataError(
-                    f"exclude_feature names {name!r}, which is no column of {path.name}"
-                    f"{did_you_mean(name, columns)}; its columns are {listing(columns)}."
-                )
+        for name in options.exclude_feature if request.labelled else ():
+            said = f"exclude_feature names {name!r}, which is no column of {path.name}"
+            refuse_unknown(said, name, columns)
         aside = {options.target, options.weight, options.unit, options.role, options.id}
         aside.update(options.exclude_feature)
         features = table[[c for c in columns if c not in aside]]
@@ -70,20 +70,19 @@ class Table(Source):
         )
 
 
-def read_csv(source: Any, name: str) -> pd.DataFrame:
-    """Read a CSV with a header row from a text buffer; `?`, empty and `NA` fields are missing.
+def read_csv(text: str, name: str) -> pd.DataFrame:
+    """Read a CSV with a header row; `?`, empty and `NA` fields are missing.
 
     Raises:
         DataError: no header, a repeated column, rows of the wrong length, no rows.
     """
+    source = io.StringIO(text, newline=None)
     header = next(csv.reader([source.readline()], skipinitialspace=True), [])
     source.seek(0)
     names = [h.strip() for h in header]
     if not any(names):
         raise DataError(f"{name} is empty; give a CSV with a header row.")
-    if len(set(names)) < len(names):
-        twice = next(n for n in names if names.count(n) > 1)
-        raise DataError(f"{name} has the column {twice!r} twice; rename one.")
+    _refuse_twins(names, name)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
@@ -96,28 +95,15 @@ def read_csv(source: Any, name: str) -> pd.DataFrame:
                 index_col=False,
             )
     except (pd.errors.ParserError, pd.errors.EmptyDataError, pd.errors.ParserWarning) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"{name} is not a readable CSV ({reason}).") from None
+        raise DataError(f"{name} is not a readable CSV ({reason(error)}).") from None
     return _checked(table, name)
-
-
-def _read_csv_file(path: Path) -> pd.DataFrame:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise DataError(f"{path.name} is not UTF-8 text; save it as UTF-8.") from None
-    except OSError as error:
-        raise DataError(f"{path.name} cannot be read: {error.strerror}.") from None
-    return read_csv(io.StringIO(text), path.name)
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:
     try:
         table = pd.read_parquet(path)
     except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path.name} is not a readable Parquet file ({' '.join(str(error).split())})."
-        ) from None
+        raise DataError(f"{path.name} is not a readable Parquet file ({reason(error)}).") from None
     table = table.reset_index(drop=True)
     for column in table.columns:
         values = table[column]
@@ -129,12 +115,16 @@ def _read_parquet(path: Path) -> pd.DataFrame:
 
 def _checked(table: pd.DataFrame, name: str) -> pd.DataFrame:
     table.columns = [str(c).strip() for c in table.columns]
-    if table.columns.has_duplicates:
-        twice = table.columns[table.columns.duplicated()][0]
-        raise DataError(f"{name} has the column {twice!r} twice; rename one.")
+    _refuse_twins(list(table.columns), name)
     if table.empty:
         raise DataError(f"{name} has no rows.")
     return table
+
+
+def _refuse_twins(columns: list[str], name: str) -> None:
+    twice = [column for column, count in Counter(columns).items() if count > 1]
+    if twice:
+        raise DataError(f"{name} has the column {twice[0]!r} twice; rename one.")
 
 
 def _refuse_unusable(features: pd.DataFrame, name: str) -> None:
@@ -154,17 +144,16 @@ def _input_note(group: Sequence[str], target: str | None, features: list[str]) -
     seen = [g for g in group if g in features]
     hidden = [g for g in group if g not in features and g != target]
     parts = []
+    for names, one, many in (
+        (seen, "is a model input", "are model inputs"),
+        (hidden, "is no model input", "are no model inputs"),
+    ):
+        if names:
+            several = len(names) > 1
+            told = f"{'s' * several} {' and '.join(names)} {many if several else one}"
+            parts.append(f"group attribute{told}")
     if seen:
-        verb = "is a model input" if len(seen) == 1 else "are model inputs"
-        parts.append(
-            f"group attribute{'s' * (len(seen) > 1)} {' and '.join(seen)} {verb} "
-            f"({' '.join(f'--exclude-feature {s}' for s in seen)} "
-            f"takes {'it' if len(seen) == 1 else 'them'} out)"
-        )
-    if hidden:
-        verb = "is no model input" if len(hidden) == 1 else "are no model inputs"
-        parts.append(f"group attribute{'s' * (len(hidden) > 1)} {' and '.join(hidden)} {verb}")
-    if not parts:
-        parts.append("the groups are the classes, which are no model input")
-    text = "; ".join(parts)
+        remedy = " ".join(f"--exclude-feature {s}" for s in seen)
+        parts[0] += f" ({remedy} takes {'it' if len(seen) == 1 else 'them'} out)"
+    text = "; ".join(parts) or "the groups are the classes, which are no model input"
     return text[0].upper() + text[1:] + "."

@@ -6,6 +6,8 @@ Reads through `tfds.data_source`, so the data must be prepared as ArrayRecord (o
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import reduce
+from operator import getitem
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -15,7 +17,7 @@ from PIL import Image
 
 from ._assemble import sample_rows
 from ._celeba import GROUP, TARGET
-from ._errors import DataError, did_you_mean, listing
+from ._errors import DataError, did_you_mean, listing, reason, refuse_unknown
 from ._images import resize, stack_images
 from ._source import Location, Request, Rows, Source
 
@@ -38,15 +40,10 @@ class TensorFlowDatasets(Source):
         name, _, query = location.text.removeprefix(_PREFIX).partition("?")
         settings = dict(parse_qsl(query))
         for key in settings:
-            if key not in ("data_dir", "split"):
-                raise DataError(
-                    f"{location.text!r} sets {key!r}{did_you_mean(key, ('data_dir', 'split'))}; "
-                    "only data_dir and split can be set there."
-                )
+            refuse_unknown(f"{location.text!r} sets {key!r}", key, ("data_dir", "split"))
         split = options.split or settings.get("split") or "train"
         data_dir = options.data_dir or settings.get("data_dir")
-        source = _open(name, split, data_dir, options.download)
-        return _read_rows(source, name, split, request)
+        return _read_rows(_open(name, split, data_dir, options.download), name, split, request)
 
 
 def _open(name: str, split: str, data_dir: str | None, download: bool) -> Any:
@@ -88,9 +85,9 @@ def _open(name: str, split: str, data_dir: str | None, download: bool) -> Any:
 
 
 def _unprepared(name: str, where: str, error: Exception) -> DataError:
-    reason = " ".join(str(error).split()).split(". ")[0][:160].strip('".')
+    why = reason(error).split(". ")[0][:160].strip('".')
     return DataError(
-        f"tfds:{name} is not prepared here ({reason}); run 'tfds build {name} "
+        f"tfds:{name} is not prepared here ({why}); run 'tfds build {name} "
         f"--file_format=array_record{where}' where there is a network, name its folder as "
         "--data-dir, or set --download."
     )
@@ -124,8 +121,8 @@ def _read_rows(source: Any, name: str, split: str, request: Request) -> Rows:
         for i, row_name in zip(chosen.tolist(), names, strict=True):
             example = source[i]
             for key in scalars:
-                values[short[key]].append(_pick(example, key))
-            yield _image(_pick(example, image_key), row_name, request)
+                values[short[key]].append(reduce(getitem, key, example))
+            yield _image(reduce(getitem, image_key, example), row_name, request)
 
     if not len(chosen):
         raise DataError(f"split {split!r} of tfds:{name} has no rows.")
@@ -158,13 +155,7 @@ def _leaves(features: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[s
             yield (*path, key), feature
 
 
-def _pick(example: Any, path: tuple[str, ...]) -> Any:
-    for key in path:
-        example = example[key]
-    return example
-
-
-def _image(value: np.ndarray, name: str, request: Request) -> np.ndarray:
+def _image(value: Any, name: str, request: Request) -> np.ndarray:
     pixels = np.asarray(value)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4):
         raise DataError(f"{name} is no 8-bit image (shape {pixels.shape}, {pixels.dtype}).")

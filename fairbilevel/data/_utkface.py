@@ -12,9 +12,8 @@ from pathlib import PurePosixPath
 import numpy as np
 import pandas as pd
 
-from ._archive import short_ids
 from ._errors import DataError
-from ._images import reader
+from ._images import image_rows
 from ._source import Location, Request, Rows, Source
 
 GENDERS = ("Male", "Female")
@@ -32,22 +31,21 @@ class UTKFace(Source):
 
     def matches(self, location: Location) -> bool:
         """At least half of the images are named as in the release."""
-        images = location.files.images() if location.files else []
+        images = location.files.images() if location.holds_files else []
         named = sum(_NAME.fullmatch(PurePosixPath(n).name) is not None for n in images)
         return named > 0 and 2 * named >= len(images)
 
     def read(self, location: Location, request: Request) -> Rows:
         """Read attributes from the names; names that lack a field are skipped and counted."""
-        tree = location.tree
+        tree = location.files
         images = tree.images()
-        found = [(n, _NAME.fullmatch(PurePosixPath(n).name)) for n in images]
-        rows = [(n, m) for n, m in found if m is not None]
-        files = [n for n, _ in rows]
-        age, gender, race = (np.array([int(m[i]) for _, m in rows]) for i in (1, 2, 3))
+        found = {n: m for n in images if (m := _NAME.fullmatch(PurePosixPath(n).name))}
+        files = list(found)
+        age, gender, race = np.array([[int(m[i]) for m in found.values()] for i in (1, 2, 3)])
         if (age > 130).any():
             raise DataError(f"{files[int(age.argmax())]} gives an age of {age.max()}; rename it.")
         skipped = {
-            "file name is not age_gender_race_date.jpg": len(images) - len(rows),
+            "file name is not age_gender_race_date.jpg": len(images) - len(files),
             "not an image file": len(tree.names) - len(images),
         }
         attributes = {
@@ -55,14 +53,15 @@ class UTKFace(Source):
             "gender": np.array(GENDERS)[gender],
             "race": np.array(RACES)[race],
         }
-        return Rows(
-            name=f"UTKFace ({tree.path.name})",
-            attributes=pd.DataFrame(attributes),
-            read=reader(files, tree.read, request.options.image_size),
-            ids=short_ids(files),
+        return image_rows(
+            "UTKFace",
+            tree,
+            files,
+            attributes,
+            request,
             target="gender",
             group=("race", "gender"),
             orders={"age": AGES, "gender": GENDERS, "race": RACES},
             numbers={"age": pd.Series(age)},
-            skipped={reason: count for reason, count in skipped.items() if count},
+            skipped=skipped,
         )
