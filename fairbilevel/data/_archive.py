@@ -12,11 +12,12 @@ from pathlib import Path
 
 from fairbilevel._npz import refuse_bombs
 
-from ._errors import DataError
+from ._errors import DataError, repeated
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 
-_LITTER = {".DS_Store", "Thumbs.db", "desktop.ini"}
+# What operating systems leave behind is no part of the data and not worth counting.
+_LITTER = re.compile(r"__MACOSX/.*|(.*/)?(\._[^/]*|\.DS_Store|Thumbs\.db|desktop\.ini)", re.DOTALL)
 
 # Deflate cannot pass about 1032:1, and tiny files of zeros come near it harmlessly.
 _RATIO_MATTERS_FROM = 2**20
@@ -76,27 +77,24 @@ def open_tree(path: Path) -> FileTree:
     except (zipfile.BadZipFile, OSError, ValueError) as error:
         raise DataError(f"{path} is not a readable zip ({error}); copy it again.") from None
     _refuse_unsafe(path, archive.infolist())
-    entries = {e.filename.replace("\\", "/"): e for e in archive.infolist() if not e.is_dir()}
+    entries = {_plain(e.filename): e for e in archive.infolist() if not e.is_dir()}
 
     def read(name: str) -> bytes:
         try:
             return archive.read(entries[name])
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
-            raise DataError(
-                f"{name} in {path} cannot be read ({error}); copy the zip again."
-            ) from None
+            told = f"{name} in {path} cannot be read ({error}); copy the zip again."
+            raise DataError(told) from None
 
     return FileTree(path, _tidy(entries), read)
 
 
 def _tidy(names: Iterable[str]) -> list[str]:
-    return sorted(n for n in names if not _is_litter(n))
+    return sorted(n for n in names if not _LITTER.fullmatch(n))
 
 
-def _is_litter(name: str) -> bool:
-    # What operating systems leave behind is no part of the data and not worth counting.
-    parts = name.split("/")
-    return parts[0] == "__MACOSX" or parts[-1].startswith("._") or parts[-1] in _LITTER
+def _plain(name: str) -> str:
+    return name.replace("\\", "/")
 
 
 def _refuse_unsafe(path: Path, entries: list[zipfile.ZipInfo]) -> None:
@@ -104,12 +102,12 @@ def _refuse_unsafe(path: Path, entries: list[zipfile.ZipInfo]) -> None:
         refuse_bombs(entries, _RATIO_MATTERS_FROM)
     except ValueError as error:
         raise DataError(f"{path}: {error}; this is no collection of images.") from None
-    seen: set[str] = set()
+    if twice := repeated(_plain(e.filename) for e in entries):
+        raise DataError(f"{path} holds {twice[0]!r} twice; pack it again.")
     for entry in entries:
         # `filename` is cut at a NUL byte and rewritten on some systems; the original tells.
         for name in (entry.filename, entry.orig_filename):
-            plain = name.replace("\\", "/")
-            if plain.startswith("/") or re.match(r"[A-Za-z]:", plain) or ".." in plain.split("/"):
+            if re.match(r"/|[A-Za-z]:", _plain(name)) or ".." in _plain(name).split("/"):
                 raise DataError(
                     f"{path} holds the entry {name!r}, which points outside the zip; "
                     "pack it again with relative paths."
@@ -118,7 +116,3 @@ def _refuse_unsafe(path: Path, entries: list[zipfile.ZipInfo]) -> None:
             raise DataError(f"{path} holds the link {entry.filename!r}; pack the files themselves.")
         if entry.flag_bits & 1:
             raise DataError(f"{path} is encrypted ({entry.filename!r}); give a plain zip.")
-        plain = entry.filename.replace("\\", "/")
-        if plain in seen:
-            raise DataError(f"{path} holds {plain!r} twice; pack it again.")
-        seen.add(plain)

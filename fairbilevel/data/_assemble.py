@@ -10,7 +10,7 @@ import pandas as pd
 
 from ._attributes import as_text, binned, codes, cross, is_numeric, natural_order, parse_bins
 from ._dataset import Dataset
-from ._errors import DataError, listing, refuse_unknown
+from ._errors import DataError, listing, refuse_unknown, repeated
 from ._groups import MERGED
 from ._roles import ROLES, shuffled
 from ._source import Request, Rows
@@ -29,9 +29,8 @@ def sample_rows(n: int, max_rows: int | None) -> np.ndarray:
 def assemble(rows: Rows, request: Request) -> Dataset:
     """Build the data set that the request asks for.
 
-    Raises:
-        DataError: see the package; every mistake about attributes, labels, groups, weights, ids
-            and roles is found here, whatever the source.
+    Every mistake about attributes, labels, groups, weights, ids and roles is found here, whatever
+    the source.
     """
     options = request.options
     if not len(rows.ids):
@@ -114,11 +113,10 @@ def _filled(rows: Rows, name: str, use: str) -> np.ndarray:
 
 def _ids(rows: Rows, name: str | None) -> np.ndarray:
     ids = rows.ids.astype(str) if name is None else _filled(rows, name, "id")
-    repeated = pd.Series(ids).duplicated()
-    if repeated.any():
+    if twice := repeated(ids.tolist()):
         raise DataError(
-            f"id {str(ids[repeated.argmax()])!r} occurs more than once "
-            f"({int(repeated.sum())} repeated rows); ids must be unique."
+            f"id {twice[0]!r} occurs more than once ({len(ids) - len(set(ids.tolist()))} repeated "
+            "rows); ids must be unique."
         )
     return ids
 

@@ -46,11 +46,7 @@ def natural_order(text: np.ndarray, order: Sequence[str] | None = None) -> tuple
 
 
 def parse_bins(bins: Iterable[str]) -> dict[str, tuple[float, ...]]:
-    """Read "age=25,45" into edges per attribute.
-
-    Raises:
-        DataError: not of that form, or edges that do not increase.
-    """
+    """Read "age=25,45" into edges per attribute; they increase."""
     out: dict[str, tuple[float, ...]] = {}
     for item in bins:
         name, _, edges = item.partition("=")
@@ -66,11 +62,7 @@ def parse_bins(bins: Iterable[str]) -> dict[str, tuple[float, ...]]:
 
 
 def binned(name: str, values: pd.Series, edges: tuple[float, ...]) -> tuple[np.ndarray, tuple]:
-    """Cut numbers into "age<25", "25<=age<45", "age>=45"; return text `[n]` and the names.
-
-    Raises:
-        DataError: the column does not hold numbers.
-    """
+    """Cut numbers into "age<25", "25<=age<45", "age>=45"; return text `[n]` and the names."""
     if not is_numeric(values):
         raise DataError(f"bins were given for {name!r}, which does not hold numbers.")
     marks = [f"{e:g}" for e in edges]
@@ -99,20 +91,14 @@ def cross(
     keep = np.ones_like(absent) if own_missing else ~absent
     names = [(*o, MISSING_GROUP) for o in orders]
     combos, inverse = np.unique(rank[:, keep], axis=1, return_inverse=True)
-    labels = tuple(
-        " x ".join(names[i][k] for i, k in enumerate(combo)) for combo in combos.T.tolist()
-    )
+    labels = [" x ".join(names[i][k] for i, k in enumerate(c)) for c in combos.T.tolist()]
     out = np.full(len(absent), None, dtype=object)
     out[keep] = np.array(labels, dtype=object)[inverse.reshape(-1)] if labels else None
     return out, tuple(dict.fromkeys(labels))
 
 
 def codes(text: np.ndarray, names: tuple[str, ...], what: str, ids: np.ndarray) -> np.ndarray:
-    """Return int32 `[n]` indices into names, -1 where missing.
-
-    Raises:
-        DataError: a value outside the names.
-    """
+    """Return int32 `[n]` indices into names, -1 where missing."""
     index = {name: i for i, name in enumerate(names)}
     out = np.array([-1 if t is None else index.get(t, -2) for t in text], dtype=np.int32)
     outside = np.flatnonzero(out == -2)

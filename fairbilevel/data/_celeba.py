@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ._archive import FileTree
-from ._errors import DataError
+from ._errors import DataError, repeated
 from ._images import image_rows
 from ._source import Location, Request, Rows, Source
 
@@ -39,21 +39,14 @@ class CelebA(Source):
         table, notes = _attribute_table(tree)
         images = tree.images()
         aligned = [n for n in images if PurePosixPath(n).parent.name == "img_align_celeba"]
-        by_name: dict[str, str] = {}
-        for path in aligned or images:
-            if by_name.setdefault(PurePosixPath(path).name, path) != path:
-                raise DataError(
-                    f"{tree.path} holds two images named {PurePosixPath(path).name}; keep one."
-                )
+        if twice := repeated(PurePosixPath(path).name for path in aligned or images):
+            raise DataError(f"{tree.path} holds two images named {twice[0]}; keep one.")
+        by_name = {PurePosixPath(path).name: path for path in aligned or images}
         listed = table.index.isin(list(by_name))
         joined = table[listed]
         if joined.empty:
             raise DataError(f"no image in {tree.path} is named in its attribute list.")
         files = [by_name[n] for n in joined.index]
-        counts = {
-            "attributes without an image": int((~listed).sum()),
-            "image without attributes": len(by_name) - len(files),
-        }
         orders: dict[str, tuple[str, ...]] = {c: (f"not {c}", c) for c in joined.columns}
         attributes = pd.DataFrame(
             {name: np.array(orders[name])[joined[name].to_numpy()] for name in joined.columns}
@@ -71,7 +64,10 @@ class CelebA(Source):
             target=TARGET,
             group=GROUP,
             orders=orders,
-            skipped=counts,
+            skipped={
+                "attributes without an image": int((~listed).sum()),
+                "image without attributes": len(by_name) - len(files),
+            },
             notes=notes,
         )
 
@@ -102,8 +98,8 @@ def _attribute_table(tree: FileTree) -> tuple[pd.DataFrame, list[str]]:
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise DataError(f"{path} is no CelebA attribute list ({error}).") from None
     table.index = table.index.astype(str)
-    if table.index.has_duplicates:
-        raise DataError(f"{path} names {table.index[table.index.duplicated()][0]} twice.")
+    if twice := repeated(table.index):
+        raise DataError(f"{path} names {twice[0]} twice.")
     bad = ~table.isin([-1, 0, 1, "-1", "0", "1"])
     if table.columns.empty or bad.to_numpy().any():
         where = "" if table.columns.empty else f" (column {bad.any().idxmax()})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -92,8 +93,7 @@ class Options:
 
     def to_json(self) -> dict[str, Any]:
         """Return the options as JSON values; `from_json` reads them back."""
-        values = dataclasses.asdict(self)
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+        return json.loads(json.dumps(dataclasses.asdict(self)))
 
     @staticmethod
     def from_json(values: Mapping[str, Any]) -> Options:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Iterable
 
 
@@ -23,6 +24,11 @@ def refuse_unknown(said: str, name: str, known: Iterable[str]) -> None:
     if name not in names:
         choices = f"choose from {listing(names)}" if names else "there are none"
         raise DataError(f"{said}{did_you_mean(name, names)}; {choices}.")
+
+
+def repeated(names: Iterable[str]) -> list[str]:
+    """The names that occur more than once."""
+    return [name for name, count in Counter(names).items() if count > 1]
 
 
 def listing(names: Iterable[str], limit: int = 45) -> str:

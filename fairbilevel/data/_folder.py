@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ._archive import FileTree
-from ._errors import DataError, listing
+from ._errors import DataError, listing, repeated
 from ._images import image_rows
 from ._source import Location, Request, Rows, Source
 from ._table import read_csv
@@ -44,7 +44,7 @@ class ImageFolder(Source):
 
 def _read_csv_folder(tree: FileTree, path: str, request: Request) -> Rows:
     table = read_csv(tree.text(path), path)
-    column = next((c for c in table.columns if c.lower() in FILE_COLUMNS), None)
+    column = _first(table, FILE_COLUMNS)
     if column is None:
         raise DataError(
             f"{path} has no column of file names; call it one of {', '.join(FILE_COLUMNS)} "
@@ -53,25 +53,27 @@ def _read_csv_folder(tree: FileTree, path: str, request: Request) -> Rows:
     if table[column].isna().any():
         raise DataError(f"{path} lacks the file name in {int(table[column].isna().sum())} rows.")
     names = table[column].astype(str).str.strip().to_numpy(dtype=object)
-    repeated = pd.Series(names).duplicated()
-    if repeated.any():
-        raise DataError(f"{path} names {names[int(repeated.argmax())]} twice; give one row each.")
+    if twice := repeated(names):
+        raise DataError(f"{path} names {twice[0]} twice; give one row each.")
     files = _resolve(tree, PurePosixPath(path).parent, names, path)
     unlisted = set(tree.images()) - set(files)
-    columns = [c for c in table.columns if c != column]
-    target = next((c for c in columns if c.lower() in TARGET_COLUMNS), None)
-    group = next((c for c in columns if c.lower() == "group"), None)
+    table = table.drop(columns=column)
+    group = _first(table, ("group",))
     return image_rows(
         "images",
         tree,
         files,
-        table[columns],
+        table,
         request,
         ids=names.astype(str),
-        target=target,
+        target=_first(table, TARGET_COLUMNS),
         group=(group,) if group else (),
         skipped={f"image without a row in {PurePosixPath(path).name}": len(unlisted)},
     )
+
+
+def _first(table: pd.DataFrame, names: tuple[str, ...]) -> str | None:
+    return next((c for c in table.columns if c.lower() in names), None)
 
 
 def _resolve(tree: FileTree, folder: PurePosixPath, names: np.ndarray, table: str) -> list[str]:

@@ -22,11 +22,7 @@ _MAX_PIXELS = 64 * 2**20
 
 
 def decode_image(data: bytes, name: str, size: int | None = None) -> np.ndarray:
-    """Decode one image file to uint8, `[h, w, 1]` if it is grey and `[h, w, 3]` else.
-
-    Raises:
-        DataError: no image, a truncated one, one of more than 8 bits or of an absurd size.
-    """
+    """Decode one image file to uint8, `[h, w, 1]` if it is grey and `[h, w, 3]` else."""
     try:
         with Image.open(io.BytesIO(data)) as opened:
             width, height = opened.size
@@ -62,12 +58,8 @@ def image_rows(
 ) -> Rows:
     """Rows of image files, decoded when asked for, on a few threads (outside Python's lock).
 
-    Arguments:
-        what: of the source, for the name.
-        files: one a row, of the tree.
-        attributes: columns, one value a row.
-        told: further fields of `Rows`; by default ids are file names, without folders where these
-            are unique.
+    `told` are further fields of `Rows`. By default ids are file names, without folders where these
+    are unique.
     """
 
     def decode(name: str) -> np.ndarray:
@@ -86,11 +78,7 @@ def image_rows(
 
 
 def stack_images(images: Iterable[np.ndarray], names: Sequence[str]) -> np.ndarray:
-    """Stack uint8 `[h, w, 1 or 3]` images into `[n, h, w, c]`; one channel if all are grey.
-
-    Raises:
-        DataError: sizes that differ.
-    """
+    """Stack uint8 `[h, w, 1 or 3]` images into `[n, h, w, c]`; one channel if all are grey."""
     out: np.ndarray | None = None
     grey = True
     for i, image in enumerate(images):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import warnings
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pandas as pd
 
 from ._archive import decode_text, read_file
 from ._attributes import as_text, is_numeric
-from ._errors import DataError, listing, reason, refuse_unknown
+from ._errors import DataError, listing, reason, refuse_unknown, repeated
 from ._source import Location, Request, Rows, Source
 
 # "None" is left out on purpose: it is a value in many real columns.
@@ -71,11 +70,7 @@ class Table(Source):
 
 
 def read_csv(text: str, name: str) -> pd.DataFrame:
-    """Read a CSV with a header row; `?`, empty and `NA` fields are missing.
-
-    Raises:
-        DataError: no header, a repeated column, rows of the wrong length, no rows.
-    """
+    """Read a CSV with a header row; `?`, empty and `NA` fields are missing."""
     source = io.StringIO(text, newline=None)
     header = next(csv.reader([source.readline()], skipinitialspace=True), [])
     source.seek(0)
@@ -121,9 +116,8 @@ def _checked(table: pd.DataFrame, name: str) -> pd.DataFrame:
     return table
 
 
-def _refuse_twins(columns: list[str], name: str) -> None:
-    twice = [column for column, count in Counter(columns).items() if count > 1]
-    if twice:
+def _refuse_twins(columns: Sequence[str], name: str) -> None:
+    if twice := repeated(columns):
         raise DataError(f"{name} has the column {twice[0]!r} twice; rename one.")
 
 
