@@ -36,8 +36,7 @@ def from_arrays(
         y: `[n]` labels: whole numbers that index `classes` if those are given, else any values,
             each of which is a class. None for rows without labels.
         group: `[n]` groups, likewise. None for rows without groups.
-        classes: class names.
-        groups: group names.
+        classes: class names; groups: group names.
         ids: `[n]` unique names of rows; default their numbers.
         unit: `[n]` the person behind each row.
         weight: `[n]` row weights, not negative.
@@ -56,11 +55,11 @@ def from_arrays(
 
     if labelled and (y is None or group is None):
         raise DataError("labelled rows need y and group; give both or set labelled to False.")
-    arrays = {"x": x, "y": y, "group": group, "ids": ids, "unit": unit}
-    arrays |= {"weight": weight, "role": role}
+    aside = {"ids": ids, "unit": unit, "weight": weight, "role": role}
+    arrays = {"x": x, "y": y, "group": group, **aside}
+    columns: dict[str, Any] = {k: k for k, v in aside.items() if v is not None}
+    options = Options(id=columns.pop("ids", None), **columns)
     given = {k: np.asarray(v) for k, v in arrays.items() if v is not None}
-    columns: dict[str, Any] = {"id": "ids", "unit": "unit", "weight": "weight", "role": "role"}
-    options = Options(**{k: column for k, column in columns.items() if column in given})
     rows = _rows(given, name, classes, groups)
     return assemble(rows, Request(options, classes, groups, labelled=labelled))
 

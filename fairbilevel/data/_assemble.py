@@ -225,17 +225,11 @@ def _row_columns(rows: Rows, request: Request, chosen: np.ndarray) -> dict[str, 
 
 def _twin_notes(data: Dataset) -> list[str]:
     """Count rows that no model can tell apart, and those among them that disagree."""
-    _, inverse, size = np.unique(data.content, return_inverse=True, return_counts=True)
-    twins = size[inverse] > 1
-    if not twins.any():
-        return []
-    low, high = np.full(size.size, data.y.max()), np.full(size.size, -1)
-    np.minimum.at(low, inverse, data.y)
-    np.maximum.at(high, inverse, data.y)
-    clash = int((low < high)[inverse].sum())
+    labels = pd.Series(data.y).groupby(data.content)
+    twins = int((labels.transform("size") > 1).sum())
+    clash = int((labels.transform("nunique") > 1).sum())
     what, fate = "inputs identical to another row's", "no model can tell these apart"
     if data.is_image:
         what, fate = "images identical to another row's", "identical images share a role"
-    return [
-        f"{int(twins.sum())} of {len(data)} rows have {what}, {clash} with another label; {fate}."
-    ]
+    told = f"{twins} of {len(data)} rows have {what}, {clash} with another label; {fate}."
+    return [told] if twins else []

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 from pathlib import PurePosixPath
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -47,12 +48,9 @@ class CelebA(Source):
         if joined.empty:
             raise DataError(f"no image in {tree.path} is named in its attribute list.")
         files = [by_name[n] for n in joined.index]
-        orders: dict[str, tuple[str, ...]] = {c: (f"not {c}", c) for c in joined.columns}
-        attributes = pd.DataFrame(
-            {name: np.array(orders[name])[joined[name].to_numpy()] for name in joined.columns}
-        )
-        identity = _find(tree, "identity_CelebA.txt")
-        if identity is not None:
+        orders = {c: (f"not {c}", c) for c in joined.columns}
+        attributes: dict[str, Any] = {c: np.array(orders[c])[joined[c].to_numpy()] for c in orders}
+        if identity := _find(tree, "identity_CelebA.txt"):
             pairs = dict(line.split()[:2] for line in tree.text(identity).splitlines() if line)
             attributes["identity"] = [pairs.get(n) for n in joined.index]
         return image_rows(

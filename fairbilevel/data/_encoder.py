@@ -77,16 +77,10 @@ class CategoricalColumn:
 
 
 def standardize(kind: str, x: jax.Array, moments: tuple[Any, ...]) -> jax.Array:
-    """Encoded rows as models take them, inside compiled code.
+    """Rows that `Encoder.transform` gave as models take them, inside compiled code: float32.
 
-    Arguments:
-        kind: of the encoder.
-        x: rows as `Encoder.transform` gives them.
-        moments: `Encoder.moments`: an argument of what is compiled, so that rows standardized by
-            other numbers need no other program.
-
-    Returns:
-        float32, of the same shape.
+    `moments` of the encoder are an argument of what is compiled, so that rows standardized by other
+    numbers need no other program.
     """
     x = x.astype(jnp.float32)
     if not moments:
@@ -166,14 +160,10 @@ class Encoder:
                 raise DataError(f"this run reads {self.kind} inputs, not a table.")
             inputs = as_inputs(inputs)
             dtype = np.dtype(np.uint8 if self.kind == "image" else np.float32)
-            if inputs.dtype != dtype:
+            if inputs.dtype != dtype or inputs.shape[1:] != self.input_shape:
                 raise DataError(
-                    f"this run was fitted on {self.kind} inputs of type {dtype}; give those."
-                )
-            if inputs.shape[1:] != self.input_shape:
-                raise DataError(
-                    f"inputs have shape {inputs.shape[1:]}; this run was fitted on "
-                    f"{self.input_shape}."
+                    f"rows have shape {inputs.shape[1:]} and type {inputs.dtype}; this run was "
+                    f"fitted on {self.kind} inputs of shape {self.input_shape} and of type {dtype}."
                 )
             return inputs
         self._require_columns(inputs)
@@ -216,18 +206,18 @@ class Encoder:
         _expect(isinstance(values, Mapping) and set(values) == keys, "its fields")
         _expect(values["format"] == _FORMAT, f"format {values['format']!r}")
         kind, shape, columns = values["kind"], values["input_shape"], values["columns"]
+        mean, std = values["mean"], values["std"]
         _expect(kind in KINDS, f"kind {kind!r}")
         whole = isinstance(shape, list) and all(type(s) is int and s > 0 for s in shape)
         _expect(whole and len(shape) > 0, f"input_shape {shape!r}")
         _expect(isinstance(columns, list), "columns")
         if kind != "table":
-            mean, std = values["mean"], values["std"]
             for name, numbers in (("mean", mean), ("std", std)):
                 fits = isinstance(numbers, list) and len(numbers) == shape[-1]
                 _expect(fits and all(map(_is_number, numbers)), name)
             _expect(all(s > 0 for s in std) and not columns, "std")
             return Encoder(kind, tuple(shape), tuple(map(float, mean)), tuple(map(float, std)))
-        _expect(values["mean"] is None and values["std"] is None, "mean and std")
+        _expect(mean is None and std is None, "mean and std")
         encoder = Encoder(kind, tuple(shape), columns=tuple(_column_from_json(c) for c in columns))
         names = [c.name for c in encoder.columns]
         _expect(len(set(names)) == len(names), "column names")
@@ -239,9 +229,8 @@ class Encoder:
             raise DataError("this run reads a table, and was given an array.")
         missing = [c.name for c in self.columns if c.name not in inputs.columns]
         if missing:
-            raise DataError(
-                f"the table lacks columns that the run was fitted on: {listing(missing)}."
-            )
+            told = listing(missing)
+            raise DataError(f"the table lacks columns that the run was fitted on: {told}.")
 
 
 def _fit_column(values: pd.Series, name: str) -> NumericColumn | CategoricalColumn:

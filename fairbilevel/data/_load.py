@@ -52,13 +52,9 @@ def load(
         raise DataError(
             f"{location.text!r} {what}{did_you_mean(location.text, known)}; give one of: {forms}."
         )
-    request = Request(
-        options,
-        None if classes is None else tuple(classes),
-        None if groups is None else tuple(groups),
-        tuple(merged),
-        labelled,
-    )
+    known_classes = None if classes is None else tuple(classes)
+    known_groups = None if groups is None else tuple(groups)
+    request = Request(options, known_classes, known_groups, tuple(merged), labelled)
     rows = reader.read(location, request)
     if options.exclude_feature and not reader.has_features:
         raise DataError("exclude_feature is for tables; images and arrays have no named columns.")

@@ -105,8 +105,4 @@ class Source(abc.ABC):
 
     @abc.abstractmethod
     def read(self, location: Location, request: Request) -> Rows:
-        """Read the attributes of all rows; inputs may wait until `Rows.read` is called.
-
-        Raises:
-            DataError: the files are not what this source expects.
-        """
+        """Read the attributes of all rows; inputs may wait until `Rows.read` is called."""

@@ -5,6 +5,7 @@ Reads through `tfds.data_source`, so the data must be prepared as ArrayRecord (o
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from functools import reduce
 from operator import getitem
@@ -51,7 +52,7 @@ def _open(name: str, split: str, data_dir: str | None, download: bool) -> Any:
         import tensorflow_datasets as tfds
     except ImportError:
         raise DataError(f"tfds:{name} needs the package tensorflow-datasets; install it.") from None
-    where = f" --data_dir={data_dir}" if data_dir else ""
+    splits: list[str] = []
     try:
         source = tfds.data_source(
             name,
@@ -74,31 +75,21 @@ def _open(name: str, split: str, data_dir: str | None, download: bool) -> Any:
             f"tfds:{name} cannot be read here ({error}); install what is missing (reading "
             "needs array_record, or a data set prepared as Parquet)."
         ) from None
-    except (KeyError, ValueError) as error:
-        splits = _splits(tfds, name, data_dir)
+    except (KeyError, ValueError, OSError, AssertionError, RuntimeError) as error:
+        if isinstance(error, KeyError | ValueError):
+            # Only asked to improve a message; the message for unprepared data follows.
+            with contextlib.suppress(Exception):
+                splits = list(tfds.builder(name, data_dir=data_dir).info.splits)
         if splits:
             told = f"tfds:{name} has no split {split!r}; it has {listing(splits)}."
             raise DataError(told) from None
-        raise _unprepared(name, where, error) from None
-    except (NotImplementedError, OSError, AssertionError, RuntimeError) as error:
-        raise _unprepared(name, where, error) from None
-
-
-def _unprepared(name: str, where: str, error: Exception) -> DataError:
-    why = reason(error).split(". ")[0][:160].strip('".')
-    return DataError(
-        f"tfds:{name} is not prepared here ({why}); run 'tfds build {name} "
-        f"--file_format=array_record{where}' where there is a network, name its folder as "
-        "--data-dir, or set --download."
-    )
-
-
-def _splits(tfds: Any, name: str, data_dir: str | None) -> list[str]:
-    try:
-        return list(tfds.builder(name, data_dir=data_dir).info.splits)
-    except Exception:
-        # Only asked to improve a message; the message for unprepared data follows.
-        return []
+        why = reason(error).split(". ")[0][:160].strip('".')
+        where = f" --data_dir={data_dir}" if data_dir else ""
+        raise DataError(
+            f"tfds:{name} is not prepared here ({why}); run 'tfds build {name} "
+            f"--file_format=array_record{where}' where there is a network, name its folder as "
+            "--data-dir, or set --download."
+        ) from None
 
 
 def _read_rows(source: Any, name: str, split: str, request: Request) -> Rows:
@@ -114,14 +105,14 @@ def _read_rows(source: Any, name: str, split: str, request: Request) -> Rows:
     short = {k: k[-1] if last.count(k[-1]) == 1 else "/".join(k) for k in scalars}
 
     chosen = sample_rows(len(source), request.options.max_rows)
-    values: dict[str, list[Any]] = {short[k]: [] for k in scalars}
+    values: dict[tuple[str, ...], list[Any]] = {k: [] for k in scalars}
     names = [f"{name} {split} row {i}" for i in chosen]
 
     def images() -> Iterator[np.ndarray]:
         for i, row_name in zip(chosen.tolist(), names, strict=True):
             example = source[i]
             for key in scalars:
-                values[short[key]].append(reduce(getitem, key, example))
+                values[key].append(reduce(getitem, key, example))
             yield _image(reduce(getitem, image_key, example), row_name, request)
 
     if not len(chosen):
@@ -129,11 +120,10 @@ def _read_rows(source: Any, name: str, split: str, request: Request) -> Rows:
     pixels = stack_images(images(), names)
     columns, orders = {}, {}
     for key, feature in scalars.items():
-        columns[short[key]], order = _named(feature, short[key], values[short[key]], tfds)
+        columns[short[key]], order = _named(feature, short[key], values[key], tfds)
         if order:
             orders[short[key]] = order
-    celeba = TARGET in columns and "label" not in columns
-    target = TARGET if celeba else ("label" if "label" in columns else None)
+    target = next((name for name in ("label", TARGET) if name in columns), None)
     subset = f"A random subset of {len(chosen)} of {len(source)} rows."
     return Rows(
         name=f"tfds:{name} ({split})",
@@ -141,7 +131,7 @@ def _read_rows(source: Any, name: str, split: str, request: Request) -> Rows:
         read=lambda rows: pixels[rows],
         ids=np.char.add(f"{split}:", chosen.astype(str)),
         target=target,
-        group=GROUP if celeba else ((target,) if target else ()),
+        group=GROUP if target == TARGET else ((target,) if target else ()),
         orders=orders,
         notes=[subset] if len(chosen) < len(source) else [],
     )
