@@ -244,10 +244,7 @@ class Pruner(Method):
         return scores
 
     def parts(
-        self,
-        problem: FairPruningProblem,
-        reference: Reference | None,
-        rows: Int[np.ndarray, " n"],
+        self, problem: FairPruningProblem, reference: Reference | None, rows: Int[np.ndarray, " n"]
     ) -> list[Int[np.ndarray, "_"]]:
         """Sets of training rows that ``scores`` looks at one by one: all together by default."""
         return [rows]

@@ -14,14 +14,7 @@ from fairbilevel.devices import Program
 from fairbilevel.masks import Masks
 from fairbilevel.problem import FairPruningProblem, Structure
 from fairbilevel.pruners._moment import Moment
-from fairbilevel.train import (
-    STREAM_SCORES,
-    Batch,
-    Feed,
-    MethodRun,
-    RunState,
-    Solution,
-)
+from fairbilevel.train import STREAM_SCORES, Batch, Feed, MethodRun, RunState, Solution
 
 if TYPE_CHECKING:
     from fairbilevel.pruners._pruner import Pruner

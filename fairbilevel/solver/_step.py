@@ -217,10 +217,7 @@ class OuterStep:
             params, optimizer = info.inner_var, weights.optimizer
         aux = info.inner_aux
         moved = weights._replace(
-            params=params,
-            model_state=aux.model_state,
-            optimizer=optimizer,
-            drawn=weights.drawn + 1,
+            params=params, model_state=aux.model_state, optimizer=optimizer, drawn=weights.drawn + 1
         )
         updates, rule = self.outer.update(gradient, state.outer.rule, state.scores)
         step = score_rate * state.outer.spread

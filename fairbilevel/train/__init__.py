@@ -26,13 +26,7 @@ from fairbilevel.train._plan import (
     learning_rates,
     stages,
 )
-from fairbilevel.train._report import (
-    Best,
-    Callback,
-    Noise,
-    TuneRecord,
-    rollback_warnings,
-)
+from fairbilevel.train._report import Best, Callback, Noise, TuneRecord, rollback_warnings
 from fairbilevel.train._run import Rules, RunState, StagedRun
 from fairbilevel.train._solution import Solution
 from fairbilevel.train._steps import DualState, StepLog, Steps, WeightState, frozen, masked, scaled

@@ -29,7 +29,6 @@ from fairbilevel.train._recalibrate import answers, recalibrated
 from fairbilevel.train._report import Callback
 from fairbilevel.train._run import BUFFER_SIZE, Rules, RunState, StagedRun
 from fairbilevel.train._solution import Solution
-from fairbilevel.train._stretch import StretchLog
 
 Granularity = Literal["weight", "filter"]
 BudgetKind = Literal["global", "uniform"]
@@ -211,16 +210,7 @@ _EXPANDED, _SELECTED = Program(_expand), Program(_select)
 class MethodRun(StagedRun):
     """One run of a method: ``init``, ``step`` for each of ``stages``, ``finish``; or ``run``.
 
-    Args:
-        method: options.
-        problem: what to prune.
-        reference: the dense model.
-        callback: receives one record a stage.
-        checkpoints: where checkpoints go; ``None`` writes none.
-
-    Raises:
-        ValueError: the sparsity leaves a layer empty where that cuts the network, or the steps do
-            not pay for what the method has to do.
+    Arguments and errors are those of ``Method.start``.
     """
 
     reference: Reference
@@ -246,7 +236,6 @@ class MethodRun(StagedRun):
         self.budget.keep(method.sparsity)  # refuses what cannot be reached, before any work
         self.enforced = method.enforced(problem)
         self.plan = method.plan(problem, reference)
-        self.multipliers: dict[str, dict[str, float]] = {}
         self.watch_late = Watch(problem.under(self.enforced), reference)
         self.set_up()
 
@@ -365,7 +354,9 @@ class MethodRun(StagedRun):
             network=network,
             masks=self.masks(state),
             scores=dict(state.scores),
-            multipliers=self.multipliers,
+            multipliers=next(
+                (r["multipliers"] for r in reversed(self.report.history) if "multipliers" in r), {}
+            ),
             granularity=method.granularity,
             budget=self.budget,
             sparsity=method.sparsity,
@@ -377,17 +368,8 @@ class MethodRun(StagedRun):
             constant_answer=constant,
         )
 
-    def _write(self, state: RunState, log: StretchLog, record: Any) -> None:
-        super()._write(state, log, record)
-        if self.enforces:
-            self.multipliers = self.enforced_record(state, log).named_multipliers()
-
-    def _about(self) -> dict[str, Any]:
-        return {**super()._about(), "multipliers": self.multipliers}
-
     def _restore(self, tree: Any, about: dict[str, Any]) -> RunState:
         state = super()._restore(tree, about)
-        self.multipliers = about["multipliers"]
         self.watch = self.watch_late if self._watched else None
         if self.watch is not None:
             self.watch.restore(about["watch"])

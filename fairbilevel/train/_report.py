@@ -11,7 +11,6 @@ import numpy as np
 
 from fairbilevel import fairness
 from fairbilevel.devices import copied
-from fairbilevel.fairness import Constraint
 from fairbilevel.problem import FairPruningProblem, Network, Reference
 from fairbilevel.train._costs import Costs
 from fairbilevel.train._divergence import DivergenceError, exploded
@@ -163,43 +162,6 @@ class Best:
         return None if self.chosen is None else self.chosen.network
 
 
-@dataclass(frozen=True)
-class Enforced:
-    """The constraints that a stage enforces, where their multipliers are, and what these saw last.
-
-    Attributes:
-        constraints: as enforced.
-        groups: names.
-        multipliers: one array a constraint.
-        violations: likewise.
-    """
-
-    constraints: Sequence[Constraint]
-    groups: Sequence[str]
-    multipliers: Sequence[Any]
-    violations: Sequence[Any]
-
-    def _named(self, values: Sequence[Any], digits: int | None) -> dict[str, dict[str, float]]:
-        return {
-            c.name: {
-                label: float(v) if digits is None else round(float(v), digits)
-                for label, v in zip(c.labels(self.groups), np.asarray(each), strict=True)
-            }
-            for c, each in zip(self.constraints, values, strict=True)
-        }
-
-    def record(self) -> dict[str, Any]:
-        """For ``metrics.jsonl``."""
-        return {
-            "violations": self._named(self.violations, 6),
-            "multipliers": self._named(self.multipliers, 6),
-        }
-
-    def named_multipliers(self) -> dict[str, dict[str, float]]:
-        """Multipliers by constraint name and label."""
-        return self._named(self.multipliers, None)
-
-
 @dataclass
 class Report:
     """Turns segments into records of ``metrics.jsonl`` and hands them on.
@@ -256,10 +218,10 @@ class Report:
         log: StepLog,
         record: TuneRecord,
         sparsity: float | None,
-        enforced: Enforced | None = None,
         **more: Any,
     ) -> None:
-        """One record: losses, tune, multipliers and the violations they last saw, and ``more``."""
+        """One record: losses, tune, and ``more``: where constraints act, the multipliers and the
+        violations they last saw."""
         entry: dict[str, Any] = {
             "phase": phase,
             "step": step,
@@ -273,8 +235,7 @@ class Report:
             "tune": record.log,
             **more,
         }
-        if enforced is not None:
-            entry |= enforced.record()
+        if "multipliers" in more:
             entry["guard"] = float(np.mean(log.guard))
             self.guard_steps += float(np.sum(log.guard))
             self.steps += len(np.asarray(log.guard))

@@ -29,7 +29,6 @@ from fairbilevel.train._report import (
     Best,
     Callback,
     Candidate,
-    Enforced,
     Noise,
     Report,
     TuneRecord,
@@ -37,20 +36,9 @@ from fairbilevel.train._report import (
     tune_record,
 )
 from fairbilevel.train._steps import DualState, Steps, WeightState, masked
-from fairbilevel.train._stretch import (
-    StretchLog,
-    lengths,
-    pieces,
-    stretch,
-    weight_stretch,
-)
+from fairbilevel.train._stretch import StretchLog, lengths, pieces, stretch, weight_stretch
 
 BUFFER_SIZE = 32  # rows a group, by default
-
-
-def default_rule() -> optax.GradientTransformation:
-    """Gradient ascent of the multipliers."""
-    return fairness.gradient_ascent(0.01)
 
 
 @dataclass(frozen=True)
@@ -67,7 +55,9 @@ class Rules:
 
     constraints: tuple[Constraint, ...]
     optimizer: optax.GradientTransformation = SGD
-    duals: optax.GradientTransformation = field(default_factory=default_rule)
+    duals: optax.GradientTransformation = field(
+        default_factory=lambda: fairness.gradient_ascent(0.01)
+    )
     buffer_size: int = BUFFER_SIZE
     joint: bool = False
 
@@ -160,8 +150,6 @@ class StagedRun(ABC):
         self.watch: Watch | None = None
         self.best = self._best()
 
-    # What a run is made of.
-
     @abstractmethod
     def init(self) -> RunState:
         """The state before the first stage."""
@@ -193,8 +181,6 @@ class StagedRun(ABC):
         """The run's checkpoints, if there are to be any."""
         return None
 
-    # Where it is.
-
     @property
     def phase(self) -> Phase:
         """The phase under way."""
@@ -213,8 +199,6 @@ class StagedRun(ABC):
 
     def _best(self) -> Best:
         return Best(Noise.of(self.problem, self.reference))
-
-    # What it does.
 
     def run_stages(self) -> RunState:
         """All stages, from the newest checkpoint on.
@@ -378,11 +362,9 @@ class StagedRun(ABC):
     def _copied(self, tree: Any) -> Any:
         return copied(tree, self.problem.placement)
 
-    # What it says and keeps.
-
     def _write(self, state: RunState, log: StretchLog, record: TuneRecord) -> None:
         phase = self.phase
-        enforced = self.enforced_record(state, log) if self.enforces else None
+        seen = {"multipliers": state.weights.duals.multipliers, "violations": log.violations}
         self.report.write(
             phase.name,
             phase.before(self.stage + 1),
@@ -390,18 +372,19 @@ class StagedRun(ABC):
             log.steps,
             record,
             self.sparsity,
-            enforced,
+            **{name: self._named(values) for name, values in seen.items() if self.enforces},
             **self.more(log),
         )
 
-    def enforced_record(self, state: RunState, log: StretchLog) -> Enforced:
-        """Constraints, multipliers and violations after a stage."""
-        return Enforced(
-            self.rules.constraints,
-            self.problem.groups,
-            state.weights.duals.multipliers,
-            log.violations,
-        )
+    def _named(self, values: Any) -> dict[str, dict[str, float]]:
+        """One array a constraint by constraint and label."""
+        return {
+            c.name: {
+                label: round(float(v), 6)
+                for label, v in zip(c.labels(self.problem.groups), np.asarray(each), strict=True)
+            }
+            for c, each in zip(self.rules.constraints, values, strict=True)
+        }
 
     def more(self, log: StretchLog) -> dict[str, Any]:
         """What a method adds to its records."""

@@ -16,17 +16,14 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from fairbilevel import fairness
-from fairbilevel.fairness import (
-    Buffers,
-    Constraint,
-    Custom,
-    GroupStatistics,
-    Outcomes,
-    RowWeights,
-)
+from fairbilevel.fairness import Buffers, Constraint, Custom, GroupStatistics, Outcomes, RowWeights
 from fairbilevel.problem import Numbers, Structure
 from fairbilevel.train._accumulate import accumulated, swept
 from fairbilevel.train._batches import Batch
+
+Logits = Float[Array, "rows classes"]
+Scalar = Float[Array, ""] | float
+Flag = Bool[Array, ""] | bool
 
 
 class DualState(NamedTuple):
@@ -193,7 +190,7 @@ class Steps:
         weights: RowWeights,
         numbers: Numbers,
         key: Array,
-    ) -> tuple[Float[Array, ""], Aux]:
+    ) -> tuple[Array, Aux]:
         """``mean_i w_i (loss_i + sum_c term_c,i)`` in train mode.
 
         Differentiable with respect to ``z``, which is all that any method asks for. Where the
@@ -203,7 +200,7 @@ class Steps:
         """
         parts = self.structure.accumulate
 
-        def part(z: Any, rows: Batch, key: Array) -> tuple[Float[Array, ""], Aux]:
+        def part(z: Any, rows: Batch, key: Array) -> tuple[Array, Aux]:
             logits, moved = self.structure.forward(
                 z, model_state, rows.x, numbers.moments, True, key
             )
@@ -219,10 +216,10 @@ class Steps:
 
     def _logits(
         self, z: Any, model_state: Any, batch: Batch, numbers: Numbers, key: Array, train: bool
-    ) -> Float[Array, "rows classes"]:
+    ) -> Logits:
         """Logits of a batch, its micro-batches one after the other."""
 
-        def part(rows: Batch, key: Array) -> Float[Array, "rows classes"]:
+        def part(rows: Batch, key: Array) -> Logits:
             forward = self.structure.forward
             return forward(z, model_state, rows.x, numbers.moments, train, key)[0]
 
@@ -231,30 +228,19 @@ class Steps:
         return swept(part, batch, key, self.structure.accumulate)
 
     def _lagrangian(
-        self,
-        logits: Float[Array, "rows classes"],
-        model_state: Any,
-        batch: Batch,
-        weights: RowWeights,
-    ) -> tuple[Float[Array, ""], Aux]:
+        self, logits: Logits, model_state: Any, batch: Batch, weights: RowWeights
+    ) -> tuple[Array, Aux]:
         v = fairness.margin(logits, batch.y)
         loss = total = fairness.cross_entropy(v)
         for constraint, weight in zip(self.constraints, weights.harm, strict=True):
             total = total + constraint.term(weight, logits, v, batch.y, batch.group)
         aux = Aux(
-            model_state,
-            jnp.mean(batch.weight * loss),
-            jnp.mean(logits.argmax(-1) == batch.y),
+            model_state, jnp.mean(batch.weight * loss), jnp.mean(logits.argmax(-1) == batch.y)
         )
         return jnp.mean(batch.weight * total), aux
 
     def weight_step(
-        self,
-        state: WeightState,
-        factors: Any,
-        numbers: Numbers,
-        batch: Batch,
-        rate: Float[Array, ""] | float,
+        self, state: WeightState, factors: Any, numbers: Numbers, batch: Batch, rate: Scalar
     ) -> tuple[WeightState, StepLog]:
         """One step of the inner problem on a fit batch.
 
@@ -274,9 +260,9 @@ class Steps:
         factors: Any,
         numbers: Numbers,
         batch: Batch,
-        rate: Float[Array, ""] | float,
-        moves: Bool[Array, ""] | bool = True,
-        dual_scale: Float[Array, ""] | float = 1.0,
+        rate: Scalar,
+        moves: Flag = True,
+        dual_scale: Scalar = 1.0,
     ) -> tuple[WeightState, StepLog]:
         """A dual step on the batch, then a weight step on it, in one pass.
 
@@ -295,7 +281,7 @@ class Steps:
         """
         dropout, z = state.draw, masked(factors, state.params)
 
-        def ascended(logits: Float[Array, "rows classes"]) -> DualState:
+        def ascended(logits: Logits) -> DualState:
             seen = self._outcomes(jax.lax.stop_gradient(logits), batch)
             new = self._ascended(state.duals, seen, batch.group, numbers, dual_scale)
             return jax.tree.map(lambda n, old: jnp.where(moves, n, old), new, state.duals)
@@ -313,7 +299,7 @@ class Steps:
             bound = weights.bound
         else:
 
-            def objective(z: Any) -> tuple[Float[Array, ""], tuple[Aux, DualState, Array]]:
+            def objective(z: Any) -> tuple[Array, tuple[Aux, DualState, Array]]:
                 logits, model_state = self.structure.forward(
                     z, state.model_state, batch.x, numbers.moments, True, dropout
                 )
@@ -334,10 +320,7 @@ class Steps:
             masked(factors, gradient), state.optimizer, state.params, factors, rate
         )
         return state._replace(
-            params=params,
-            optimizer=optimizer,
-            model_state=aux.model_state,
-            drawn=state.drawn + 1,
+            params=params, optimizer=optimizer, model_state=aux.model_state, drawn=state.drawn + 1
         )
 
     def update(
@@ -353,7 +336,7 @@ class Steps:
         logits = self._logits(z, model_state, batch, numbers, jax.random.key(0), False)
         return self._outcomes(logits, batch)
 
-    def _outcomes(self, logits: Float[Array, "rows classes"], batch: Batch) -> Outcomes:
+    def _outcomes(self, logits: Logits, batch: Batch) -> Outcomes:
         loss = fairness.cross_entropy(fairness.margin(logits, batch.y))
         answer = logits.argmax(-1)
         correct = (answer == batch.y).astype(loss.dtype)
@@ -374,7 +357,7 @@ class Steps:
         model_state: Any,
         batch: Batch,
         numbers: Numbers,
-        scale: Float[Array, ""] | float = 1.0,
+        scale: Scalar = 1.0,
     ) -> DualState:
         """Measure the true violations on rows no gradient uses and move the multipliers."""
         seen = self.outcomes(z, model_state, batch, numbers)
