@@ -36,7 +36,7 @@ def from_arrays(
         y: `[n]` labels: whole numbers that index `classes` if those are given, else any values,
             each of which is a class. None for rows without labels.
         group: `[n]` groups, likewise. None for rows without groups.
-        classes: class names; groups: group names.
+        classes, groups: their names, in order.
         ids: `[n]` unique names of rows; default their numbers.
         unit: `[n]` the person behind each row.
         weight: `[n]` row weights, not negative.
@@ -153,12 +153,11 @@ def _by_index(values: np.ndarray, names: tuple[str, ...], key: str) -> np.ndarra
     """Replace indices by names; text passes, to be checked against the names later."""
     if values.dtype.kind not in "iu":
         return values.astype(str)
-    plural = "classes" if key == "y" else "groups"
     outside = np.flatnonzero((values < -1) | (values >= len(names)))
     if outside.size:
         raise DataError(
-            f"{key} is {values[outside[0]]} in row {outside[0]}, outside the {len(names)} {plural} "
-            f"({outside.size} such rows)."
+            f"{key} is {values[outside[0]]} in row {outside[0]}, outside the {len(names)} "
+            f"{'classes' if key == 'y' else 'groups'} ({outside.size} such rows)."
         )
     # -1 picks the appended None: missing.
     return np.array([*names, None], dtype=object)[values]

@@ -40,7 +40,7 @@ def assemble(rows: Rows, request: Request) -> Dataset:
         ids=_ids(rows, options.id),
         target=options.target or rows.target,
         group=tuple(options.group) or rows.group,
-        skipped={reason: count for reason, count in rows.skipped.items() if count},
+        skipped=dict(rows.skipped),
         notes=list(rows.notes),
     )
     edges = parse_bins(options.bins)
@@ -53,8 +53,7 @@ def assemble(rows: Rows, request: Request) -> Dataset:
     keep = np.arange(len(rows.ids))
     if options.missing_groups == "drop" and request.labelled:
         keep = np.flatnonzero(group != None)  # noqa: E711 (elementwise on objects)
-        if keep.size < len(rows.ids):
-            rows.skipped["group is missing"] = len(rows.ids) - keep.size
+        rows.skipped["group is missing"] = len(rows.ids) - keep.size
         if not keep.size:
             raise DataError(f"{rows.name} has no row with a group.")
     chosen = keep[sample_rows(len(keep), options.max_rows)]
@@ -81,7 +80,7 @@ def assemble(rows: Rows, request: Request) -> Dataset:
         ids=ids,
         classes=classes,
         groups=groups,
-        skipped=rows.skipped,
+        skipped={reason: count for reason, count in rows.skipped.items() if count},
         merged=request.merged,
         target=rows.target,
         attributes=rows.group,
@@ -121,12 +120,14 @@ def _ids(rows: Rows, name: str | None) -> np.ndarray:
     return ids
 
 
-def _named(rows: Rows, name: str, use: str, edges: dict) -> tuple[np.ndarray, tuple | None]:
+def _named(
+    rows: Rows, name: str, use: str, edges: dict, most: int = _MAX_NUMBERS
+) -> tuple[np.ndarray, tuple | None]:
     """Return the text of an attribute, cut into bins where asked, and its natural order."""
     values = _column(rows, name, use)
     if name in edges:
         return binned(name, rows.numbers.get(name, values), edges[name])
-    if is_numeric(values) and values.nunique() > _MAX_NUMBERS:
+    if is_numeric(values) and values.nunique() > most:
         raise DataError(
             f"{name!r} holds {values.nunique()} different numbers, too many for a {use}; "
             f"cut it with bins, as {name}=25,45."
@@ -143,11 +144,9 @@ def _target(rows: Rows, request: Request, edges: dict) -> tuple[np.ndarray, tupl
         )
     if name is None or not (request.labelled or name in rows.attributes.columns):
         return np.full(len(rows.ids), None, dtype=object), None
-    if positive is not None and name not in edges:
-        # One number against the rest needs no bins, however many numbers there are.
-        text, order = as_text(_column(rows, name, "target")), None
-    else:
-        text, order = _named(rows, name, "target", edges)
+    # One number against the rest needs no bins, however many numbers there are.
+    most = _MAX_NUMBERS if positive is None else len(rows.ids)
+    text, order = _named(rows, name, "target", edges, most)
     if request.labelled:
         said = f"target {name!r} is missing"
         _refuse_missing(rows, text, said, "remove these rows or fill them")

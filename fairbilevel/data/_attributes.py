@@ -15,9 +15,7 @@ MISSING_GROUP = "missing"
 
 def is_numeric(values: pd.Series) -> bool:
     """Whether a column holds numbers (truth values count as 0 and 1)."""
-    return bool(pd.api.types.is_numeric_dtype(values.dtype)) and not isinstance(
-        values.dtype, pd.CategoricalDtype
-    )
+    return bool(pd.api.types.is_numeric_dtype(values.dtype))
 
 
 def as_text(values: pd.Series) -> np.ndarray:
@@ -99,8 +97,8 @@ def cross(
 
 def codes(text: np.ndarray, names: tuple[str, ...], what: str, ids: np.ndarray) -> np.ndarray:
     """Return int32 `[n]` indices into names, -1 where missing."""
-    index = {name: i for i, name in enumerate(names)}
-    out = np.array([-1 if t is None else index.get(t, -2) for t in text], dtype=np.int32)
+    index = {None: -1} | {name: i for i, name in enumerate(names)}
+    out = np.array([index.get(t, -2) for t in text], dtype=np.int32)
     outside = np.flatnonzero(out == -2)
     if outside.size:
         raise DataError(

@@ -83,16 +83,15 @@ def _attribute_table(tree: FileTree) -> tuple[pd.DataFrame, list[str]]:
     notes: list[str] = []
     try:
         if path.endswith(".csv"):
-            table = pd.read_csv(io.StringIO(text), index_col=False)
-            if "image_id" not in table.columns:
-                raise DataError(f"{path} has no column image_id; give the list of the release.")
-            table = table.set_index("image_id")
+            table = pd.read_csv(io.StringIO(text), index_col=False).set_index("image_id")
         else:
             count, _, body = text.partition("\n")
             # One name fewer in the header than fields in a row: the image names are the index.
             table = pd.read_csv(io.StringIO(body), sep=r"\s+")
             if count.strip() != str(len(table)):
                 notes.append(f"{path} announces {count.strip()} rows and has {len(table)}.")
+    except KeyError:
+        raise DataError(f"{path} has no column image_id; give the list of the release.") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise DataError(f"{path} is no CelebA attribute list ({error}).") from None
     table.index = table.index.astype(str)

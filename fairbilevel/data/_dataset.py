@@ -212,7 +212,6 @@ class Dataset:
                     add_text(str(column), as_text(values))
         add("y", self.y)
         add("group", self.group)
-        add_text("classes", self.classes)
-        add_text("groups", self.groups)
-        add_text("ids", self.ids)
+        for name in ("classes", "groups", "ids"):
+            add_text(name, getattr(self, name))
         return digest.hexdigest()

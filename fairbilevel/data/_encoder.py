@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
@@ -18,7 +18,6 @@ from ._errors import DataError, listing
 if TYPE_CHECKING:
     import pandas as pd
 
-KINDS = ("image", "vector", "table")
 MISSING_LEVEL = "(missing)"
 _FORMAT = 1
 _CHUNK = 2048
@@ -77,16 +76,15 @@ class CategoricalColumn:
 
 
 def standardize(kind: str, x: jax.Array, moments: tuple[Any, ...]) -> jax.Array:
-    """Rows that `Encoder.transform` gave as models take them, inside compiled code: float32.
+    """Rows that `Encoder.transform` gave as models take them, float32 of the same shape.
 
-    `moments` of the encoder are an argument of what is compiled, so that rows standardized by other
+    `Encoder.moments` are an argument of what is compiled, so that rows standardized by other
     numbers need no other program.
     """
     x = x.astype(jnp.float32)
-    if not moments:
-        return x
-    mean, std = moments
-    return (x / (255.0 if kind == "image" else 1.0) - mean) / std
+    if moments:
+        x = (x / (255.0 if kind == "image" else 1.0) - moments[0]) / moments[1]
+    return x
 
 
 @dataclass(frozen=True)
@@ -127,9 +125,8 @@ class Encoder:
             values = data.inputs[rows].reshape(-1, shape[-1]).astype(np.float64)
             mean, std = values.mean(axis=0), values.std(axis=0)
         std = np.where(std > 1e-6 * np.maximum(1, np.abs(mean)), std, 1.0)
-        return Encoder(
-            "image" if image else "vector", shape, tuple(mean.tolist()), tuple(std.tolist())
-        )
+        kind = "image" if image else "vector"
+        return Encoder(kind, shape, tuple(mean.tolist()), tuple(std.tolist()))
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -140,10 +137,7 @@ class Encoder:
         return tuple(f"x{i}" for i in range(self.input_shape[0])) if flat else ()
 
     def transform(self, inputs: np.ndarray | pd.DataFrame) -> np.ndarray:
-        """Encode rows.
-
-        Arguments:
-            inputs: as in `Dataset.inputs`; a table may have further columns, which are ignored.
+        """Encode `Dataset.inputs`; a table may have further columns, which are ignored.
 
         Returns:
             Tables float32 `[n, d]`, standardized; images uint8 `[n, h, w, c]` and vectors float32
@@ -207,7 +201,7 @@ class Encoder:
         _expect(values["format"] == _FORMAT, f"format {values['format']!r}")
         kind, shape, columns = values["kind"], values["input_shape"], values["columns"]
         mean, std = values["mean"], values["std"]
-        _expect(kind in KINDS, f"kind {kind!r}")
+        _expect(kind in ("image", "vector", "table"), f"kind {kind!r}")
         whole = isinstance(shape, list) and all(type(s) is int and s > 0 for s in shape)
         _expect(whole and len(shape) > 0, f"input_shape {shape!r}")
         _expect(isinstance(columns, list), "columns")
@@ -227,8 +221,7 @@ class Encoder:
     def _require_columns(self, inputs: Any) -> None:
         if isinstance(inputs, np.ndarray):
             raise DataError("this run reads a table, and was given an array.")
-        missing = [c.name for c in self.columns if c.name not in inputs.columns]
-        if missing:
+        if missing := [c.name for c in self.columns if c.name not in inputs.columns]:
             told = listing(missing)
             raise DataError(f"the table lacks columns that the run was fitted on: {told}.")
 
@@ -258,10 +251,8 @@ def _as_numbers(values: pd.Series, name: str) -> np.ndarray:
     numbers = pd.to_numeric(values, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     wrong = np.flatnonzero((np.isnan(numbers) & values.notna().to_numpy()) | np.isinf(numbers))
     if wrong.size:
-        raise DataError(
-            f"column {name!r} holds {values.iloc[wrong[0]]!r} where a finite number was expected "
-            f"({wrong.size} rows)."
-        )
+        told = f"{values.iloc[wrong[0]]!r} where a finite number was expected ({wrong.size} rows)"
+        raise DataError(f"column {name!r} holds {told}.")
     return numbers
 
 
@@ -276,8 +267,7 @@ def _image_moments(images: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np
     level = np.arange(256) / 255
     share = counts / counts.sum(axis=1, keepdims=True)
     mean = share @ level
-    variance = (share * (level - mean[:, None]) ** 2).sum(axis=1)
-    return mean, np.sqrt(variance)
+    return mean, np.sqrt((share * (level - mean[:, None]) ** 2).sum(axis=1))
 
 
 def _expect(good: bool, what: str) -> None:
@@ -292,16 +282,17 @@ def _is_number(value: Any) -> bool:
 def _column_from_json(values: Any) -> NumericColumn | CategoricalColumn:
     _expect(isinstance(values, Mapping) and isinstance(values.get("name"), str), "a column")
     name, said = values["name"], f"column {values['name']!r}"
-    kind = CategoricalColumn if values.get("type") == "categorical" else NumericColumn
-    _expect(values.get("type") == kind.type, said)
-    _expect(set(values) == {"type", *(f.name for f in fields(kind))}, said)
-    if kind is CategoricalColumn:
-        levels = values["levels"]
+    column: NumericColumn | CategoricalColumn
+    if values.get("type") == "categorical":
+        levels = values.get("levels")
         texts = isinstance(levels, list) and all(isinstance(v, str) for v in levels)
         _expect(texts and len(set(levels)) == len(levels), f"levels of {name!r}")
-        return CategoricalColumn(name, tuple(levels))
-    numbers = [values[k] for k in ("median", "mean", "std")]
-    _expect(all(map(_is_number, numbers)) and values["std"] > 0, said)
-    _expect(isinstance(values["indicator"], bool), said)
-    median, mean, std = map(float, numbers)
-    return NumericColumn(name, median, mean, std, values["indicator"])
+        column = CategoricalColumn(name, tuple(levels))
+    else:
+        numbers = [values.get(k) for k in ("median", "mean", "std")]
+        _expect(all(map(_is_number, numbers)) and numbers[2] > 0, said)
+        _expect(isinstance(values.get("indicator"), bool), said)
+        median, mean, std = map(float, numbers)
+        column = NumericColumn(name, median, mean, std, values["indicator"])
+    _expect(values.get("type") == column.type and set(values) == {"type", *asdict(column)}, said)
+    return column

@@ -35,11 +35,8 @@ class ImageFolder(Source):
         if not tables:
             return _read_class_folders(tree, request)
         # The labels lie at the top; labels.csv goes before other tables there.
-        depth = min(n.count("/") for n in tables)
-        top = [n for n in tables if n.count("/") == depth]
-        return _read_csv_folder(
-            tree, min(top, key=lambda n: PurePosixPath(n).name != "labels.csv"), request
-        )
+        rank = {n: (n.count("/"), PurePosixPath(n).name != "labels.csv") for n in tables}
+        return _read_csv_folder(tree, min(tables, key=rank.__getitem__), request)
 
 
 def _read_csv_folder(tree: FileTree, path: str, request: Request) -> Rows:
@@ -109,13 +106,12 @@ def _read_class_folders(tree: FileTree, request: Request) -> Rows:
             f"{tree.path} gives no labels: it has no CSV and no two sub-folders of images; "
             "add labels.csv with the columns file and label, or one folder per class."
         )
-    kept = [i for i, p in enumerate(parents) if p or unlabelled]
-    files = [images[i] for i in kept]
+    files = [n for n, p in zip(images, parents, strict=True) if p or unlabelled]
     skipped = {
-        "image outside any class folder": len(images) - len(kept),
+        "image outside any class folder": len(images) - len(files),
         "not an image file": len(tree.names) - len(images),
     }
-    columns = {} if unlabelled else {"label": [parents[i] for i in kept]}
+    columns = {} if unlabelled else {"label": [p for p in parents if p]}
     return image_rows(
         "images", tree, files, columns, request, target="label", group=("label",), skipped=skipped
     )

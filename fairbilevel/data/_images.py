@@ -39,10 +39,9 @@ def decode_image(data: bytes, name: str, size: int | None = None) -> np.ndarray:
     except Image.DecompressionBombError:
         raise DataError(f"{name} has too many pixels; shrink it first.") from None
     except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
-        reason = "is no image" if isinstance(error, Image.UnidentifiedImageError) else str(error)
-        raise DataError(
-            f"{name} cannot be decoded as an image ({reason}); replace the file or remove it."
-        ) from None
+        why = "is no image" if isinstance(error, Image.UnidentifiedImageError) else error
+        told = f"{name} cannot be decoded as an image ({why}); replace the file or remove it."
+        raise DataError(told) from None
 
 
 def resize(image: Image.Image, size: int | None) -> np.ndarray:

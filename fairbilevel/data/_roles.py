@@ -85,8 +85,7 @@ def fold_roles(
         seed: one seed makes one round of folds.
         fractions: role -> share of the rest, summing to one; certify may be 0.
 
-    Returns:
-        role -> sorted int64 row numbers, as `split_roles`.
+    Returns as `split_roles`.
 
     Raises:
         DataError: as `split_roles`; also a fold out of range, or a role column in the data.
@@ -121,9 +120,8 @@ def role_halves(rows: np.ndarray, data: Dataset, seed: int = 0) -> tuple[np.ndar
     """
     _check(data, seed)
     rows = np.sort(np.asarray(rows, dtype=np.int64))
-    first, second = _partition(
-        rows, atoms(data), _label_by_group(data), np.array([0.5, 0.5]), (seed, _HALVES)
-    )
+    half, strata = np.array([0.5, 0.5]), _label_by_group(data)
+    first, second = _partition(rows, atoms(data), strata, half, (seed, _HALVES))
     if not first.size or not second.size:
         raise DataError(f"{rows.size} rows cannot be cut into two halves; give select more rows.")
     return first, second
@@ -164,9 +162,8 @@ def _draw(
     held = np.array([share["certify"], share["test"]])
     parts = _partition(rows, atom, data.group, np.append(held, 1 - held.sum()), (*key, _HOLD_OUT))
     rest = np.array([share["fit"], share["select"], share["tune"]])
-    fit, select, tune = _partition(
-        parts[2], atom, _label_by_group(data), rest / rest.sum(), (*key, _DEVELOP)
-    )
+    strata = _label_by_group(data)
+    fit, select, tune = _partition(parts[2], atom, strata, rest / rest.sum(), (*key, _DEVELOP))
     return {"fit": fit, "select": select, "tune": tune, "certify": parts[0], "test": parts[1]}
 
 
@@ -191,8 +188,7 @@ def _partition(
         # An atom belongs where its middle falls, so that no part is off by more than one atom.
         middle = np.cumsum(size[members]) - size[members] / 2
         part[members] = np.searchsorted(np.cumsum(quota), middle, side="right")
-    row_part = part[inverse]
-    return [rows[row_part == p] for p in range(len(shares))]
+    return [rows[part[inverse] == p] for p in range(len(shares))]
 
 
 def _quota(total: int, shares: np.ndarray, carry: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -217,8 +213,8 @@ def _shares(fractions: Mapping[str, float], allowed: tuple[str, ...]) -> dict[st
     for name in fractions:
         refuse_unknown(f"role fractions name {name!r}", name, allowed)
     share = {name: float(fractions.get(name, 0.0)) for name in allowed}
-    values = np.array(list(share.values()))
-    if not np.isfinite(values).all() or (values < 0).any() or abs(values.sum() - 1) > 1e-6:
+    # NaN fails the comparison of the sum.
+    if not (min(share.values()) >= 0 and abs(sum(share.values()) - 1) <= 1e-6):
         given = ", ".join(f"{k} {v:g}" for k, v in share.items())
         raise DataError(f"role fractions must be at least 0 and sum to 1; given: {given}.")
     for name in ("fit", "test"):

@@ -105,4 +105,7 @@ class Source(abc.ABC):
 
     @abc.abstractmethod
     def read(self, location: Location, request: Request) -> Rows:
-        """Read the attributes of all rows; inputs may wait until `Rows.read` is called."""
+        """Read the attributes of all rows; inputs may wait until `Rows.read` is called.
+
+        Files that are not what this source expects are a `DataError`.
+        """

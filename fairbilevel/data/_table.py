@@ -41,14 +41,10 @@ class Table(Source):
             table = read_csv(decode_text(read_file(path), path.name), path.name)
         options = request.options
         columns = list(table.columns)
-        for given, what in (
-            (options.target, "column to predict (target)"),
-            (options.group, "column or columns that make the groups (group)"),
-        ):
-            if not given and request.labelled:
-                raise DataError(
-                    f"{path.name} needs the {what}; its columns are {listing(columns)}."
-                )
+        if request.labelled and not (options.target and options.group):
+            groups = "column or columns that make the groups (group)"
+            what = groups if options.target else "column to predict (target)"
+            raise DataError(f"{path.name} needs the {what}; its columns are {listing(columns)}.")
         for name in options.exclude_feature if request.labelled else ():
             said = f"exclude_feature names {name!r}, which is no column of {path.name}"
             refuse_unknown(said, name, columns)
