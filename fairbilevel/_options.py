@@ -70,43 +70,27 @@ def choose(given: str, names: Collection[str]) -> str:
 
 
 def one_of(name: str, value: Any, allowed: Collection[str]) -> None:
-    """Refuse a value that is no choice.
-
-    Raises:
-        ValueError: names the option and the nearest choice.
-    """
+    """Refuse a value that is no choice: ``ValueError`` names the option and the nearest choice."""
     if value not in allowed:
         raise ValueError(f"unknown {name.replace('_', ' ')} {value!r}: {choose(value, allowed)}")
 
 
 def at_least(options: Any, least: int, *names: str) -> None:
-    """Refuse options of a dataclass below a number.
-
-    Raises:
-        ValueError: names the first.
-    """
+    """Refuse options of a dataclass below a number: ``ValueError`` names the first."""
     for name in names:
         if getattr(options, name) < least:
             raise ValueError(f"{name} must be at least {least}, got {getattr(options, name)}")
 
 
 def share(options: Any, *names: str) -> None:
-    """Refuse options of a dataclass outside (0, 1].
-
-    Raises:
-        ValueError: names the first.
-    """
+    """Refuse options of a dataclass outside (0, 1]: ``ValueError`` names the first."""
     for name in names:
         if not 0 < getattr(options, name) <= 1:
             raise ValueError(f"{name} must lie in (0, 1], got {getattr(options, name)}")
 
 
 def finite(options: Any, *names: str) -> None:
-    """Refuse options of a dataclass that are negative, infinite or no number.
-
-    Raises:
-        ValueError: names the first.
-    """
+    """Refuse options that are negative, infinite or no number: ``ValueError`` names the first."""
     for name in names:
         if not 0 <= getattr(options, name) < float("inf"):
             raise ValueError(

@@ -45,11 +45,6 @@ class Entry:
         fields = dataclasses.fields(self.kind)
         return tuple(f.name for f in fields if f.name not in self.fixed)
 
-    @property
-    def is_solver(self) -> bool:
-        """Whether it is a configuration of the bilevel solver."""
-        return issubclass(self.kind, BilevelSolver)
-
 
 def _equalized(when: str, phases: tuple[str, ...]) -> list[Entry]:
     said = {"before": "before pruning", "after": "after pruning", "both": "before and after"}[when]
@@ -103,9 +98,7 @@ _ALL = (
     Entry("synflow", pruners.SynFlow, "synaptic flow, without data (Tanaka et al. 2020)"),
     Entry("fpgm", pruners.FPGM, "filters nearest the geometric median (He et al. 2019)"),
     Entry(
-        "lottery",
-        pruners.Lottery,
-        "iterative magnitude with rewinding (Frankle and Carbin 2019)",
+        "lottery", pruners.Lottery, "iterative magnitude with rewinding (Frankle and Carbin 2019)"
     ),
     Entry("hydra", pruners.Hydra, "scores learned on frozen dense weights (Sehwag et al. 2020)"),
     Entry(
@@ -114,9 +107,7 @@ _ALL = (
         "every group keeps its share of the importance (Lin et al. 2022)",
     ),
     Entry(
-        "fairprune",
-        pruners.FairPrune,
-        "what only the privileged group needs goes (Wu et al. 2022)",
+        "fairprune", pruners.FairPrune, "what only the privileged group needs goes (Wu et al. 2022)"
     ),
     Entry("reweighting", pruners.Reweighting, "gradual magnitude, every group weighing the same"),
     Entry(

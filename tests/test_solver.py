@@ -231,7 +231,7 @@ def test_labels_as_groups_and_certify_rows_that_nobody_looks_at(tiny_data, monke
         return stream(rows, *args)
 
     monkeypatch.setattr(fb.FairPruningProblem, "judge", watch_judge)
-    monkeypatch.setattr("fairbilevel.train._feed.stream_rows", watch_stream)
+    monkeypatch.setattr("fairbilevel.train._batches.stream_rows", watch_stream)
     # From the dense model to the report: nothing may look.
     solution = fb.solve(problem, sparsity=0.6, dense_steps=20, **QUICK)
     assert_exact(solution, 0.6, "weight", "global")

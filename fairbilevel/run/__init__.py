@@ -10,13 +10,7 @@ from fairbilevel.run._analyze import (
     write_analysis,
 )
 from fairbilevel.run._certify import certify_run
-from fairbilevel.run._config import (
-    FREE_OPTIONS,
-    PLACE_OPTIONS,
-    SWITCHES,
-    Config,
-    read_config,
-)
+from fairbilevel.run._config import FREE_OPTIONS, PLACE_OPTIONS, SWITCHES, Config, read_config
 from fairbilevel.run._evaluate import evaluate_run
 from fairbilevel.run._folder import Run, check_free, load_run, save_run
 from fairbilevel.run._frontier import frontier_run
@@ -24,13 +18,7 @@ from fairbilevel.run._listing import RunSummary, list_runs, summarize_run
 from fairbilevel.run._plan import Plan, make_plan
 from fairbilevel.run._prepare import Prepared, build_problem, prepare, read_data
 from fairbilevel.run._result import command, describe_machine, machine, versions
-from fairbilevel.run._resume import (
-    check_resumable,
-    complete,
-    has_result,
-    run_folder,
-    stored_config,
-)
+from fairbilevel.run._resume import check_resumable, complete, has_result, run_folder, stored_config
 from fairbilevel.run._solve import follow_run, solve_run
 
 __all__ = [

@@ -162,10 +162,7 @@ class _Asked:
 
 # The owners' options behind those, typed by them.
 _Owned: Any = dataclasses.make_dataclass(
-    "_Owned",
-    [*_of_data(), *_of_problem(), *_METHOD_FIELDS],
-    bases=(_Asked,),
-    frozen=True,
+    "_Owned", [*_of_data(), *_of_problem(), *_METHOD_FIELDS], bases=(_Asked,), frozen=True
 )
 
 # What configurations written by version 0.1 say of options that nobody had given.

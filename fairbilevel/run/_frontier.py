@@ -23,7 +23,7 @@ from fairbilevel.records import (
 )
 from fairbilevel.run._config import FREE_OPTIONS
 from fairbilevel.run._prepare import Prepared
-from fairbilevel.run._result import command, describe_data, machine, versions
+from fairbilevel.run._result import command, describe_data, evaluate_roles, machine, versions
 from fairbilevel.run._resume import stopping
 from fairbilevel.run._solve import BASELINE, dense_reference
 from fairbilevel.train import Costs, Solution
@@ -143,48 +143,40 @@ def _solved(
     reference = dense_reference(prepared, costs, checkpoints=checkpoints)
     if prepared.dense is None:
         progress(f"dense model trained in {costs.seconds:.0f} s")
-    points = [_dense_point(problem, reference)]
+    dense = evaluate_roles(problem, reference.network, reference)
+    points = [_point("dense", 0.0, None, dense.__getitem__, reference.gradient_evaluations)]
     for sparsity in sparsities:
         baseline = config.build(BASELINE, sparsity=sparsity)
         own = checkpoints.below(f"baseline-{sparsity:g}")
         solution = baseline.run(problem, reference, checkpoints=own)
-        points.append(_point(BASELINE, sparsity, None, solution))
+        points.append(_solved_point(sparsity, None, solution))
     progress(f"gradual magnitude pruning done at {len(sparsities)} sparsities")
     for sparsity in sparsities:
         method = dataclasses.replace(prepared.method, sparsity=sparsity)
         for tolerance, bounded in problems:
             own = checkpoints.below(f"{sparsity:g}-{tolerance:g}")
             solution = method.run(bounded, reference, checkpoints=own)
-            points.append(_point(method.label, sparsity, tolerance, solution))
+            points.append(_solved_point(sparsity, tolerance, solution))
         progress(f"{method.label} done at sparsity {sparsity:g}")
     return points
 
 
 def _point(
-    method: str, sparsity: float, tolerance: float | None, solution: Solution
+    method: str, sparsity: float, tolerance: float | None, seen: Any, evaluations: float
 ) -> dict[str, Any]:
+    """A line of the table; ``seen`` gives what a role's rows say."""
     point: dict[str, Any] = {"method": method, "sparsity": sparsity, "tolerance": tolerance}
     for role in ROLES:
-        seen = solution.evaluate(role)
-        point[f"{role}_accuracy"] = seen["performance"]["accuracy"]
-        point[f"{role}_gap"] = seen["gaps"]["max_excess_accuracy_gap"]
-        point[f"{role}_worst_group"] = seen["gaps"]["worst_group_accuracy"]
-    point["gradient_evaluations"] = round(solution.costs.gradient_evaluations, 1)
-    point["chosen"] = False
-    return point
+        found = seen(role)
+        point[f"{role}_accuracy"] = found["performance"]["accuracy"]
+        point[f"{role}_gap"] = found["gaps"]["max_excess_accuracy_gap"]
+        point[f"{role}_worst_group"] = found["gaps"]["worst_group_accuracy"]
+    return {**point, "gradient_evaluations": round(evaluations, 1), "chosen": False}
 
 
-def _dense_point(problem: Any, reference: Any) -> dict[str, Any]:
-    point: dict[str, Any] = {"method": "dense", "sparsity": 0.0, "tolerance": None}
-    for role in ROLES:
-        rows = problem.roles[role]
-        seen = problem.summarize(problem.outcomes(reference.network, reference, rows), rows)
-        point[f"{role}_accuracy"] = seen["performance"]["accuracy"]
-        point[f"{role}_gap"] = seen["gaps"]["max_excess_accuracy_gap"]
-        point[f"{role}_worst_group"] = seen["gaps"]["worst_group_accuracy"]
-    point["gradient_evaluations"] = round(reference.gradient_evaluations, 1)
-    point["chosen"] = False
-    return point
+def _solved_point(sparsity: float, tolerance: float | None, solution: Solution) -> dict[str, Any]:
+    spent = solution.costs.gradient_evaluations
+    return _point(solution.method, sparsity, tolerance, solution.evaluate, spent)
 
 
 def _choose(points: list[dict[str, Any]]) -> None:

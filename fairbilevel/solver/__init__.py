@@ -1,8 +1,7 @@
 """The bilevel solver: mask and weights together."""
 
-from fairbilevel.solver._bifp import BiFP
 from fairbilevel.solver._bilevel import BilevelSolver
-from fairbilevel.solver._bip import BiP
+from fairbilevel.solver._relatives import BiFP, BiP
 from fairbilevel.solver._run import BilevelRun
 from fairbilevel.solver._step import OuterLog, OuterState, OuterStep, OuterStretch, outer_stretch
 

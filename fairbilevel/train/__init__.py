@@ -6,17 +6,18 @@ from fairbilevel.train._batches import (
     STREAM_SCORES,
     STREAM_SELECT,
     Batch,
+    Feed,
     gather,
     stream_rows,
 )
-from fairbilevel.train._costs import FORWARD_COST, Costs
 from fairbilevel.train._dense import dense_start, dense_steps, time_step, train_dense
 from fairbilevel.train._divergence import RETREATS, DivergenceError
 from fairbilevel.train._feasibility import INFEASIBLE, Feasibility, Reached, Watch
-from fairbilevel.train._feed import Feed
 from fairbilevel.train._method import BudgetKind, Granularity, Method, MethodRun, recalibration
 from fairbilevel.train._optimizers import SCORE_RULES, SGD, sgd
 from fairbilevel.train._plan import (
+    FORWARD_COST,
+    Costs,
     Phase,
     Plan,
     affordable,

@@ -13,10 +13,9 @@ from jaxtyping import Float
 
 from fairbilevel.problem import FairPruningProblem, Network, Reference
 from fairbilevel.records import Activity, Checkpoints
-from fairbilevel.train._costs import Costs
 from fairbilevel.train._expected import data_expected
 from fairbilevel.train._optimizers import SGD
-from fairbilevel.train._plan import Phase, Plan, every, learning_rates, stages
+from fairbilevel.train._plan import Costs, Phase, Plan, every, learning_rates, stages
 from fairbilevel.train._report import Callback
 from fairbilevel.train._run import Rules, RunState, StagedRun
 

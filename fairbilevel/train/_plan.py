@@ -1,8 +1,10 @@
-"""What a run will do, step by step, before it does any of it: the budget split to its last unit."""
+"""What a run will do, step by step, before it does any of it, and the books of what it spent."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -10,9 +12,47 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from fairbilevel.problem import Network
-from fairbilevel.train._costs import FORWARD_COST
 
 RECALIBRATION_BATCHES = 20  # of the final network's statistics
+FORWARD_COST = 1 / 3  # of a gradient evaluation: forward and backward is 1
+
+
+@dataclass
+class Costs:
+    """What was spent, in the units of the protocol.
+
+    Attributes:
+        gradient_evaluations: one is forward plus backward on one nominal batch.
+        seconds: wall time of compiled calls and of the rows they wait for, compilation included.
+        compile_seconds: of that, the part spent compiling.
+    """
+
+    gradient_evaluations: float = 0.0
+    seconds: float = 0.0
+    compile_seconds: float = 0.0
+
+    _running = False  # inside a block that is timed already
+
+    def restore(self, state: dict[str, float]) -> None:
+        """Take over what a former process had spent (``dataclasses.asdict``)."""
+        for name, value in state.items():
+            setattr(self, name, value)
+
+    @contextlib.contextmanager
+    def timed(self) -> Iterator[None]:
+        """Books the time until the end of the block; what it starts must be waited for inside.
+
+        A block within a block is booked once.
+        """
+        if self._running:
+            yield
+            return
+        begin, self._running = time.perf_counter(), True
+        try:
+            yield
+        finally:
+            self._running = False
+            self.seconds += time.perf_counter() - begin
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,8 +12,8 @@ import numpy as np
 from fairbilevel import fairness
 from fairbilevel.devices import copied
 from fairbilevel.problem import FairPruningProblem, Network, Reference
-from fairbilevel.train._costs import Costs
 from fairbilevel.train._divergence import DivergenceError, exploded
+from fairbilevel.train._plan import Costs
 from fairbilevel.train._steps import StepLog
 
 Callback = Callable[[dict[str, Any]], None]

@@ -18,13 +18,11 @@ from fairbilevel.fairness import Constraint
 from fairbilevel.masks import Masks
 from fairbilevel.problem import FairPruningProblem, Network, Numbers, Reference
 from fairbilevel.records import Activity
-from fairbilevel.train._batches import STREAM_DUALS, STREAM_FIT, Batch
-from fairbilevel.train._costs import FORWARD_COST, Costs
+from fairbilevel.train._batches import STREAM_DUALS, STREAM_FIT, Batch, Feed
 from fairbilevel.train._divergence import DivergenceError, Retreats, check_finite
 from fairbilevel.train._feasibility import Watch
-from fairbilevel.train._feed import Feed
 from fairbilevel.train._optimizers import SGD
-from fairbilevel.train._plan import Phase, Plan
+from fairbilevel.train._plan import FORWARD_COST, Costs, Phase, Plan
 from fairbilevel.train._report import (
     Best,
     Callback,

@@ -13,8 +13,8 @@ from jaxtyping import Float, Int
 from fairbilevel import masks
 from fairbilevel.masks import Budget, Masks
 from fairbilevel.problem import FairPruningProblem, Network, Reference
-from fairbilevel.train._costs import Costs
 from fairbilevel.train._feasibility import Feasibility
+from fairbilevel.train._plan import Costs
 
 
 @dataclass(frozen=True)
