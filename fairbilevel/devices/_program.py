@@ -90,11 +90,7 @@ class Program:
         return len(self._executables)
 
     def newest(self) -> Any:
-        """The executable that was used last.
-
-        Raises:
-            LookupError: none was.
-        """
+        """The executable that was used last."""
         return self._executables[next(reversed(self._executables))]
 
 

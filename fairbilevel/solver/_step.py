@@ -272,15 +272,7 @@ def _outer_stretch(
 ) -> tuple[RunState, Any, StretchLog]:
     """Outer steps, and plain weight steps between them: the state, the network ``z``, the log.
 
-    Args:
-        outer: the step.
-        state: start.
-        numbers: of the problem.
-        run: what the steps do.
-        own: beside it.
-        fit: stacked batches; of an unrolled method with an axis of inner steps behind the first.
-        select: stacked batches of select's half for the hypergradient.
-        dual_batches: stacked batches of the half for the multipliers.
+    Batches of fit have an axis of inner steps behind the first where the method is unrolled.
     """
     axis = 1 if isinstance(outer.method, Unrolled) else 0
 

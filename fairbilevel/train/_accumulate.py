@@ -43,21 +43,11 @@ def split(batch: Batch, parts: int) -> Batch:
 
 
 def accumulated(part: Part, z: Any, batch: Batch, key: Array, parts: int) -> tuple[Any, Any]:
-    """``part(z, batch, key)`` for a ``part`` that is a mean over rows, by micro-batches.
+    """``part(z, batch, key)``, a mean over rows with auxiliary output, by micro-batches.
 
     Its gradient with respect to ``z`` costs what that of the whole batch costs; the gradient's
     derivative along a vector takes the micro-batch's passes once more. Only the value is
-    differentiated, never the auxiliary output.
-
-    Args:
-        part: from ``(z, rows, key)`` to a mean over the rows and auxiliary output.
-        z: what is differentiated.
-        batch: rows; as many as fall into ``parts`` equal parts.
-        key: split, one for each micro-batch.
-        parts: how many.
-
-    Returns:
-        The mean, and the auxiliary output averaged over micro-batches (whole numbers: the last).
+    differentiated, never the auxiliary output, which is averaged (whole numbers: the last).
     """
     pieces = split(batch, parts), jax.random.split(key, parts)
 

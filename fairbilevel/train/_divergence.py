@@ -52,16 +52,9 @@ class DivergenceError(ValueError):
 def check_finite(
     losses: Float[np.ndarray, " steps"], finite: bool, phase: str, first_step: int, classes: int
 ) -> None:
-    """Refuse a stage that diverged.
-
-    Args:
-        losses: of the stage's steps.
-        finite: whether what it left behind is (weights, statistics, scores): a last step can spoil
-            them although its own loss was still finite.
-        phase: phase of the run.
-        first_step: steps done before the stage.
-        classes: number of classes: a mean loss of more than a thousand times that of guessing
-            counts as diverged too.
+    """Refuse a stage that diverged, by its losses, or by what it left behind (``finite``): a last
+    step can spoil weights, statistics or scores although its own loss was still finite. A mean loss
+    of more than a thousand times that of guessing counts as diverged too.
 
     Raises:
         DivergenceError: naming the first step whose loss, or whose outcome, is not finite.
@@ -99,14 +92,7 @@ class Retreats:
         return SMALLER**self.made
 
     def retreat(self, error: DivergenceError, step: int) -> dict[str, Any]:
-        """Once more, or not.
-
-        Args:
-            error: what happened, its ``last_good`` set.
-            step: step of the phase that the run goes back to.
-
-        Returns:
-            What goes on record.
+        """What goes on record of going back to a step of the phase once more.
 
         Raises:
             DivergenceError: that one, where the retreats are used up.

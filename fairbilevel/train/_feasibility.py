@@ -6,7 +6,7 @@ mask and budget. Then the run says so, and names the smallest tolerance that it 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -67,13 +67,7 @@ class Feasibility:
             "status": self.status,
             "rows": self.rows,
             "constraints": [
-                {
-                    "name": c.name,
-                    "status": c.status,
-                    "over": c.over,
-                    "tolerance_reached": c.tolerance,
-                    "exceeded": c.exceeded,
-                }
+                {"tolerance_reached" if k == "tolerance" else k: v for k, v in asdict(c).items()}
                 for c in self.constraints
             ],
         }

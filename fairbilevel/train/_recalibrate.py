@@ -19,15 +19,7 @@ def settled_statistics(
     structure: tuple[models.Model, str], model_state: Any, z: Any, batches: Batch, moments: Any
 ) -> Any:
     """Normalization statistics of the network ``z``: running statistics over stacked batches,
-    averaged over their second half. Pure.
-
-    Args:
-        structure: the model, and the kind of its encoder.
-        model_state: statistics to begin with.
-        z: parameters as the network computes with them.
-        batches: leaves ``[batches, rows, ...]``.
-        moments: what inputs are standardized by.
-    """
+    averaged over their second half. Pure."""
     model, kind = structure
 
     def body(carry: Any, batch: Batch) -> tuple[Any, Any]:

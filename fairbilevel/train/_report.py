@@ -84,11 +84,8 @@ class Noise:
 
 
 def check_judged(record: TuneRecord, phase: str, step: int, classes: int) -> None:
-    """Refuse finite weights whose loss on tune is not, or exploded: the next step would show it.
-
-    Raises:
-        DivergenceError: naming ``step``.
-    """
+    """Refuse finite weights whose loss on tune is not, or exploded (``DivergenceError``): the next
+    step would show it."""
     loss = record.log["loss"]
     if loss is not None and not loss <= exploded(classes):
         raise DivergenceError(phase, step, loss=loss)

@@ -79,8 +79,7 @@ def _begin(
     seed: Array,
     drawn: Array,
 ) -> WeightState:
-    key = jax.random.key(seed)
-    return WeightState(params, state, optimizer.init(params), duals, key, drawn)
+    return WeightState(params, state, optimizer.init(params), duals, jax.random.key(seed), drawn)
 
 
 _begun = Program(_begin)
@@ -146,7 +145,8 @@ class StagedRun(ABC):
         self.phase_index = self.stage = 0
         self.retreats = Retreats()
         self.watch: Watch | None = None
-        self.best = self._best()
+        self.noise = Noise.of(problem, reference)
+        self.best = Best(self.noise)
 
     @abstractmethod
     def init(self) -> RunState:
@@ -195,9 +195,6 @@ class StagedRun(ABC):
         before = self.plan.phases[: self.phase_index]
         return sum(len(p.stages) for p in before) + self.stage
 
-    def _best(self) -> Best:
-        return Best(Noise.of(self.problem, self.reference))
-
     def run_stages(self) -> RunState:
         """All stages, from the newest checkpoint on.
 
@@ -232,8 +229,7 @@ class StagedRun(ABC):
         phase = self.phase
         with self.costs.timed():
             if self.stage == 0:
-                self.best, self.retreats = self._best(), Retreats()
-                self.best.enforces = self.enforces
+                self.best, self.retreats = Best(self.noise, self.enforces), Retreats()
                 state = self.enter(state)
             state = self.prepare(state)
         while True:
@@ -413,8 +409,7 @@ class StagedRun(ABC):
         state, held = tree
         self.phase_index, self.stage = about["phase"], about["stage"]
         self.retreats.made = about["retreats"]
-        self.best = self._best()
-        self.best.enforces = about["enforces"]
+        self.best = Best(self.noise, about["enforces"])
         self.best.held = [
             Candidate(accuracy, excess, Network(*network))
             for (accuracy, excess), network in zip(about["best"], held, strict=True)
