@@ -78,7 +78,8 @@ def main_table(summaries: Mapping[str, dict[str, Any]]) -> list[str]:
                 continue
             spread = found[0].get("spread_test")
             cells += [
-                f"{100 * found[0]['test_accuracy']:.1f}" + (" ✗" if found[0]["failed"] else ""),
+                f"{100 * found[0]['test_accuracy']:.1f}"
+                + (" ✗" if found[0]["failed"] else " ∎" if found[0].get("constant") else ""),
                 "" if spread is None else f"{1e4 * spread:.1f}",
             ]
         if any(cells):
@@ -89,7 +90,8 @@ def main_table(summaries: Mapping[str, dict[str, Any]]) -> list[str]:
         "",
         "Accuracy on test in per cent; spread: noise-free spread of excess gaps in points squared, "
         f"0 where groups lose alike, below it by noise. Folds: {counts}: this describes and claims "
-        "nothing. ✗: runs that diverged or cut the network, counted in.",
+        "nothing. ✗: runs that diverged or cut the network, ∎: networks that give every "
+        "row the same answer; both counted in.",
     ]
 
 
