@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fairbilevel import comparison
+from fairbilevel import comparison, devices
 from fairbilevel.comparison import Comparison
 from fairbilevel.records import write_text
 from fairbilevel.run import Config
@@ -128,6 +128,7 @@ def run_presets(
         more: further figures of a setting, given its folder, name, design and summary; called
             once all settings have run.
     """
+    devices.compile_cache()
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--preset", choices=presets, default="small")
     parser.add_argument("--data", type=Path, help="folder with the data files")

@@ -8,6 +8,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
+from fairbilevel import devices
 from fairbilevel.comparison._design import Comparison
 from fairbilevel.comparison._repetition import Progress, run_dense_floor, run_repetition
 from fairbilevel.comparison._summary import summarize
@@ -68,6 +69,7 @@ def run_comparison(
 def _job(run: Callable[..., None], comparison: Comparison, folder: Path, *job: int) -> list[str]:
     """The lines that a run in a process of its own would print."""
     lines: list[str] = []
+    devices.compile_cache(comparison.config.compile_cache)
     run(comparison, folder, *job, lines.append)
     return lines
 
