@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -19,10 +20,22 @@ from typing import Any
 import jaxtyping
 import numpy as np
 import pytest
-from jaxtyping import install_import_hook
+from jaxtyping import _import_hook, install_import_hook
 
 # PEP 484's numeric tower: an int is welcome where a float is asked for.
-CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True, is_debug=False))"
+
+# Functions within functions are made anew whenever the outer one runs, and would be prepared for
+# checking each time: a quarter of the suite's time. What they are given comes from checked ones.
+_visit = _import_hook.JaxtypingTransformer.visit_FunctionDef
+
+
+def _outermost_alone(self: Any, node: ast.FunctionDef) -> ast.AST:
+    inside = any(isinstance(parent, ast.FunctionDef) for parent in self._parents)
+    return node if inside else _visit(self, node)
+
+
+_import_hook.JaxtypingTransformer.visit_FunctionDef = _outermost_alone
 
 with install_import_hook("fairbilevel", CHECKER):
     import fairbilevel as fb
