@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from fairbilevel.devices._placement import Placement, on_device
 
-HELD = 256  # executables; structures beyond that are compiled again when they come back
+HELD = 64  # executables; structures beyond that are compiled again when they come back
 
 
 class Program:
