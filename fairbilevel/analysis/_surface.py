@@ -41,6 +41,13 @@ class LossLine:
     loss: Float[np.ndarray, " points"]
     group_loss: Float[np.ndarray, "points groups"]
 
+    @property
+    def barrier(self) -> float:
+        """How far the loss rises at most above the straight line between its ends."""
+        between = (self.t >= 0) & (self.t <= 1)
+        chord = np.interp(self.t[between], [0, 1], np.interp([0, 1], self.t, self.loss))
+        return float(np.max(self.loss[between] - chord))
+
     def to_json(self) -> dict[str, Any]:
         """JSON values."""
         return {
