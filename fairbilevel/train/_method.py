@@ -24,7 +24,7 @@ from fairbilevel.train._batches import STREAM_REFRESH
 from fairbilevel.train._expected import data_expected, digest, settings
 from fairbilevel.train._feasibility import Watch
 from fairbilevel.train._optimizers import SGD
-from fairbilevel.train._plan import RECALIBRATION_BATCHES, Plan, recalibration_cost
+from fairbilevel.train._plan import RECALIBRATION_BATCHES, Plan
 from fairbilevel.train._recalibrate import answers, recalibrated
 from fairbilevel.train._report import Callback
 from fairbilevel.train._run import BUFFER_SIZE, Rules, RunState, StagedRun
@@ -186,11 +186,6 @@ class Method(ABC):
                 do not pay for what the method has to do.
         """
         return self.start(problem, reference, callback=callback, checkpoints=checkpoints).run()
-
-
-def recalibration(problem: FairPruningProblem) -> float:
-    """Gradient evaluations that the final network's statistics will cost."""
-    return recalibration_cost(problem.shapes)
 
 
 def _expand(structure: tuple[masks.Layers, str], kept: Masks, params: Any) -> Any:

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from fairbilevel.problem import Network
+from fairbilevel.problem import FairPruningProblem
 
 RECALIBRATION_BATCHES = 20  # of the final network's statistics
 FORWARD_COST = 1 / 3  # of a gradient evaluation: forward and backward is 1
@@ -149,9 +149,9 @@ class Plan:
         return lines
 
 
-def recalibration_cost(network: Network) -> float:
-    """Gradient evaluations that the statistics of the final network cost."""
-    return FORWARD_COST * RECALIBRATION_BATCHES if jax.tree.leaves(network.state) else 0.0
+def recalibration(problem: FairPruningProblem) -> float:
+    """Gradient evaluations that the statistics of the final network will cost."""
+    return FORWARD_COST * RECALIBRATION_BATCHES if jax.tree.leaves(problem.shapes.state) else 0.0
 
 
 def stages(steps: int, parts: int) -> tuple[int, ...]:

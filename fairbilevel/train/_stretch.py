@@ -65,11 +65,8 @@ def lengths(batch_bytes: int) -> tuple[int, int]:
 
 
 def pieces(measures: Bool[np.ndarray, " steps"], length: int, duals: int) -> list[tuple[int, int]]:
-    """A stage cut into calls of at most ``length`` steps that measure at most ``duals`` times.
-
-    Returns:
-        First step and number of steps of each.
-    """
+    """A stage cut into calls of at most ``length`` steps that measure at most ``duals`` times: the
+    first step and the number of steps of each."""
     found, first, count, measured = [], 0, 0, 0
     for step, looks in enumerate(measures):
         if count == length or (looks and measured == duals):
