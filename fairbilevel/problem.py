@@ -182,7 +182,7 @@ def _started(model: models.Model, seed: Array) -> tuple[Any, Any]:
     return model.init(jax.random.key(seed))
 
 
-_START = Program(_started)
+_START = Program(_started, once=True)
 
 
 def _local(leaf: Any) -> np.ndarray:

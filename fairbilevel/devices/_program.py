@@ -26,10 +26,11 @@ class Program:
     Args:
         function: ``function(structure, *arguments)``; called under JAX's trace.
         donate: the first of the arguments is gone after the call, its memory taken over.
+        once: it runs about once: on CPU little is spent on making it fast.
     """
 
-    def __init__(self, function: Callable[..., Any], *, donate: bool = False):
-        self.function, self.donate = function, donate
+    def __init__(self, function: Callable[..., Any], *, donate: bool = False, once: bool = False):
+        self.function, self.donate, self.once = function, donate, once
         self._executables: OrderedDict[Hashable, Any] = OrderedDict()
 
     def __call__(
@@ -57,7 +58,10 @@ class Program:
         executable = self._executables.get(key)
         if executable is None:
             begin = time.perf_counter()
-            executable = self.lower(structure, *arguments, placement=spread).compile()
+            quickly = self.once and jax.default_backend() == "cpu"
+            options: Any = {"xla_backend_optimization_level": 1} if quickly else None
+            lowered = self.lower(structure, *arguments, placement=spread)
+            executable = lowered.compile(compiler_options=options)
             self._executables[key] = executable
             while len(self._executables) > HELD:
                 self._executables.popitem(last=False)

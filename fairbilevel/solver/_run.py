@@ -41,7 +41,7 @@ def _begin(
     return outer.init(scores, params, keep)
 
 
-_BEGUN = Program(_begin)
+_BEGUN = Program(_begin, once=True)
 
 
 class BilevelRun(MethodRun):
