@@ -40,8 +40,8 @@ class Costs:
 
     @contextlib.contextmanager
     def timed(self) -> Iterator[None]:
-        """Books the time until the end of the block, what it starts being waited for inside; a block
-        within a block is booked once."""
+        """Books the time until the end of the block, what it starts being waited for inside; one
+        within another is booked once."""
         if self._running:
             yield
             return
