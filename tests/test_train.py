@@ -541,6 +541,45 @@ def test_costs_of_outer_steps(tiny_problem, every, split):
     assert 0 <= run.costs.compile_seconds <= run.costs.seconds
 
 
+def test_the_extra_pass_of_joint_steps_in_micro_batches_is_booked(tiny_problem):
+    """With micro-batches no row's weight is known before all logits are: a forward pass more a
+    step, where constraints act and only there."""
+    problem = tiny_problem(fairness.ExcessAccuracyGap(0.02), accumulate=2)
+    reference = any_reference(problem)
+    method = fb.pruners.CEAG(steps=40, batch_size=8, buffer_size=2, rounds=4, sparsity=0.5)
+    solution = method.run(problem, reference)
+    each = {}
+    before = 0.0
+    for record in solution.history:
+        each.setdefault(record["phase"], []).append(record["gradient_evaluations"] - before)
+        before = record["gradient_evaluations"]
+    steps = {p.name: p.stages for p in method.plan(problem).phases}
+    assert each["prune"] == pytest.approx(list(steps["prune"]), abs=0.011)
+    fine = [(1 + FORWARD_COST) * n for n in steps["finetune"]]
+    assert each["finetune"] == pytest.approx(fine, abs=0.011)
+    assert 39 - FORWARD_COST < solution.costs.gradient_evaluations <= 40
+    # Whole batches cost nothing more, and more steps are left.
+    whole = method.plan(tiny_problem(fairness.ExcessAccuracyGap(0.02)))
+    assert whole.weight_updates == 40 > sum(map(sum, steps.values()))
+
+
+@pytest.mark.parametrize("relaxation", masks.RELAXATIONS)
+def test_score_steps_go_by_the_spread_of_the_scores_they_move(tiny_problem, relaxation):
+    """The capped simplex projects its scores at the start: their spread is then another one."""
+    problem = tiny_problem()
+    reference = any_reference(problem)
+    run = fb.BilevelSolver(sparsity=0.8, relaxation=relaxation, steps=60, batch_size=16).start(
+        problem, reference
+    )
+    state = run.init()
+    begun = masks.start_scores(
+        "magnitude", reference.network.params, problem.layers, "weight", jax.random.key(0)
+    )
+    assert float(state.outer.spread) == pytest.approx(float(masks.spread(state.scores)), rel=1e-5)
+    moved = float(state.outer.spread) / float(masks.spread(begun))
+    assert (moved == pytest.approx(1, rel=1e-5)) == (relaxation != "capped-simplex")
+
+
 def test_costs_of_the_final_statistics(tiny_problem):
     problem = tiny_problem(fairness.ExcessAccuracyGap(0.02), model=normalized())
     run = fb.pruners.Magnitude(steps=20, batch_size=8).start(problem, any_reference(problem))
