@@ -28,7 +28,7 @@ demo: $(VENV)/.installed
 	@$(BIN)/fairbilevel solve
 
 test: $(VENV)/.installed
-	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check .

@@ -24,7 +24,7 @@ PLACEMENTS = ("1", "2", "4", "4s")
 
 
 def _start(script: list[str], devices: int, **environment: str) -> subprocess.Popen:
-    flags = "--xla_llvm_disable_expensive_passes=true --xla_force_host_platform_device_count="
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count="
     return subprocess.Popen(
         [sys.executable, *script],
         cwd=ROOT,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import os
 import re
 from pathlib import Path
 from types import ModuleType
@@ -157,6 +158,9 @@ def test_a_notebook_is_stored_small_and_without_traces_of_a_machine(path):
 
 @every_notebook
 def test_a_notebook_runs_in_a_fresh_kernel_and_shows_what_it_kept(path, tmp_path, monkeypatch):
+    # Its runs are long enough to pay for optimized code.
+    quick = os.environ["XLA_FLAGS"].replace("--xla_backend_optimization_level=0", "")
+    monkeypatch.setenv("XLA_FLAGS", quick)
     # The tree under test, whatever is installed; nothing is written outside the test's folder.
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "1")
