@@ -315,7 +315,7 @@ def test_models_train_and_prune_at_both_granularities(family):
     """One compiled step serves dense training and both kinds of mask; the loss falls, removed
     weights stay where they were, gradients reach every parameter."""
     model = models.from_nnx(FAMILIES[family], name=family)
-    params, state = model.init(KEY)
+    params, state = jax.jit(model.init)(KEY)
     x = jax.random.normal(jax.random.key(1), (16, 8, 8, 2))
     y = jnp.arange(16) % 3
 
@@ -331,18 +331,18 @@ def test_models_train_and_prune_at_both_granularities(family):
         params = jax.tree.map(lambda p, m, g: p - 0.02 * m * g, params, factors, gradient)
         return params, moved, value, gradient
 
+    def spread(granularity, hard, params):
+        whole = masks.expand(hard, params, layers, granularity)
+        return jax.tree.map(lambda m, p: jnp.broadcast_to(m, p.shape) + 0 * p, whole, params)
+
     layers = masks.select_layers(masks.find_layers(model.apply, params, state, x))
     factors = {"dense": jax.tree.map(jnp.ones_like, params)}
     for granularity in masks.GRANULARITIES:
         budget = masks.Budget.of(layers, granularity, "global")
-        scores = masks.magnitude(params, layers, granularity)
-        hard = budget.top_k(scores, budget.keep(0.3))
+        scores = jax.jit(masks.magnitude, static_argnums=(1, 2))(params, layers, granularity)
+        hard = jax.jit(budget.top_k)(scores, masks.as_counts(budget.keep(0.3)))
         assert budget.describe(hard)["kept"] == budget.prunable - int(0.3 * budget.prunable + 1e-9)
-        factors[granularity] = jax.tree.map(
-            lambda m, p: jnp.broadcast_to(m, p.shape) + 0 * p,
-            masks.expand(hard, params, layers, granularity),
-            params,
-        )
+        factors[granularity] = jax.jit(spread, static_argnums=0)(granularity, hard, params)
     for kind, multipliers in factors.items():
         now, statistics, first, gradient = step(params, state, multipliers)
         if kind == "dense":
