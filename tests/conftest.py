@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jaxtyping
+import numpy as np
+import pytest
+from jaxtyping import _import_hook, install_import_hook
+
+if TYPE_CHECKING:
+    import fairbilevel as fb
 
 # Most of the suite's time is compilation. Its runs are short: code that is made quickly takes a
 # quarter of that time, in one thread; what tests assert holds of any code. All workers, and the
@@ -22,13 +32,6 @@ os.environ.setdefault(
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
-from typing import Any
-
-import jaxtyping
-import numpy as np
-import pytest
-from jaxtyping import _import_hook, install_import_hook
-
 # PEP 484's numeric tower: an int is welcome where a float is asked for.
 CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True, is_debug=False))"
 
@@ -44,8 +47,13 @@ def _outermost_alone(self: Any, node: ast.FunctionDef) -> ast.AST:
 
 _import_hook.JaxtypingTransformer.visit_FunctionDef = _outermost_alone
 
-with install_import_hook("fairbilevel", CHECKER):
-    import fairbilevel as fb
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The package with checked types, in every process but the one that only hands out tests."""
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
+        with install_import_hook("fairbilevel", CHECKER):
+            importlib.import_module("fairbilevel")
+
 
 # Tests that hand over values of a wrong type on purpose, to see them refused by the package itself.
 WRONG_TYPES = ("test_bad_seeds", "test_bad_calls", "test_bad_options")
@@ -64,6 +72,8 @@ def _checked(request: pytest.FixtureRequest):
 @pytest.fixture(scope="session")
 def tiny_data() -> fb.data.Dataset:
     """480 rows of 6 numbers, 3 classes that overlap, 3 groups of which one is small and harder."""
+    import fairbilevel as fb
+
     rng = np.random.default_rng(0)
     group = rng.permutation(np.repeat([0, 1, 2], [240, 160, 80]))
     y = np.arange(480) % 3
@@ -76,6 +86,7 @@ def tiny_data() -> fb.data.Dataset:
 @pytest.fixture(scope="session")
 def tiny_problem(tiny_data: fb.data.Dataset) -> Callable[..., fb.FairPruningProblem]:
     """A small problem on the tiny data: an MLP of 12 and 6 neurons by default."""
+    import fairbilevel as fb
 
     def make(*constraints: Any, model: Any = "mlp", **options: Any) -> fb.FairPruningProblem:
         if model == "mlp":
