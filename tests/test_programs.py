@@ -187,3 +187,9 @@ def test_where_programs_are_kept(tmp_path, cache, monkeypatch):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="is a file: compiled programs want a folder"):
         compile_cache(tmp_path / "file")
+
+
+def test_a_program_compiles_where_xla_lacks_an_option(monkeypatch):
+    double = Program(lambda _, x: 2 * x)
+    monkeypatch.setattr(double, "_options", lambda arguments: {"xla_no_such_option": True})
+    assert double(None, 3.0) == 6.0
