@@ -107,7 +107,7 @@ class ModelFiles:
 
     Attributes:
         model: the pure functions.
-        network: the sparse network.
+        network: the sparse network; removed weights are exactly zero.
         dense: the dense reference.
         masks: hard 0/1 masks by layer name.
         encoder: from inputs as read to what the model takes.

@@ -12,10 +12,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from fairbilevel import export, report
-from fairbilevel.data import Encoder
-from fairbilevel.masks import Masks
 from fairbilevel.models import Model
-from fairbilevel.problem import Network, predict
+from fairbilevel.problem import predict
 from fairbilevel.records import (
     ANALYSIS,
     ANALYSIS_TABLE,
@@ -157,32 +155,20 @@ def save_run(
 
 
 @dataclass(frozen=True)
-class Run:
-    """A finished run, read back.
+class Run(export.ModelFiles):
+    """A finished run, read back: its ``model/`` folder, and beside it:
 
     Attributes:
         path: its folder.
         config: options it was made with.
         result: ``result.json``.
         metrics: records of ``metrics.jsonl``.
-        model: the pure functions.
-        network: the sparse network; removed weights are exactly zero.
-        dense: the dense reference.
-        masks: hard 0/1 masks by layer name.
-        encoder: from inputs as read to what the model takes.
-        description: contents of ``model/model.json``.
     """
 
     path: Path
     config: dict[str, Any]
     result: dict[str, Any]
     metrics: list[dict[str, Any]]
-    model: Model
-    network: Network
-    dense: Network
-    masks: Masks
-    encoder: Encoder
-    description: dict[str, Any]
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -222,16 +208,10 @@ def load_run(path: str | Path, *, model: Model | None = None) -> Run:
     folder = Path(path)
     result = read_result(folder)
     check_completed(folder, result)
-    files = export.load_model(folder / MODEL, model)
     return Run(
-        folder,
-        read_json(folder / CONFIG),
-        result,
-        read_json_lines(folder / METRICS),
-        files.model,
-        files.network,
-        files.dense,
-        files.masks,
-        files.encoder,
-        files.description,
+        **vars(export.load_model(folder / MODEL, model)),
+        path=folder,
+        config=read_json(folder / CONFIG),
+        result=result,
+        metrics=read_json_lines(folder / METRICS),
     )
