@@ -117,6 +117,8 @@ def batches(problem: FairPruningProblem, steps: int, rows: int) -> fb.train.Batc
         leaf(f),
         leaf(f),
         leaf(f),
+        leaf(f, len(problem.data.classes)),
+        leaf(f),
     )
 
 

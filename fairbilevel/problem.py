@@ -84,6 +84,7 @@ class Numbers(NamedTuple):
         cells: shares of the cells (group and label) in both, where a constraint counts answers.
         counted: groups that claims speak of.
         limits: one array a constraint: what is bounded from above, for each multiplier.
+        temperature: that logits are divided by where they are matched to the dense model's.
     """
 
     moments: tuple[Float[Any, "..."], ...]
@@ -91,6 +92,7 @@ class Numbers(NamedTuple):
     cells: dict[str, Float[Any, "groups classes"]]
     counted: Bool[Any, " groups"]
     limits: tuple[Float[Any, " _"], ...]
+    temperature: Float[Any, ""]
 
 
 def _logits(
@@ -200,6 +202,7 @@ class Reference:
         network: the dense network.
         correct: bool ``[rows]``, where it is right (False on certify rows, never evaluated).
         loss: float32 ``[rows]``, its cross-entropy in nats (0 on certify rows).
+        logits: float32 ``[rows, classes]`` (0 on certify rows).
         gradient_evaluations: what its training cost, 0 if it was given.
         seed: of its training, where it was trained here: its initial weights can be had again.
         rollbacks: each time its training diverged and went back (``fb.Solution.rollbacks``).
@@ -208,6 +211,7 @@ class Reference:
     network: Network
     correct: Bool[np.ndarray, " rows"]
     loss: Float[np.ndarray, " rows"]
+    logits: Float[np.ndarray, "rows classes"]
     gradient_evaluations: float = 0.0
     seed: int | None = None
     rollbacks: tuple[dict[str, Any], ...] = ()
@@ -378,7 +382,9 @@ class FairPruningProblem:
             self.placement,
         )
 
-    def numbers(self, constraints: Sequence[Constraint] | None = None) -> Numbers:
+    def numbers(
+        self, constraints: Sequence[Constraint] | None = None, temperature: float = 1.0
+    ) -> Numbers:
         """What programs are told, under these constraints or the problem's own."""
         constraints = self.constraints if constraints is None else constraints
         groups, names = len(self.groups), ("fit", "select")
@@ -389,6 +395,7 @@ class FairPruningProblem:
             {name: self.cell_share(name) for name in names} if of_cells else {},
             self.counted,
             tuple(c.limits(groups) for c in constraints),
+            np.asarray(temperature, jax.dtypes.canonicalize_dtype(float)),
         )
 
     @property
@@ -437,10 +444,12 @@ class FairPruningProblem:
                 raise ValueError(f"the dense model's parameter {name!r} holds values not finite")
         correct = np.zeros(len(self.y), bool)
         loss = np.zeros(len(self.y), np.float32)
+        logits = np.zeros((len(self.y), len(self.data.classes)), np.float32)
         for name in REPORTED_ROLES:
             rows = self.roles[name]
-            correct[rows], loss[rows] = self.judge(network, rows)
-        return Reference(network, correct, loss, gradient_evaluations)
+            logits[rows] = self.logits(network, self.inputs[rows])
+            correct[rows], loss[rows] = fairness.judge(logits[rows], self.y[rows])
+        return Reference(network, correct, loss, logits, gradient_evaluations)
 
     def outcomes(
         self, network: Network, reference: Reference | None, rows: Int[np.ndarray, " n"]

@@ -357,6 +357,8 @@ def test_a_network_of_constant_answers_is_called_that(tiny_problem, dense, tmp_p
         ({"violation_every": 0}, "violation_every must be at least 1"),
         ({"bilevel_share": 0.0}, "bilevel_share must lie in"),
         ({"budget_share": 1.5}, "budget_share must lie in"),
+        ({"distill": 1.5}, "distill must lie in"),
+        ({"distill_temperature": 0.0}, "distill_temperature must be above 0"),
         ({"learning_rate": -1.0}, "learning_rate must be a finite number"),
         ({"score_step": float("nan")}, "score_step must be a finite number"),
         ({"dual_step": float("inf")}, "dual_step must be a finite number"),

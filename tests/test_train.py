@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import log_softmax
 
 import fairbilevel as fb
 from fairbilevel import fairness, masks, train
@@ -97,7 +98,7 @@ class Rig:
         self.problem = problem
         self.rules = Rules(problem.constraints, optimizer, rule, buffer_size, joint)
         self.steps = self.rules.steps(problem)
-        self.numbers = problem.placement.place(problem.numbers())
+        self.numbers = problem.placement.place(problem.numbers(temperature=TEMPERATURE))
 
     def duals(self):
         return self.steps.duals(self.rules.duals, self.rules.buffer_size)
@@ -146,6 +147,7 @@ def forward_by_hand(params, x):
     return x @ p["classifier/kernel"] + p["classifier/bias"]
 
 
+TEMPERATURE = 2.0
 HARMS = {
     "loss": lambda v: np.logaddexp(0, -v),
     "sigmoid": lambda v: 1 / (1 + np.exp(v)),
@@ -160,6 +162,12 @@ def objective_by_hand(problem, params, factors, batch, weights):
     others = np.where(np.arange(3) == y[:, None], -np.inf, logits)
     v = logits[np.arange(len(y)), y] - np.logaddexp.reduce(others, axis=1)
     total = np.logaddexp(0, -v)
+    dense, own = (
+        log_softmax(np.asarray(a, np.float64) / TEMPERATURE, 1)
+        for a in (batch.dense_logits, logits)
+    )
+    soft = TEMPERATURE**2 * np.sum(np.exp(dense) * (dense - own), 1)
+    total = total + np.asarray(batch.distill, np.float64) * (soft - total)
     for constraint, weight in zip(problem.constraints, weights.harm, strict=True):
         total = total + np.asarray(weight, np.float64)[group] * HARMS[constraint.surrogate](v)
     return np.mean(np.asarray(batch.weight) * total)
@@ -177,7 +185,7 @@ def test_weight_steps_follow_the_gradient_of_the_constrained_objective(tiny_prob
     state = with_multipliers(steps.init(params, model_state, jax.random.key(1)))
     state = fed_buffers(steps, state, problem, reference)
     batch = train.gather(problem, reference, problem.roles["fit"][:64])
-    batch = batch._replace(weight=jnp.linspace(0.5, 1.5, 64))
+    batch = batch._replace(weight=jnp.linspace(0.5, 1.5, 64), distill=jnp.linspace(0, 1, 64))
     weights = steps.steps.weigh(state.duals, steps.numbers)
     assert any(np.any(w != 0) for w in weights.harm)
     moved, log = jax.jit(steps.step)(state, factors, batch)
@@ -199,7 +207,8 @@ def test_weight_steps_follow_the_gradient_of_the_constrained_objective(tiny_prob
     )
     assert ours == pytest.approx(numeric, rel=2e-3, abs=1e-5)
     # What is logged is the loss alone.
-    plain = objective_by_hand(tiny_problem(), params, factors, batch, weights._replace(harm=()))
+    alone = batch._replace(distill=jnp.zeros(64))
+    plain = objective_by_hand(tiny_problem(), params, factors, alone, weights._replace(harm=()))
     assert float(log.loss) == pytest.approx(plain, rel=1e-4)
 
 
@@ -365,6 +374,8 @@ def test_the_dual_step_on_an_example_by_hand(tiny_problem):
         jnp.array([0, 0, 1, 1, 2]),
         jnp.ones(5),
         jnp.ones(5),
+        jnp.zeros(5),
+        jnp.zeros((5, 3)),
         jnp.zeros(5),
     )
     duals = steps.dual_step(state.duals, state.params, state.model_state, batch, rig.numbers)

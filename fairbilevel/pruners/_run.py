@@ -14,7 +14,7 @@ from fairbilevel.devices import Program
 from fairbilevel.masks import Masks
 from fairbilevel.problem import FairPruningProblem, Structure
 from fairbilevel.pruners._moment import Moment
-from fairbilevel.train import STREAM_SCORES, Batch, Feed, MethodRun, RunState, Solution
+from fairbilevel.train import STREAM_SCORES, Batch, MethodRun, RunState, Solution
 
 if TYPE_CHECKING:
     from fairbilevel.pruners._pruner import Pruner
@@ -56,7 +56,7 @@ class PrunerRun(MethodRun):
         method, problem, reference = self.method, self.problem, self.reference
         rows = training_rows(problem)
         self.parts = method.parts(problem, reference, rows) if method.passes else []
-        self.feed = Feed(method.view(problem, rows), reference, method.seed)
+        self.feed.problem = method.view(problem, rows)
         self.split = method.split(problem, reference)
         self.removed = 0  # rounds behind it
 

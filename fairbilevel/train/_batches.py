@@ -29,6 +29,8 @@ class Batch(NamedTuple):
         weight: row weights of mean one.
         dense_correct: what the dense reference says of each row.
         dense_loss: likewise, in nats.
+        dense_logits: likewise.
+        distill: share of each row's loss that is measured against the dense outputs.
     """
 
     x: Shaped[Array, "..."]
@@ -37,6 +39,8 @@ class Batch(NamedTuple):
     weight: Float[Array, "..."]
     dense_correct: Float[Array, "..."]
     dense_loss: Float[Array, "..."]
+    dense_logits: Float[Array, "..."]
+    distill: Float[Array, "..."]
 
 
 def stream_rows(
@@ -64,7 +68,10 @@ def _epoch(seed: int, stream: int, epoch: int, size: int) -> Int[np.ndarray, " s
 
 
 def gather(
-    problem: FairPruningProblem, reference: Reference | None, rows: Int[np.ndarray, "..."]
+    problem: FairPruningProblem,
+    reference: Reference | None,
+    rows: Int[np.ndarray, "..."],
+    distill: float = 0.0,
 ) -> Batch:
     """The batch of ``rows``, leading axes kept; without a reference the dense entries are 0.
 
@@ -72,10 +79,13 @@ def gather(
         problem: where rows live; the last axis of ``rows`` is split over its devices.
         reference: dense outcomes to put beside each row.
         rows: row numbers, ``[..., batch]``.
+        distill: share of the rows' losses that is measured against the dense outputs.
     """
 
-    def zeros(some: Int[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
-        return np.zeros(some.shape, np.float32)
+    def dense(values: Any, *shape: int) -> Array:
+        if reference is None:
+            return column(lambda some: np.zeros((*some.shape, *shape), np.float32))
+        return column(lambda some: values(reference)[some].astype(np.float32))
 
     def column(read: Callable[[Any], Any]) -> Array:
         return problem.placement.rows(read, rows)
@@ -85,10 +95,10 @@ def gather(
         column(problem.y.__getitem__),
         column(problem.group.__getitem__),
         column(problem.weight.__getitem__),
-        column(
-            zeros if reference is None else lambda some: reference.correct[some].astype(np.float32)
-        ),
-        column(zeros if reference is None else reference.loss.__getitem__),
+        dense(lambda r: r.correct),
+        dense(lambda r: r.loss),
+        dense(lambda r: r.logits, len(problem.data.classes)),
+        column(lambda some: np.full(some.shape, distill, np.float32)),
     )
 
 
@@ -103,10 +113,17 @@ class Feed:
         problem: where rows live, and on which devices they go.
         reference: dense outcomes to put beside each row.
         seed: of the run.
+        distill: share of the rows' losses that is measured against the dense outputs.
     """
 
-    def __init__(self, problem: FairPruningProblem, reference: Reference | None, seed: int):
-        self.problem, self.reference, self.seed = problem, reference, seed
+    def __init__(
+        self,
+        problem: FairPruningProblem,
+        reference: Reference | None,
+        seed: int,
+        distill: float = 0.0,
+    ):
+        self.problem, self.reference, self.seed, self.distill = problem, reference, seed, distill
         self._position: dict[int, int] = {}
 
     def rows(
@@ -138,7 +155,7 @@ class Feed:
         chosen = self.rows(rows, stream, batches * size).reshape(batches, size)
         if length is not None and length > batches:
             chosen = np.concatenate([chosen, np.zeros((length - batches, size), chosen.dtype)])
-        return gather(self.problem, self.reference, chosen)
+        return gather(self.problem, self.reference, chosen, self.distill)
 
     def state(self) -> dict[str, int]:
         """How many rows each stream has given, by its number: plain JSON."""

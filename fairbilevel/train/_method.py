@@ -58,6 +58,9 @@ class Method(ABC):
         dual_step: step of the multipliers for each step of the weights.
         buffer_size: rows a group in the replay buffers; 0 for none: the multipliers then see the
             groups that the last batch held, and nothing else.
+        distill: share of a training row's loss that is its divergence from the dense model's
+            classes, in [0, 1]; 0 trains on labels alone.
+        distill_temperature: that both models' logits are divided by there.
         inner_optimizer: any optax rule for the weights, restarted for each phase, in place of
             clipped SGD.
         dual_optimizer: any optax rule for the multipliers, in place of ``multiplier_rule``.
@@ -78,6 +81,8 @@ class Method(ABC):
     multiplier_rule: str = "gradient-ascent"
     dual_step: float = 0.01
     buffer_size: int = BUFFER_SIZE
+    distill: float = 0.0
+    distill_temperature: float = 1.0
     inner_optimizer: optax.GradientTransformation | None = None
     dual_optimizer: optax.GradientTransformation | None = None
     seed: int = 0
@@ -102,7 +107,11 @@ class Method(ABC):
         _options.at_least(self, 1, "steps", "batch_size")
         _options.at_least(self, self.least_buffer, "buffer_size")
         _options.share(self, "budget_share")
-        _options.finite(self, "learning_rate", "dual_step")
+        _options.finite(self, "learning_rate", "dual_step", "distill", "distill_temperature")
+        if self.distill > 1:
+            raise ValueError(f"distill must lie in [0, 1], got {self.distill}")
+        if not self.distill_temperature:
+            raise ValueError("distill_temperature must be above 0")
         fairness.multiplier_rule(self.multiplier_rule, self.dual_step)
 
     @property
@@ -135,9 +144,10 @@ class Method(ABC):
         step = self.dual_step * self.violation_every
         duals = self.dual_optimizer or fairness.multiplier_rule(self.multiplier_rule, step)
         optimizer = self.inner_optimizer or SGD
+        soft: Any = {"distill": self.distill, "temperature": self.distill_temperature}
         if not enforced:
-            return Rules(problem.constraints, optimizer)
-        return Rules(enforced, optimizer, duals, self.buffer_size, self.joint)
+            return Rules(problem.constraints, optimizer, **soft)
+        return Rules(enforced, optimizer, duals, self.buffer_size, self.joint, **soft)
 
     @abstractmethod
     def plan(self, problem: FairPruningProblem, reference: Reference | None = None) -> Plan:

@@ -49,6 +49,8 @@ class Rules:
         duals: of the multipliers.
         buffer_size: rows a group in the replay buffers; 0 for none.
         joint: see ``Steps``.
+        distill: share of a row's loss that is measured against the dense outputs.
+        temperature: of both outputs there.
     """
 
     constraints: tuple[Constraint, ...]
@@ -58,6 +60,8 @@ class Rules:
     )
     buffer_size: int = BUFFER_SIZE
     joint: bool = False
+    distill: float = 0.0
+    temperature: float = 1.0
 
     def steps(self, problem: FairPruningProblem) -> Steps:
         """The pure steps: none of the numbers above."""
@@ -140,7 +144,7 @@ class StagedRun(ABC):
         self.steps, self.seed, self.batch_size = rules.steps(problem), seed, batch_size
         self.costs = Costs() if costs is None else costs
         self.report = Report(callback, self.costs)
-        self.feed = Feed(problem, reference, seed)
+        self.feed = Feed(problem, reference, seed, rules.distill)
         self.length, self.dual_length = lengths(batch_size * problem.inputs[:1].nbytes)
         self.phase_index = self.stage = 0
         self.retreats = Retreats()
@@ -316,7 +320,9 @@ class StagedRun(ABC):
     @functools.cached_property
     def numbers(self) -> Numbers:
         """What programs are told of the problem, on its devices."""
-        return self.problem.placement.place(self.problem.numbers(self.rules.constraints))
+        rules = self.rules
+        numbers = self.problem.numbers(rules.constraints, rules.temperature)
+        return self.problem.placement.place(numbers)
 
     @functools.cached_property
     def _nothing(self) -> Batch:

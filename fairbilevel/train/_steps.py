@@ -191,7 +191,10 @@ class Steps:
         numbers: Numbers,
         key: Array,
     ) -> tuple[Array, Aux]:
-        """``mean_i w_i (loss_i + sum_c term_c,i)`` in train mode.
+        """``mean_i w_i ((1 - a_i) loss_i + a_i T^2 KL_i + sum_c term_c,i)`` in train mode.
+
+        ``KL_i`` is the divergence of the row's classes from the dense model's, both at temperature
+        ``T``, and ``a_i`` its share (Hinton et al. 2015); 0 is the plain loss.
 
         Differentiable with respect to ``z``, which is all that any method asks for. Where the
         problem accumulates, the rows are taken in micro-batches one after the other
@@ -204,7 +207,7 @@ class Steps:
             logits, moved = self.structure.forward(
                 z, model_state, rows.x, numbers.moments, True, key
             )
-            return self._lagrangian(logits, moved, rows, weights)
+            return self._lagrangian(logits, moved, rows, weights, numbers)
 
         if parts == 1:
             return part(z, batch, key)
@@ -228,10 +231,12 @@ class Steps:
         return swept(part, batch, key, self.structure.accumulate)
 
     def _lagrangian(
-        self, logits: Logits, model_state: Any, batch: Batch, weights: RowWeights
+        self, logits: Logits, model_state: Any, batch: Batch, weights: RowWeights, numbers: Numbers
     ) -> tuple[Array, Aux]:
         v = fairness.margin(logits, batch.y)
-        loss = total = fairness.cross_entropy(v)
+        loss = fairness.cross_entropy(v)
+        soft = divergence(batch.dense_logits, logits, numbers.temperature)
+        total = loss + batch.distill * (soft - loss)
         for constraint, weight in zip(self.constraints, weights.harm, strict=True):
             total = total + constraint.term(weight, logits, v, batch.y, batch.group)
         aux = Aux(
@@ -305,7 +310,7 @@ class Steps:
                 )
                 duals = ascended(logits)
                 weights = self.weigh(duals, numbers)
-                value, aux = self._lagrangian(logits, model_state, batch, weights)
+                value, aux = self._lagrangian(logits, model_state, batch, weights, numbers)
                 return value, (aux, duals, weights.bound)
 
             gradient, (aux, duals, bound) = jax.grad(objective, has_aux=True)(z)
@@ -387,6 +392,14 @@ class Steps:
             scale,
         )
         return DualState(multipliers, rule, seen.buffers)
+
+
+def divergence(dense: Logits, logits: Logits, temperature: Scalar) -> Float[Array, " rows"]:
+    """``T^2 KL(dense || logits)`` of every row at a temperature ``T``, in nats: its gradient is of
+    the size of the loss's at any temperature (Hinton, Vinyals and Dean 2015, section 2)."""
+    of_dense = jax.nn.log_softmax(dense.astype(logits.dtype) / temperature)
+    own = jax.nn.log_softmax(logits / temperature)
+    return temperature**2 * jnp.sum(jnp.exp(of_dense) * (of_dense - own), -1)
 
 
 def scaled(rule: optax.GradientTransformation, rate: Any) -> optax.GradientTransformation:
