@@ -103,6 +103,12 @@ def run(folder: Path, options: list[str]) -> float:
     return time.monotonic() - began
 
 
+def read_events(folder: Path) -> list[str]:
+    """Names of what happened to a run, in order."""
+    path = folder / EVENTS
+    return [e["event"] for e in read_json_lines(path)] if path.is_file() else []
+
+
 def kill(
     folder: Path, options: list[str], after: float, records_first: int = 0
 ) -> tuple[str, bool] | None:
@@ -130,6 +136,8 @@ def kill(
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGKILL)
         process.wait()
+    if read_events(folder)[-1:] == ["completed"]:
+        return None  # nothing was left to do but to exit
     records = read()
     during = f"{records[-1]['phase']} {records[-1]['step']}" if records else ""
     return during, (folder / "checkpoints").is_dir()
@@ -156,7 +164,7 @@ def kills(count: int, options: list[str], seed: int, scratch: Path) -> list[Kill
             found = differing(undisturbed, folder)
         except RuntimeError as error:
             found = [str(error)]
-        events = [e["event"] for e in read_json_lines(folder / EVENTS)]
+        events = read_events(folder)
         done.append(Kill(after, place[0], place[1], tuple(found)))
         said = "the same" if not found else f"differs in {', '.join(found)}"
         print(
