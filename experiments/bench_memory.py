@@ -115,8 +115,6 @@ def batches(problem: FairPruningProblem, steps: int, rows: int) -> fb.train.Batc
         leaf(i),
         leaf(i),
         leaf(f),
-        leaf(f),
-        leaf(f),
         leaf(f, len(problem.data.classes)),
         leaf(f),
     )

@@ -501,14 +501,8 @@ class FairPruningProblem:
 
     def measure(self, outcomes: Outcomes, rows: Int[np.ndarray, " n"]) -> list[Measurement]:
         """What outcomes on ``rows`` say of each constraint."""
-        return fairness.measure(
-            self.constraints,
-            outcomes,
-            self.group[rows],
-            self.groups,
-            self.counted,
-            len(self.data.classes),
-        )
+        about = self.group[rows], self.groups, self.counted, len(self.data.classes)
+        return fairness.measure(self.constraints, outcomes, *about)
 
     def summarize(self, outcomes: Outcomes, rows: Int[np.ndarray, " n"]) -> dict[str, Any]:
         """Performance, gaps, and the constraints' values and violations on ``rows``."""

@@ -67,7 +67,7 @@ def test_the_feed_goes_on_where_it_stopped(tiny_problem):
     np.testing.assert_array_equal(jnp.concatenate([parts[0].x, parts[2].x]), whole.x)
     assert whole.x.shape == (5, 8, 6)
     assert whole.y.shape == (5, 8)
-    assert not whole.dense_correct.any()
+    assert not whole.dense_logits.any()
 
 
 def test_what_fills_a_program_up_takes_nothing_from_the_stream(tiny_problem):
@@ -373,9 +373,7 @@ def test_the_dual_step_on_an_example_by_hand(tiny_problem):
         jnp.array([0, 2, 2, 1, 0]),  # the second row is wrong
         jnp.array([0, 0, 1, 1, 2]),
         jnp.ones(5),
-        jnp.ones(5),
-        jnp.zeros(5),
-        jnp.zeros((5, 3)),
+        50 * jax.nn.one_hot(jnp.array([0, 2, 2, 1, 0]), 3),  # the dense model is right and sure
         jnp.zeros(5),
     )
     duals = steps.dual_step(state.duals, state.params, state.model_state, batch, rig.numbers)

@@ -107,16 +107,11 @@ class FirstOrder(Hypergradient):
         gradient = optax.tree.where(vectors.all_finite(gradient), gradient, f_x)
         moved = FirstOrderState(y, rule, plain, state.calls + 1)
         fresh = self.init(x, z)._replace(calls=state.calls + 1)
-        info = Info.of(
-            far_z,
-            outer_out,
-            inner_out,
-            status_of((~finite, Status.NOT_FINITE)),
-            inner_var=z if self.inner_steps else None,
-            iterations=self.inner_steps,
-            state=optax.tree.where(finite, moved, fresh),
-        )
-        return gradient, info
+        status = status_of((~finite, Status.NOT_FINITE))
+        told: dict[str, Any] = {"inner_var": z, "iterations": self.inner_steps}
+        told = told if self.inner_steps else {}
+        state = optax.tree.where(finite, moved, fresh)
+        return gradient, Info.of(far_z, outer_out, inner_out, status, state=state, **told)
 
     def _penalized(self, point: Point, penalty: Any) -> Level:
         def both(x: Any, y: Any) -> Any:

@@ -122,17 +122,9 @@ class Implicit(Hypergradient):
             ((self.tolerance > 0) & (residual > self.tolerance), Status.NOT_CONVERGED),
         )
         # A state that went wrong must not spoil the calls that follow.
-        fresh = self.init(x, y)
-        info = Info.of(
-            inner_grad,
-            outer_out,
-            inner_out,
-            status,
-            iterations=solved.iterations,
-            residual=residual,
-            state=optax.tree.where(keep, solved.state, fresh),
-        )
-        return gradient, info
+        state = optax.tree.where(keep, solved.state, self.init(x, y))
+        told = {"iterations": solved.iterations, "residual": residual, "state": state}
+        return gradient, Info.of(inner_grad, outer_out, inner_out, status, **told)
 
 
 def _behind(done: Any, y: Any) -> Any:

@@ -97,17 +97,9 @@ class SingleLoop(Hypergradient):
         gradient = optax.tree.where(finite, optax.tree.sub(direct, cross), direct)
         bad = ~finite | ~vectors.all_finite(gradient, inner_grad)
         # A system that went wrong starts again from zero: it must not spoil the calls that follow.
-        fresh = self.init(x, y)
+        state = optax.tree.where(finite, moved, self.init(x, y))
         status = status_of(
             (bad, Status.NOT_FINITE), (vectors.dot(state.v, through) < 0, Status.NEGATIVE_CURVATURE)
         )
-        info = Info.of(
-            inner_grad,
-            outer_out,
-            inner_out,
-            status,
-            iterations=1,
-            residual=residual,
-            state=optax.tree.where(finite, moved, fresh),
-        )
-        return gradient, info
+        told = {"iterations": 1, "residual": residual, "state": state}
+        return gradient, Info.of(inner_grad, outer_out, inner_out, status, **told)

@@ -112,16 +112,8 @@ class Unrolled(Hypergradient):
             point, run, carry, skipped
         )
         status = status_of((~vectors.all_finite(gradient, y), Status.NOT_FINITE))
-        info = Info.of(
-            inner_grad,
-            outer_out,
-            inner_out,
-            status,
-            inner_var=y,
-            iterations=self.steps,
-            state=state,
-        )
-        return gradient, info
+        told = {"inner_var": y, "iterations": self.steps, "state": state}
+        return gradient, Info.of(inner_grad, outer_out, inner_out, status, **told)
 
     def _check_axis(self, args: Any) -> None:
         for leaf in jax.tree.leaves(args):

@@ -56,6 +56,13 @@ def _scaled(points: list[Point]) -> list[Point]:
     return [(x, None if y is None else 100 * y) for x, y in points]
 
 
+def _chart(run: Track, key: str, head: str, text: str, lines: Sequence[Line], **look: Any) -> str:
+    """A figure of the lines that have points; nothing where none has."""
+    lines = [line for line in lines if line.points]
+    draw = partial(line_chart, lines=lines, phases=run.phases, **look)
+    return figure(key, head, text, draw) if lines else ""
+
+
 def _accuracy_chart(result: dict[str, Any], run: Track, other: Track) -> str:
     def accuracy(line: dict[str, Any]) -> float | None:
         return number(line, "tune", "accuracy")
@@ -70,38 +77,28 @@ def _accuracy_chart(result: dict[str, Any], run: Track, other: Track) -> str:
         Line("Grad. magn., worst", _scaled(other.series(worst)), 5),
     ]
     dense = number(result, "dense", "tune", "accuracy")
-    draw = partial(
-        line_chart,
+    text = "All rows and the worst group; the dense model for comparison."
+    return _chart(
+        run, "accuracy-over-time", "Accuracy over time", text, found,
         title="Accuracy on tune over the work done",
-        lines=[line for line in found if line.points],
         form=lambda v: percent(v / 100),
         y_axis="accuracy on tune, %",
-        phases=run.phases,
         reference=None if dense is None else Reference(100 * dense, "Dense"),
-    )
-    text = "All rows and the worst group; the dense model for comparison."
-    if not any(line.points for line in found):
-        return ""
-    return figure("accuracy-over-time", "Accuracy over time", text, draw)
+    )  # fmt: skip
 
 
 def _sparsity_chart(run: Track, other: Track) -> str:
     found = [
-        Line("Pruned", _scaled(run.series(lambda line: number(line, "sparsity"))), 0),
-        Line(BASELINE, _scaled(other.series(lambda line: number(line, "sparsity"))), 4),
+        Line(name, _scaled(track.series(lambda line: number(line, "sparsity"))), color)
+        for name, track, color in (("Pruned", run, 0), (BASELINE, other, 4))
     ]
-    draw = partial(
-        line_chart,
+    return _chart(
+        run, "sparsity-over-time", "Sparsity over time", "Share that is removed.", found,
         title="Sparsity over the work done",
-        lines=[line for line in found if line.points],
         form=lambda v: percent(v / 100),
         y_axis="removed, % of what may be pruned",
-        phases=run.phases,
         y_domain=(0, 100),
-    )
-    if not any(line.points for line in found):
-        return ""
-    return figure("sparsity-over-time", "Sparsity over time", "Share that is removed.", draw)
+    )  # fmt: skip
 
 
 def _constraint_charts(key: str, history: ConstraintHistory, run: Track) -> str:
@@ -114,31 +111,20 @@ def _constraint_charts(key: str, history: ConstraintHistory, run: Track) -> str:
     more = ""
     if history.labels > MOST_LINES:
         more = f" {MOST_LINES} of {count(history.labels)}: largest multipliers."
-    charts = ""
-    if history.violations:
-        draw = partial(
-            line_chart,
-            title=f"{limit.title}: violations over the work done",
-            lines=history.violations,
-            form=form,
-            y_axis=f"value minus limit, {unit}",
-            phases=run.phases,
-            reference=Reference(0.0, "Limit"),
-        )
-        text = f"Above zero: not met.{more}"
-        charts += figure(f"{key}-violations", f"{limit.title}: violations", text, draw)
-    if history.multipliers:
-        draw = partial(
-            line_chart,
-            title=f"{limit.title}: multipliers over the work done",
-            lines=history.multipliers,
-            form=plain,
-            y_axis="multiplier",
-            phases=run.phases,
-        )
-        text = f"Weight given to the limit.{more}"
-        charts += figure(f"{key}-multipliers", f"{limit.title}: multipliers", text, draw)
-    return charts
+    violations, multipliers = (f"{limit.title}: {what}" for what in ("violations", "multipliers"))
+    return _chart(
+        run, f"{key}-violations", violations, f"Above zero: not met.{more}", history.violations,
+        title=f"{violations} over the work done",
+        form=form,
+        y_axis=f"value minus limit, {unit}",
+        reference=Reference(0.0, "Limit"),
+    ) + _chart(
+        run, f"{key}-multipliers", multipliers, f"Weight given to the limit.{more}",
+        history.multipliers,
+        title=f"{multipliers} over the work done",
+        form=plain,
+        y_axis="multiplier",
+    )  # fmt: skip
 
 
 def cost_section(result: dict[str, Any]) -> str:

@@ -27,9 +27,7 @@ class Batch(NamedTuple):
         y: classes.
         group: groups.
         weight: row weights of mean one.
-        dense_correct: what the dense reference says of each row.
-        dense_loss: likewise, in nats.
-        dense_logits: likewise.
+        dense_logits: what the dense reference says of each row.
         distill: share of each row's loss that is measured against the dense outputs.
     """
 
@@ -37,8 +35,6 @@ class Batch(NamedTuple):
     y: Int[Array, "..."]
     group: Int[Array, "..."]
     weight: Float[Array, "..."]
-    dense_correct: Float[Array, "..."]
-    dense_loss: Float[Array, "..."]
     dense_logits: Float[Array, "..."]
     distill: Float[Array, "..."]
 
@@ -82,10 +78,12 @@ def gather(
         distill: share of the rows' losses that is measured against the dense outputs.
     """
 
-    def dense(values: Any, *shape: int) -> Array:
+    classes = len(problem.data.classes)
+
+    def dense(some: Int[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
         if reference is None:
-            return column(lambda some: np.zeros((*some.shape, *shape), np.float32))
-        return column(lambda some: values(reference)[some].astype(np.float32))
+            return np.zeros((*some.shape, classes), np.float32)
+        return reference.logits[some]
 
     def column(read: Callable[[Any], Any]) -> Array:
         return problem.placement.rows(read, rows)
@@ -95,9 +93,7 @@ def gather(
         column(problem.y.__getitem__),
         column(problem.group.__getitem__),
         column(problem.weight.__getitem__),
-        dense(lambda r: r.correct),
-        dense(lambda r: r.loss),
-        dense(lambda r: r.logits, len(problem.data.classes)),
+        column(dense),
         column(lambda some: np.full(some.shape, distill, np.float32)),
     )
 

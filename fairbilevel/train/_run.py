@@ -338,18 +338,10 @@ class StagedRun(ABC):
             duals: multipliers and buffers.
             drawn: steps that drew random numbers before.
         """
-        arguments = self.problem.placement.place(
-            (
-                network.params,
-                network.state,
-                duals,
-                np.uint32(self.seed),
-                np.int32(0) if drawn is None else drawn,
-            )
-        )
-        place = self.problem.placement
+        place, drawn = self.problem.placement, np.int32(0) if drawn is None else drawn
+        start = place.place((network.params, network.state, duals, np.uint32(self.seed), drawn))
         with self.costs.timed():
-            return _begun(self.rules.optimizer, *arguments, placement=place, costs=self.costs)
+            return _begun(self.rules.optimizer, *start, placement=place, costs=self.costs)
 
     def dual_batches(self, count: int) -> Batch:
         """The next ``count`` batches that move multipliers, booked; any where none do."""

@@ -342,14 +342,17 @@ class Steps:
         return self._outcomes(logits, batch)
 
     def _outcomes(self, logits: Logits, batch: Batch) -> Outcomes:
-        loss = fairness.cross_entropy(fairness.margin(logits, batch.y))
+        def judged(logits: Logits) -> tuple[Array, Array]:
+            loss = fairness.cross_entropy(fairness.margin(logits, batch.y))
+            return (logits.argmax(-1) == batch.y).astype(loss.dtype), loss
+
+        (correct, loss), (dense_correct, dense_loss) = map(judged, (logits, batch.dense_logits))
         answer = logits.argmax(-1)
-        correct = (answer == batch.y).astype(loss.dtype)
         return Outcomes(
             correct,
-            batch.dense_correct,
+            dense_correct,
             loss,
-            batch.dense_loss,
+            dense_loss,
             label=batch.y if self._of_cells else None,
             answer=answer.astype(jnp.int32) if self._of_cells else None,
             own={c.name: c.quantity(c.true, logits, batch.y) for c in self._own},
