@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax
 
@@ -766,6 +766,7 @@ def test_best_picks_the_least_violation_among_the_most_accurate():
 
 @settings(max_examples=60, deadline=None)
 @given(st.permutations(range(5)), st.integers(0, 1000))
+@example([0, 2, 3, 1, 4], 939)  # two that pay equally
 def test_what_is_kept_does_not_depend_on_the_order_of_offers(order, seed):
     rng = np.random.default_rng(seed)
     offers = [(round(float(a), 2), (round(float(v), 2),)) for a, v in rng.uniform(0, 1, (5, 2))]

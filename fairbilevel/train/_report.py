@@ -149,7 +149,7 @@ class Best:
         near = [c for c in self.held if c.accuracy >= highest - self.noise.accuracy]
         best = min(near, key=lambda c: (c.excess, -c.accuracy))
         beyond = [c for c in self.held if best.excess - c.excess > self.noise.violation]
-        other = max(beyond, key=lambda c: c.accuracy - c.excess, default=best)
+        other = max(beyond, key=lambda c: (c.accuracy - c.excess, c.accuracy), default=best)
         pays = other.accuracy - other.excess > best.accuracy - best.excess
         return other if pays else best
 
