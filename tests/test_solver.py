@@ -217,20 +217,23 @@ def test_labels_as_groups_and_certify_rows_that_nobody_looks_at(tiny_data, monke
         "mlp", data, width=12, constraints=[fairness.EqualizedLoss(0.1), fairness.AccuracyGap(0.1)]
     )
     forbidden = set(problem.roles["certify"].tolist())
-    judge, stream = fb.FairPruningProblem.judge, fb.train.stream_rows
-    seen = {"judged": 0, "streamed": 0}
+    hidden = {problem.inputs[row].tobytes() for row in forbidden}
+    assert len(hidden) == len(forbidden)
+    predict, stream = fb.problem.predict, fb.train.stream_rows
+    seen = {"predicted": 0, "streamed": 0}
 
-    def watch_judge(self, network, rows):
-        seen["judged"] += 1
-        assert not forbidden & set(np.asarray(rows).tolist())
-        return judge(self, network, rows)
+    def watch_predict(model, encoder, network, inputs, *placement):
+        seen["predicted"] += 1
+        assert not any(row.tobytes() in hidden for row in inputs)
+        return predict(model, encoder, network, inputs, *placement)
 
     def watch_stream(rows, *args):
         seen["streamed"] += 1
         assert not forbidden & set(np.asarray(rows).tolist())
         return stream(rows, *args)
 
-    monkeypatch.setattr(fb.FairPruningProblem, "judge", watch_judge)
+    # Whatever asks for logits, by whichever way.
+    monkeypatch.setattr("fairbilevel.problem.predict", watch_predict)
     monkeypatch.setattr("fairbilevel.train._batches.stream_rows", watch_stream)
     # From the dense model to the report: nothing may look.
     solution = fb.solve(problem, sparsity=0.6, dense_steps=20, **QUICK)

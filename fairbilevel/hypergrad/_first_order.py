@@ -108,8 +108,7 @@ class FirstOrder(Hypergradient):
         moved = FirstOrderState(y, rule, plain, state.calls + 1)
         fresh = self.init(x, z)._replace(calls=state.calls + 1)
         status = status_of((~finite, Status.NOT_FINITE))
-        told: dict[str, Any] = {"inner_var": z, "iterations": self.inner_steps}
-        told = told if self.inner_steps else {}
+        told: Any = {"inner_var": z, "iterations": self.inner_steps} if self.inner_steps else {}
         state = optax.tree.where(finite, moved, fresh)
         return gradient, Info.of(far_z, outer_out, inner_out, status, state=state, **told)
 

@@ -235,7 +235,7 @@ class Steps:
     ) -> tuple[Array, Aux]:
         v = fairness.margin(logits, batch.y)
         loss = fairness.cross_entropy(v)
-        soft = divergence(batch.dense_logits, logits, numbers.temperature)
+        soft = distillation(batch.dense_logits, logits, numbers.temperature)
         total = loss + batch.distill * (soft - loss)
         for constraint, weight in zip(self.constraints, weights.harm, strict=True):
             total = total + constraint.term(weight, logits, v, batch.y, batch.group)
@@ -397,7 +397,7 @@ class Steps:
         return DualState(multipliers, rule, seen.buffers)
 
 
-def divergence(dense: Logits, logits: Logits, temperature: Scalar) -> Float[Array, " rows"]:
+def distillation(dense: Logits, logits: Logits, temperature: Scalar) -> Float[Array, " rows"]:
     """``T^2 KL(dense || logits)`` of every row at a temperature ``T``, in nats: its gradient is of
     the size of the loss's at any temperature (Hinton, Vinyals and Dean 2015, section 2)."""
     of_dense = jax.nn.log_softmax(dense.astype(logits.dtype) / temperature)
