@@ -202,9 +202,10 @@ OPTIONS = {
     "violation-every": 2,
     "fine-tune-on": "fit",
     "budget": "uniform",
+    "distill": 0.5,
 }
 # Methods without a mask search take those that all methods share.
-SHARED = ("multiplier-rule", "dual-step", "buffer-size", "budget")
+SHARED = ("multiplier-rule", "dual-step", "buffer-size", "budget", "distill")
 
 
 @pytest.mark.parametrize(("option", "value"), OPTIONS.items())

@@ -179,9 +179,10 @@ def mutated(value, random):
 
 
 def survives(folder):
-    """Reading a folder gives a run, of no more numbers than its files hold, or one sentence;
-    whether it gave a run."""
+    """Reading a folder gives a run, of no more numbers than its files hold, or one sentence, in
+    little memory; whether it gave a run."""
     said = "nothing"
+    tracemalloc.start()
     try:
         run = fb.load_run(folder)
         arrays = (vars(run.network), vars(run.dense), run.masks)
@@ -190,7 +191,11 @@ def survives(folder):
         run.predict(np.zeros((2, 6), np.float32))
     except ValueError as error:
         said = str(error).strip()
+    finally:
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
     assert said
+    assert peak < 2**25  # bytes: some four megabytes are what a sound folder takes
     return said == "nothing"
 
 

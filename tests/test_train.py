@@ -572,6 +572,26 @@ def test_the_extra_pass_of_joint_steps_in_micro_batches_is_booked(tiny_problem):
     assert whole.weight_updates == 40 > sum(map(sum, steps.values()))
 
 
+@pytest.mark.parametrize("name", ["bilevel", "gradual-magnitude", "ceag", "hydra"])
+def test_distillation_brings_any_method_nearer_to_the_dense_outputs(tiny_problem, name):
+    problem = tiny_problem(fairness.ExcessAccuracyGap(0.02))
+    reference = train.train_dense(problem, steps=100, batch_size=32, learning_rate=0.05, seed=0)
+    rows = problem.roles["fit"]
+    dense = log_softmax(reference.logits[rows], 1)
+
+    def apart(**options):
+        """Mean divergence of the pruned network from the dense one, in nats."""
+        common = {"sparsity": 0.5, "steps": 80, "batch_size": 32, **options}
+        network = fb.methods.by_name(name, **common).run(problem, reference).network
+        own = log_softmax(problem.logits(network, problem.inputs[rows]), 1)
+        return np.mean(np.sum(np.exp(dense) * (dense - own), 1))
+
+    labels, dense_alone = apart(), apart(distill=1.0)
+    assert dense_alone < 0.7 * labels
+    assert apart(distill=1.0, distill_temperature=3.0) not in (labels, dense_alone)
+    assert apart(distill_temperature=3.0) == labels  # without a share it is not felt
+
+
 @pytest.mark.parametrize("relaxation", masks.RELAXATIONS)
 def test_score_steps_go_by_the_spread_of_the_scores_they_move(tiny_problem, relaxation):
     """The capped simplex projects its scores at the start: their spread is then another one."""
