@@ -85,6 +85,8 @@ class Numbers(NamedTuple):
         counted: groups that claims speak of.
         limits: one array a constraint: what is bounded from above, for each multiplier.
         temperature: that logits are divided by where they are matched to the dense model's.
+        shrink: how far what moves the multipliers is shrunken (``GroupStatistics.shrunken``).
+        units: one array a constraint: what a step of one moves each multiplier by.
     """
 
     moments: tuple[Float[Any, "..."], ...]
@@ -93,6 +95,8 @@ class Numbers(NamedTuple):
     counted: Bool[Any, " groups"]
     limits: tuple[Float[Any, " _"], ...]
     temperature: Float[Any, ""]
+    shrink: Float[Any, ""]
+    units: tuple[Float[Any, " _"], ...]
 
 
 def _logits(
@@ -383,19 +387,38 @@ class FairPruningProblem:
         )
 
     def numbers(
-        self, constraints: Sequence[Constraint] | None = None, temperature: float = 1.0
+        self,
+        constraints: Sequence[Constraint] | None = None,
+        *,
+        temperature: float = 1.0,
+        shrink: bool = False,
+        row_weights: bool = False,
     ) -> Numbers:
-        """What programs are told, under these constraints or the problem's own."""
+        """What programs are told.
+
+        Args:
+            constraints: in place of the problem's own.
+            temperature: that logits are divided by where they are matched to the dense model's.
+            shrink: whether what moves the multipliers is shrunken.
+            row_weights: whether multipliers move in units of what they add to the weight of a
+                group's row, and not of its mean.
+        """
         constraints = self.constraints if constraints is None else constraints
-        groups, names = len(self.groups), ("fit", "select")
+        limits = tuple(c.limits(len(self.groups)) for c in constraints)
+        share = self.share["select"] if row_weights else np.ones(len(self.groups), np.float32)
+        kind = jax.dtypes.canonicalize_dtype(float)
+        names = ("fit", "select")
         of_cells = any(c.of_cells for c in constraints)
         return Numbers(
             self.encoder.moments,
             {name: self.share[name] for name in names},
             {name: self.cell_share(name) for name in names} if of_cells else {},
             self.counted,
-            tuple(c.limits(groups) for c in constraints),
-            np.asarray(temperature, jax.dtypes.canonicalize_dtype(float)),
+            limits,
+            np.asarray(temperature, kind),
+            np.asarray(shrink, kind),
+            # The groups are the fastest index of a constraint's multipliers.
+            tuple(np.resize(share, len(limit)).astype(kind) for limit in limits),
         )
 
     @property

@@ -172,7 +172,7 @@ write = jax.jit(fairness.write)
 def test_buffers_hold_no_cells_unless_asked():
     buffers = fairness.empty_buffers(1000, 64)
     assert buffers.cells is None
-    assert len(jax.tree.leaves(buffers)) == 2
+    assert len(jax.tree.leaves(buffers)) == 3
 
 
 def test_rates_are_put_together_by_the_roles_shares():

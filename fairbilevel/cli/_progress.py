@@ -15,6 +15,7 @@ _PHASES = {
     "bilevel": "bilevel: mask and weights",
     "prune": "pruning",
     "finetune": "fine-tuning",
+    "settle": "fine-tuning on all rows",
     "baseline": "baseline: gradual magnitude",
 }
 
@@ -55,8 +56,7 @@ class Progress:
     def __call__(self, record: dict[str, Any]) -> None:
         """Show one record."""
         # Fine-tuning continues the count of gradient evaluations of the phase before.
-        own = ("bilevel", "prune", "finetune")
-        key = "method" if record["phase"] in own else record["phase"]
+        key = record["phase"] if record["phase"] in ("dense", "baseline") else "method"
         running = record["seconds"] - record["compile_seconds"]
         self._done[key] = (record["gradient_evaluations"], running)
         done = sum(gradients for gradients, _ in self._done.values())

@@ -27,22 +27,48 @@ def permutation_floor(
     group: np.ndarray,
     groups: int,
     *,
+    row: np.ndarray | None = None,
     seed: int = 0,
     permutations: int = 2000,
 ) -> dict[str, float]:
     """What the largest excess gap would be if groups meant nothing.
 
-    Group labels are permuted over rows, outcomes fixed.
+    Group labels are permuted over rows, outcomes fixed. A row that several repetitions measured
+    takes all its outcomes along: they are no independent rows.
+
+    Args:
+        dense: whether the dense model is right, one entry a measured row.
+        pruned: whether the pruned model is.
+        group: of each.
+        groups: how many there are.
+        row: number or name of each row; none is repeated by default.
+        seed: of the permutations.
+        permutations: how many.
+
+    Returns:
+        ``largest`` gap, mean ``floor_mean`` and 95 % quantile ``floor_95`` of the permuted ones,
+        and ``p``, the share of them that are as large.
     """
     rng = np.random.default_rng(seed)
     seen = float(np.nanmax(excess_gaps(dense, pruned, group, groups)))
-    permuted = (rng.permutation(group) for _ in range(permutations))
-    null = np.array([np.nanmax(excess_gaps(dense, pruned, p, groups)) for p in permuted])
+    first, which = _rows(row, len(group))
+    times = np.bincount(which)
+    lost = np.bincount(which, weights=dense.astype(float) - pruned.astype(float))
+    label, mean = group[first], lost.sum() / times.sum()
+
+    def largest(label: np.ndarray) -> float:
+        size = np.bincount(label, weights=times, minlength=groups)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            rates = np.bincount(label, weights=lost, minlength=groups) / size
+        return float(np.nanmax(rates - mean))
+
+    null = np.array([largest(rng.permutation(label)) for _ in range(permutations)])
     return {
         "largest": seen,
         "floor_mean": float(null.mean()),
         "floor_95": float(np.quantile(null, 0.95)),
-        "p": float((1 + np.sum(null >= seen)) / (1 + permutations)),
+        # Sums in another order differ in their last digit.
+        "p": float((1 + np.sum(null >= seen - 1e-12)) / (1 + permutations)),
     }
 
 
@@ -52,20 +78,30 @@ def cross_fitted_worst(
     group: np.ndarray,
     groups: int,
     *,
+    row: np.ndarray | None = None,
     seed: int = 0,
     splits: int = 50,
 ) -> float:
-    """Excess gap of the worst group: chosen on one half of the rows, measured on the other."""
+    """Excess gap of the worst group: chosen on one half of the rows, measured on the other; all
+    measurements of a ``row`` lie in one half (arguments as of ``permutation_floor``)."""
     rng = np.random.default_rng(seed)
+    first, which = _rows(row, len(group))
     values = []
     for _ in range(splits):
-        half = rng.permutation(len(group)) < len(group) // 2
+        half = (rng.permutation(len(first)) < len(first) // 2)[which]
         for choose, measure in ((half, ~half), (~half, half)):
             worst = np.nanargmax(excess_gaps(dense[choose], pruned[choose], group[choose], groups))
             gap = excess_gaps(dense[measure], pruned[measure], group[measure], groups)[worst]
             if not np.isnan(gap):
                 values.append(gap)
     return float(np.mean(values))
+
+
+def _rows(row: np.ndarray | None, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where each row stands first, and which row each entry is."""
+    names = np.arange(size) if row is None else row
+    _, first, which = np.unique(names, return_index=True, return_inverse=True)
+    return first, which
 
 
 def noise_free_spread(
@@ -108,14 +144,17 @@ def spread_of_sums(
 def bootstrap_differences(
     folds: Sequence[Sequence[np.ndarray]], groups: int, *, seed: int = 0, draws: int = 500
 ) -> dict[str, tuple[float, float]]:
-    """Percentile intervals of a method's difference from another, by a two-level bootstrap.
+    """Intervals of a method's difference from another, by a centred two-level bootstrap.
 
-    Folds are drawn with replacement, then rows within each group of a fold, the same rows for both
-    methods.
+    Repetitions are drawn with replacement, and rows with Poisson weights: the same for both methods
+    and in every repetition that measured the row. A drawn sample holds the noise of the rows twice
+    and the spread's correction takes it out once, so that drawn spreads lie too high: the interval
+    is the estimate less the deviations of the draws from their own mean. It covers at least 95 %:
+    rows are drawn along with their repetition, and once more within it.
 
     Args:
-        folds: for each repetition ``dense``, ``method``, ``other`` (whether rows are right) and
-            ``group``.
+        folds: for each repetition ``dense``, ``method``, ``other`` (whether rows are right),
+            ``group``, and the rows' numbers or names ``row``.
         groups: how many there are.
         seed: of the draws.
         draws: bootstrap samples.
@@ -125,32 +164,35 @@ def bootstrap_differences(
         fractions squared.
     """
     rng = np.random.default_rng(seed)
-    # Rows of a group differ only in three outcomes: drawing them is drawing eight counts.
+    # Rows of a group differ only in three outcomes: eight kinds.
     right = np.array([[(k >> b) & 1 for b in (2, 1, 0)] for k in range(8)], float)
+    names, which = np.unique(np.concatenate([f[4] for f in folds]), return_inverse=True)
+    ends = np.cumsum([len(f[4]) for f in folds])[:-1]
+    # The first "draw" takes every row once: the estimate itself.
+    weight = np.ones((draws + 1, len(names)), np.float32)
+    weight[1:] = rng.poisson(1.0, (draws, len(names)))
     found = []
-    for dense, method, other, group in folds:
-        kind = 4 * dense.astype(int) + 2 * method.astype(int) + other.astype(int)
-        cells = np.bincount(8 * group + kind, minlength=8 * groups).reshape(groups, 8)
-        size = cells.sum(1)
-        drawn = np.stack(
-            [
-                rng.multinomial(n, row / max(n, 1), draws) if n else np.zeros((draws, 8), int)
-                for n, row in zip(size, cells, strict=True)
-            ],
-            1,
-        )
-        values = []
-        for which in (1, 2):
-            lost = right[:, 0] - right[:, which]
-            spread = spread_of_sums(drawn.sum(-1), drawn @ lost, drawn @ lost**2)
-            accuracy = (drawn @ right[:, which]).sum(-1) / size.sum()
+    for (dense, method, other, group, _), at in zip(folds, np.split(which, ends), strict=True):
+        kind = 8 * group + 4 * dense.astype(int) + 2 * method.astype(int) + other.astype(int)
+        table = np.zeros((len(kind), 8 * groups), np.float32)
+        table[np.arange(len(kind)), kind] = 1
+        drawn = (weight[:, at] @ table).astype(float).reshape(-1, groups, 8)
+        size, values = drawn.sum(-1), []
+        for column in (1, 2):
+            lost = right[:, 0] - right[:, column]
+            spread = spread_of_sums(size, drawn @ lost, drawn @ lost**2)
+            accuracy = (drawn @ right[:, column]).sum(-1) / size.sum(-1)
             values.append((accuracy, spread))
         found.append([a - b for a, b in zip(*values, strict=True)])
-    every = np.array(found)  # [folds, 2, draws]
+    every = np.array(found)  # [folds, 2, draws + 1]
     picked = rng.integers(0, len(folds), (len(folds), draws))
-    means = np.stack([every[picked[:, i], :, i].mean(0) for i in range(draws)], 1)
-    low, high = np.quantile(means, (0.025, 0.975), axis=1)
-    return {name: (float(low[i]), float(high[i])) for i, name in enumerate(("accuracy", "spread"))}
+    means = np.stack([every[picked[:, i], :, 1 + i].mean(0) for i in range(draws)], 1)
+    high, low = np.quantile(means - means.mean(1, keepdims=True), (0.025, 0.975), axis=1)
+    estimate = every[:, :, 0].mean(0)
+    return {
+        name: (float(estimate[i] - low[i]), float(estimate[i] - high[i]))
+        for i, name in enumerate(("accuracy", "spread"))
+    }
 
 
 def dense_floor(

@@ -141,17 +141,17 @@ def _means(records: list[Record], key: str) -> dict[str, Any]:
     return out
 
 
-def _pool(inside: list[Rows], role: str, key: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    dense, pruned, group = (
-        np.concatenate([r[f"{role}/{name}"] for r in inside]) for name in ("dense", key, "group")
-    )
-    return dense, pruned, group
+def _pool(inside: list[Rows], role: str, key: str, groups: int) -> dict[str, Any]:
+    """A run's rows of a role in all repetitions, as the statistics take them."""
+    names = {"dense": "dense", "pruned": key, "group": "group", "row": "id"}
+    pooled = {k: np.concatenate([r[f"{role}/{name}"] for r in inside]) for k, name in names.items()}
+    return {**pooled, "groups": groups}
 
 
 def _pooled(inside: list[Rows], key: str, groups: int, permutations: int) -> dict[str, Any]:
     """Test rows of all folds together, beside the noise floor."""
-    pair = (*_pool(inside, "test", key), groups)
-    floor = statistics.permutation_floor(*pair, permutations=permutations)
+    pooled = _pool(inside, "test", key, groups)
+    floor = statistics.permutation_floor(**pooled, permutations=permutations)
     spreads = {
         role: [
             statistics.noise_free_spread(
@@ -166,7 +166,7 @@ def _pooled(inside: list[Rows], key: str, groups: int, permutations: int) -> dic
         "floor_mean": floor["floor_mean"],
         "floor_95": floor["floor_95"],
         "floor_p": floor["p"],
-        "cross_fitted_worst": statistics.cross_fitted_worst(*pair),
+        "cross_fitted_worst": statistics.cross_fitted_worst(**pooled),
         "spread_tune": float(np.mean(spreads["tune"])),
         "spread_test": float(np.mean(spreads["test"])),
         "spread_each": spreads["test"],
@@ -213,7 +213,7 @@ def _differences(
 
     spreads = less(statistics.noise_free_spread)
     largest = less(lambda *rows: np.nanmax(statistics.excess_gaps(*rows)))
-    columns = [f"test/{name}" for name in ("dense", key, reference, "group")]
+    columns = [f"test/{name}" for name in ("dense", key, reference, "group", "id")]
     boot = statistics.bootstrap_differences([[r[name] for name in columns] for r in inside], groups)
     out: dict[str, Any] = {}
     for name, values in (("accuracy", accuracy), ("spread", spreads), ("max_excess_gap", largest)):
@@ -235,7 +235,7 @@ def _adjust(lines: list[dict[str, Any]]) -> None:
 def _admitted(inside: list[Rows], key: str, groups: int, permutations: int) -> dict[str, Any]:
     """Whether the reference does damage on tune beyond chance."""
     floor = statistics.permutation_floor(
-        *_pool(inside, "tune", key), groups, permutations=permutations
+        **_pool(inside, "tune", key, groups), permutations=permutations
     )
     return {**floor, "admitted": floor["largest"] > floor["floor_95"]}
 

@@ -31,11 +31,13 @@ class CellBuffers(NamedTuple):
         tally: how often each answer is held, kept up to date so that a step costs what its batch
             costs and not what the buffers hold.
         written: rows of each cell ever written since the buffers were emptied.
+        capacity: rows that each ring holds, ``k`` at most.
     """
 
     answer: Int[Array, "cells k"]
     tally: Int[Array, "cells classes"]
     written: Int[Array, " cells"]
+    capacity: Int[Array, " cells"]
 
 
 class Buffers(NamedTuple):
@@ -44,32 +46,46 @@ class Buffers(NamedTuple):
     Attributes:
         values: ``[groups, k, 4]``: ``Outcomes.paired``.
         written: rows of each group ever written since the buffers were emptied.
+        capacity: rows that each ring holds, ``k`` at most.
         cells: rings per group and label, where a constraint counts answers.
         own: rings of the quantities of the user's own constraints, in step with ``values``.
     """
 
     values: Float[Array, "groups k 4"]
     written: Int[Array, " groups"]
+    capacity: Int[Array, " groups"]
     cells: CellBuffers | None = None
     own: Mapping[str, Float[Array, "groups k"]] = {}
 
 
 def empty_buffers(
-    groups: int, size: int, *, classes: int | None = None, own: Sequence[str] = ()
+    groups: int,
+    size: int,
+    *,
+    classes: int | None = None,
+    own: Sequence[str] = (),
+    rows: Int[np.ndarray, "groups classes"] | None = None,
 ) -> Buffers:
     """Buffers that hold nothing.
 
     Args:
         groups: how many.
-        size: rows a group, and a cell.
+        size: rows a group, and a cell, at most.
         classes: number of classes, where answers are to be counted by group and label.
         own: names of the user's own quantities.
+        rows: how many there are to be measured, by group and label: a ring need not hold more, and
+            where it holds all of them its mean is that of the whole group.
 
     Raises:
         ValueError: a size below 1.
     """
     if size < 1:
         raise ValueError(f"a replay buffer holds at least 1 row a group, got {size}")
+    if rows is None:
+        rows = np.full((groups, classes or 1), size)
+
+    def capacity(rows: Any) -> Array:
+        return jax.device_put(np.minimum(rows, size).astype(np.int32))
 
     def zeros(shape: Any, kind: Any = float) -> Array:
         return jax.device_put(np.zeros(shape, jax.dtypes.canonicalize_dtype(kind)))
@@ -80,10 +96,12 @@ def empty_buffers(
             zeros((groups * classes, size), np.int32),
             zeros((groups * classes, classes), np.int32),
             zeros(groups * classes, np.int32),
+            capacity(rows.reshape(-1)),
         )
     return Buffers(
         zeros((groups, size, 4)),
         zeros(groups, np.int32),
+        capacity(rows.sum(1)),
         cells,
         {name: zeros((groups, size)) for name in own},
     )
@@ -97,7 +115,9 @@ class _Places(NamedTuple):
     new: Int[Array, " rings"]
 
 
-def _places(key: Int[Array, " rows"], written: Int[Array, " rings"], size: int) -> _Places:
+def _places(
+    key: Int[Array, " rows"], written: Int[Array, " rings"], capacity: Int[Array, " rings"]
+) -> _Places:
     rings = written.shape[0]
     # Rank of each row among those of its ring, from a stable sort: no [rows, rings] table.
     order = jnp.argsort(key, stable=True)
@@ -106,21 +126,23 @@ def _places(key: Int[Array, " rows"], written: Int[Array, " rings"], size: int) 
     first = jnp.searchsorted(ordered, ordered, side="left")
     rank = jnp.zeros_like(key).at[order].set((position - first).astype(key.dtype))
     count = jnp.zeros(rings, jnp.int32).at[key].add(1, mode="drop", wrap_negative_indices=False)
-    # Of more than k new rows of a ring only the last k may land, or the order of writing decides.
+    # Of more new rows than a ring holds only the last may land, or the order of writing decides.
+    size = capacity[key]
     lands = (key >= 0) & (rank >= count[key] - size)
-    return _Places(jnp.where(lands, key, rings), (written[key] + rank) % size, count)
+    slot = (written[key] + rank) % jnp.maximum(size, 1)
+    return _Places(jnp.where(lands, key, rings), slot, count)
 
 
 def write(buffers: Buffers, outcomes: Outcomes, group: Int[Array, " rows"]) -> Buffers:
     """Append rows to their groups' rings, the oldest overwritten; negative groups are ignored."""
-    ring, slot, count = _places(group, buffers.written, buffers.values.shape[1])
+    ring, slot, count = _places(group, buffers.written, buffers.capacity)
     values = buffers.values.at[ring, slot].set(jnp.stack(outcomes.paired, -1), mode="drop")
     own = {
         name: held.at[ring, slot].set(outcomes.own[name], mode="drop")
         for name, held in buffers.own.items()
     }
     cells = None if buffers.cells is None else _write_cells(buffers.cells, outcomes, group)
-    return Buffers(values, buffers.written + count, cells, own)
+    return Buffers(values, buffers.written + count, buffers.capacity, cells, own)
 
 
 def only(buffers: Buffers, outcomes: Outcomes, group: Int[Array, " rows"]) -> Buffers:
@@ -151,15 +173,15 @@ def only(buffers: Buffers, outcomes: Outcomes, group: Int[Array, " rows"]) -> Bu
         ring = jnp.where(group < 0, rings, group * classes + outcomes.label)
         tally = total(jax.nn.one_hot(outcomes.answer, classes, dtype=jnp.int32), rings, ring)
         cells = cells._replace(tally=tally, written=tally.sum(-1))
-    return Buffers(values[:, None], jnp.minimum(count, 1), cells, own)
+    return Buffers(values[:, None], jnp.minimum(count, 1), buffers.capacity, cells, own)
 
 
 def _write_cells(cells: CellBuffers, outcomes: Outcomes, group: Int[Array, " rows"]) -> CellBuffers:
     if outcomes.label is None or outcomes.answer is None:
         raise ValueError("buffers by group and label need the rows' labels and answers")
-    classes, size = cells.tally.shape[1], cells.answer.shape[1]
+    classes = cells.tally.shape[1]
     cell = jnp.where(group < 0, -1, group * classes + outcomes.label)
-    ring, slot, count = _places(cell, cells.written, size)
+    ring, slot, count = _places(cell, cells.written, cells.capacity)
     # What stood in a slot leaves the count as the new answer enters it.
     held = jnp.where(slot < cells.written.at[ring].get(mode="fill", fill_value=0), 1, 0)
     old = cells.answer.at[ring, slot].get(mode="fill", fill_value=0)
@@ -168,6 +190,7 @@ def _write_cells(cells: CellBuffers, outcomes: Outcomes, group: Int[Array, " row
         cells.answer.at[ring, slot].set(outcomes.answer, mode="drop"),
         counts.at[ring, outcomes.answer].add(1, mode="drop"),
         cells.written + count,
+        cells.capacity,
     )
 
 
@@ -185,11 +208,24 @@ def buffer_statistics(
         counted: groups that a claim speaks of.
         cell_share: the cells' shares in the role, for buffers that count answers.
     """
-    size = buffers.values.shape[1]
-    present = buffers.written >= size
-    means = jnp.where(present[:, None], buffers.values.mean(1), 0)
+    size = jnp.maximum(buffers.capacity, 1)
+    present = (buffers.capacity > 0) & (buffers.written >= size)
+
+    def mean(held: Float[Array, "groups k"]) -> Float[Array, " groups"]:
+        return jnp.where(present, held.sum(1) / size, 0)
+
     answers = None
     if buffers.cells is not None and cell_share is not None:
-        answers = cell_answers(buffers.cells.tally, size, cell_share)
-    own = {name: jnp.where(present, held.mean(1), 0) for name, held in buffers.own.items()}
-    return from_means(list(means.T), share, present, counted, answers, own)
+        least = jnp.maximum(buffers.cells.capacity, 1).reshape(cell_share.shape)
+        answers = cell_answers(buffers.cells.tally, least, cell_share)
+    own = {name: mean(held) for name, held in buffers.own.items()}
+    correct, dense_correct, loss, _ = paired = [buffers.values[..., i] for i in range(4)]
+
+    def error(held: Float[Array, "groups k"]) -> Float[Array, " groups"]:
+        # A single row says nothing of its noise: as much as an outcome of 0 or 1 can have.
+        variance = jnp.where(size > 1, mean(held**2) - mean(held) ** 2, 1)
+        return variance / jnp.maximum(size - 1, 1)
+
+    errors = jnp.stack([error(correct), error(dense_correct - correct), error(loss)])
+    means = [mean(v) for v in paired]
+    return from_means(means, share, present, counted, answers, own, errors)

@@ -31,14 +31,14 @@ def ascend(
     rule: optax.GradientTransformation,
     rule_state: optax.OptState,
     measured: tuple[Bool[Array, " _"], ...] | None = None,
-    scale: Float[Array, ""] | float = 1.0,
+    scale: Multipliers | float = 1.0,
 ) -> tuple[Multipliers, optax.OptState]:
     """One dual step by any optax rule, then the projection onto what is allowed.
 
     The rule sees minus the violations, so that its descent is the ascent of the dual. Rules that
     remember former violations also learn which multipliers are bounded below and which entries
     were measured (all by default): a violation that was not measured is no violation of zero.
-    The moves are ``scale`` times what the rule says.
+    The moves are ``scale`` times what the rule says (one number, or one array a constraint).
     """
     downhill = tuple(-v for v in violations)
     if measured is None:
@@ -51,8 +51,11 @@ def ascend(
         downhill, rule_state, multipliers, measured=measured, lower=lower
     )
     moved = []
-    for constraint, old, update in zip(constraints, multipliers, updates, strict=True):
-        new = old + jnp.asarray(scale, old.dtype) * update
+    scales = scale if isinstance(scale, tuple) else (scale,) * len(constraints)
+    for constraint, old, update, times in zip(
+        constraints, multipliers, updates, scales, strict=True
+    ):
+        new = old + jnp.asarray(times, old.dtype) * update
         if constraint.monotone:
             new = jnp.maximum(new, old)
         moved.append(new if constraint.signed else jnp.maximum(new, 0))

@@ -67,6 +67,7 @@ class GroupStatistics(NamedTuple):
             are present too. Groups too small to say anything about are not counted.
         answers: answers by group and label, where a constraint needs them.
         own: means of the quantities of the user's own constraints, by their names.
+        errors: squared standard errors of accuracy, damage and loss, where they were estimated.
     """
 
     accuracy: Float[Array, " groups"]
@@ -78,6 +79,7 @@ class GroupStatistics(NamedTuple):
     counted: Bool[Array, " groups"]
     answers: Answers | None = None
     own: Mapping[str, Float[Array, " groups"]] = {}
+    errors: Float[Array, "3 groups"] | None = None
 
     @property
     def claimed(self) -> Bool[Array, " groups"]:
@@ -100,6 +102,34 @@ class GroupStatistics(NamedTuple):
         """``psi_g = D_g - D`` (CEAG), 0 for absent groups."""
         return jnp.where(self.present, self.damage - self.overall(self.damage), 0)
 
+    def shrunken(self, share: Float[Array, ""] | float = 1.0) -> GroupStatistics:
+        """Group means drawn towards the overall mean, as far as their noise explains them.
+
+        Empirical Bayes: a deviation ``x_g`` of squared standard error ``nu_g`` counts ``B_g x_g``,
+        ``B_g = tau^2 / (tau^2 + nu_g)``, where ``tau^2`` is the spread of the true deviations:
+        ``sum_g pi_g (x_g^2 - nu_g)``, at least 0. Accuracy, damage and loss are shrunken each by
+        its own noise; rates of answers and the user's own quantities stay as they are.
+
+        Args:
+            share: how far, from 0 (not at all) to 1.
+        """
+        if self.errors is None:
+            return self
+        weight = jnp.where(self.present, self.share, 0)
+        weight = weight / jnp.maximum(jnp.sum(weight), 1e-12)
+
+        def drawn(values: Float[Array, " groups"], error: Float[Array, " groups"]) -> Array:
+            middle = self.overall(values)
+            apart = values - middle
+            noise = (1 - 2 * weight) * error + jnp.sum(weight**2 * error)
+            spread = jnp.maximum(jnp.sum(weight * (apart**2 - noise)), 0)
+            kept = spread / jnp.maximum(spread + jnp.maximum(noise, 0), 1e-12)
+            return jnp.where(self.present, values - share * (1 - kept) * apart, 0)
+
+        accuracy, damage, loss = map(drawn, (self.accuracy, self.damage, self.loss), self.errors)
+        # Damage is what the dense accuracy is read for.
+        return self._replace(accuracy=accuracy, dense_accuracy=accuracy + damage, loss=loss)
+
 
 def from_means(
     means: Sequence[Float[Array, " groups"]],
@@ -108,11 +138,13 @@ def from_means(
     counted: Bool[Array, " groups"],
     answers: Answers | None = None,
     own: Mapping[str, Float[Array, " groups"]] | None = None,
+    errors: Float[Array, "3 groups"] | None = None,
 ) -> GroupStatistics:
     """Statistics from the group means of ``Outcomes.paired``, in their order."""
     correct, dense_correct, loss, dense_loss = means
+    own = own or {}
     return GroupStatistics(
-        correct, dense_correct, loss, dense_loss, share, present, counted, answers, own or {}
+        correct, dense_correct, loss, dense_loss, share, present, counted, answers, own, errors
     )
 
 
@@ -153,7 +185,9 @@ def group_statistics(
 
 
 def cell_answers(
-    count: Shaped[Array, "cells classes"], least: int, cell_share: Float[Array, "groups classes"]
+    count: Shaped[Array, "cells classes"],
+    least: int | Int[Array, "groups classes"],
+    cell_share: Float[Array, "groups classes"],
 ) -> Answers:
     """Rates from how often each cell got each answer; cells with fewer rows than ``least`` are
     absent."""

@@ -29,7 +29,6 @@ from fairbilevel.train import (
     affordable,
     every,
     learning_rates,
-    recalibration,
     stages,
 )
 
@@ -148,7 +147,7 @@ class Pruner(Method):
                 scoring=split.scoring * (split.rounds - split.trained), chooses=True,
             ),
         )  # fmt: skip
-        return Plan(tuple(p for p in phases if p.steps), recalibration(problem))
+        return Plan(tuple(p for p in phases if p.steps), **self.ending(problem))
 
     def acts(self, problem: FairPruningProblem, phase: str) -> bool:
         """Whether constraints act in a phase of the plan."""
@@ -206,7 +205,8 @@ class Pruner(Method):
                     f"them must reach {each:g} gradient evaluations"
                 )
         cycles = {p: self._cycle(problem, p) for p in ("before", "prune", "finetune")}
-        left, before, scoring = self.steps - recalibration(problem), 0, each * batches
+        left, before = self.steps - sum(self.ending(problem).values()), 0
+        scoring = each * batches
         if self.acts(problem, "before"):
             before = affordable(self.before_share * self.steps, cycles["before"])
             left -= before * cycles["before"][0]

@@ -60,6 +60,11 @@ class PrunerRun(MethodRun):
         self.split = method.split(problem, reference)
         self.removed = 0  # rounds behind it
 
+    @property
+    def dual_rows(self) -> Int[np.ndarray, " n"]:
+        """The training rows."""
+        return training_rows(self.problem)
+
     def acts(self, phase: str) -> bool:
         """Whether constraints act in a phase."""
         return self.method.acts(self.problem, phase)

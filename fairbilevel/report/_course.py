@@ -6,7 +6,13 @@ from typing import Any
 
 from fairbilevel.report._certificate import certificate_line
 from fairbilevel.report._groups import group_rows
-from fairbilevel.report._history import ConstraintHistory, Track, constraint_histories, track
+from fairbilevel.report._history import (
+    METHOD_PHASES,
+    ConstraintHistory,
+    Track,
+    constraint_histories,
+    track,
+)
 from fairbilevel.report._lines import MOST_LINES, Line, Point, Reference, line_chart
 from fairbilevel.report._markup import bullets, facts, figure, row, section, table
 from fairbilevel.report._numbers import (
@@ -29,7 +35,7 @@ _MOST_NAMES = 40
 
 def course_section(result: dict[str, Any], metrics: Sequence[dict[str, Any]]) -> str:
     """Accuracy, sparsity, violations and multipliers over the work done."""
-    run = track(metrics, "bilevel", "prune", "finetune")
+    run = track(metrics, *METHOD_PHASES)
     other = track(metrics, "baseline", after=run.x[-1] if run.x else 0.0)
     charts = _accuracy_chart(result, run, other) + _sparsity_chart(run, other)
     histories = constraint_histories(

@@ -7,6 +7,8 @@ from typing import Any
 from fairbilevel.report._lines import MOST_LINES, Line, Point
 from fairbilevel.report._numbers import dig, mapping, number
 
+# Phases of a method's own run, in their order.
+METHOD_PHASES = ("bilevel", "prune", "finetune", "settle")
 _PHASE_NAMES = {"bilevel": "prune", "finetune": "fine-tune"}
 
 

@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 from fairbilevel.report import _svg as svg
-from fairbilevel.report._history import track
+from fairbilevel.report._history import METHOD_PHASES, track
 from fairbilevel.report._markup import figure, section
 from fairbilevel.report._numbers import number, percent, points
 from fairbilevel.report._scatter import axes
@@ -62,7 +62,7 @@ def _test_figure(result: dict[str, Any]) -> str:
 
 def _tune_figure(result: dict[str, Any], metrics: Sequence[dict[str, Any]]) -> str:
     trails = []
-    for name, phases in (("Pruned", ("bilevel", "finetune")), (BASELINE, ("baseline",))):
+    for name, phases in (("Pruned", METHOD_PHASES), (BASELINE, ("baseline",))):
         lines = track(metrics, *phases).lines
         lines = lines[:: -(-len(lines) // _MOST_STEPS) or 1]
         trail = [

@@ -28,18 +28,19 @@ from fairbilevel.train import (
     costs,
     every,
     learning_rates,
-    recalibration,
     stages,
 )
 
 STAGES = 20  # of the mask search at most; the budget moves between them
 SELECT_SHARE = 1 / 4  # of a nominal batch that is split between the levels
+# Spreads that a score can come in a whole search, and in a step, by default.
+SCORE_TRAVEL, LARGEST_STEP = 5.0, 0.1
 
 RelaxationName = Literal["top-k", "sigmoid", "capped-simplex"]
 ScoreStart = Literal["magnitude", "random", "constant"]
 ScoreRule = Literal["adam", "momentum"]
 MultipliersFrom = Literal["start", "pruned"]
-FineTuneOn = Literal["fit", "fit+select"]
+FineTuneOn = Literal["fit", "fit+select", "all"]
 
 
 @dataclass(frozen=True)
@@ -62,15 +63,18 @@ class BilevelSolver(Method):
         plain_steps: weight steps between two outer steps.
         score_rule: adam, or momentum (finds better masks where the steps pay for a thousand outer
             steps).
-        score_step: step of the mask scores in units of their spread; for momentum try 0.03 to 0.3.
+        score_step: step of the mask scores in units of their spread; by default 5 over the number
+            of outer steps, 0.1 at most, so that scores come as far in a long search as in a short
+            one.
         violation_every: steps between measurements of the true violations; the dual step is scaled
             by it.
         multipliers_from: multipliers move from the start, or only once the mask is final (pruned).
         follow_weights: scores that started as magnitudes also move with their weights, so that what
             the inner problem makes of a weight counts beside the hypergradient. At a score step of
             zero they are the scores of gradual magnitude pruning.
-        fine_tune_on: fit, or fit+select: once the mask is final, the rows of select that moved its
-            scores join in; those that move the multipliers stay unseen either way.
+        fine_tune_on: fit; fit+select: once the mask is final, the rows of select that moved its
+            scores join in, those that move the multipliers stay unseen; or all: these too for the
+            last third of fine-tuning, the multipliers standing still from then on.
         outer_optimizer: any optax rule for the scores, in place of ``score_rule`` and
             ``score_step``.
         constrain_masks: whether the constraints act on the scores, in the outer objective.
@@ -87,7 +91,7 @@ class BilevelSolver(Method):
     split_batch: bool = True
     plain_steps: int = 0
     score_rule: ScoreRule = "adam"
-    score_step: float = 0.1
+    score_step: float | None = None
     violation_every: int = 4  # type: ignore[misc]
     multipliers_from: MultipliersFrom = "start"
     follow_weights: bool = True
@@ -115,7 +119,8 @@ class BilevelSolver(Method):
         _options.at_least(self, 1, "violation_every")
         _options.at_least(self, 0, "plain_steps")
         _options.share(self, "bilevel_share")
-        _options.finite(self, "score_step")
+        if self.score_step is not None:
+            _options.finite(self, "score_step")
 
     @property
     def relaxes(self) -> Relaxation:
@@ -151,6 +156,13 @@ class BilevelSolver(Method):
             )
         return self.batch_size - select, select
 
+    def score_rate(self, steps: int) -> float:
+        """Step of the scores in a search of so many steps, those of weights alone included."""
+        if self.score_step is not None:
+            return self.score_step
+        outer = -(-steps // (1 + self.plain_steps))
+        return min(SCORE_TRAVEL / max(outer, 1), LARGEST_STEP)
+
     def cycle(self, problem: FairPruningProblem) -> tuple[float, ...]:
         """Gradient evaluations of an outer step and of the weight steps behind it: the outer
         gradient is taken on select, all else on fit."""
@@ -160,8 +172,8 @@ class BilevelSolver(Method):
 
     def plan(self, problem: FairPruningProblem, reference: Reference | None = None) -> Plan:
         """The mask search, then fine-tuning under its mask."""
-        enforced, settle = bool(self.enforced(problem)), recalibration(problem)
-        left, cycle = self.steps - settle, self.cycle(problem)
+        enforced, ending = bool(self.enforced(problem)), self.ending(problem)
+        left, cycle = self.steps - sum(ending.values()), self.cycle(problem)
         early = self.violation_every if enforced and self.multipliers_from == "start" else 0
         late = self.violation_every if enforced and self.constrain_weights else 0
         search = affordable(self.bilevel_share * left, cycle, early)
@@ -173,30 +185,39 @@ class BilevelSolver(Method):
                 f"takes {costs(1, cycle, early)[0]:.4g} gradient evaluations"
             )
         left -= float(costs(search, cycle, early).sum())
-        fine = affordable(left, interval=late)
-        fine_looks = every(fine, late)
-        if left - float(costs(fine, interval=late).sum()) >= 1 - 1e-9:
-            fine, fine_looks = fine + 1, np.append(fine_looks, False)  # it pays for no look
+        # Steps that measure violations, then steps that do not.
+        looked = affordable(left * (2 / 3 if self.fine_tune_on == "all" else 1), interval=late)
+        fine = looked + affordable(left - float(costs(looked, interval=late).sum()))
+        fine_looks = np.append(every(looked, late), np.zeros(fine - looked, bool))
+        settled = looked if late and self.fine_tune_on == "all" else fine
 
-        def phase(name: str, steps: int, count: int, measures: np.ndarray, **more: object) -> Phase:
-            rates = learning_rates(self.learning_rate, steps, to_zero=name == "finetune")
-            own = self.inner_optimizer is not None
+        def phase(
+            name: str, count: int, part: slice, rates: Any, measures: Any, **more: Any
+        ) -> Phase:
+            rates, measures = rates[part], measures[part]
             return Phase(
                 name,
-                stages(steps, count),
-                np.ones(steps) if own else rates,
+                stages(len(rates), count),
+                rates if self.inner_optimizer is None else np.ones(len(rates)),
                 measures,
                 dual_rows=problem.select_duals if measures.any() else None,
-                **more,  # type: ignore[arg-type]
+                **more,
             )
 
         fit = problem.roles["fit"]
-        joined = np.sort(np.concatenate([fit, self.select_rows(problem)]))
+
+        def with_fit(rows: Int[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
+            return np.sort(np.concatenate([fit, rows]))
+
+        everything = with_fit(problem.roles["select"])
+        tuned = fit if self.fine_tune_on == "fit" else with_fit(self.select_rows(problem))
+        if self.fine_tune_on == "all" and not late:
+            tuned = everything
+        searching = learning_rates(self.learning_rate, search, to_zero=False), every(search, early)
+        falling = learning_rates(self.learning_rate, fine, to_zero=True), fine_looks
         phases = (
-            phase("bilevel", search, STAGES, every(search, early), rows=fit, cycle=cycle),
-            phase(
-                "finetune", fine, 10, fine_looks,
-                rows=fit if self.fine_tune_on == "fit" else joined, chooses=True,
-            ),
-        )  # fmt: skip
-        return Plan(tuple(p for p in phases if p.steps), settle)
+            phase("bilevel", STAGES, slice(None), *searching, rows=fit, cycle=cycle),
+            phase("finetune", 10, slice(settled), *falling, rows=tuned, chooses=settled == fine),
+            phase("settle", 5, slice(settled, None), *falling, rows=everything, chooses=True),
+        )
+        return Plan(tuple(p for p in phases if p.steps), **ending)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Int
 
 from fairbilevel import masks
 from fairbilevel.devices import Program
@@ -76,6 +76,11 @@ class BilevelRun(MethodRun):
             method.outer_optimizer is None,
         )
 
+    @property
+    def dual_rows(self) -> Int[np.ndarray, " n"]:
+        """Those that no gradient uses."""
+        return self.problem.select_duals
+
     def acts(self, phase: str) -> bool:
         """Whether constraints act in a phase."""
         return bool(self.enforced) and (phase == "bilevel" or self.method.constrain_weights)
@@ -124,8 +129,8 @@ class BilevelRun(MethodRun):
         return Network(z, weights.model_state)
 
     def enter(self, state: RunState) -> RunState:
-        """The final mask is taken where fine-tuning begins."""
-        if self.phase.name == "finetune":
+        """The final mask is taken where the search ends."""
+        if self.phase.name != "bilevel":
             state = state._replace(kept=self.masks(state))
         return super().enter(state)
 
@@ -148,7 +153,8 @@ class BilevelRun(MethodRun):
             inner_steps(self.outer_step.method),
         )
         searches = steps % (1 + method.plain_steps) == 0
-        falling = method.score_step * held_then_falling(phase.steps, method.budget_share)
+        held = held_then_falling(phase.steps, method.budget_share)
+        falling = method.score_rate(phase.steps) * held
         own = own_numbers(
             scale * (falling if method.outer_optimizer is None else np.ones(phase.steps))[part],
             steps / phase.steps,

@@ -25,7 +25,6 @@ from fairbilevel.train._plan import (
     every,
     held_then_falling,
     learning_rates,
-    recalibration,
     stages,
 )
 from fairbilevel.train._report import Best, Callback, Noise, TuneRecord, rollback_warnings
@@ -93,7 +92,6 @@ __all__ = [
     "learning_rates",
     "masked",
     "maybe_dual_step",
-    "recalibration",
     "repeated",
     "rollback_warnings",
     "scaled",

@@ -42,7 +42,8 @@ class Batch(NamedTuple):
 def stream_rows(
     rows: Int[np.ndarray, " n"], seed: int, stream: int, start: int, count: int
 ) -> Int[np.ndarray, " count"]:
-    """Rows ``start`` to ``start + count`` of the endless stream that shuffles ``rows`` each epoch.
+    """Rows ``start`` to ``start + count`` of the endless stream that shuffles ``rows`` each epoch,
+    those that move multipliers once.
 
     Args:
         rows: row indices to draw from, not empty.
@@ -53,7 +54,9 @@ def stream_rows(
     """
     size = len(rows)
     epochs = range(start // size, (start + count - 1) // size + 1)
-    order = np.concatenate([_epoch(seed, stream, e, size) for e in epochs])
+    # Multipliers' rows come in one order: buffers that hold all of them then hold each once.
+    again = stream == STREAM_DUALS
+    order = np.concatenate([_epoch(seed, stream, 0 if again else e, size) for e in epochs])
     first = start - epochs[0] * size
     return rows[order[first : first + count]]
 

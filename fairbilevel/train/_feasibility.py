@@ -90,6 +90,11 @@ class Watch:
     _looks: list[list[Measurement]] = field(default_factory=list)
     _multipliers: list[tuple[np.ndarray, ...]] = field(default_factory=list)
 
+    @property
+    def looks(self) -> int:
+        """How many there were."""
+        return len(self._looks)
+
     def _measure(self, network: Network) -> list[Measurement]:
         rows = self.problem.select_duals
         return self.problem.measure(self.problem.outcomes(network, self.reference, rows), rows)
@@ -113,9 +118,10 @@ class Watch:
             tuple(np.asarray(m, np.float32) for m in each) for each in state["multipliers"]
         ]
 
-    def assess(self, network: Network) -> Feasibility:
-        """How far each constraint got, ending with ``network``."""
-        problem, last = self.problem, self._measure(network)
+    def assess(self, network: Network | None = None) -> Feasibility:
+        """How far each constraint got, ending with ``network``, or with the last look's."""
+        problem = self.problem
+        last = self._looks[-1] if network is None else self._measure(network)
         size = np.bincount(problem.group[problem.select_duals], minlength=len(problem.groups))
         smallest = size[problem.counted & (size > 0)].min(initial=max(len(problem.select_duals), 1))
         reached = [

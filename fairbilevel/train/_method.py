@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array
+from jaxtyping import Array, Int
 
 from fairbilevel import _options, fairness, masks
 from fairbilevel.devices import Program
@@ -22,16 +22,20 @@ from fairbilevel.problem import FairPruningProblem, Network, Reference
 from fairbilevel.records import Activity, Checkpoints
 from fairbilevel.train._batches import STREAM_REFRESH
 from fairbilevel.train._expected import data_expected, digest, settings
-from fairbilevel.train._feasibility import Watch
+from fairbilevel.train._feasibility import Feasibility, Watch
+from fairbilevel.train._match import matched, output_bias
 from fairbilevel.train._optimizers import SGD
-from fairbilevel.train._plan import RECALIBRATION_BATCHES, Plan
+from fairbilevel.train._plan import FORWARD_COST, RECALIBRATION_BATCHES, Plan, recalibration
 from fairbilevel.train._recalibrate import answers, recalibrated
 from fairbilevel.train._report import Callback
 from fairbilevel.train._run import BUFFER_SIZE, Rules, RunState, StagedRun
 from fairbilevel.train._solution import Solution
 
+MATCHING_SHARE = 0.03  # of the steps, at most, for the output biases
+
 Granularity = Literal["weight", "filter"]
 BudgetKind = Literal["global", "uniform"]
+DualUnit = Literal["multiplier", "row-weight"]
 
 
 @dataclass(frozen=True)
@@ -58,9 +62,16 @@ class Method(ABC):
         dual_step: step of the multipliers for each step of the weights.
         buffer_size: rows a group in the replay buffers; 0 for none: the multipliers then see the
             groups that the last batch held, and nothing else.
+        shrink_violations: violations count as far as noise does not explain them: group means are
+            drawn towards the overall one by empirical Bayes (``GroupStatistics.shrunken``).
+        dual_unit: what a step of the multipliers is a step of: multiplier (of groups' means, so
+            that rows of rare groups gain most), or row-weight (of what each row of a group gains).
         distill: share of a training row's loss that is its divergence from the dense model's
             classes, in [0, 1]; 0 trains on labels alone.
         distill_temperature: that both models' logits are divided by there.
+        match_dense: set the biases of the final network's outputs, one a class, so that each class
+            is as likely on average as the dense model has it; blind to groups, and left alone where
+            that costs accuracy.
         inner_optimizer: any optax rule for the weights, restarted for each phase, in place of
             clipped SGD.
         dual_optimizer: any optax rule for the multipliers, in place of ``multiplier_rule``.
@@ -81,8 +92,11 @@ class Method(ABC):
     multiplier_rule: str = "gradient-ascent"
     dual_step: float = 0.01
     buffer_size: int = BUFFER_SIZE
+    shrink_violations: bool = False
+    dual_unit: DualUnit = "multiplier"
     distill: float = 0.0
     distill_temperature: float = 1.0
+    match_dense: bool = False
     inner_optimizer: optax.GradientTransformation | None = None
     dual_optimizer: optax.GradientTransformation | None = None
     seed: int = 0
@@ -104,6 +118,7 @@ class Method(ABC):
                 f"{self.granularity!r}"
             )
         _options.one_of("budget", self.budget, get_args(BudgetKind))
+        _options.one_of("dual_unit", self.dual_unit, get_args(DualUnit))
         _options.at_least(self, 1, "steps", "batch_size")
         _options.at_least(self, self.least_buffer, "buffer_size")
         _options.share(self, "budget_share")
@@ -147,7 +162,30 @@ class Method(ABC):
         soft: Any = {"distill": self.distill, "temperature": self.distill_temperature}
         if not enforced:
             return Rules(problem.constraints, optimizer, **soft)
-        return Rules(enforced, optimizer, duals, self.buffer_size, self.joint, **soft)
+        return Rules(
+            enforced,
+            optimizer,
+            duals,
+            self.buffer_size,
+            self.joint,
+            shrink=self.shrink_violations,
+            row_weights=self.dual_unit == "row-weight",
+            **soft,
+        )
+
+    def matching_rows(self, problem: FairPruningProblem) -> Int[np.ndarray, " n"]:
+        """Rows of select that the output biases are fitted to: as many as a share of the steps
+        pays for."""
+        rows = problem.roles["select"]
+        most = int(MATCHING_SHARE * self.steps / FORWARD_COST * self.batch_size)
+        if not self.match_dense or len(rows) <= most:
+            return rows[: len(rows) * self.match_dense]
+        return rows[np.linspace(0, len(rows) - 1, most).astype(int)]
+
+    def ending(self, problem: FairPruningProblem) -> dict[str, float]:
+        """Gradient evaluations behind the last step, as ``Plan`` names them."""
+        matching = FORWARD_COST * len(self.matching_rows(problem)) / self.batch_size
+        return {"recalibration": recalibration(problem), "matching": matching}
 
     @abstractmethod
     def plan(self, problem: FairPruningProblem, reference: Reference | None = None) -> Plan:
@@ -241,7 +279,9 @@ class MethodRun(StagedRun):
         self.budget.keep(method.sparsity)  # refuses what cannot be reached, before any work
         self.enforced = method.enforced(problem)
         self.plan = method.plan(problem, reference)
-        self.watch_late = Watch(problem.under(self.enforced), reference)
+        self.watch = Watch(problem.under(self.enforced), reference)
+        if method.match_dense:
+            output_bias(problem, reference.network)  # refuses what cannot be done, before any work
         self.set_up()
 
     def set_up(self) -> None:
@@ -285,17 +325,26 @@ class MethodRun(StagedRun):
         return self.acts(self.phase.name)
 
     @property
-    def _watched(self) -> bool:
+    def watched(self) -> bool:
+        """While a final mask is fine-tuned, and the multipliers' rows are nobody else's."""
         return self.phase.name == "finetune" and self.enforces and self.phase.dual_rows is not None
 
     def fresh(self) -> Any:
         """Multipliers at zero, buffers empty."""
-        return self.steps.duals(self.rules.duals, self.rules.buffer_size)
+        problem, rows = self.problem, self.dual_rows
+        shape = (len(problem.groups), len(problem.data.classes))
+        cell = problem.group[rows] * shape[1] + problem.y[rows]
+        count = np.bincount(cell, minlength=shape[0] * shape[1]).reshape(shape)
+        return self.steps.duals(self.rules.duals, self.rules.buffer_size, count)
+
+    @property
+    @abstractmethod
+    def dual_rows(self) -> Int[np.ndarray, " n"]:
+        """Rows that move the multipliers."""
 
     def enter(self, state: RunState) -> RunState:
         """The optimizer afresh; multipliers go on where constraints go on acting on one network."""
         phases = self.plan.phases
-        self.watch = self.watch_late if self._watched else None
         if not self.phase_index:
             return state
         before = phases[self.phase_index - 1].name
@@ -343,8 +392,11 @@ class MethodRun(StagedRun):
                 batches = self.feed.take(rows, STREAM_REFRESH, RECALIBRATION_BATCHES, size)
                 self.costs.gradient_evaluations += self.plan.recalibration
                 network = recalibrated(problem, network, batches)
+        if len(biased := method.matching_rows(problem)):
+            with self.costs.timed():
+                self.costs.gradient_evaluations += self.plan.matching
+                network = matched(problem, network, self.reference, biased, self.noise.accuracy)
         constant = answers(problem, network, rows, method.sparsity)
-        watched = bool(self.plan.phases) and self._watched
         warnings = self.report.warnings()
         if constant is not None:
             warnings = (
@@ -368,14 +420,14 @@ class MethodRun(StagedRun):
             costs=self.costs,
             history=self.report.history,
             warnings=warnings,
-            feasibility=self.watch_late.assess(network) if watched else None,
+            feasibility=self._feasibility(network),
             rollbacks=tuple(self.report.rollbacks),
             constant_answer=constant,
         )
 
-    def _restore(self, tree: Any, about: dict[str, Any]) -> RunState:
-        state = super()._restore(tree, about)
-        self.watch = self.watch_late if self._watched else None
-        if self.watch is not None:
-            self.watch.restore(about["watch"])
-        return state
+    def _feasibility(self, network: Network) -> Feasibility | None:
+        """Of the final network; where the rows that tell joined the weights, of the last one before
+        they did."""
+        if self.watch is None or not self.watch.looks:
+            return None
+        return self.watch.assess(network if self.watched else None)

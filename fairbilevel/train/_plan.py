@@ -111,15 +111,17 @@ class Plan:
     Attributes:
         phases: in their order; those without a stage are left out.
         recalibration: gradient evaluations of the final network's statistics.
+        matching: gradient evaluations of its output biases.
     """
 
     phases: tuple[Phase, ...]
     recalibration: float = 0.0
+    matching: float = 0.0
 
     @property
     def evaluations(self) -> float:
         """Gradient evaluations of the whole run."""
-        return sum(p.evaluations for p in self.phases) + self.recalibration
+        return sum(p.evaluations for p in self.phases) + self.recalibration + self.matching
 
     @property
     def weight_updates(self) -> int:
@@ -144,6 +146,8 @@ class Plan:
             lines.append(f"{phase.name}: {'; '.join(told)}")
         if self.recalibration:
             lines.append(f"statistics of the final network: {self.recalibration:,.1f}")
+        if self.matching:
+            lines.append(f"output biases of the final network: {self.matching:,.1f}")
         return lines
 
 

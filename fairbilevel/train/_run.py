@@ -51,6 +51,8 @@ class Rules:
         joint: see ``Steps``.
         distill: share of a row's loss that is measured against the dense outputs.
         temperature: of both outputs there.
+        shrink: whether what moves the multipliers is shrunken.
+        row_weights: whether they move in units of row weight.
     """
 
     constraints: tuple[Constraint, ...]
@@ -62,6 +64,8 @@ class Rules:
     joint: bool = False
     distill: float = 0.0
     temperature: float = 1.0
+    shrink: bool = False
+    row_weights: bool = False
 
     def steps(self, problem: FairPruningProblem) -> Steps:
         """The pure steps: none of the numbers above."""
@@ -179,6 +183,11 @@ class StagedRun(ABC):
         return False
 
     @property
+    def watched(self) -> bool:
+        """Whether ``watch`` looks at the networks of the phase."""
+        return False
+
+    @property
     def activity(self) -> Activity | None:
         """The run's checkpoints, if there are to be any."""
         return None
@@ -247,7 +256,7 @@ class StagedRun(ABC):
                 self.feed.restore(position)
         if phase.chooses:
             self.best.offer(record, network, self._copied)
-        if self.watch is not None:
+        if self.watch is not None and self.watched:
             self.watch.look(network, after.weights.duals)
         self._write(after, log, record)
         self.stage += 1
@@ -321,7 +330,12 @@ class StagedRun(ABC):
     def numbers(self) -> Numbers:
         """What programs are told of the problem, on its devices."""
         rules = self.rules
-        numbers = self.problem.numbers(rules.constraints, rules.temperature)
+        numbers = self.problem.numbers(
+            rules.constraints,
+            temperature=rules.temperature,
+            shrink=rules.shrink,
+            row_weights=rules.row_weights,
+        )
         return self.problem.placement.place(numbers)
 
     @functools.cached_property
@@ -414,7 +428,7 @@ class StagedRun(ABC):
         ]
         self.feed.restore(about["feed"])
         self.report.restore(about["report"])
-        if self.watch is not None and about["watch"] is not None:
+        if self.watch is not None:
             self.watch.restore(about["watch"])
         return state
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
@@ -140,12 +141,18 @@ class Steps:
     def _own(self) -> list[Custom]:
         return [c for c in self.constraints if isinstance(c, Custom)]
 
-    def duals(self, rule: optax.GradientTransformation, buffer_size: int) -> DualState:
+    def duals(
+        self,
+        rule: optax.GradientTransformation,
+        buffer_size: int,
+        rows: Int[np.ndarray, "groups classes"] | None = None,
+    ) -> DualState:
         """Multipliers at zero, buffers empty.
 
         Args:
             rule: whose update is ``dual_rule``.
-            buffer_size: rows a group in the buffers; 0 for none.
+            buffer_size: rows a group in the buffers at most; 0 for none.
+            rows: how many there are to move multipliers, by group and label.
         """
         groups = self.structure.groups
         multipliers = fairness.initial_multipliers(self.constraints, groups)
@@ -154,15 +161,17 @@ class Steps:
             max(buffer_size, 1),
             classes=self.structure.classes if self._of_cells else None,
             own=[c.name for c in self._own],
+            rows=rows,
         )
         return DualState(multipliers, rule.init(multipliers), buffers)
 
     def statistics(self, duals: DualState, numbers: Numbers) -> GroupStatistics:
-        """What the multipliers last saw: full buffers, weighed by the shares in select."""
+        """What the multipliers last saw: full buffers, weighed by the shares in select, shrunken
+        where that is asked for."""
         cells = numbers.cells["select"] if self._of_cells else None
         return fairness.buffer_statistics(
             duals.buffers, numbers.share["select"], numbers.counted, cells
-        )
+        ).shrunken(numbers.shrink)
 
     def violations(self, duals: DualState, numbers: Numbers) -> fairness.Multipliers:
         """Of what the multipliers last saw, one array a constraint."""
@@ -392,7 +401,7 @@ class Steps:
             optax.GradientTransformationExtraArgs(lambda params: params, self.dual_rule),
             duals.rule,
             measured,
-            scale,
+            tuple(scale * unit for unit in numbers.units),
         )
         return DualState(multipliers, rule, seen.buffers)
 
