@@ -6,8 +6,8 @@ import difflib
 import inspect
 import re
 from collections.abc import Callable, Collection, Mapping
-from types import MappingProxyType
-from typing import Any
+from types import MappingProxyType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 _KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
 
@@ -23,8 +23,8 @@ def parse(
 
     Args:
         what: of which the options are, for errors: ``"hypergradient 'cg'"``.
-        kind: the dataclass or function; parameters of a type other than int, float, bool and str
-            are no options unless they have a reader.
+        kind: the dataclass or function; parameters of a type other than int, float, bool, str and
+            a choice of words are no options unless they have a reader.
         rest: ``"option=value,..."``, may be empty.
         fixed: fields that cannot be given.
         readers: fields that a function makes from their text.
@@ -32,10 +32,11 @@ def parse(
     Raises:
         ValueError: an unknown option (with the nearest one), or a value of the wrong kind.
     """
+    hints = get_type_hints(kind)  # those of a class come from where each field was written
     known = {
-        f.name: f
-        for f in inspect.signature(kind).parameters.values()
-        if f.name not in fixed and (_kind(f) is not None or f.name in readers)
+        name: _kind(hints.get(name))
+        for name in inspect.signature(kind).parameters
+        if name not in fixed and (_kind(hints.get(name)) is not None or name in readers)
     }
     given = {}
     for part in filter(None, rest.split(",")):
@@ -43,23 +44,24 @@ def parse(
         if key not in known:
             raise ValueError(f"{what} has no option {key!r}: {choose(key, known)}")
         reader = readers.get(key)
-        given[key] = reader(value) if reader else _value(what, known[key], value)
+        given[key] = reader(value) if reader else _value(what, key, known[key], value)
     return given
 
 
-def _kind(field: inspect.Parameter) -> str | None:
-    kinds = [part.strip() for part in str(field.annotation).split("|")]
-    return kinds[0] if kinds[0] in ("int", "float", "bool", "str") else None
+def _kind(hint: Any) -> str | None:
+    first = get_args(hint)[0] if get_origin(hint) in (Union, UnionType) else hint
+    if get_origin(first) is Literal:
+        return "str"
+    return {int: "int", float: "float", bool: "bool", str: "str"}.get(first)
 
 
-def _value(what: str, field: inspect.Parameter, text: str) -> Any:
-    kind = _kind(field) or "str"
+def _value(what: str, name: str, kind: str | None, text: str) -> Any:
     try:
         if kind == "bool":
             return {"true": True, "false": False}[text]
-        return {"int": int, "float": float}.get(kind, str)(text)
+        return {"int": int, "float": float}.get(kind or "str", str)(text)
     except (KeyError, ValueError):
-        raise ValueError(f"{what}: {field.name} must be {_KINDS[kind]}, got {text!r}") from None
+        raise ValueError(f"{what}: {name} must be {_KINDS[str(kind)]}, got {text!r}") from None
 
 
 def choose(given: str, names: Collection[str]) -> str:
