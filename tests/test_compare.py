@@ -203,9 +203,10 @@ OPTIONS = {
     "fine-tune-on": "fit",
     "budget": "uniform",
     "distill": 0.5,
+    "dual-unit": "row-weight",
 }
 # Methods without a mask search take those that all methods share.
-SHARED = ("multiplier-rule", "dual-step", "buffer-size", "budget", "distill")
+SHARED = ("multiplier-rule", "dual-step", "buffer-size", "budget", "distill", "dual-unit")
 
 
 @pytest.mark.parametrize(("option", "value"), OPTIONS.items())

@@ -104,7 +104,8 @@ def test_the_bootstrap_draws_rows_within_groups_and_folds():
     worse = comparison.bootstrap_differences([fold(s, 0.3) for s in range(5)], 2)
     assert worse["accuracy"][1] < -0.2
     # One fold alone: the interval is that of its rows, by the normal approximation.
-    dense, method, other, group, _ = one = fold(7, 0.1)
+    one = fold(7, 0.1)
+    _, method, other, group, _ = one
     low, high = comparison.bootstrap_differences([one], 2, draws=4000)["accuracy"]
     difference = method.astype(float) - other
     error = np.sqrt(sum(difference[group == g].var() * (group == g).sum() for g in (0, 1))) / 300

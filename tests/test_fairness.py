@@ -562,6 +562,115 @@ def test_buffers_are_rings(batches):
         )
 
 
+@settings(max_examples=30, deadline=None)
+@given(row_lists)
+def test_rings_hold_no_more_rows_than_there_are(batches):
+    """A group of two rows is measured on two, one of seven on the four that fit, one of none not at
+    all."""
+    rows = np.array([[1, 1], [4, 3], [0, 0]])
+    buffers = fairness.empty_buffers(GROUPS, SIZE, classes=2, rows=rows)
+    np.testing.assert_array_equal(buffers.capacity, [2, 4, 0])
+    np.testing.assert_array_equal(buffers.cells.capacity, [1, 1, 4, 3, 0, 0])
+    reference = [deque(maxlen=n) for n in (2, 4, 0)]
+    cells = [deque(maxlen=n) for n in (1, 1, 4, 3, 0, 0)]
+    for number, groups in enumerate(batches):
+        groups = [min(g, 1) for g in groups]  # there is no row of the last group
+        labels = [(number + i) % 2 for i in range(len(groups))]
+        outcomes = numbered(100.0 * number, len(groups))._replace(
+            label=jnp.asarray(labels, jnp.int32), answer=jnp.asarray(labels[::-1], jnp.int32)
+        )
+        buffers = write(buffers, outcomes, jnp.asarray(groups, jnp.int32))
+        for i, (g, label) in enumerate(zip(groups, labels, strict=True)):
+            if g >= 0:
+                reference[g].append(100.0 * number + i)
+                cells[2 * g + label].append(labels[::-1][i])
+    share = jnp.array([0.6, 0.4, 0.0])
+    cell_share = jnp.array([[0.3, 0.3], [0.2, 0.2], [0.0, 0.0]])
+    stats = fairness.buffer_statistics(buffers, share, jnp.ones(GROUPS, bool), cell_share)
+    for g, held in enumerate(reference):
+        assert bool(stats.present[g]) == (0 < len(held) == held.maxlen)
+        if stats.present[g]:
+            assert float(stats.accuracy[g]) == pytest.approx(np.mean(held), rel=1e-5)
+    for c, held in enumerate(cells):
+        g, label = divmod(c, 2)
+        assert bool(stats.answers.present[g, label]) == (0 < len(held) == held.maxlen)
+        if stats.answers.present[g, label]:
+            assert float(stats.answers.rate[g, label, 1]) == pytest.approx(np.mean(held))
+
+
+def filled(lost, size, groups):
+    """Buffers of rows that the dense model has right and of which the pruned one loses some."""
+    buffers = fairness.empty_buffers(groups, size)
+    group = np.repeat(np.arange(groups), size)
+    correct = 1.0 - np.asarray(lost, np.float32)
+    loss = -np.log(np.where(correct, 0.9, 0.1)).astype(np.float32)
+    ones = np.ones(len(group), np.float32)
+    return write(
+        buffers, Outcomes(*map(jnp.asarray, (correct, ones, loss, 0.1 * ones))), jnp.asarray(group)
+    )
+
+
+def test_shrunken_means_are_empirical_bayes_written_out():
+    rng = np.random.default_rng(0)
+    size, share = 40, np.array([0.5, 0.3, 0.2])
+    lost = rng.random((3, size)) < np.array([[0.1], [0.2], [0.7]])
+    raw = fairness.buffer_statistics(
+        filled(lost.ravel(), size, 3), jnp.asarray(share, jnp.float32), jnp.ones(3, bool)
+    )
+    stats = raw.shrunken()
+    damage = lost.mean(1)
+    apart = damage - share @ damage
+    error = damage * (1 - damage) / (size - 1)
+    noise = [(1 - share[g]) ** 2 * error[g] + sum(
+        share[h] ** 2 * error[h] for h in range(3) if h != g) for g in range(3)]  # fmt: skip
+    tau = max(share @ (apart**2 - noise), 0)
+    kept = tau / (tau + np.asarray(noise))
+    assert 0.3 < kept.min() < kept.max() < 1
+    np.testing.assert_allclose(stats.damage, share @ damage + kept * apart, rtol=1e-4)
+    np.testing.assert_allclose(stats.accuracy, 1 - stats.damage, rtol=1e-5)
+    np.testing.assert_allclose(raw.shrunken(0.0).damage, raw.damage, rtol=1e-6)
+    halfway = raw.shrunken(0.5).damage
+    np.testing.assert_allclose(halfway, (raw.damage + stats.damage) / 2, rtol=1e-5)
+    # Losses have a noise of their own.
+    middle = share @ np.asarray(raw.loss)
+    pulled = np.abs(np.asarray(stats.loss) - middle) / np.abs(np.asarray(raw.loss) - middle)
+    assert (pulled > 0).all()
+    assert (pulled < 1).all()
+
+
+def test_shrunken_gaps_vanish_where_groups_are_equal_and_stay_where_they_are_not():
+    """Multipliers would chase the first and must not lose the second."""
+    rng, share = np.random.default_rng(1), jnp.full(8, 0.125)
+    largest = {"equal": [], "one harmed": []}
+    for name, rates in (
+        ("equal", np.full(8, 0.15)),
+        ("one harmed", np.array([0.6, *[0.1] * 7])),
+    ):
+        for _ in range(60):
+            lost = rng.random((8, 30)) < rates[:, None]
+            raw = fairness.buffer_statistics(filled(lost.ravel(), 30, 8), share, jnp.ones(8, bool))
+            both = (float(s.excess_accuracy_gap.max()) for s in (raw, raw.shrunken()))
+            largest[name].append(tuple(both))
+    equal, harmed = (np.mean(v, 0) for v in largest.values())
+    assert equal[0] > 0.07
+    assert equal[1] < 0.3 * equal[0]
+    assert harmed[1] > 0.8 * harmed[0] > 0.3
+
+
+def test_one_row_of_a_group_is_no_certainty():
+    buffers = fairness.empty_buffers(2, 8, rows=np.array([[1], [8]]))
+    group = jnp.array([0, *[1] * 8])
+    correct = jnp.array([0.0, *[1.0] * 8])
+    ones = jnp.ones(9)
+    buffers = write(buffers, Outcomes(correct, ones, 1 - correct, 0 * ones), group)
+    stats = fairness.buffer_statistics(buffers, jnp.array([0.1, 0.9]), jnp.ones(2, bool))
+    assert float(stats.excess_accuracy_gap[0]) == pytest.approx(0.9)
+    assert float(stats.shrunken().excess_accuracy_gap[0]) < 0.3
+    # Means without rows behind them have no noise that is known.
+    bare = stats._replace(errors=None)
+    assert bare.shrunken() is bare
+
+
 def test_overall_is_no_macro_mean():
     buffers = fairness.empty_buffers(2, 1)
     ones, zeros = jnp.array([1.0, 0.0]), jnp.zeros(2)

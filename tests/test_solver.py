@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 import fairbilevel as fb
-from fairbilevel import fairness, masks, report
+from fairbilevel import fairness, masks, report, train
 from fairbilevel._trees import flatten_named
 from fairbilevel.masks import removed, uniform_removed
 
@@ -251,6 +251,64 @@ def test_select_halves_are_kept_apart(tiny_problem):
     assert outer | duals == set(problem.roles["select"].tolist())
 
 
+@pytest.mark.parametrize("constrain_weights", [True, False])
+def test_all_rows_join_once_the_multipliers_stand_still(
+    constrain_weights, tiny_problem, dense, monkeypatch
+):
+    """For the last third of fine-tuning, and not a step earlier."""
+    problem = tiny_problem(fairness.ExcessAccuracyGap(0.02))
+    solver = fb.BilevelSolver(
+        sparsity=0.6, fine_tune_on="all", constrain_weights=constrain_weights, buffer_size=4,
+        steps=120, batch_size=16,
+    )  # fmt: skip
+    run, streams = solver.start(problem, problem.refer(dense)), []
+    stream = fb.train.stream_rows
+
+    def watched(rows, seed, number, *where):
+        streams.append((run.phase.name, number))
+        chosen = stream(rows, seed, number, *where)
+        if run.phase.name != "settle" and constrain_weights and number != train.STREAM_DUALS:
+            assert not set(problem.select_duals) & set(np.asarray(chosen).tolist())
+        return chosen
+
+    monkeypatch.setattr("fairbilevel.train._batches.stream_rows", watched)
+    phases = {p.name: p for p in run.plan.phases}
+    everything = set(problem.roles["fit"]) | set(problem.roles["select"])
+    last = phases["settle" if constrain_weights else "finetune"]
+    assert set(last.rows) == everything
+    assert last.chooses
+    assert last.dual_rows is None
+    state, seen = run.init(), []
+    while run.done < run.stages:
+        name = run.phase.name
+        state = run.step(state)
+        seen.append((name, np.asarray(state.weights.duals.multipliers[0])))
+    if constrain_weights:
+        assert phases["settle"].steps == pytest.approx(phases["finetune"].steps / 2, abs=4)
+        rates = np.concatenate([phases["finetune"].rates, phases["settle"].rates])
+        assert (np.diff(rates[5:]) <= 0).all()  # one schedule over both
+        settled = [m for name, m in seen if name == "settle"]
+        tuned = [m for name, m in seen if name == "finetune"]
+        assert np.any(tuned[-1])
+        for multipliers in settled:
+            np.testing.assert_array_equal(multipliers, tuned[-1])
+        assert ("settle", train.STREAM_DUALS) not in streams
+    solution = run.finish(state)
+    assert_exact(solution, 0.6, "weight", "global")
+    assert solution.costs.gradient_evaluations == pytest.approx(run.plan.evaluations)
+    assert 119 < run.plan.evaluations <= 120
+    # How far the constraint got is told by rows that were still held out.
+    assert (solution.feasibility is not None) == constrain_weights
+
+
+@pytest.mark.parametrize(("steps", "plain"), [(60, 0), (600, 0), (600, 3), (5000, 0)])
+def test_scores_come_as_far_in_a_long_search_as_in_a_short_one(steps, plain):
+    solver = fb.BilevelSolver(plain_steps=plain)
+    outer = -(-steps // (1 + plain))
+    assert solver.score_rate(steps) == pytest.approx(min(5 / outer, 0.1))
+    assert fb.BilevelSolver(score_step=0.3).score_rate(steps) == 0.3
+
+
 def test_the_multipliers_answer_to_violations(tiny_problem, dense, base):
     """A tolerance that nothing violates leaves them at zero; a tight one moves them."""
     loose = fb.solve(
@@ -361,6 +419,7 @@ def test_a_network_of_constant_answers_is_called_that(tiny_problem, dense, tmp_p
         ({"bilevel_share": 0.0}, "bilevel_share must lie in"),
         ({"budget_share": 1.5}, "budget_share must lie in"),
         ({"distill": 1.5}, "distill must lie in"),
+        ({"dual_unit": "row"}, "unknown dual unit 'row'"),
         ({"distill_temperature": 0.0}, "distill_temperature must be above 0"),
         ({"learning_rate": -1.0}, "learning_rate must be a finite number"),
         ({"score_step": float("nan")}, "score_step must be a finite number"),

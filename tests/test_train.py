@@ -443,6 +443,42 @@ def test_the_dual_step_scales_with_the_measurements_it_waits_for(tiny_problem):
     np.testing.assert_allclose(ends[0], ends[1], rtol=1e-5)
 
 
+def test_steps_in_row_weight_leave_the_rarest_group_no_louder_than_the_others(tiny_problem):
+    """Violated alike, groups gain the same weight a row; in steps of the multipliers themselves a
+    group's rows gain as much more as they are fewer."""
+    problem = tiny_problem(fairness.WorstGroupAccuracy(1.0))
+    share, gained = problem.share["select"], {}
+    for unit in ("multiplier", "row-weight"):
+        method = fb.BilevelSolver(dual_unit=unit, dual_step=0.1, buffer_size=512)
+        run = method.start(problem, any_reference(problem))
+        numbers = run.numbers
+        batch = train.gather(problem, run.reference, problem.select_duals)
+        wrong = jax.tree.map(jnp.zeros_like, run.steps.outcomes(
+            run.reference.network.params, run.reference.network.state, batch, numbers
+        ))  # fmt: skip
+        duals = run.steps._ascended(run.fresh(), wrong, batch.group, numbers, 1.0)
+        gained[unit] = np.asarray(run.steps.weigh(duals, numbers, "select").harm[0])
+        assert np.asarray(duals.buffers.written).tolist() == np.bincount(batch.group).tolist()
+    np.testing.assert_allclose(gained["row-weight"], 0.1 * 4, rtol=1e-5)
+    np.testing.assert_allclose(gained["multiplier"], 0.1 * 4 / share, rtol=1e-5)
+
+
+def test_buffers_that_hold_all_rows_hold_each_once(tiny_problem):
+    """However often the rows came round: their order is one for the whole run."""
+    problem = tiny_problem(fairness.ExcessAccuracyGap(0.02))
+    run = fb.BilevelSolver(sparsity=0.5, steps=200, batch_size=16, buffer_size=512).start(
+        problem, any_reference(problem)
+    )
+    rows, size = problem.select_duals, len(problem.select_duals)
+    names = train.stream_rows(rows, 0, train.STREAM_DUALS, 0, 5 * size)
+    for part in names.reshape(5, size)[1:]:
+        np.testing.assert_array_equal(part, names[:size])
+    state = run.init()
+    state = run.step(state)
+    capacity = np.asarray(state.weights.duals.buffers.capacity)
+    np.testing.assert_array_equal(capacity, np.bincount(problem.group[rows]))
+
+
 def test_multipliers_that_start_with_the_run_are_alive_at_short_budgets(tiny_problem):
     """Buffers are not emptied when the budget moves, so that once they are full every later step
     has its violations."""
