@@ -133,11 +133,13 @@ def reading(summaries: Mapping[str, dict[str, Any]]) -> list[str]:
         for s in sparsities_of(summary):
             ceag, naive = line_of(summary, "ceag", s), line_of(summary, "gradual-magnitude", s)
             if ceag and naive:
-                word = "lowers" if ceag["spread_difference_mean"] < 0 else "does not lower"
+                less = ceag["certified_tolerance_difference_mean"]
+                word = "lowers" if less < 0 else "does not lower"
                 out.append(
                     f"- *CEAG lowers disparity without losing accuracy.* At {100 * s:g} % it "
-                    f"{word} the spread on test ({1e4 * ceag['spread_difference_mean']:+.2f} "
-                    f"points², p {ceag['spread_difference_p_adjusted']:.2f} after Holm) at "
+                    f"{word} the tolerance that test rows certify ({points(less, signed=True)} "
+                    f"points, p {ceag['certified_tolerance_difference_p_adjusted']:.2f} after "
+                    "Holm) at "
                     f"{points(ceag['accuracy_difference_mean'], signed=True)} points of accuracy; "
                     f"naive pruning's gap is {points(naive['pooled_max_excess_gap'])} points where "
                     f"chance alone gives {points(naive['floor_95'])}."

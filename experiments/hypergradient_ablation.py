@@ -78,16 +78,17 @@ def reading(summaries: Mapping[str, dict[str, Any]]) -> list[str]:
             kind = KINDS.get(line["method"].rsplit("=", 1)[-1], line["method"])
             mean, low, high = (line[f"accuracy_difference_{k}"] for k in ("mean", "low", "high"))
             word = "more accurate" if low > 0 else "less accurate" if high < 0 else "no different"
-            p = line["spread_difference_p_adjusted"]
-            fair = "no different in spread"
+            p = line["certified_tolerance_difference_p_adjusted"]
+            tighter = line["certified_tolerance_difference_mean"]
+            fair = "no different in what its rows certify"
             if p < 0.05 and summary["claims"]:
-                fair = "fairer" if line["spread_difference_mean"] < 0 else "less fair"
+                fair = "certified tighter" if tighter < 0 else "certified wider"
             out.append(
                 f"- {name}, {100 * line['sparsity']:g} % removed, {summary['repetitions']} "
                 f"repetitions: {kind} is {word} than no implicit term "
                 f"({points(mean, signed=True)} points, {points(low, signed=True)} to "
                 f"{points(high, signed=True)}, unadjusted) and {fair} "
-                f"({1e4 * line['spread_difference_mean']:+.2f} points², p {p:.2f})."
+                f"({points(tighter, signed=True)} points, p {p:.2f})."
             )
     return out
 

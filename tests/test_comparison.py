@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+import fairbilevel as fb
 from fairbilevel import comparison
 
 
@@ -216,3 +217,34 @@ def test_methods_with_options_are_told_apart():
     )
     with pytest.raises(ValueError, match="belongs to no method"):
         split("snip,steps=3")
+
+
+def test_the_certified_tolerance_is_that_of_the_certificate():
+    dense, pruned, group, groups = outcomes(2, rows=600)
+    found = comparison.certified_tolerance(dense, pruned, group, groups + 1)
+    y = np.ones(600, int)
+    given = {"tolerance": 0.02, "min_group_rows": 1, "only_look": True}
+    certificate = fb.certify(y, dense.astype(int), pruned.astype(int), group, **given)
+    assert found == pytest.approx(certificate.smallest_tolerance)
+    assert comparison.certified_tolerance(dense, pruned, 0 * group, 1) is None
+
+
+def test_rounds_are_certified_one_by_one():
+    """Rows that were measured twice are not twice as many."""
+    dense, pruned, group, groups = outcomes(2, rows=600)
+    other = outcomes(3, rows=600)[1]
+    one, two = (comparison.certified_tolerance(dense, p, group, groups) for p in (pruned, other))
+    twice = np.tile(np.arange(600), 2)
+    found = comparison.certified_tolerance(
+        np.tile(dense, 2), np.r_[pruned, other], np.tile(group, 2), groups, row=twice
+    )
+    assert found == pytest.approx((one + two) / 2)
+    # A fold of a third round that has only begun is left out.
+    begun = comparison.certified_tolerance(
+        np.r_[np.tile(dense, 2), dense[:50]],
+        np.r_[pruned, other, pruned[:50]],
+        np.r_[np.tile(group, 2), group[:50]],
+        groups,
+        row=np.r_[twice, np.arange(50)],
+    )
+    assert begun == found

@@ -9,7 +9,7 @@ from fairbilevel.certificates._certificate import Certificate, verify
 from fairbilevel.certificates._certify import certify
 from fairbilevel.certificates._claim import FLOOR, GAPS, OF_QUANTITIES, Claim
 from fairbilevel.certificates._counts import GroupCounts, one_row_per_unit
-from fairbilevel.certificates._judge import excess_bounds
+from fairbilevel.certificates._judge import excess_bounds, smallest_excess
 from fairbilevel.certificates._ledger import LEDGER, read_ledger
 from fairbilevel.certificates._paired import difference_lower, difference_upper
 from fairbilevel.certificates._power import (
@@ -47,5 +47,6 @@ __all__ = [
     "rate_upper",
     "read_ledger",
     "rows_needed",
+    "smallest_excess",
     "verify",
 ]

@@ -116,6 +116,21 @@ def judge_excess(
     return Judgement(_verdict(worst <= tolerance, violated), worst, tuple(findings))
 
 
+def smallest_excess(
+    samples: Mapping[str, Paired] | Mapping[str, Quantity], claimed: Sequence[str], delta: float
+) -> float:
+    """The smallest tolerance that these rows certify, one-sided, with error ``delta``."""
+    total = sum(s.rows for s in samples.values())
+
+    def upper(name: str) -> float:
+        own: Any = samples[name]
+        others: list[Any] = [s for other, s in samples.items() if other != name]
+        rest = others[0].pool(others[1:])
+        return excess_bounds(own, rest, own.rows / total, delta)[1]
+
+    return max(upper(name) for name in claimed)
+
+
 def judge_spread(
     layers: Mapping[str | None, Mapping[str, Sample]],
     claimed: Sequence[str],

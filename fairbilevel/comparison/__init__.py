@@ -5,6 +5,7 @@ from fairbilevel.comparison._design import REFERENCE, Comparison, run_key, split
 from fairbilevel.comparison._repetition import run_seed, start_repetition
 from fairbilevel.comparison._statistics import (
     bootstrap_differences,
+    certified_tolerance,
     corrected_t,
     cross_fitted_worst,
     dense_floor,
@@ -19,6 +20,7 @@ __all__ = [
     "REFERENCE",
     "Comparison",
     "bootstrap_differences",
+    "certified_tolerance",
     "corrected_t",
     "cross_fitted_worst",
     "dense_floor",

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from fairbilevel.certificates import Paired, smallest_excess
+
 
 def excess_gaps(
     dense: np.ndarray, pruned: np.ndarray, group: np.ndarray, groups: int
@@ -102,6 +104,57 @@ def _rows(row: np.ndarray | None, size: int) -> tuple[np.ndarray, np.ndarray]:
     names = np.arange(size) if row is None else row
     _, first, which = np.unique(names, return_index=True, return_inverse=True)
     return first, which
+
+
+def certified_tolerance(
+    dense: np.ndarray,
+    pruned: np.ndarray,
+    group: np.ndarray,
+    groups: int,
+    *,
+    row: np.ndarray | None = None,
+    confidence: float = 0.95,
+) -> float | None:
+    """The smallest tolerance of every group's excess accuracy gap that these rows would certify.
+
+    What a user is told of a method: harm and churn in one number (``fb.certify``). Rows that
+    several rounds of folds measured are taken a round at a time, and the rounds averaged.
+
+    Args:
+        dense: whether the dense model is right, one entry a measured row.
+        pruned: whether the pruned model is.
+        group: of each.
+        groups: how many there are; those without rows are outside the claim.
+        row: number or name of each row; none is repeated by default.
+        confidence: of the certificate, all of it spent on one look (``only_look``).
+
+    Returns:
+        The tolerance as a fraction, ``None`` where there are not two groups.
+    """
+    lost, won = dense & ~pruned, pruned & ~dense
+    found = []
+    for part in _rounds(row, len(group)):
+        size, b, c = (
+            np.bincount(group[part], weights=w[part], minlength=groups).astype(int)
+            for w in (np.ones(len(group)), lost, won)
+        )
+        samples = {str(g): Paired(int(b[g]), int(c[g]), int(size[g])) for g in range(groups)}
+        samples = {name: sample for name, sample in samples.items() if sample.rows}
+        if len(samples) < 2:
+            return None
+        found.append(smallest_excess(samples, list(samples), 1 - confidence))
+    return float(np.mean(found))
+
+
+def _rounds(row: np.ndarray | None, size: int) -> list[np.ndarray]:
+    """The first measurement of every row, the second, ...; those that are complete to the half."""
+    _, which = _rows(row, size)
+    order = np.argsort(which, kind="stable")
+    starts = np.r_[0, np.cumsum(np.bincount(which))[:-1]]
+    turn = np.empty(size, int)
+    turn[order] = np.arange(size) - starts[which[order]]
+    rounds = [np.flatnonzero(turn == t) for t in range(turn.max() + 1)]
+    return [part for part in rounds if 2 * len(part) >= len(rounds[0])]
 
 
 def noise_free_spread(

@@ -16,6 +16,7 @@ from fairbilevel.fairness import Outcomes
 from fairbilevel.records import read_arrays
 
 LEAST_FOR_CLAIMS = 10
+PRIMARY = ("accuracy", "certified_tolerance")  # what claims are made of
 
 Record = dict[str, Any]
 Rows = dict[str, np.ndarray]
@@ -64,10 +65,14 @@ def summarize(comparison: Comparison, folder: Path, *, permutations: int = 2000)
         line |= _means(records, key)
         line |= _pooled(inside, key, groups, permutations)
         line |= _rates(rows, key, records[0]["classes"])
-        if method != comparison.reference:
-            reference = run_key(comparison.reference, sparsity)
-            line |= _differences(records, rows, inside, key, reference, groups)
         lines.append(line)
+    for line in lines[1:]:
+        other = next(
+            r for r in lines[1:]
+            if (r["method"], r["sparsity"]) == (comparison.reference, line["sparsity"])
+        )  # fmt: skip
+        if line is not other:
+            line |= _differences(records, rows, inside, line, other, groups)
     _adjust(lines)
     return {
         "reference": comparison.reference,
@@ -151,6 +156,10 @@ def _pool(inside: list[Rows], role: str, key: str, groups: int) -> dict[str, Any
 def _pooled(inside: list[Rows], key: str, groups: int, permutations: int) -> dict[str, Any]:
     """Test rows of all folds together, beside the noise floor."""
     pooled = _pool(inside, "test", key, groups)
+    each = [
+        statistics.certified_tolerance(r["test/dense"], r[f"test/{key}"], r["test/group"], groups)
+        for r in inside
+    ]
     floor = statistics.permutation_floor(**pooled, permutations=permutations)
     spreads = {
         role: [
@@ -166,6 +175,9 @@ def _pooled(inside: list[Rows], key: str, groups: int, permutations: int) -> dic
         "floor_mean": floor["floor_mean"],
         "floor_95": floor["floor_95"],
         "floor_p": floor["p"],
+        "churn": float(np.mean(pooled["dense"] != pooled["pruned"])),
+        "certified_tolerance": statistics.certified_tolerance(**pooled),
+        "certified_tolerance_each": each,
         "cross_fitted_worst": statistics.cross_fitted_worst(**pooled),
         "spread_tune": float(np.mean(spreads["tune"])),
         "spread_test": float(np.mean(spreads["test"])),
@@ -196,11 +208,12 @@ def _differences(
     records: list[Record],
     rows: list[Rows],
     inside: list[Rows],
-    key: str,
-    reference: str,
+    line: dict[str, Any],
+    other: dict[str, Any],
     groups: int,
 ) -> dict[str, Any]:
-    """A method less the reference, paired by repetition."""
+    """A method's line less the reference's, paired by repetition."""
+    key, reference = (run_key(each["method"], each["sparsity"]) for each in (line, other))
     test = float(np.mean([r["roles"]["test"] for r in records]))
     train = float(np.mean([r["roles"]["fit"] + r["roles"]["select"] for r in records]))
     accuracy = np.array([np.mean(r[f"test/{key}"]) - np.mean(r[f"test/{reference}"]) for r in rows])
@@ -215,8 +228,12 @@ def _differences(
     largest = less(lambda *rows: np.nanmax(statistics.excess_gaps(*rows)))
     columns = [f"test/{name}" for name in ("dense", key, reference, "group", "id")]
     boot = statistics.bootstrap_differences([[r[name] for name in columns] for r in inside], groups)
+    measured = {"accuracy": accuracy, "spread": spreads, "max_excess_gap": largest}
+    tolerances = [each["certified_tolerance_each"] for each in (line, other)]
+    if None not in tolerances[0] + tolerances[1]:
+        measured["certified_tolerance"] = np.subtract(*tolerances)
     out: dict[str, Any] = {}
-    for name, values in (("accuracy", accuracy), ("spread", spreads), ("max_excess_gap", largest)):
+    for name, values in measured.items():
         found = statistics.corrected_t(values, int(test), int(train))
         out |= {f"{name}_difference_{k}": v for k, v in found.items()}
         if name in boot:
@@ -225,11 +242,17 @@ def _differences(
 
 
 def _adjust(lines: list[dict[str, Any]]) -> None:
-    """Holm's adjustment over what a table may claim: the differences of the spread."""
-    tested = [line for line in lines if line.get("spread_difference_p") is not None]
-    adjusted = statistics.holm([line["spread_difference_p"] for line in tested])
-    for line, p in zip(tested, adjusted, strict=True):
-        line["spread_difference_p_adjusted"] = p
+    """Holm's adjustment over what a table may claim: the differences of accuracy and of the
+    certified tolerance, all methods together."""
+    tested = [
+        (line, f"{name}_difference_p")
+        for line in lines
+        for name in PRIMARY
+        if line.get(f"{name}_difference_p") is not None
+    ]
+    adjusted = statistics.holm([line[name] for line, name in tested])
+    for (line, name), p in zip(tested, adjusted, strict=True):
+        line[f"{name}_adjusted"] = p
 
 
 def _admitted(inside: list[Rows], key: str, groups: int, permutations: int) -> dict[str, Any]:

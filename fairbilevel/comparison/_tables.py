@@ -9,6 +9,7 @@ from typing import Any
 
 from fairbilevel import report
 from fairbilevel.comparison._design import ROLES
+from fairbilevel.comparison._summary import PRIMARY
 from fairbilevel.records import SCHEMA_VERSION, write_json, write_text
 from fairbilevel.run import machine, versions
 
@@ -45,7 +46,7 @@ def _flat(line: dict[str, Any]) -> dict[str, Any]:
 
 
 def picture(summary: dict[str, Any]) -> str:
-    """Accuracy and spread beside the reference, and how large the worst gap is."""
+    """Accuracy and certified tolerance beside the reference."""
     lines = [line for line in summary["lines"] if line["method"] != "dense"]
 
     def beside(title: str, name: str, scale: float) -> report.Panel:
@@ -54,8 +55,8 @@ def picture(summary: dict[str, Any]) -> str:
 
     panels = [
         beside("Accuracy less the reference's (points)", "accuracy", 100.0),
-        beside("Spread less the reference's (points²)", "spread", 1e4),
-        report.Panel("Worst group, cross-fitted (points)", "cross_fitted_worst", "", "", 100.0),
+        beside("Certified tolerance less the reference's (points)", "certified_tolerance", 100.0),
+        report.Panel("Certified tolerance (points)", "certified_tolerance", "", "", 100.0),
     ]
     return report.forest_svg(
         lines,
@@ -72,6 +73,10 @@ def _points(value: float | None, *, signed: bool = False) -> str:
 
 def _squares(value: float | None, *, signed: bool = False) -> str:
     return "-" if value is None else f"{1e4 * value:{'+' if signed else ''}.2f}"
+
+
+def _p(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _whole(value: float | None) -> str:
@@ -109,30 +114,31 @@ def markdown(summary: dict[str, Any], command: str) -> str:
         f"## Differences from {reference} on test",
         "",
         "Paired by repetition. Intervals: 95 %, unadjusted, Nadeau-Bengio variance; in brackets a "
-        "two-level bootstrap (folds, then rows within groups). *Detectable*: the least difference "
-        "of the spread that these repetitions find with 80 % power. *p*: of the spread, after Holm "
-        "over the table.",
+        "two-level bootstrap (repetitions and rows), centred. *Certified*: the smallest tolerance "
+        "that the rows of one fold certify. *p*: of accuracy and certified tolerance, after Holm "
+        "over both and the whole table; in bold what is better in one of them.",
         "",
-        "| method | sparsity | accuracy (points) | spread (points²) | detectable | p | excess gap "
-        "(points) |",
-        "|---" * 7 + "|",
+        "| method | sparsity | accuracy (points) | p | certified (points) | p | spread (points²) | "
+        "excess gap (points) |",
+        "|---" * 8 + "|",
     ]
     for line in summary["lines"]:
-        if "spread_difference_mean" not in line:
+        if "accuracy_difference_mean" not in line:
             continue
-        p = line.get("spread_difference_p_adjusted")
-        better = (
-            summary["claims"] and p is not None and p < ALPHA and line["spread_difference_mean"] < 0
+        better = summary["claims"] and any(
+            (p := line.get(f"{name}_difference_p_adjusted")) is not None
+            and p < ALPHA
+            and sign * line[f"{name}_difference_mean"] > 0
+            for name, sign in zip(PRIMARY, (1, -1), strict=True)
         )
         name = f"**{line['method']}**" if better else line["method"]
-        accuracy = _difference(line, "accuracy", _points)
+        primary = " | ".join(
+            f"{_difference(line, n, _points)} | {_p(line.get(f'{n}_difference_p_adjusted'))}"
+            for n in PRIMARY
+        )
         spread = _difference(line, "spread", _squares)
         gap = _difference(line, "max_excess_gap", _points)
-        detectable = _squares(line["spread_difference_detectable"])
-        out.append(
-            f"| {name} | {100 * line['sparsity']:g} % | {accuracy} | {spread} | {detectable} | "
-            f"{'-' if p is None else f'{p:.3f}'} | {gap} |"
-        )
+        out.append(f"| {name} | {100 * line['sparsity']:g} % | {primary} | {spread} | {gap} |")
     out += [
         "",
         f"Made by `{command}` with {', '.join(f'{k} {v}' for k, v in versions().items())} on "
@@ -198,11 +204,14 @@ def _noise(summary: dict[str, Any]) -> list[str]:
         "Test rows of all repetitions pooled; group labels permuted over rows with outcomes fixed. "
         "*Cross-fitted*: the worst group chosen on one half of the rows, measured on the other. "
         "*Spread*: noise-free spread of excess gaps, mean over repetitions (its expectation is "
-        "zero where pruning harms all groups alike).",
+        "zero where pruning harms all groups alike). *Churn*: share of rows whose correctness "
+        "differs from the dense model's. *Certified*: the smallest tolerance of excess gaps that "
+        "the test rows of a round certify at 95 %.",
         "",
-        "| method | sparsity | excess gap, pooled | floor mean | floor 95 % | p | cross-fitted | "
-        "spread (points²) | equalized odds | equal opportunity | demographic parity |",
-        "|---" * 11 + "|",
+        "| method | sparsity | churn | certified | excess gap, pooled | floor mean | floor 95 % | "
+        "p | cross-fitted | spread (points²) | equalized odds | equal opportunity | demographic "
+        "parity |",
+        "|---" * 13 + "|",
     ]
     for line in summary["lines"]:
         if "floor_p" not in line:
@@ -212,7 +221,8 @@ def _noise(summary: dict[str, Any]) -> list[str]:
             for name in ("equalized_odds", "equal_opportunity", "demographic_parity")
         )
         out.append(
-            f"| {line['method']} | {100 * line['sparsity']:g} % | "
+            f"| {line['method']} | {100 * line['sparsity']:g} % | {_points(line['churn'])} | "
+            f"{_points(line['certified_tolerance'])} | "
             f"{_points(line['pooled_max_excess_gap'])} | {_points(line['floor_mean'])} | "
             f"{_points(line['floor_95'])} | {line['floor_p']:.3f} | "
             f"{_points(line['cross_fitted_worst'])} | {_squares(line['spread_test'])} | {rates} |"
@@ -229,7 +239,9 @@ def _noise(summary: dict[str, Any]) -> list[str]:
 
 
 def _difference(line: dict[str, Any], name: str, form: Any) -> str:
-    mean = line[f"{name}_difference_mean"]
+    mean = line.get(f"{name}_difference_mean")
+    if mean is None:
+        return "-"
     low, high = line[f"{name}_difference_low"], line[f"{name}_difference_high"]
     text = form(mean, signed=True)
     if low is not None:
