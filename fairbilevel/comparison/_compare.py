@@ -10,7 +10,12 @@ from typing import Any
 
 from fairbilevel import devices
 from fairbilevel.comparison._design import Comparison
-from fairbilevel.comparison._repetition import Progress, run_dense_floor, run_repetition
+from fairbilevel.comparison._repetition import (
+    Progress,
+    read,
+    run_dense_floor,
+    run_repetition,
+)
 from fairbilevel.comparison._summary import summarize
 from fairbilevel.comparison._tables import write_tables
 from fairbilevel.records import SCHEMA_VERSION, read_json, write_json
@@ -47,6 +52,7 @@ def run_comparison(
         ValueError: the folder holds something else, or a comparison with other settings.
     """
     _claim(comparison, folder)
+    read.cache_clear()  # the file may be another one than in a former call
     jobs = comparison.repetitions
     if processes > 1 and len(jobs) > 1:
         # A fork would take JAX's threads' locks along.

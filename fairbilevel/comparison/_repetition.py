@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,10 @@ from fairbilevel.run import read_data
 from fairbilevel.train import Costs, DivergenceError, Solution, train_dense
 
 Progress = Callable[[str], None]
+
+
+# Repetitions of a process share what they read.
+read = functools.lru_cache(maxsize=1)(read_data)
 
 
 def stem_of(folder: Path, round_: int, fold: int) -> Path:
@@ -44,7 +49,7 @@ def start_repetition(
     comparison: Comparison, round_: int, fold: int
 ) -> tuple[FairPruningProblem, Reference, Costs]:
     """The problem and dense model of one repetition, trained from its seed, and what that cost."""
-    data, counted = read_data(comparison.config)
+    data, counted = read(comparison.config)
     problem = build_problem(comparison, data, counted, round_, fold)
     return (problem, *_dense(comparison, problem, run_seed(comparison, round_, fold)))
 
@@ -248,7 +253,7 @@ def run_dense_floor(comparison: Comparison, folder: Path, progress: Progress) ->
     path = folder / "dense-seeds.npz"
     if path.is_file() or comparison.dense_seeds < 2:
         return
-    data, counted = read_data(comparison.config)
+    data, counted = read(comparison.config)
     problem = build_problem(comparison, data, counted, 0, 0)
     test = problem.roles["test"]
     rows: dict[str, np.ndarray] = {"group": problem.group[test], "counted": counted}
