@@ -210,6 +210,10 @@ def test_dense_models_that_agree_have_no_floor():
 
 def test_methods_with_options_are_told_apart():
     split = comparison.split_methods
+    assert split("bilevel:steps=9,hypergradient=cg:iterations=5,seed=1,snip") == (
+        "bilevel:steps=9,hypergradient=cg:iterations=5,seed=1",
+        "snip",
+    )
     assert split("snip, bilevel:score_step=0.3,dual_step=0.1,random") == (
         "snip",
         "bilevel:score_step=0.3,dual_step=0.1",

@@ -28,7 +28,7 @@ def split_methods(text: str) -> tuple[str, ...]:
     for word in (w.strip() for w in text.split(",")):
         if not word:
             continue
-        if "=" in word and ":" not in word:
+        if "=" in word.partition(":")[0]:
             if not found or ":" not in found[-1]:
                 raise ValueError(f"--methods: the option {word!r} belongs to no method")
             found[-1] += f",{word}"

@@ -58,11 +58,13 @@ def summarize(comparison: Comparison, folder: Path, *, permutations: int = 2000)
         raise ValueError(f"{folder} holds no finished repetition of this comparison")
     groups = len(records[0]["groups"])
     inside = [_inside(r) for r in rows]
-    lines = [_dense_line(records, inside)]
+    lines = [_dense_line(records, rows)]
     for method, sparsity in comparison.runs:
         key = run_key(method, sparsity)
         line: dict[str, Any] = {"method": method, "sparsity": sparsity}
         line |= _means(records, key)
+        line["test_accuracy_each"] = [float(np.mean(r[f"test/{key}"])) for r in rows]
+        line["test_group_accuracy"] = _by_group(rows, key, records[0]["groups"])
         line |= _pooled(inside, key, groups, permutations)
         line |= _rates(rows, key, records[0]["classes"])
         lines.append(line)
@@ -105,8 +107,16 @@ def _mean(values: list[float | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def _dense_line(records: list[Record], inside: list[Rows]) -> dict[str, Any]:
+def _by_group(rows: list[Rows], key: str, groups: list[str]) -> dict[str, float]:
+    """Accuracy of every group on test, repetitions pooled."""
+    right, group = (np.concatenate([r[f"test/{name}"] for r in rows]) for name in (key, "group"))
+    found = {name: right[group == g] for g, name in enumerate(groups)}
+    return {name: float(values.mean()) for name, values in found.items() if len(values)}
+
+
+def _dense_line(records: list[Record], rows: list[Rows]) -> dict[str, Any]:
     line: dict[str, Any] = {"method": "dense", "sparsity": 0.0}
+    line["test_group_accuracy"] = _by_group(rows, "dense", records[0]["groups"])
     for role in ROLES:
         line[f"{role}_accuracy"] = _mean([r["dense"][role]["accuracy"] for r in records])
         rates = [list(r["dense"][role]["group_accuracy"].values()) for r in records]

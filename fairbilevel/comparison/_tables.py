@@ -34,9 +34,11 @@ def write_tables(summary: dict[str, Any], folder: Path, command: str) -> str:
 
 
 def _flat(line: dict[str, Any]) -> dict[str, Any]:
-    """Lists of two become two columns; longer ones stay in ``summary.json``."""
+    """Lists of two become two columns; longer ones and dictionaries stay in ``summary.json``."""
     out: dict[str, Any] = {}
     for key, value in line.items():
+        if isinstance(value, dict):
+            continue
         if isinstance(value, list):
             if len(value) == 2 and key.endswith("bootstrap"):
                 out |= {f"{key}_low": value[0], f"{key}_high": value[1]}
@@ -110,6 +112,7 @@ def markdown(summary: dict[str, Any], command: str) -> str:
             f"{_whole(line['seconds'])} |"
         )
     out += ["", *_noise(summary)]
+    out += _groups(summary)
     out += [
         f"## Differences from {reference} on test",
         "",
@@ -235,6 +238,23 @@ def _noise(summary: dict[str, Any]) -> list[str]:
             f"{_points(floor['mean'])} points on average, 95 % quantile {_points(floor['q95'])} "
             f"({floor['pairs']} ordered pairs).",
         ]
+    return [*out, ""]
+
+
+def _groups(summary: dict[str, Any]) -> list[str]:
+    """Every group's own accuracy: who pays, beside whom."""
+    names = list(summary["lines"][0]["test_group_accuracy"])
+    out = [
+        "## Accuracy of every group on test",
+        "",
+        "In per cent, test rows of all repetitions pooled.",
+        "",
+        f"| method | sparsity | {' | '.join(names)} |",
+        "|---" * (2 + len(names)) + "|",
+    ]
+    for line in summary["lines"]:
+        rates = " | ".join(_points(line["test_group_accuracy"].get(name)) for name in names)
+        out.append(f"| {line['method']} | {100 * line['sparsity']:g} % | {rates} |")
     return [*out, ""]
 
 
