@@ -59,7 +59,9 @@ def test_built_in_models_have_a_bias_of_their_outputs(name):
     network = problem.initial_network()
     path = output_bias(problem, network)
     assert flatten_named(network.params)[path].shape == (3,)
-    shifted = matched(problem, network, problem.refer(network), problem.roles["select"], 0.0)
+    rows = problem.roles["select"]
+    shifted, told = matched(problem, network, problem.refer(network), rows, 0.0)
+    assert not told
     rest = {k: v for k, v in flatten_named(shifted.params).items() if k != path}
     for key, value in rest.items():
         np.testing.assert_array_equal(value, flatten_named(network.params)[key])
@@ -74,7 +76,7 @@ class Bare(nn.Module):
         return nn.Dense(3, use_bias=False)(x)
 
 
-def test_a_model_without_such_a_bias_is_refused_before_any_work(tiny_data):
+def test_a_model_without_such_a_bias_is_left_as_it_is_and_said_to_be(tiny_data):
     module = Bare()
 
     def init(key):
@@ -85,8 +87,10 @@ def test_a_model_without_such_a_bias_is_refused_before_any_work(tiny_data):
 
     problem = fb.FairPruningProblem(fb.models.Model(init, apply, "bare"), tiny_data)
     network = fb.Network(*init(jax.random.key(0)))
-    with pytest.raises(ValueError, match=r"match_dense sets one bias a class, .* model 'bare'"):
-        fb.solve(problem, dense=network, match_dense=True, sparsity=0.5, steps=20, batch_size=16)
+    assert output_bias(problem, network) is None
+    solution = fb.solve(problem, dense=network, sparsity=0.5, steps=20, batch_size=16)
+    (told,) = [w for w in solution.warnings if "biases" in w]
+    assert "no parameter of model 'bare' is added to its outputs" in told
 
 
 @pytest.mark.parametrize("name", ["bilevel", "gradual-magnitude", "hydra", "snip"])
@@ -131,8 +135,8 @@ def test_it_is_left_alone_where_it_costs_accuracy(tiny_problem):
 
     wrong = problem.refer(moved(jnp.array([4.0, 0.0, 0.0])))
     rows = problem.roles["select"]
-    assert matched(problem, network, wrong, rows, 0.0) is network
-    assert matched(problem, network, wrong, rows, 1.0) is not network
+    assert matched(problem, network, wrong, rows, 0.0) == (network, ())
+    assert matched(problem, network, wrong, rows, 1.0)[0] is not network
 
 
 def test_few_steps_pay_for_few_rows(tiny_problem):

@@ -84,6 +84,8 @@ class BilevelSolver(Method):
         ValueError: an option outside its range.
     """
 
+    distill: float = 0.5
+    match_dense: bool = True
     relaxation: RelaxationName | Relaxation = "top-k"
     score_start: ScoreStart = "magnitude"
     hypergradient: Hypergradient = field(default_factory=Bilinear)

@@ -23,6 +23,8 @@ class BiFP(BilevelSolver):
     Without ``constrain_masks``, ``constrain_weights`` or both it is the paper's ablations.
     """
 
+    distill: float = 0.0
+    match_dense: bool = False
     follow_weights: bool = False
     multiplier_rule: str = "penalty"
     split_batch: bool = False
@@ -53,6 +55,8 @@ class BiP(BilevelSolver):
     fine-tuning and early stopping are those of the solver: the same protocol for all.
     """
 
+    distill: float = 0.0
+    match_dense: bool = False
     follow_weights: bool = False
     split_batch: bool = False
 

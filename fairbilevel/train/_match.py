@@ -15,13 +15,11 @@ RIDGE = 1e-3  # per nat squared: a class that nobody is told keeps a finite bias
 _ITERATIONS = 50
 
 
-def output_bias(problem: FairPruningProblem, network: Network) -> str:
-    """Name of the parameter that is added to the logits, one number a class.
+def output_bias(problem: FairPruningProblem, network: Network) -> str | None:
+    """Name of the parameter that is added to the logits, one number a class; ``None`` if the model
+    has none.
 
     It is found by what it does: a one added to it is a one on every logit of every row.
-
-    Raises:
-        ValueError: the model has none.
     """
     x = problem.inputs[problem.roles["fit"][:8]]
     before, shape = problem.logits(network, x), (len(problem.data.classes),)
@@ -32,10 +30,7 @@ def output_bias(problem: FairPruningProblem, network: Network) -> str:
         moved = problem.logits(_shifted(problem, network, name, step), x) - before
         if np.allclose(moved, step, atol=1e-3 * max(np.abs(before).max(), 1)):
             return name
-    raise ValueError(
-        f"match_dense sets one bias a class, and no parameter of model {problem.model.name!r} is "
-        "added to its outputs: give its last layer a bias, or leave match_dense out"
-    )
+    return None
 
 
 def matched(
@@ -44,7 +39,7 @@ def matched(
     reference: Reference,
     rows: Int[np.ndarray, " rows"],
     noise: float,
-) -> Network:
+) -> tuple[Network, tuple[str, ...]]:
     """The network with the output biases that bring its answers nearest to the dense ones.
 
     They are blind to groups: what they undo is the shift between classes that pruning brings, half
@@ -58,15 +53,23 @@ def matched(
         rows: row numbers that biases are fitted to: best those that the dense model was not fitted
             to, whose outputs it does not remember.
         noise: standard error of an accuracy on tune.
+
+    Returns:
+        The network, and a sentence for who should know that its biases were left alone.
     """
+    name = output_bias(problem, network)
+    if name is None:
+        return network, (
+            "the output biases could not be matched to the dense model's: no parameter of model "
+            f"{problem.model.name!r} is added to its outputs",
+        )
     shift = dense_shift(problem.logits(network, problem.inputs[rows]), reference.logits[rows])
-    moved = _shifted(problem, network, output_bias(problem, network), shift)
-    tune = problem.roles["tune"]
+    moved, tune = _shifted(problem, network, name, shift), problem.roles["tune"]
     if len(tune):
         before, after = (problem.judge(n, tune)[0].mean() for n in (network, moved))
         if after < before - noise:
-            return network
-    return moved
+            return network, ()
+    return moved, ()
 
 
 def dense_shift(

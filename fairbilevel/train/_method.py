@@ -23,7 +23,7 @@ from fairbilevel.records import Activity, Checkpoints
 from fairbilevel.train._batches import STREAM_REFRESH
 from fairbilevel.train._expected import data_expected, digest, settings
 from fairbilevel.train._feasibility import Feasibility, Watch
-from fairbilevel.train._match import matched, output_bias
+from fairbilevel.train._match import matched
 from fairbilevel.train._optimizers import SGD
 from fairbilevel.train._plan import FORWARD_COST, RECALIBRATION_BATCHES, Plan, recalibration
 from fairbilevel.train._recalibrate import answers, recalibrated
@@ -71,7 +71,7 @@ class Method(ABC):
         distill_temperature: that both models' logits are divided by there.
         match_dense: set the biases of the final network's outputs, one a class, so that each class
             is as likely on average as the dense model has it; blind to groups, and left alone where
-            that costs accuracy.
+            that costs accuracy or the model's outputs have no bias.
         inner_optimizer: any optax rule for the weights, restarted for each phase, in place of
             clipped SGD.
         dual_optimizer: any optax rule for the multipliers, in place of ``multiplier_rule``.
@@ -86,7 +86,7 @@ class Method(ABC):
     budget: BudgetKind = "global"
     steps: int = 1000
     batch_size: int = 128
-    learning_rate: float = 0.05
+    learning_rate: float = 0.1
     budget_share: float = 0.8
     constraints: tuple[Constraint, ...] | None = None
     multiplier_rule: str = "gradient-ascent"
@@ -95,7 +95,7 @@ class Method(ABC):
     shrink_violations: bool = False
     dual_unit: DualUnit = "multiplier"
     distill: float = 0.0
-    distill_temperature: float = 1.0
+    distill_temperature: float = 4.0
     match_dense: bool = False
     inner_optimizer: optax.GradientTransformation | None = None
     dual_optimizer: optax.GradientTransformation | None = None
@@ -280,8 +280,6 @@ class MethodRun(StagedRun):
         self.enforced = method.enforced(problem)
         self.plan = method.plan(problem, reference)
         self.watch = Watch(problem.under(self.enforced), reference)
-        if method.match_dense:
-            output_bias(problem, reference.network)  # refuses what cannot be done, before any work
         self.set_up()
 
     def set_up(self) -> None:
@@ -392,12 +390,15 @@ class MethodRun(StagedRun):
                 batches = self.feed.take(rows, STREAM_REFRESH, RECALIBRATION_BATCHES, size)
                 self.costs.gradient_evaluations += self.plan.recalibration
                 network = recalibrated(problem, network, batches)
+        warnings = self.report.warnings()
         if len(biased := method.matching_rows(problem)):
             with self.costs.timed():
                 self.costs.gradient_evaluations += self.plan.matching
-                network = matched(problem, network, self.reference, biased, self.noise.accuracy)
+                network, why = matched(
+                    problem, network, self.reference, biased, self.noise.accuracy
+                )
+            warnings = (*warnings, *why)
         constant = answers(problem, network, rows, method.sparsity)
-        warnings = self.report.warnings()
         if constant is not None:
             warnings = (
                 f"the network answers {constant!r} whatever it is shown: nothing is left of it but "
