@@ -60,7 +60,7 @@ def test_built_in_models_have_a_bias_of_their_outputs(name):
     path = output_bias(problem, network)
     assert flatten_named(network.params)[path].shape == (3,)
     rows = problem.roles["select"]
-    shifted, told = matched(problem, network, problem.refer(network), rows, 0.0)
+    shifted, told = matched(problem, network, problem.refer(network), rows)
     assert not told
     rest = {k: v for k, v in flatten_named(shifted.params).items() if k != path}
     for key, value in rest.items():
@@ -135,8 +135,10 @@ def test_it_is_left_alone_where_it_costs_accuracy(tiny_problem):
 
     wrong = problem.refer(moved(jnp.array([4.0, 0.0, 0.0])))
     rows = problem.roles["select"]
-    assert matched(problem, network, wrong, rows, 0.0) == (network, ())
-    assert matched(problem, network, wrong, rows, 1.0)[0] is not network
+    assert matched(problem, network, wrong, rows) == (network, ())
+    assert matched(problem, moved(jnp.array([4.0, 0.0, 0.0])), problem.refer(network), rows)[0] != (
+        network
+    )
 
 
 def test_few_steps_pay_for_few_rows(tiny_problem):

@@ -89,7 +89,7 @@ class BilevelSolver(Method):
     relaxation: RelaxationName | Relaxation = "top-k"
     score_start: ScoreStart = "magnitude"
     hypergradient: Hypergradient = field(default_factory=Bilinear)
-    bilevel_share: float = 0.5
+    bilevel_share: float = 0.75
     split_batch: bool = True
     plain_steps: int = 0
     score_rule: ScoreRule = "adam"

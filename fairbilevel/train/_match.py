@@ -38,13 +38,12 @@ def matched(
     network: Network,
     reference: Reference,
     rows: Int[np.ndarray, " rows"],
-    noise: float,
 ) -> tuple[Network, tuple[str, ...]]:
     """The network with the output biases that bring its answers nearest to the dense ones.
 
     They are blind to groups: what they undo is the shift between classes that pruning brings, half
     of the disparate impact where groups differ in their classes. The network is left as it is where
-    they cost accuracy on tune beyond ``noise``.
+    they cost accuracy on tune.
 
     Args:
         problem: what was pruned.
@@ -52,7 +51,6 @@ def matched(
         reference: the dense model's outputs.
         rows: row numbers that biases are fitted to: best those that the dense model was not fitted
             to, whose outputs it does not remember.
-        noise: standard error of an accuracy on tune.
 
     Returns:
         The network, and a sentence for who should know that its biases were left alone.
@@ -67,7 +65,7 @@ def matched(
     moved, tune = _shifted(problem, network, name, shift), problem.roles["tune"]
     if len(tune):
         before, after = (problem.judge(n, tune)[0].mean() for n in (network, moved))
-        if after < before - noise:
+        if after < before:
             return network, ()
     return moved, ()
 

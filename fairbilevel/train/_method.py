@@ -394,9 +394,7 @@ class MethodRun(StagedRun):
         if len(biased := method.matching_rows(problem)):
             with self.costs.timed():
                 self.costs.gradient_evaluations += self.plan.matching
-                network, why = matched(
-                    problem, network, self.reference, biased, self.noise.accuracy
-                )
+                network, why = matched(problem, network, self.reference, biased)
             warnings = (*warnings, *why)
         constant = answers(problem, network, rows, method.sparsity)
         if constant is not None:
