@@ -96,6 +96,7 @@ def test_a_model_without_such_a_bias_is_left_as_it_is_and_said_to_be(tiny_data):
 @pytest.mark.parametrize("name", ["bilevel", "gradual-magnitude", "hydra", "snip"])
 def test_every_method_takes_it_and_ends_as_likely_as_the_dense_model(tiny_problem, name):
     problem = tiny_problem()
+    problem.roles["tune"] = np.array([], int)  # without rows to tell, it is always done
     reference = fb.train.train_dense(problem, steps=100, batch_size=32, learning_rate=0.05, seed=0)
     rows = problem.roles["select"]
     target = special.softmax(reference.logits[rows], 1).mean(0)
@@ -135,10 +136,9 @@ def test_it_is_left_alone_where_it_costs_accuracy(tiny_problem):
 
     wrong = problem.refer(moved(jnp.array([4.0, 0.0, 0.0])))
     rows = problem.roles["select"]
-    assert matched(problem, network, wrong, rows) == (network, ())
-    assert matched(problem, moved(jnp.array([4.0, 0.0, 0.0])), problem.refer(network), rows)[0] != (
-        network
-    )
+    assert matched(problem, network, wrong, rows)[0] is network
+    problem.roles["tune"] = np.array([], int)
+    assert matched(problem, network, wrong, rows)[0] is not network
 
 
 def test_few_steps_pay_for_few_rows(tiny_problem):
