@@ -68,9 +68,11 @@ class Bilinear(Hypergradient):
             return w * up - low * (m * up) / self.gamma
 
         gradient = pullback(jax.tree.map(entry, point.inner_var, factors, up, low))
-        inner_grad = jax.tree.map(lambda m, q: m.astype(q.dtype) * q, factors, low)
+        inner_grad, outer_grad = (
+            jax.tree.map(lambda m, q: m.astype(q.dtype) * q, factors, q) for q in (low, up)
+        )
         status = status_of((~vectors.all_finite(gradient), Status.NOT_FINITE))
-        return gradient, Info.of(inner_grad, outer_out, inner_out, status)
+        return gradient, Info.of(inner_grad, outer_out, inner_out, status, outer_grad=outer_grad)
 
 
 def _at(masked: MaskedLoss, level: Level, z: Any) -> tuple[Any, tuple[Any, Any]]:

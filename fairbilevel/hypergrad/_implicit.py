@@ -123,7 +123,12 @@ class Implicit(Hypergradient):
         )
         # A state that went wrong must not spoil the calls that follow.
         state = optax.tree.where(keep, solved.state, self.init(x, y))
-        told = {"iterations": solved.iterations, "residual": residual, "state": state}
+        told = {
+            "iterations": solved.iterations,
+            "residual": residual,
+            "state": state,
+            "outer_grad": b,
+        }
         return gradient, Info.of(inner_grad, outer_out, inner_out, status, **told)
 
 

@@ -53,6 +53,8 @@ class Info(NamedTuple):
             that solve this system; 0 for others.
         status: a ``Status``.
         state: to be given to the next call (warm start, tracked system, optimizer state).
+        outer_grad: gradient of ``outer`` with respect to the inner variable at ``inner_var``, by
+            methods that move nothing themselves, else ``None``.
     """
 
     inner_grad: Any
@@ -65,6 +67,7 @@ class Info(NamedTuple):
     residual: Float[Array, ""]
     status: Int[Array, ""]
     state: Any
+    outer_grad: Any = None
 
     @classmethod
     def of(
@@ -78,12 +81,13 @@ class Info(NamedTuple):
         iterations: Any = 0,
         residual: Any = None,
         state: Any = (),
+        outer_grad: Any = None,
     ) -> Info:
         """From the outputs ``(value, aux)`` of both levels."""
         values, aux = zip(outer, inner, strict=True)
         steps = jnp.asarray(iterations, jnp.int32)
         left = jnp.zeros(()) if residual is None else residual
-        return cls(inner_grad, *values, *aux, inner_var, steps, left, status, state)
+        return cls(inner_grad, *values, *aux, inner_var, steps, left, status, state, outer_grad)
 
     def describe(self) -> str:
         """The diagnosis in a sentence, outside ``jit`` and of one problem only."""

@@ -101,5 +101,5 @@ class SingleLoop(Hypergradient):
         status = status_of(
             (bad, Status.NOT_FINITE), (vectors.dot(state.v, through) < 0, Status.NEGATIVE_CURVATURE)
         )
-        told = {"iterations": 1, "residual": residual, "state": state}
+        told = {"iterations": 1, "residual": residual, "state": state, "outer_grad": b}
         return gradient, Info.of(inner_grad, outer_out, inner_out, status, **told)

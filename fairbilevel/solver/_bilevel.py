@@ -16,7 +16,7 @@ from jaxtyping import Int
 
 from fairbilevel import _options, masks
 from fairbilevel.fairness import Constraint
-from fairbilevel.hypergrad import Bilinear, Hypergradient
+from fairbilevel.hypergrad import Bilinear, FirstOrder, Hypergradient, Unrolled
 from fairbilevel.masks import Relaxation
 from fairbilevel.problem import FairPruningProblem, Reference
 from fairbilevel.solver._run import BilevelRun
@@ -40,6 +40,7 @@ RelaxationName = Literal["top-k", "sigmoid", "capped-simplex"]
 ScoreStart = Literal["magnitude", "random", "constant"]
 ScoreRule = Literal["adam", "momentum"]
 MultipliersFrom = Literal["start", "pruned"]
+WeightsOn = Literal["fit", "fit+select"]
 FineTuneOn = Literal["fit", "fit+select", "all"]
 
 
@@ -72,6 +73,9 @@ class BilevelSolver(Method):
         follow_weights: scores that started as magnitudes also move with their weights, so that what
             the inner problem makes of a weight counts beside the hypergradient. At a score step of
             zero they are the scores of gradual magnitude pruning.
+        weights_on: fit, or fit+select: while the mask is searched, the weights also take the
+            gradient on select that its scores take; what moves the scores is then held out from
+            nobody. For hypergradients that move no weights themselves.
         fine_tune_on: fit; fit+select: once the mask is final, the rows of select that moved its
             scores join in, those that move the multipliers stay unseen; or all: these too for the
             last third of fine-tuning, the multipliers standing still from then on.
@@ -97,6 +101,7 @@ class BilevelSolver(Method):
     violation_every: int = 4  # type: ignore[misc]
     multipliers_from: MultipliersFrom = "start"
     follow_weights: bool = True
+    weights_on: WeightsOn = "fit"
     fine_tune_on: FineTuneOn = "fit+select"
     outer_optimizer: optax.GradientTransformation | None = None
     constrain_masks: bool = True
@@ -115,9 +120,15 @@ class BilevelSolver(Method):
             ("score_start", ScoreStart),
             ("score_rule", ScoreRule),
             ("multipliers_from", MultipliersFrom),
+            ("weights_on", WeightsOn),
             ("fine_tune_on", FineTuneOn),
         ):
             _options.one_of(name, getattr(self, name), get_args(kind))
+        if self.weights_on != "fit" and isinstance(self.hypergradient, (Unrolled, FirstOrder)):
+            raise ValueError(
+                f"{type(self.hypergradient).__name__} moves the weights itself, by the rows of "
+                "fit: leave out weights_on, or choose another hypergradient"
+            )
         _options.at_least(self, 1, "violation_every")
         _options.at_least(self, 0, "plain_steps")
         _options.share(self, "bilevel_share")

@@ -102,6 +102,7 @@ class OuterStep:
             as much score).
         constrain_masks: whether constraints act on the scores.
         constrain_weights: whether they act on the weights.
+        both: share of the weights' gradient that is the outer one's; 0 leaves it to fit.
         plain: whether there are weight steps between outer steps.
         relative: whether the scores' steps are in units of their spread.
     """
@@ -116,6 +117,7 @@ class OuterStep:
     follows: bool
     constrain_masks: bool = True
     constrain_weights: bool = True
+    both: float = 0.0
     plain: bool = False
     relative: bool = True
 
@@ -210,9 +212,13 @@ class OuterStep:
             state=state.outer.method,
         )
         if info.inner_var is None:
-            params, optimizer = steps.update(
-                info.inner_grad, weights.optimizer, weights.params, factors, rate
-            )
+            step = info.inner_grad
+            if self.both:
+                step = optax.tree.add(
+                    optax.tree.scale(1 - self.both, step),
+                    optax.tree.scale(self.both, info.outer_grad),
+                )
+            params, optimizer = steps.update(step, weights.optimizer, weights.params, factors, rate)
         else:
             params, optimizer = info.inner_var, weights.optimizer
         aux = info.inner_aux
@@ -220,8 +226,8 @@ class OuterStep:
             params=params, model_state=aux.model_state, optimizer=optimizer, drawn=weights.drawn + 1
         )
         updates, rule = self.outer.update(gradient, state.outer.rule, state.scores)
-        step = score_rate * state.outer.spread
-        scores = {n: s + (step * updates[n]).astype(s.dtype) for n, s in state.scores.items()}
+        size = score_rate * state.outer.spread
+        scores = {n: s + (size * updates[n]).astype(s.dtype) for n, s in state.scores.items()}
         if self.follows:
             scores = self._follow(scores, weights.params, params, state.outer.magnitude)
         scores = self.relaxation.project(scores, self.budget, keep)
