@@ -12,7 +12,10 @@ from fairbilevel import fairness, report
 from fairbilevel.fairness import Custom, ExcessAccuracyGap, WorstGroupAccuracy
 from fairbilevel.train import INFEASIBLE, DualState, Watch
 
-QUICK = {"sparsity": 0.3, "steps": 200, "batch_size": 32, "buffer_size": 8}
+QUICK = {
+    "sparsity": 0.3, "steps": 200, "batch_size": 32, "buffer_size": 8, "learning_rate": 0.05,
+    "bilevel_share": 0.5,
+}  # fmt: skip
 
 
 def opposite_labels():

@@ -327,7 +327,13 @@ def test_a_rule_stays_itself_after_a_divergence(name, tiny_problem):
         fairness.ExcessAccuracyGap(0.0), fairness.SignedEqualizedLoss(0.0), width=8
     )
     solver = fb.BilevelSolver(
-        sparsity=0.5, steps=60, batch_size=32, buffer_size=4, multiplier_rule=name, dual_step=0.1
+        sparsity=0.5,
+        steps=60,
+        batch_size=32,
+        buffer_size=4,
+        multiplier_rule=name,
+        dual_step=0.1,
+        bilevel_share=0.5,
     )
     run = solver.start(problem, problem.refer(problem.initial_network(0)))
     state = run.init()

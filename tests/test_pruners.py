@@ -105,7 +105,7 @@ def test_every_method_plans_what_was_asked(steps, digits):
         assert steps - 1 < plan.evaluations <= steps + 1e-6, entry.name
         assert plan.recalibration == pytest.approx(20 / 3), entry.name
         rest = sum(p.evaluations for p in plan.phases)
-        assert rest + plan.recalibration == pytest.approx(plan.evaluations)
+        assert rest + plan.recalibration + plan.matching == pytest.approx(plan.evaluations)
 
 
 @pytest.mark.parametrize("steps", BUDGETS)
@@ -148,7 +148,7 @@ def test_what_is_planned_is_spent(name, model, steps, digits):
     scores_alone = sum(p.steps for p in plan.phases if name == "hydra" and p.name == "prune")
     assert plan.weight_updates == int(weights.weights.drawn) - scores_alone
     assert solution.history[-1]["gradient_evaluations"] == pytest.approx(
-        plan.evaluations - plan.recalibration, abs=0.01
+        plan.evaluations - plan.recalibration - plan.matching, abs=0.01
     )
 
 
@@ -380,7 +380,7 @@ def test_gradual_magnitude_as_one_loop(tiny, dense):
     )  # fmt: skip
     feed, rows = Feed(tiny, dense, 0), training_rows(tiny)
     nothing = feed.take(rows, STREAM_DUALS, 1, 16, length=8)
-    rates = fb.train.learning_rates(0.05, 20, to_zero=False)
+    rates = fb.train.learning_rates(options.learning_rate, 20, to_zero=False)
     for i in range(20):
         scores = masks.magnitude(now.params, tiny.layers, "weight")
         if kept:
