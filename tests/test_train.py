@@ -618,6 +618,7 @@ def test_the_extra_pass_of_joint_steps_in_micro_batches_is_booked(tiny_problem):
 @pytest.mark.parametrize("name", ["bilevel", "gradual-magnitude", "ceag", "hydra"])
 def test_distillation_brings_any_method_nearer_to_the_dense_outputs(tiny_problem, name):
     problem = tiny_problem(fairness.ExcessAccuracyGap(0.02))
+    problem.roles["tune"] = np.array([], int)  # the teacher is never known to be reached
     reference = train.train_dense(problem, steps=100, batch_size=32, learning_rate=0.05, seed=0)
     rows = problem.roles["fit"]
     dense = log_softmax(reference.logits[rows], 1)
@@ -633,6 +634,37 @@ def test_distillation_brings_any_method_nearer_to_the_dense_outputs(tiny_problem
     assert dense_alone < 0.7 * labels
     assert apart(distill=1.0, distill_temperature=3.0) not in (labels, dense_alone)
     assert apart(distill_temperature=3.0) == labels  # without a share it is not felt
+
+
+def test_distillation_ends_where_the_teacher_is_reached(tiny_problem):
+    """Its share falls within a standard error of the dense accuracy on tune, and every row of the
+    stage is given it."""
+    problem = tiny_problem()
+    reference = train.train_dense(problem, steps=100, batch_size=32, learning_rate=0.05, seed=0)
+    method = fb.pruners.GradualMagnitude(sparsity=0.5, steps=60, batch_size=16, distill=0.6)
+    run, taken = method.start(problem, reference), []
+    teacher = reference.correct[problem.roles["tune"]].mean()
+    take = run.feed.take
+
+    def watched(*args, **options):
+        batch = take(*args, **options)
+        taken.append((run.done, np.unique(batch.distill)))
+        return batch
+
+    run.feed.take = watched
+    state = run.init()
+    while run.done < run.stages:
+        last = run.done == run.stages - 1
+        state = run.step(state)
+        if last:
+            break
+    assert len(run.report.history) > 10
+    assert taken[0][1] == pytest.approx(0.6)
+    shares = {done: share for done, share in taken}
+    for done, record in enumerate(run.report.history[:-1], 1):
+        behind = (teacher - record["tune"]["accuracy"]) / run.noise.accuracy
+        assert shares[done] == pytest.approx(0.6 * np.clip(behind, 0, 1), abs=1e-6)
+    assert len({float(share[0]) for share in shares.values()}) > 2
 
 
 @pytest.mark.parametrize("relaxation", masks.RELAXATIONS)

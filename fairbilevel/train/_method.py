@@ -67,7 +67,8 @@ class Method(ABC):
         dual_unit: what a step of the multipliers is a step of: multiplier (of groups' means, so
             that rows of rare groups gain most), or row-weight (of what each row of a group gains).
         distill: share of a training row's loss that is its divergence from the dense model's
-            classes, in [0, 1]; 0 trains on labels alone.
+            classes, in [0, 1]; 0 trains on labels alone. It falls as the network comes within noise
+            of the dense model's accuracy on tune, to 0 where it reaches it.
         distill_temperature: that both models' logits are divided by there.
         match_dense: set the biases of the final network's outputs, one a class, so that each class
             is as likely on average as the dense model has it; blind to groups, and left alone where

@@ -240,6 +240,7 @@ class StagedRun(ABC):
             DivergenceError: the loss is not finite or exploded, with smaller steps too.
         """
         phase = self.phase
+        self.feed.distill = self.distill
         with self.costs.timed():
             if self.stage == 0:
                 self.best, self.retreats = Best(self.noise, self.enforces), Retreats()
@@ -263,6 +264,20 @@ class StagedRun(ABC):
         if self.stage == len(phase.stages) and self.phase_index + 1 < len(self.plan.phases):
             self.phase_index, self.stage = self.phase_index + 1, 0
         return after
+
+    @property
+    def distill(self) -> float:
+        """Share of the dense outputs in the losses of the stage to come.
+
+        Less as the network comes within noise of its teacher on tune, nothing where it is as good:
+        what is left to learn is in the labels.
+        """
+        rows, seen, noise = self.problem.roles["tune"], self.report.history, self.noise.accuracy
+        if self.reference is None or not (len(rows) and seen and noise):
+            return self.rules.distill
+        teacher = float(self.reference.correct[rows].mean())
+        behind = (teacher - seen[-1]["tune"]["accuracy"]) / noise
+        return self.rules.distill * float(np.clip(behind, 0, 1))
 
     def network(self, state: RunState) -> Network:
         """The network of a state as the stage to come computes with it."""
