@@ -93,7 +93,8 @@ def run(placement: Placement) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     dense = problem.refer(problem.initial_network(0))
     solver = fb.BilevelSolver(
         sparsity=0.5,
-        steps=44,
+        steps=46,
+        learning_rate=0.05,
         bilevel_share=0.72,
         batch_size=64,
         buffer_size=8,

@@ -202,7 +202,7 @@ OPTIONS = {
     "violation-every": 2,
     "fine-tune-on": "fit",
     "budget": "uniform",
-    "distill": 0.5,
+    "distill": 0.25,
     "dual-unit": "row-weight",
 }
 # Methods without a mask search take those that all methods share.

@@ -14,7 +14,7 @@ from fairbilevel.train import INFEASIBLE, DualState, Watch
 
 QUICK = {
     "sparsity": 0.3, "steps": 200, "batch_size": 32, "buffer_size": 8, "learning_rate": 0.05,
-    "bilevel_share": 0.5,
+    "bilevel_share": 0.5, "distill": 0.0,
 }  # fmt: skip
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -102,8 +101,7 @@ def _shifted(problem: FairPruningProblem, network: Network, name: str, by: Any) 
     def moved(leaf_name: str, leaf: Any) -> Any:
         if leaf_name != name:
             return leaf
-        value = np.asarray(leaf) + np.asarray(by, leaf.dtype)
-        return jax.device_put(value, leaf.sharding) if isinstance(leaf, jax.Array) else value
+        return problem.placement.place(np.asarray(leaf) + np.asarray(by, leaf.dtype))
 
     return Network(_trees.map_named(moved, network.params), network.state)
 
