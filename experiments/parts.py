@@ -26,6 +26,8 @@ _TABLES: dict[str, tuple[str, ...]] = {
         f"{SOLVER}:split_batch=false",
         f"{SOLVER}:plain_steps=1",
         f"{SOLVER}:plain_steps=3",
+        f"{SOLVER}:bilevel_share=0.5",
+        f"{SOLVER}:weights_on=fit+select",
         f"{SOLVER}:fine_tune_on=fit",
         f"{SOLVER}:fine_tune_on=all",
         f"{SOLVER}:constrain_masks=false",
@@ -46,7 +48,7 @@ _TABLES: dict[str, tuple[str, ...]] = {
     "distillation": (
         "hydra",
         "hydra:distill=0.5,distill_temperature=1",
-        "hydra:distill=0.5,distill_temperature=2",
+        "hydra:distill=0.5,distill_temperature=4",
     ),
 }
 

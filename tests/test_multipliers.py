@@ -415,3 +415,8 @@ def test_a_signed_multiplier_comes_back_once_its_side_holds():
     for now in ([0.0, 0.0], [1.0, -1.0], [-1.0, 1.0]):
         found = exact.violations(stats([1.3, 0.7]), None, jnp.array(now))
         np.testing.assert_allclose(found, [0.3, -0.3], rtol=1e-5)
+
+
+def test_violations_without_buffers_cannot_be_shrunken():
+    with pytest.raises(ValueError, match="shrink_violations needs replay buffers"):
+        fb.pruners.CEAG(shrink_violations=True, buffer_size=0)

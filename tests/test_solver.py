@@ -301,6 +301,47 @@ def test_all_rows_join_once_the_multipliers_stand_still(
     assert (solution.feasibility is not None) == constrain_weights
 
 
+@pytest.mark.parametrize("name", ["bilinear", "none", "cg", "single-loop"])
+def test_weights_take_the_outer_gradient_for_its_part_of_the_batch(name, tiny_problem, dense):
+    """One outer step by plain descent: along the gradient of one batch of fit and select rows."""
+    problem = tiny_problem(fairness.ExcessAccuracyGap(0.02))
+    reference = problem.refer(dense)
+    moved = {}
+    for rows in ("fit", "fit+select"):
+        run = fb.BilevelSolver(
+            hypergradient=fb.hypergrad.by_name(name), weights_on=rows, distill=0.0, batch_size=32,
+            inner_optimizer=optax.sgd(1.0), sparsity=0.5, steps=120,
+        ).start(problem, reference)  # fmt: skip
+        state, (fit, select) = run.init(), run.sizes
+        parts = train.Feed(problem, reference, 0), train.Feed(problem, reference, 0)
+        batch = [
+            jax.tree.map(lambda leaf: leaf[0], feed.take(chosen, i, 1, size))
+            for i, (feed, chosen, size) in enumerate(
+                zip(parts, (problem.roles["fit"], run.select_rows), (fit, select), strict=True)
+            )
+        ]
+        keep = run._keep(0.5)
+        after, _, _ = run.outer_step(
+            state, run.numbers, *batch, keep, jnp.zeros(()), jnp.asarray(0.1), jnp.asarray(0.0)
+        )
+        start = run.init().weights.params
+        moved[rows] = jax.tree.map(lambda a, b: (b - a) / 0.1, after.weights.params, start)
+        factors = run.expanded(run.outer_step.budget.top_k(dict(run.init().scores), keep), state)
+
+    def loss(z, rows):
+        logits, _ = problem.model.apply(z, {}, problem.normalize(rows.x), True, jax.random.key(0))
+        return optax.softmax_cross_entropy_with_integer_labels(logits, rows.y).mean()
+
+    z = train.masked(factors, start)
+    of_fit, of_select = (train.masked(factors, jax.grad(loss)(z, rows)) for rows in batch)
+    share = select / (fit + select)
+    assert share == 1 / 4
+    both = jax.tree.map(lambda a, b: (1 - share) * a + share * b, of_fit, of_select)
+    for expected, rows in ((of_fit, "fit"), (both, "fit+select")):
+        for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(moved[rows]), strict=True):
+            np.testing.assert_allclose(b, a, atol=2e-5)
+
+
 @pytest.mark.parametrize(("steps", "plain"), [(60, 0), (600, 0), (600, 3), (5000, 0)])
 def test_scores_come_as_far_in_a_long_search_as_in_a_short_one(steps, plain):
     solver = fb.BilevelSolver(plain_steps=plain)
@@ -420,6 +461,12 @@ def test_a_network_of_constant_answers_is_called_that(tiny_problem, dense, tmp_p
         ({"budget_share": 1.5}, "budget_share must lie in"),
         ({"distill": 1.5}, "distill must lie in"),
         ({"dual_unit": "row"}, "unknown dual unit 'row'"),
+        ({"weights_on": "select"}, "unknown weights on 'select'"),
+        (
+            {"weights_on": "fit+select", "hypergradient": fb.hypergrad.Unrolled()},
+            "Unrolled moves the weights itself",
+        ),
+        ({"shrink_violations": True, "buffer_size": 0}, "buffer_size must be at least 1"),
         ({"distill_temperature": 0.0}, "distill_temperature must be above 0"),
         ({"learning_rate": -1.0}, "learning_rate must be a finite number"),
         ({"score_step": float("nan")}, "score_step must be a finite number"),

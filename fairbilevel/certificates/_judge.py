@@ -92,9 +92,7 @@ def judge_excess(
     groups, sides = len(claimed), 2 if two_sided else 1
     findings, violated = [], False
     for name in claimed:
-        own: Any = samples[name]
-        others: list[Any] = [s for other, s in samples.items() if other != name]
-        rest = others[0].pool(others[1:])
+        own, rest = _beside(samples, name)
         share = own.rows / total
 
         def reach(level: float, own: Sample = own, rest: Sample = rest, pi: float = share) -> float:
@@ -123,12 +121,16 @@ def smallest_excess(
     total = sum(s.rows for s in samples.values())
 
     def upper(name: str) -> float:
-        own: Any = samples[name]
-        others: list[Any] = [s for other, s in samples.items() if other != name]
-        rest = others[0].pool(others[1:])
+        own, rest = _beside(samples, name)
         return excess_bounds(own, rest, own.rows / total, delta)[1]
 
     return max(upper(name) for name in claimed)
+
+
+def _beside(samples: Mapping[str, Any], name: str) -> tuple[Any, Any]:
+    """A group's sample, and everybody else's."""
+    others = [s for other, s in samples.items() if other != name]
+    return samples[name], others[0].pool(others[1:])
 
 
 def judge_spread(

@@ -61,7 +61,7 @@ def compare(config: Any, options: dict[str, str], console: Console) -> int:
         design, folder, processes=processes, progress=partial(say, console)
     )
     columns = ("sparsity", "accuracy", "less ref.", "p", "churn", "certified", "less ref.", "p")
-    shown = table(["method"], [*columns, "gradients"])
+    shown = table(["method"], columns)
     for line in summary["lines"]:
         shown.add_row(
             plain(line["method"])
@@ -74,7 +74,6 @@ def compare(config: Any, options: dict[str, str], console: Console) -> int:
             _number(line.get("certified_tolerance"), 100),
             _number(line.get("certified_tolerance_difference_mean"), 100, "+"),
             _number(line.get("certified_tolerance_difference_p_adjusted"), 1, digits=3),
-            _number(line["gradient_evaluations"], 1, digits=0),
         )
     console.print()
     console.print(shown, highlight=False)

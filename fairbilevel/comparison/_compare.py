@@ -12,7 +12,7 @@ from fairbilevel import devices
 from fairbilevel.comparison._design import Comparison
 from fairbilevel.comparison._repetition import (
     Progress,
-    read,
+    read_once,
     run_dense_floor,
     run_repetition,
 )
@@ -52,7 +52,7 @@ def run_comparison(
         ValueError: the folder holds something else, or a comparison with other settings.
     """
     _claim(comparison, folder)
-    read.cache_clear()  # the file may be another one than in a former call
+    read_once.cache_clear()  # the file may be another one than in a former call
     jobs = comparison.repetitions
     if processes > 1 and len(jobs) > 1:
         # A fork would take JAX's threads' locks along.

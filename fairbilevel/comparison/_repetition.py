@@ -22,7 +22,7 @@ Progress = Callable[[str], None]
 
 
 # Repetitions of a process share what they read.
-read = functools.lru_cache(maxsize=1)(read_data)
+read_once = functools.lru_cache(maxsize=1)(read_data)
 
 
 def stem_of(folder: Path, round_: int, fold: int) -> Path:
@@ -49,7 +49,7 @@ def start_repetition(
     comparison: Comparison, round_: int, fold: int
 ) -> tuple[FairPruningProblem, Reference, Costs]:
     """The problem and dense model of one repetition, trained from its seed, and what that cost."""
-    data, counted = read(comparison.config)
+    data, counted = read_once(comparison.config)
     problem = build_problem(comparison, data, counted, round_, fold)
     return (problem, *_dense(comparison, problem, run_seed(comparison, round_, fold)))
 
@@ -253,7 +253,7 @@ def run_dense_floor(comparison: Comparison, folder: Path, progress: Progress) ->
     path = folder / "dense-seeds.npz"
     if path.is_file() or comparison.dense_seeds < 2:
         return
-    data, counted = read(comparison.config)
+    data, counted = read_once(comparison.config)
     problem = build_problem(comparison, data, counted, 0, 0)
     test = problem.roles["test"]
     rows: dict[str, np.ndarray] = {"group": problem.group[test], "counted": counted}

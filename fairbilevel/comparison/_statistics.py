@@ -11,6 +11,8 @@ from scipy import stats
 
 from fairbilevel.certificates import Paired, smallest_excess
 
+_DRAWS = 50  # of a bootstrap at a time
+
 
 def excess_gaps(
     dense: np.ndarray, pruned: np.ndarray, group: np.ndarray, groups: int
@@ -221,23 +223,32 @@ def bootstrap_differences(
     right = np.array([[(k >> b) & 1 for b in (2, 1, 0)] for k in range(8)], float)
     names, which = np.unique(np.concatenate([f[4] for f in folds]), return_inverse=True)
     ends = np.cumsum([len(f[4]) for f in folds])[:-1]
-    # The first "draw" takes every row once: the estimate itself.
-    weight = np.ones((draws + 1, len(names)), np.float32)
-    weight[1:] = rng.poisson(1.0, (draws, len(names)))
-    found = []
-    for (dense, method, other, group, _), at in zip(folds, np.split(which, ends), strict=True):
-        kind = 8 * group + 4 * dense.astype(int) + 2 * method.astype(int) + other.astype(int)
-        table = np.zeros((len(kind), 8 * groups), np.float32)
-        table[np.arange(len(kind)), kind] = 1
-        drawn = (weight[:, at] @ table).astype(float).reshape(-1, groups, 8)
-        size, values = drawn.sum(-1), []
-        for column in (1, 2):
-            lost = right[:, 0] - right[:, column]
-            spread = spread_of_sums(size, drawn @ lost, drawn @ lost**2)
-            accuracy = (drawn @ right[:, column]).sum(-1) / size.sum(-1)
-            values.append((accuracy, spread))
-        found.append([a - b for a, b in zip(*values, strict=True)])
-    every = np.array(found)  # [folds, 2, draws + 1]
+    at = np.split(which, ends)
+    kinds = [8 * g + 4 * d.astype(int) + 2 * m.astype(int) + o for d, m, o, g, _ in folds]
+
+    def differences(weight: np.ndarray) -> list[list[np.ndarray]]:
+        """Of accuracy and spread in each repetition, under some draws' row weights."""
+        found = []
+        for rows, kind in zip(at, kinds, strict=True):
+            table = np.zeros((len(kind), 8 * groups), np.float32)
+            table[np.arange(len(kind)), kind] = 1
+            drawn = (weight[:, rows] @ table).astype(float).reshape(-1, groups, 8)
+            size, values = drawn.sum(-1), []
+            for column in (1, 2):
+                lost = right[:, 0] - right[:, column]
+                spread = spread_of_sums(size, drawn @ lost, drawn @ lost**2)
+                accuracy = (drawn @ right[:, column]).sum(-1) / size.sum(-1)
+                values.append((accuracy, spread))
+            found.append([a - b for a, b in zip(*values, strict=True)])
+        return found
+
+    # The first "draw" takes every row once: the estimate itself. Then some at a time: the weights
+    # of all draws may be more than memory holds.
+    parts = [differences(np.ones((1, len(names)), np.float32))]
+    for first in range(0, draws, _DRAWS):
+        count = min(_DRAWS, draws - first)
+        parts.append(differences(rng.poisson(1.0, (count, len(names))).astype(np.float32)))
+    every = np.concatenate(parts, -1)  # [folds, 2, 1 + draws]
     picked = rng.integers(0, len(folds), (len(folds), draws))
     means = np.stack([every[picked[:, i], :, 1 + i].mean(0) for i in range(draws)], 1)
     high, low = np.quantile(means - means.mean(1, keepdims=True), (0.025, 0.975), axis=1)

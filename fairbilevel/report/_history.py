@@ -9,7 +9,7 @@ from fairbilevel.report._numbers import dig, mapping, number
 
 # Phases of a method's own run, in their order.
 METHOD_PHASES = ("bilevel", "prune", "finetune", "settle")
-_PHASE_NAMES = {"bilevel": "prune", "finetune": "fine-tune"}
+_PHASE_NAMES = {"bilevel": "prune", "finetune": "fine-tune", "settle": "all rows"}
 
 
 @dataclass(frozen=True)

@@ -128,6 +128,11 @@ class Method(ABC):
             raise ValueError(f"distill must lie in [0, 1], got {self.distill}")
         if not self.distill_temperature:
             raise ValueError("distill_temperature must be above 0")
+        if self.shrink_violations and not self.buffer_size:
+            raise ValueError(
+                "shrink_violations needs replay buffers, whose rows tell the noise: give "
+                "buffer_size, or leave it out"
+            )
         fairness.multiplier_rule(self.multiplier_rule, self.dual_step)
 
     @property
