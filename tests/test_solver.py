@@ -342,6 +342,20 @@ def test_weights_take_the_outer_gradient_for_its_part_of_the_batch(name, tiny_pr
             np.testing.assert_allclose(b, a, atol=2e-5)
 
 
+def test_weights_take_both_levels_unless_something_else_moves_them(tiny_problem):
+    problem = tiny_problem()
+
+    def share(**options):
+        return fb.BilevelSolver(batch_size=32, **options).of_select(problem)
+
+    assert share() == share(weights_on="fit+select") == 1 / 4
+    assert share(split_batch=False) == 1 / 2
+    assert share(weights_on="fit") == 0
+    for moves in (fb.hypergrad.Unrolled(), fb.hypergrad.FirstOrder()):
+        assert share(hypergradient=moves) == 0
+    assert fb.solver.BiFP(batch_size=32).of_select(problem) == 0
+
+
 @pytest.mark.parametrize(("steps", "plain"), [(60, 0), (600, 0), (600, 3), (5000, 0)])
 def test_scores_come_as_far_in_a_long_search_as_in_a_short_one(steps, plain):
     solver = fb.BilevelSolver(plain_steps=plain)

@@ -1,4 +1,4 @@
-"""The bilevel fair pruning solver: scores on select, weights on fit, multipliers on unseen rows.
+"""The bilevel fair pruning solver: scores on select, multipliers on rows no gradient has used.
 
 BiFP (Dai et al. 2023) with the closed-form hypergradient of BiP (Zhang et al. 2022), the proxy
 constraints and replay buffers of CEAG (Hashemizadeh et al. 2024), a budget that follows a cubic
@@ -73,12 +73,14 @@ class BilevelSolver(Method):
         follow_weights: scores that started as magnitudes also move with their weights, so that what
             the inner problem makes of a weight counts beside the hypergradient. At a score step of
             zero they are the scores of gradual magnitude pruning.
-        weights_on: fit, or fit+select: while the mask is searched, the weights also take the
-            gradient on select that its scores take; what moves the scores is then held out from
-            nobody. For hypergradients that move no weights themselves.
+        weights_on: fit+select: while the mask is searched, the weights also take the gradient on
+            select that its scores take, so that no row of the batch is lost to them; or fit, which
+            keeps what moves the scores from the weights. By default fit where the hypergradient
+            moves the weights itself (unrolled, first-order), else fit+select.
         fine_tune_on: fit; fit+select: once the mask is final, the rows of select that moved its
             scores join in, those that move the multipliers stay unseen; or all: these too for the
-            last third of fine-tuning, the multipliers standing still from then on.
+            last third of fine-tuning, the multipliers standing still from then on, so that none
+            ever moves by a row that a gradient has used.
         outer_optimizer: any optax rule for the scores, in place of ``score_rule`` and
             ``score_step``.
         constrain_masks: whether the constraints act on the scores, in the outer objective.
@@ -101,8 +103,8 @@ class BilevelSolver(Method):
     violation_every: int = 4  # type: ignore[misc]
     multipliers_from: MultipliersFrom = "start"
     follow_weights: bool = True
-    weights_on: WeightsOn = "fit"
-    fine_tune_on: FineTuneOn = "fit+select"
+    weights_on: WeightsOn | None = None
+    fine_tune_on: FineTuneOn = "all"
     outer_optimizer: optax.GradientTransformation | None = None
     constrain_masks: bool = True
     constrain_weights: bool = True
@@ -120,11 +122,12 @@ class BilevelSolver(Method):
             ("score_start", ScoreStart),
             ("score_rule", ScoreRule),
             ("multipliers_from", MultipliersFrom),
-            ("weights_on", WeightsOn),
             ("fine_tune_on", FineTuneOn),
         ):
             _options.one_of(name, getattr(self, name), get_args(kind))
-        if self.weights_on != "fit" and isinstance(self.hypergradient, (Unrolled, FirstOrder)):
+        if self.weights_on is not None:
+            _options.one_of("weights_on", self.weights_on, get_args(WeightsOn))
+        if self.weights_on == "fit+select" and self._moves_weights:
             raise ValueError(
                 f"{type(self.hypergradient).__name__} moves the weights itself, by the rows of "
                 "fit: leave out weights_on, or choose another hypergradient"
@@ -134,6 +137,17 @@ class BilevelSolver(Method):
         _options.share(self, "bilevel_share")
         if self.score_step is not None:
             _options.finite(self, "score_step")
+
+    @property
+    def _moves_weights(self) -> bool:
+        return isinstance(self.hypergradient, (Unrolled, FirstOrder))
+
+    def of_select(self, problem: FairPruningProblem) -> float:
+        """Share of select's gradient in the weights' while the mask is searched."""
+        if self._moves_weights or self.weights_on == "fit":
+            return 0.0
+        fit, select = self.sizes(problem)
+        return select / (fit + select)
 
     @property
     def relaxes(self) -> Relaxation:

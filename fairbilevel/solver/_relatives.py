@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from fairbilevel.fairness import AccuracyGap, Constraint
 from fairbilevel.problem import FairPruningProblem
-from fairbilevel.solver._bilevel import BilevelSolver
+from fairbilevel.solver._bilevel import BilevelSolver, WeightsOn
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class BiFP(BilevelSolver):
     follow_weights: bool = False
     multiplier_rule: str = "penalty"
     split_batch: bool = False
+    weights_on: WeightsOn | None = "fit"
 
     name: ClassVar[str] = "bifp"
 
@@ -59,6 +60,7 @@ class BiP(BilevelSolver):
     match_dense: bool = False
     follow_weights: bool = False
     split_batch: bool = False
+    weights_on: WeightsOn | None = "fit"
 
     name: ClassVar[str] = "bip"
 

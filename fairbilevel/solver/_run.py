@@ -72,7 +72,7 @@ class BilevelRun(MethodRun):
             method.follow_weights and method.score_start == "magnitude",
             method.constrain_masks,
             method.constrain_weights,
-            self.sizes[1] / sum(self.sizes) if method.weights_on == "fit+select" else 0.0,
+            method.of_select(self.problem),
             method.plain_steps > 0,
             method.outer_optimizer is None,
         )

@@ -85,7 +85,7 @@ def inner_steps(method: Hypergradient) -> int:
 
 @dataclass(frozen=True)
 class OuterStep:
-    """One outer step: weights on fit, scores on select, multipliers on rows no gradient uses.
+    """One outer step: scores on select, weights on fit or both, multipliers on other rows.
 
     Hashable, and without a number that a run may change: rates, counts, shares and tolerances are
     arguments.

@@ -87,7 +87,7 @@ class Method(ABC):
     budget: BudgetKind = "global"
     steps: int = 1000
     batch_size: int = 128
-    learning_rate: float = 0.1
+    learning_rate: float = 0.2
     budget_share: float = 0.8
     constraints: tuple[Constraint, ...] | None = None
     multiplier_rule: str = "gradient-ascent"
