@@ -417,6 +417,7 @@ def test_violations_are_measured_every_so_many_steps(tiny_problem, every):
         buffer_size=2,
         violation_every=every,
         bilevel_share=0.5,
+        fine_tune_on="fit+select",
         match_dense=False,
     )
     run = solver.start(problem, any_reference(problem))
