@@ -1,17 +1,16 @@
-"""Output biases under which a pruned network answers each class as often as the dense one does."""
+"""Output biases under which no class loses more accuracy than another, beside the dense model."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from fairbilevel import _trees
 from fairbilevel.problem import FairPruningProblem, Network, Reference
 
-RIDGE = 1e-3  # per nat squared: a class that nobody is told keeps a finite bias
-_ITERATIONS = 50
+_SWEEPS = 60
 
 
 def output_bias(problem: FairPruningProblem, network: Network) -> str | None:
@@ -38,18 +37,18 @@ def matched(
     reference: Reference,
     rows: Int[np.ndarray, " rows"],
 ) -> tuple[Network, tuple[str, ...]]:
-    """The network with the output biases that bring its answers nearest to the dense ones.
+    """The network with the output biases under which all classes lose alike (``class_shift``).
 
     They are blind to groups: what they undo is the shift between classes that pruning brings, half
     of the disparate impact where groups differ in their classes. The network is left as it is where
-    they cost accuracy on tune.
+    they cost accuracy on tune: where they lose more rows than they win, by more than a standard
+    error of that difference.
 
     Args:
         problem: what was pruned.
         network: pruned.
         reference: the dense model's outputs.
-        rows: row numbers that biases are fitted to: best those that the dense model was not fitted
-            to, whose outputs it does not remember.
+        rows: row numbers that biases are fitted to.
 
     Returns:
         The network, and a sentence for who should know that its biases were left alone.
@@ -60,41 +59,77 @@ def matched(
             "the output biases could not be matched to the dense model's: no parameter of model "
             f"{problem.model.name!r} is added to its outputs",
         )
-    shift = dense_shift(problem.logits(network, problem.inputs[rows]), reference.logits[rows])
+    logits = problem.logits(network, problem.inputs[rows])
+    shift = class_shift(logits, problem.y[rows], reference.correct[rows])
     moved, tune = _shifted(problem, network, name, shift), problem.roles["tune"]
     if len(tune):
-        before, after = (problem.judge(n, tune)[0].mean() for n in (network, moved))
-        if after < before:
+        before, after = (problem.judge(n, tune)[0].astype(int) for n in (network, moved))
+        if (before - after).sum() > np.sqrt(np.abs(before - after).sum()):
             return network, ()
     return moved, ()
 
 
-def dense_shift(
-    logits: Float[np.ndarray, "rows classes"], dense: Float[np.ndarray, "rows classes"]
+def class_shift(
+    logits: Float[np.ndarray, "rows classes"],
+    y: Int[np.ndarray, " rows"],
+    dense_correct: Bool[np.ndarray, " rows"],
 ) -> Float[np.ndarray, " classes"]:
-    """``argmin_b mean_i KL(dense_i || logits_i + b) + ridge / 2 |b|^2``, whose mean is 0.
+    """Biases whose mean is 0 under which the accuracy that each class loses to the dense model is
+    the same, as far as its excess over the average is no noise.
 
-    Convex: at its minimum each class is as likely on average as the dense model has it. Newton's
-    method, halved until it descends.
+    The excess is shrunken by empirical Bayes: by ``tau^2 / (tau^2 + nu_c)``, ``nu_c`` the variance
+    of a class's mean and ``tau^2`` what the excesses vary by beyond it. A class has as many rows
+    right as it shall where its bias lies between two of their margins; all biases go half of the
+    way there at a time, since raising one lowers the others' margins.
     """
-    z, target = (np.asarray(a, np.float64) for a in (logits, _softmax(dense)))
-    target = target.mean(0)
+    z, classes = np.asarray(logits, np.float64), logits.shape[1]
+    order = np.argsort(y, kind="stable")
+    members = np.split(order, np.cumsum(np.bincount(y, minlength=classes))[:-1])
+    share = np.array([len(m) for m in members]) / len(y)
 
-    def value(b: Float[np.ndarray, " classes"]) -> float:
-        return float(_log_sum(z + b).mean() - target @ b + RIDGE / 2 * b @ b)
+    def margins(shift: Float[np.ndarray, " classes"]) -> Float[np.ndarray, " rows"]:
+        moved = z + shift
+        own = moved[np.arange(len(y)), y]
+        moved[np.arange(len(y)), y] = -np.inf
+        return own - moved.max(1)
 
-    shift = np.zeros(z.shape[1])
-    for _ in range(_ITERATIONS):
-        p = _softmax(z + shift)
-        gradient = p.mean(0) - target + RIDGE * shift
-        if np.abs(gradient).max() < 1e-9:
-            break
-        hessian = np.diag(p.mean(0) + RIDGE) - p.T @ p / len(p)
-        step, now = np.linalg.solve(hessian, gradient), value(shift)
-        while value(shift - step) > now and np.abs(step).max() > 1e-12:
-            step = step / 2
-        shift = shift - step
-    return shift - shift.mean()
+    def means(values: Any) -> Float[np.ndarray, " classes"]:
+        return np.array([values[m].mean() if len(m) else 0.0 for m in members])
+
+    right = margins(np.zeros(classes)) > 0
+    lost = dense_correct.astype(float) - right
+    excess = means(lost) - lost.mean()
+    noise = np.array([lost[m].var() / max(len(m) - 1, 1) for m in members if len(m)])
+    of_noise = np.zeros(classes)
+    of_noise[share > 0] = noise
+    beyond = max(float(share @ (excess**2 - of_noise)), 0.0)
+    target = means(right) + excess * beyond / np.maximum(beyond + of_noise, 1e-30)
+    shift = best = np.zeros(classes)
+    least = np.inf
+    for sweep in range(_SWEEPS):
+        margin = margins(shift)
+        off = means(margin > 0) - target
+        common = float(share @ off)
+        if (distance := float(share @ (off - common) ** 2)) < least:
+            best, least = shift, distance
+        step = np.array(
+            [_bias(margin[m], t + common) for m, t in zip(members, target, strict=True)]
+        )
+        shift = shift + step / (2 + sweep / 20)
+    return best - best.mean()
+
+
+def _bias(margin: Float[np.ndarray, " rows"], accuracy: float) -> float:
+    """What makes a share of the margins positive, the least that does."""
+    count = len(margin)
+    wanted = round(float(np.clip(accuracy, 0, 1)) * count)
+    if wanted == np.sum(margin > 0):
+        return 0.0
+    falling = np.sort(margin)[::-1]
+    above, below = falling[max(wanted - 1, 0)], falling[min(wanted, count - 1)]
+    # At an end of the margins just beyond the last of them.
+    room = 1e-6 * (1 + np.abs(falling).max()) if above == below else 0.0
+    return float(-(above + below) / 2 + (room if wanted else -room))
 
 
 def _shifted(problem: FairPruningProblem, network: Network, name: str, by: Any) -> Network:
@@ -104,13 +139,3 @@ def _shifted(problem: FairPruningProblem, network: Network, name: str, by: Any) 
         return problem.placement.place(np.asarray(leaf) + np.asarray(by, leaf.dtype))
 
     return Network(_trees.map_named(moved, network.params), network.state)
-
-
-def _log_sum(z: Float[np.ndarray, "rows classes"]) -> Float[np.ndarray, " rows"]:
-    top = z.max(-1)
-    return top + np.log(np.exp(z - top[:, None]).sum(-1))
-
-
-def _softmax(z: Float[np.ndarray, "rows classes"]) -> Float[np.ndarray, "rows classes"]:
-    z = np.asarray(z, np.float64)
-    return np.exp(z - _log_sum(z)[:, None])

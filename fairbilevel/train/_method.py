@@ -31,7 +31,7 @@ from fairbilevel.train._report import Callback
 from fairbilevel.train._run import BUFFER_SIZE, Rules, RunState, StagedRun
 from fairbilevel.train._solution import Solution
 
-MATCHING_SHARE = 0.03  # of the steps, at most, for the output biases
+MATCHING_SHARE = 0.05  # of the steps, at most, for the output biases
 
 Granularity = Literal["weight", "filter"]
 BudgetKind = Literal["global", "uniform"]
@@ -70,9 +70,9 @@ class Method(ABC):
             classes, in [0, 1]; 0 trains on labels alone. It falls as the network comes within noise
             of the dense model's accuracy on tune, to 0 where it reaches it.
         distill_temperature: that both models' logits are divided by there.
-        match_dense: set the biases of the final network's outputs, one a class, so that each class
-            is as likely on average as the dense model has it; blind to groups, and left alone where
-            that costs accuracy or the model's outputs have no bias.
+        match_dense: set the biases of the final network's outputs, one a class, so that all classes
+            lose the same accuracy to the dense model; blind to groups, and left alone where that
+            costs accuracy on tune or the model's outputs have no bias.
         inner_optimizer: any optax rule for the weights, restarted for each phase, in place of
             clipped SGD.
         dual_optimizer: any optax rule for the multipliers, in place of ``multiplier_rule``.
@@ -180,13 +180,17 @@ class Method(ABC):
         )
 
     def matching_rows(self, problem: FairPruningProblem) -> Int[np.ndarray, " n"]:
-        """Rows of select that the output biases are fitted to: as many as a share of the steps
-        pays for."""
-        rows = problem.roles["select"]
-        most = int(MATCHING_SHARE * self.steps / FORWARD_COST * self.batch_size)
-        if not self.match_dense or len(rows) <= most:
-            return rows[: len(rows) * self.match_dense]
-        return rows[np.linspace(0, len(rows) - 1, most).astype(int)]
+        """Rows of select, then of fit, that the output biases are fitted to: as many as a share of
+        the steps pays for."""
+        if not self.match_dense:
+            return np.array([], int)
+        left = int(MATCHING_SHARE * self.steps / FORWARD_COST * self.batch_size)
+        chosen = []
+        for rows in (problem.roles["select"], problem.roles["fit"]):
+            count = min(left, len(rows))
+            chosen.append(rows[np.linspace(0, len(rows) - 1, count).astype(int)])
+            left -= count
+        return np.sort(np.concatenate(chosen))
 
     def ending(self, problem: FairPruningProblem) -> dict[str, float]:
         """Gradient evaluations behind the last step, as ``Plan`` names them."""
