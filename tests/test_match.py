@@ -73,8 +73,7 @@ def test_what_may_be_noise_moves_nothing():
         dense = rng.normal(0, 1, (600, 3)) + 2.0 * np.eye(3)[y]
         pruned = dense + rng.normal(0, 0.7, (600, 3))  # no class is harder hit
         moved.append(np.abs(class_shift(pruned, y, dense.argmax(1) == y)).max())
-    assert np.median(moved) < 0.05
-    assert np.sum(np.array(moved) == 0) >= 5
+    assert np.sum(np.array(moved) == 0) >= 17  # a test at 5 %
     dense = 5.0 * np.eye(3)[y]
     np.testing.assert_array_equal(class_shift(dense, y, dense.argmax(1) == y), 0)
 

@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from scipy import stats
 
 from fairbilevel import _trees
 from fairbilevel.problem import FairPruningProblem, Network, Reference
 
 _SWEEPS = 60
+_LEVEL = 0.05  # of the test that classes lose differently at all
 
 
 def output_bias(problem: FairPruningProblem, network: Network) -> str | None:
@@ -77,8 +79,9 @@ def class_shift(
     """Biases whose mean is 0 under which the accuracy that each class loses to the dense model is
     the same, as far as its excess over the average is no noise.
 
-    The excess is shrunken by empirical Bayes: by ``tau^2 / (tau^2 + nu_c)``, ``nu_c`` the variance
-    of a class's mean and ``tau^2`` what the excesses vary by beyond it. A class has as many rows
+    All are 0 where a chi-squared test finds no difference between classes. Else the excess is
+    shrunken by empirical Bayes: by ``tau^2 / (tau^2 + nu_c)``, ``nu_c`` the variance of a class's
+    mean and ``tau^2`` what the excesses vary by beyond it. A class has as many rows
     right as it shall where its bias lies between two of their margins; all biases go half of the
     way there at a time, since raising one lowers the others' margins.
     """
@@ -99,11 +102,13 @@ def class_shift(
     right = margins(np.zeros(classes)) > 0
     lost = dense_correct.astype(float) - right
     excess = means(lost) - lost.mean()
-    noise = np.array([lost[m].var() / max(len(m) - 1, 1) for m in members if len(m)])
-    of_noise = np.zeros(classes)
-    of_noise[share > 0] = noise
-    beyond = max(float(share @ (excess**2 - of_noise)), 0.0)
-    target = means(right) + excess * beyond / np.maximum(beyond + of_noise, 1e-30)
+    # One variance for all: that of a class with few rows, or none lost, would tell nothing.
+    noise = lost.var() / np.maximum(share * len(y), 1)
+    worth = float(np.sum(excess[share > 0] ** 2 / np.maximum(noise[share > 0], 1e-30)))
+    if worth <= stats.chi2.ppf(1 - _LEVEL, max(np.sum(share > 0) - 1, 1)):
+        return np.zeros(classes)
+    beyond = max(float(share @ (excess**2 - noise)), 0.0)
+    target = means(right) + excess * beyond / (beyond + noise)
     shift = best = np.zeros(classes)
     least = np.inf
     for sweep in range(_SWEEPS):
