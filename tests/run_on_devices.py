@@ -93,7 +93,7 @@ def run(placement: Placement) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     dense = problem.refer(problem.initial_network(0))
     solver = fb.BilevelSolver(
         sparsity=0.5,
-        steps=46,
+        steps=47,
         learning_rate=0.05,
         bilevel_share=0.72,
         batch_size=64,

@@ -231,7 +231,7 @@ def test_solve_goes_on_and_refuses_other_options(tmp_path, tiny_problem):
     again = fb.solve(problem, checkpoints=tmp_path / "c", **options)  # nothing left to do
     assert bits(first.masks) == bits(again.masks)
     assert again.history == first.history
-    with pytest.raises(CheckpointError, match=r"learning_rate was 0\.1 and is 0\.01"):
+    with pytest.raises(CheckpointError, match=r"learning_rate was 0\.2 and is 0\.01"):
         fb.solve(problem, checkpoints=tmp_path / "c", learning_rate=0.01, **options)
 
 

@@ -204,7 +204,7 @@ OPTIONS = {
     "budget": "uniform",
     "distill": 0.25,
     "dual-unit": "row-weight",
-    "weights-on": "fit+select",
+    "weights-on": "fit",
 }
 # Methods without a mask search take those that all methods share.
 SHARED = ("multiplier-rule", "dual-step", "buffer-size", "budget", "distill", "dual-unit")

@@ -180,6 +180,7 @@ def test_metrics_lines(run):
         "dense",
         "bilevel",
         "finetune",
+        "settle",
         "baseline",
     ]
     bilevel = [r["sparsity"] for r in run.metrics if r["phase"] == "bilevel"]

@@ -107,7 +107,7 @@ def test_the_page_names_every_field_of_the_metrics(folder, diverged):
     known = documented("metrics.jsonl")
     always = {name for name, is_always in known.items() if is_always}
     records = read_json_lines(folder / "metrics.jsonl")
-    assert {r["phase"] for r in records} == {"dense", "bilevel", "finetune", "baseline"}
+    assert {r["phase"] for r in records} == {"dense", "bilevel", "finetune", "settle", "baseline"}
     seen = set()
     for record in records:
         found = fields(record, known)
