@@ -8,8 +8,9 @@ five folds: every row is tested once a round. Rivals stand twice, as published a
 what this project adds to training (distillation from the dense model, dense-matched output biases):
 what the solver gains over the first is the system, over the second its mask search and multipliers.
 Co-primary are accuracy and the smallest tolerance of excess accuracy gaps that a fold's test rows
-certify. Choices belong on tune. Writes ``results/claim/``; goes on where it
-stopped.
+certify. Choices belong on tune. Writes ``results/claim/``; goes on where it stopped.
+
+Folds, weights and batches are of seed 10: defaults were chosen on the folds of seed 0.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def _setting(name: str, steps: int, granularity: str) -> Setting:
         source,
         (*PUBLISHED, *STRONG, SOLVER),
         (0.7 if granularity == "filter" else sparsity,),
-        {**options, "steps": steps, "granularity": granularity},
+        {**options, "steps": steps, "granularity": granularity, "seed": 10},
         rounds=2,
     )
 

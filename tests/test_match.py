@@ -1,5 +1,7 @@
 """Output biases that match the dense model: their optimum, where they are found, what they cost."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -192,6 +194,25 @@ def test_it_is_left_alone_where_it_costs_accuracy(tiny_problem):
     # Towards what the dense model says too often.
     assert (biased - flatten_named(network.params)[path]).argmax() == 0
     assert np.abs(biased - flatten_named(network.params)[path]).max() > 0.1
+
+
+def test_what_the_dense_model_only_remembers_is_no_loss(tiny_problem):
+    """All of one class right on the rows that it was fitted to, on tune no better than before: the
+    biases would favour that class, cost no accuracy to speak of, and make classes lose unalike."""
+    problem = tiny_problem()
+    reference = fb.train.train_dense(problem, steps=40, batch_size=32, learning_rate=0.02, seed=0)
+    fitted = np.concatenate([problem.roles[r] for r in ("fit", "select")])
+    network, tune, y = reference.network, problem.roles["tune"], problem.y
+    correct = reference.correct.copy()
+    correct[fitted] = np.where(y[fitted] == 0, True, reference.correct[fitted])
+    remembered = dataclasses.replace(reference, correct=correct)
+    kept = matched(problem, network, remembered, fitted)[0]
+    assert kept is network
+    problem.roles["tune"] = np.array([], int)
+    moved = matched(problem, network, remembered, fitted)[0]
+    before, after = (problem.judge(n, tune)[0].astype(int) for n in (network, moved))
+    assert (before != after).any()
+    assert (before - after).sum() <= np.sqrt(np.abs(before - after).sum())
 
 
 def test_few_steps_pay_for_few_rows(tiny_problem):

@@ -43,8 +43,9 @@ def matched(
 
     They are blind to groups: what they undo is the shift between classes that pruning brings, half
     of the disparate impact where groups differ in their classes. The network is left as it is where
-    they cost accuracy on tune: where they lose more rows than they win, by more than a standard
-    error of that difference.
+    they do not hold on tune, whose rows neither network was fitted to: where they lose more rows
+    than they win, by more than a standard error of that difference, or where classes lose less
+    alike than before (``fit`` and ``select`` are remembered, by each network in its own way).
 
     Args:
         problem: what was pruned.
@@ -66,9 +67,18 @@ def matched(
     moved, tune = _shifted(problem, network, name, shift), problem.roles["tune"]
     if len(tune):
         before, after = (problem.judge(n, tune)[0].astype(int) for n in (network, moved))
-        if (before - after).sum() > np.sqrt(np.abs(before - after).sum()):
+        costs = (before - after).sum() > np.sqrt(np.abs(before - after).sum())
+        y, dense = problem.y[tune], reference.correct[tune].astype(int)
+        if costs or _unevenness(dense - after, y) > _unevenness(dense - before, y):
             return network, ()
     return moved, ()
+
+
+def _unevenness(lost: Int[np.ndarray, " rows"], y: Int[np.ndarray, " rows"]) -> float:
+    """Variance between classes of the accuracy that they lose."""
+    rows = np.maximum(np.bincount(y), 1)
+    excess = np.bincount(y, lost) / rows - lost.mean()
+    return float(np.bincount(y) @ excess**2 / len(y))
 
 
 def class_shift(
