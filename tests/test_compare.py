@@ -3,7 +3,9 @@
 import csv
 import dataclasses
 import json
+import os
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from fairbilevel import comparison, methods, pruners, solver, train
 from fairbilevel.cli import main
 from fairbilevel.comparison import Comparison, start_repetition
+from fairbilevel.comparison._compare import _workers
 from fairbilevel.run import Config
 from fairbilevel.train import DivergenceError
 
@@ -124,6 +127,21 @@ def test_it_goes_on_where_it_stopped(done, source):
     comparison.run_comparison(more, folder, progress=lines.append)
     assert len(lines) == 2
     assert all("random@0.5" in line for line in lines)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux ties a process down")
+def test_processes_share_the_cores_out():
+    cores = os.sched_getaffinity(0)
+    with _workers(2) as pool:
+        for job in [pool.submit(time.sleep, 0.1) for _ in range(2)]:
+            job.result()
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            taken = [os.sched_getaffinity(pid) for pid in pool._processes]
+            if set.union(*taken) == cores and sum(map(len, taken)) == max(len(cores), 2):
+                return
+            time.sleep(0.05)
+    pytest.fail(f"processes on {taken} of {cores}")
 
 
 def test_other_settings_are_refused_by_name(done, source):

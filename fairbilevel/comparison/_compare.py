@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +57,7 @@ def run_comparison(
     read_once.cache_clear()  # the file may be another one than in a former call
     jobs = comparison.repetitions
     if processes > 1 and len(jobs) > 1:
-        # A fork would take JAX's threads' locks along.
-        spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(processes, spawn) as pool:
+        with _workers(processes) as pool:
             waiting = [pool.submit(_job, run_repetition, comparison, folder, *job) for job in jobs]
             waiting.append(pool.submit(_job, run_dense_floor, comparison, folder))
             for done in as_completed(waiting):
@@ -70,6 +70,23 @@ def run_comparison(
     summary = summarize(comparison, folder)
     write_tables(summary, folder, command or typed())
     return summary
+
+
+def _workers(processes: int) -> ProcessPoolExecutor:
+    """Processes that share the cores out: threads of two networks on one core slow both."""
+    # A fork would take JAX's threads' locks along.
+    spawn = multiprocessing.get_context("spawn")
+    if not hasattr(os, "sched_setaffinity"):  # Linux alone has it
+        return ProcessPoolExecutor(processes, spawn)
+    cores = sorted(os.sched_getaffinity(0))
+    shares = spawn.SimpleQueue()
+    for place in range(processes):
+        shares.put(cores[place::processes] or cores)
+    return ProcessPoolExecutor(processes, spawn, _settle, (shares,))
+
+
+def _settle(shares: SimpleQueue[list[int]]) -> None:
+    os.sched_setaffinity(0, shares.get())
 
 
 def _job(run: Callable[..., None], comparison: Comparison, folder: Path, *job: int) -> list[str]:
