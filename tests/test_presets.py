@@ -9,7 +9,15 @@ import pytest
 from experiments import _presets
 from experiments._presets import Setting, Trial
 
-MODULES = ("bifp", "balancing_act", "systems", "hypergradient_ablation", "claim", "parts")
+MODULES = (
+    "bifp",
+    "balancing_act",
+    "systems",
+    "hypergradient_ablation",
+    "claim",
+    "parts",
+    "main_job",
+)
 SETTINGS = {
     f"{module}/{preset}/{name}": setting
     for module in MODULES

@@ -123,6 +123,7 @@ def _dense_line(records: list[Record], rows: list[Rows]) -> dict[str, Any]:
         line[f"{role}_worst_group"] = _mean(
             [min((v for v in each if v is not None), default=None) for each in rates]
         )
+    line["test_accuracy_each"] = [float(np.mean(r["test/dense"])) for r in rows]
     line["gradient_evaluations"] = _mean([r["dense_gradient_evaluations"] for r in records])
     line["seconds"] = _mean([r["dense_seconds"] for r in records])
     line["failed"] = line["constant"] = 0
