@@ -34,6 +34,7 @@ def certify(
     unit: Any = None,
     unit_name: str = "persons",
     ids: Any = None,
+    classes: Sequence[Any] | None = None,
     positive: Any = None,
     quantity: Any = None,
     upper: float | None = None,
@@ -75,6 +76,8 @@ def certify(
         unit: ``[rows]`` the person behind a row; one row of each is drawn, and persons are counted.
         unit_name: what units are.
         ids: ``[rows]`` unique ids of the rows, by which a ledger knows them.
+        classes: every class there is, where the labels lack some that a model predicts; by default
+            those of ``y``.
         positive: class whose rate is compared, for gaps of answers; 1 or True by default.
         quantity: ``[rows]`` of the pruned model, for ``equalized-loss``: a loss or anything else.
         upper: its largest possible value; the smallest is 0.
@@ -97,7 +100,9 @@ def certify(
         The certificate: ``.verdict``, ``.smallest_tolerance``, ``.sentence``, ``.save(path)``.
 
     Raises:
-        ValueError: columns of different lengths, missing values, an unknown gap, a tolerance or
+        ValueError: columns of different lengths, missing values, predictions that are no classes
+            (probabilities, indices beside names, a class that neither a label has nor ``classes``
+            declares), an unknown gap, a tolerance or
             confidence out of range, values outside the declared range, no group large enough.
     """
     labels = _column("y", y)
@@ -120,6 +125,7 @@ def certify(
     text = [c.dtype.kind == "U" for c in (labels, dense, pruned)]
     if any(text) and not all(text):
         raise ValueError("y, dense_pred and pruned_pred must all be numbers or all be text")
+    _check_classes({"y": labels, "dense_pred": dense, "pruned_pred": pruned}, classes)
     index, names = _groups(columns["group"], groups)
     if gap not in gaps.OF_ANSWERS:
         positive = None
@@ -205,6 +211,37 @@ def _column(name: str, values: Any) -> np.ndarray:
     if missing:
         raise ValueError(f"{name} is missing in {missing} of {len(found)} rows")
     return found.astype(str) if found.dtype.kind in "OSU" else found
+
+
+def _check_classes(columns: Mapping[str, np.ndarray], classes: Sequence[Any] | None) -> None:
+    """That all values are classes: one that no label has would count as wrong in every row."""
+    for name, values in columns.items():
+        if values.dtype.kind == "U":
+            continue
+        if values.dtype.kind not in "iufb":
+            raise ValueError(f"{name} must hold numbers or text, not {values.dtype}")
+        broken = values[values != np.floor(values)] if values.dtype.kind == "f" else values[:0]
+        if len(broken):
+            raise ValueError(
+                f"{name} holds {broken[0]:g}, which is no class ({len(broken)} of {len(values)} "
+                "rows): give the class that is predicted, not its probability or score"
+            )
+    labels = columns["y"]
+    declared = np.asarray([_like(labels, c) for c in classes]) if classes is not None else labels
+    known = np.unique(declared)
+    for name, values in columns.items():
+        strange = np.setdiff1d(values, known)
+        if not len(strange):
+            continue
+        count = int(np.isin(values, strange).sum())
+        which = ", ".join(repr(v) for v in strange[:3].tolist())
+        has = ", ".join(repr(v) for v in known[:5].tolist()) + (", ..." if len(known) > 5 else "")
+        where = "is declared" if classes is not None else "y has"
+        raise ValueError(
+            f"{name} holds {which} in {count} of {len(values)} rows, where {where} only {has}: "
+            "predictions must be classes, written as in y; if the labels merely lack one, declare "
+            "all of them as classes"
+        )
 
 
 def _like(labels: np.ndarray, value: Any) -> Any:

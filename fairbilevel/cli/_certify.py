@@ -49,6 +49,9 @@ class Certify:
     """Column of the pruned model's classes."""
     group: str = "group"
     """Column of groups."""
+    classes: str | None = None
+    """All classes, commas between, where the labels of --predictions lack some that a model
+    predicts."""
     unit: str | None = None
     """Column that names the person behind a row; by default `unit` if there is one."""
     id: str | None = None
@@ -183,6 +186,7 @@ def _of_predictions(options: Certify, claim: dict[str, Any]) -> tuple[Certificat
         columns["group"],
         unit=columns.get("unit"),
         ids=columns.get("id"),
+        classes=None if options.classes is None else options.classes.split(","),
         quantity=columns.get("quantity"),
         quantity_name=options.quantity or "loss",
         min_group_rows=options.min_group_rows,

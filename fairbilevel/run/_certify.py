@@ -65,6 +65,7 @@ def certify_run(
         classes[dense.argmax(-1)],
         classes[pruned.argmax(-1)],
         rows.group,
+        classes=run.classes,
         groups=run.groups,
         claimed=[bool(c) for c in run.description["counted"]],
         unit=unit,
