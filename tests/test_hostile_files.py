@@ -248,3 +248,20 @@ def test_a_report_of_strange_metrics(folder, tmp_path, capsys):
         err = capsys.readouterr().err
         assert code in (0, 2)
         assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("file", ["sparse.npz", "dense.npz"])
+def test_a_network_that_is_not_finite_is_none(file, value, folder, tmp_path, capsys):
+    """The largest of logits that are no numbers is the first: it would answer class 0 throughout."""
+    run = shutil.copytree(folder, tmp_path / "run")
+    arrays = read_arrays(run / "model" / file)
+    name = next(n for n, v in arrays.items() if v.dtype.kind == "f" and v.size)
+    arrays[name].flat[-1] = value
+    np.savez(run / "model" / file, **arrays)
+    with pytest.raises(RecordError, match=rf"{file} holds no network: .* not finite"):
+        fb.load_run(run)
+    assert main(["certify", str(run), "--tolerance", "50%"]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "not finite" in line
+    assert not (run / "certificate.json").exists()

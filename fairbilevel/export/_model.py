@@ -58,13 +58,24 @@ def _part(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray
     return {n.removeprefix(prefix): v for n, v in arrays.items() if n.startswith(prefix)}
 
 
+def _read(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a network, all finite: the largest of logits that are not is the first."""
+    arrays = read_arrays(path)
+    for name, values in arrays.items():
+        if values.dtype.kind in "fc" and not np.isfinite(values).all():
+            raise RecordError(
+                f"{path} holds no network: {name.split('/', 1)[-1]} has values that are not finite"
+            )
+    return arrays
+
+
 def load_network(path: Path, model: Model) -> Network:
     """Read a network written by ``save_network`` into a model.
 
     Raises:
-        RecordError: missing or damaged file, or parameters of another model.
+        RecordError: missing or damaged file, parameters of another model, or not finite.
     """
-    arrays = read_arrays(path)
+    arrays = _read(path)
     return _fill(model, _part(arrays, "param/"), _part(arrays, "state/"))
 
 
@@ -160,7 +171,8 @@ def load_model(folder: Path, model: Model | None = None) -> ModelFiles:
         model: needed where the run's model was the user's own.
 
     Raises:
-        RecordError: missing or damaged files, or a model of the user's own that was not given.
+        RecordError: missing or damaged files, values that are not finite, or a model of the user's
+            own that was not given.
     """
     description = read_json(folder / "model.json")
     try:
@@ -179,7 +191,7 @@ def load_model(folder: Path, model: Model | None = None) -> ModelFiles:
         model = build(name, shape, classes, width=width)
     # First what says how large the model really is: nothing of a size is made that no file holds.
     dense = load_network(folder / "dense.npz", model)
-    arrays = read_arrays(folder / "sparse.npz")
+    arrays = _read(folder / "sparse.npz")
     params = _part(arrays, "param/")
     like = jax.eval_shape(model.init, jax.random.key(0))[0]
     masks: Masks = {}
