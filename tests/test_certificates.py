@@ -69,6 +69,31 @@ def test_rates_without_rows_or_events():
     assert rate_lower(150, 150, 0.05) == pytest.approx(0.05 ** (1 / 150))
 
 
+def _error(rates, level):
+    """Chance that the upper bound misses the average of these rates: every count, exactly."""
+    chances = np.ones(1)
+    for rate in rates:
+        chances = np.convolve(chances, [1 - rate, rate])
+    n = len(rates)
+    return sum(p for k, p in enumerate(chances) if rate_upper(k, n, level) < np.mean(rates) - 1e-12)
+
+
+@pytest.mark.parametrize("level", [0.25, 0.1, 0.05, 0.0125, 0.001])
+def test_rows_of_different_rates(level):
+    """Up to a quarter the bound holds for their average, but where all rows but one are events."""
+    worst, rng = -np.log1p(-level), np.random.default_rng(0)
+    for n in (2, 3, 5, 9):
+        edge = np.ones(n)  # the least favourable: one row that may fail, the others cannot
+        edge[0] = n * rate_upper(n - 1, n, level) - (n - 1) + 1e-9
+        assert level < _error(edge, level) <= worst + 1e-6
+        for _ in range(200):
+            rates = rng.random(n) ** rng.choice([0.1, 1.0, 10.0])
+            rates[rng.random(n) < 0.3] = rng.integers(0, 2)
+            error = _error(rates, level)
+            missed = rates.mean() > rate_upper(n - 1, n, level)
+            assert error <= (worst if missed else level) + 1e-9
+
+
 # ---------------------------------------------------------------- paired differences
 
 

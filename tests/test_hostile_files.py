@@ -253,7 +253,7 @@ def test_a_report_of_strange_metrics(folder, tmp_path, capsys):
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("file", ["sparse.npz", "dense.npz"])
 def test_a_network_that_is_not_finite_is_none(file, value, folder, tmp_path, capsys):
-    """The largest of logits that are no numbers is the first: it would answer class 0 throughout."""
+    """The largest of logits that are no numbers is the first: it would answer class 0 always."""
     run = shutil.copytree(folder, tmp_path / "run")
     arrays = read_arrays(run / "model" / file)
     name = next(n for n, v in arrays.items() if v.dtype.kind == "f" and v.size)
