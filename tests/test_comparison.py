@@ -228,7 +228,8 @@ def test_the_certified_tolerance_is_that_of_the_certificate():
     found = comparison.certified_tolerance(dense, pruned, group, groups + 1)
     y = np.ones(600, int)
     given = {"tolerance": 0.02, "min_group_rows": 1, "only_look": True}
-    certificate = fb.certify(y, dense.astype(int), pruned.astype(int), group, **given)
+    columns = (y, dense.astype(int), pruned.astype(int), group)
+    certificate = fb.certify(*columns, classes=[0, 1], **given)
     assert found == pytest.approx(certificate.smallest_tolerance)
     assert comparison.certified_tolerance(dense, pruned, 0 * group, 1) is None
 
