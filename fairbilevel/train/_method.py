@@ -71,8 +71,9 @@ class Method(ABC):
             of the dense model's accuracy on tune, to 0 where it reaches it.
         distill_temperature: that both models' logits are divided by there.
         match_dense: set the biases of the final network's outputs, one a class, so that all classes
-            lose the same accuracy to the dense model; blind to groups, and left alone where that
-            costs accuracy on tune or the model's outputs have no bias.
+            lose the same accuracy to the dense model; blind to groups, and left alone where tune
+            tells that this costs accuracy or makes classes lose less alike, or the model's outputs
+            have no bias.
         inner_optimizer: any optax rule for the weights, restarted for each phase, in place of
             clipped SGD.
         dual_optimizer: any optax rule for the multipliers, in place of ``multiplier_rule``.
