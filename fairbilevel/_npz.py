@@ -47,11 +47,11 @@ def _check(entries: list[zipfile.ZipInfo]) -> None:
     names = [_name(entry) for entry in entries]
     if len(set(names)) < len(names):
         raise ValueError("an array is in it twice")
-    refuse_bombs(entries, _RATIO_MATTERS_FROM)
+    refuse_odd(entries, _RATIO_MATTERS_FROM)
 
 
-def refuse_bombs(entries: list[zipfile.ZipInfo], harmless: int) -> None:
-    """Refuse members of a zip that would unpack to what no data needs.
+def refuse_odd(entries: list[zipfile.ZipInfo], harmless: int) -> None:
+    """Refuse members of a zip without a name, packed in rare ways or as no data needs.
 
     Args:
         entries: all members.
@@ -61,6 +61,11 @@ def refuse_bombs(entries: list[zipfile.ZipInfo], harmless: int) -> None:
         ValueError: names the member, or the size of all.
     """
     for entry in entries:
+        if not entry.filename:
+            raise ValueError("an entry has no name")
+        # Other methods have no bound on what they unpack to, nor on the memory that takes.
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError(f"{entry.filename!r} is packed in an unusual way")
         if entry.file_size > max(harmless, _RATIO * entry.compress_size):
             raise ValueError(f"{entry.filename!r} would grow more than {_RATIO}-fold")
     total = sum(entry.file_size for entry in entries)

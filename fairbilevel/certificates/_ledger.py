@@ -8,7 +8,6 @@ were declared beforehand share one look.
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import json
 import zlib
@@ -60,12 +59,27 @@ class Look:
 
     @staticmethod
     def from_json(values: dict[str, Any]) -> Look:
-        """The inverse of ``to_json``."""
-        raw = zlib.decompress(base64.b64decode(values["fingerprints"], validate=True))
-        numbers = int(values["look"]), int(values["candidates"]), bool(values["only_look"])
-        questions = tuple(map(str, values["questions"]))
-        rows = np.frombuffer(raw, "<u8").astype(np.uint64)
-        return Look(*numbers, str(values["terms"]), questions, rows)
+        """The inverse of ``to_json``.
+
+        Raises:
+            ValueError: numbers, questions or rows that no look has.
+        """
+        look, candidates, rows = (values[k] for k in ("look", "candidates", "rows"))
+        questions, only_look = values["questions"], values["only_look"]
+        if not all(type(n) is int and 0 < n < 2**31 for n in (look, candidates, rows)):
+            raise ValueError("a look's number, candidates and rows are not whole numbers from 1 up")
+        if type(only_look) is not bool or not 0 < len(questions) <= candidates:
+            raise ValueError(f"look {look} has {len(questions)} questions for {candidates}")
+        unpacking, packed = (
+            zlib.decompressobj(),
+            base64.b64decode(values["fingerprints"], validate=True),
+        )
+        raw = unpacking.decompress(packed, 8 * rows + 1)  # no more than it says it holds
+        if len(raw) != 8 * rows:
+            raise ValueError(f"look {look} does not hold the {rows} rows that it says")
+        prints = np.frombuffer(raw, "<u8").astype(np.uint64)
+        told = str(values["terms"]), tuple(map(str, questions))
+        return Look(look, candidates, only_look, *told, prints)
 
 
 def digest(value: Any) -> str:
@@ -142,7 +156,9 @@ def read_ledger(path: Path) -> list[Look]:
         if found["schema_version"] > _SCHEMA_VERSION:
             raise RecordError(f"the ledger {path} is from a newer fairbilevel: upgrade it")
         return [Look.from_json(v) for v in found["looks"]]
-    except (KeyError, TypeError, AttributeError, binascii.Error, zlib.error) as error:
+    except RecordError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError, zlib.error) as error:
         raise RecordError(f"the ledger {path} is damaged: {error!r}") from None
 
 

@@ -1,12 +1,13 @@
 """Data: sources, groups, the five roles, and encoders.
 
 `load` reads a named data set, a file or a folder; `from_arrays` takes arrays. Both give a
-`Dataset`. `handle_small_groups` decides which groups count, `split_roles` and `fold_roles` give
-every row its role, and an `Encoder` fitted on the rows of fit turns inputs into numbers. Every
-mistake of the user is a `DataError` of one sentence.
+`Dataset`. `handle_small_classes` decides which classes stay and `handle_small_groups` which groups
+count, `split_roles` and `fold_roles` give every row its role, and an `Encoder` fitted on the rows
+of fit turns inputs into numbers. Every mistake of the user is a `DataError` of one sentence.
 """
 
 from ._arrays import from_arrays
+from ._classes import handle_small_classes
 from ._dataset import Dataset, Options
 from ._encoder import Encoder, standardize
 from ._errors import DataError
@@ -26,6 +27,7 @@ __all__ = [
     "atoms",
     "fold_roles",
     "from_arrays",
+    "handle_small_classes",
     "handle_small_groups",
     "load",
     "role_halves",

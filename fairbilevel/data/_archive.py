@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 import stat
 import zipfile
@@ -10,9 +11,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from fairbilevel._npz import refuse_bombs
+from fairbilevel._npz import refuse_odd
 
-from ._errors import DataError, repeated
+from ._errors import DataError, reason, repeated
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 
@@ -30,7 +31,8 @@ class FileTree:
     Attributes:
         path: the folder or zip.
         names: sorted relative paths with forward slashes.
-        read: the bytes of a file by its name; a `DataError` where it cannot be read.
+        read: the bytes of a file by its name; a `DataError` where it cannot be read, which says so
+            without a remedy.
     """
 
     path: Path
@@ -42,16 +44,37 @@ class FileTree:
         return [n for n in self.names if n.lower().endswith(IMAGE_SUFFIXES)]
 
     def text(self, name: str) -> str:
-        """Return a text file, UTF-8 with or without a byte order mark."""
-        return decode_text(self.read(name), f"{name} in {self.path}")
+        """Return a text file; see `decode_text`."""
+        try:
+            data = self.read(name)
+        except DataError as error:
+            raise DataError(f"{str(error).rstrip('.')}; copy it again.") from None
+        return decode_text(data, f"{name} in {self.path}")
 
 
 def decode_text(data: bytes, name: str) -> str:
-    """Return UTF-8 as text, with or without a byte order mark; `DataError` for anything else."""
+    """Return a file's text: UTF-8, or UTF-16 that begins with a byte order mark.
+
+    Raises:
+        DataError: any other encoding, or bytes that are no text; names the first and its line.
+    """
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    code = "UTF-16" if wide else "UTF-8"
     try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise DataError(f"{name} is not UTF-8 text; save it as UTF-8.") from None
+        text = data.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        before = data[: error.start].decode("latin-1" if not wide else "utf-16", "ignore")
+        what = f"is not {code} text: line {_line(before)} holds the byte 0x{data[error.start]:02x}"
+        raise DataError(f"{name} {what} (number {error.start + 1}); save it as UTF-8.") from None
+    if "\0" in text:
+        what = f"holds a zero byte in line {_line(text[: text.index(chr(0))])}"
+        raise DataError(f"{name} is no plain text: it {what}; save it as UTF-8.")
+    return text
+
+
+def _line(before: str) -> int:
+    """The line, counted from 1, that what follows this text is in."""
+    return 1 + len(re.findall(r"\r\n|\r|\n", before))
 
 
 def read_file(path: Path) -> bytes:
@@ -69,8 +92,8 @@ def open_tree(path: Path) -> FileTree:
         return FileTree(path, _tidy(files), lambda name: read_file(path / name))
     try:
         archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
-        raise DataError(f"{path} is not a readable zip ({error}); copy it again.") from None
+    except Exception as error:  # whatever a damaged directory makes zipfile raise
+        raise DataError(f"{path} is not a readable zip ({reason(error)}); copy it again.") from None
     _refuse_unsafe(path, archive.infolist())
     entries = {_plain(e.filename): e for e in archive.infolist() if not e.is_dir()}
 
@@ -78,8 +101,7 @@ def open_tree(path: Path) -> FileTree:
         try:
             return archive.read(entries[name])
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
-            told = f"{name} in {path} cannot be read ({error}); copy the zip again."
-            raise DataError(told) from None
+            raise DataError(f"{name} in {path} cannot be read ({reason(error)})") from None
 
     return FileTree(path, _tidy(entries), read)
 
@@ -94,9 +116,9 @@ def _plain(name: str) -> str:
 
 def _refuse_unsafe(path: Path, entries: list[zipfile.ZipInfo]) -> None:
     try:
-        refuse_bombs(entries, _RATIO_MATTERS_FROM)
+        refuse_odd(entries, _RATIO_MATTERS_FROM)
     except ValueError as error:
-        raise DataError(f"{path}: {error}; this is no collection of images.") from None
+        raise DataError(f"{path}: {error}; pack it again as an ordinary zip.") from None
     if twice := repeated(_plain(e.filename) for e in entries):
         raise DataError(f"{path} holds {twice[0]!r} twice; pack it again.")
     for entry in entries:

@@ -9,9 +9,10 @@ import numpy as np
 from fairbilevel._npz import read_npz
 
 from ._dataset import Dataset, Options
-from ._errors import DataError, listing
+from ._errors import DataError, listing, repeated
 from ._source import Location, Request, Rows, Source
 
+_LARGEST = np.finfo(np.float32).max
 _BY_ROW = ("y", "group", "ids", "unit", "weight", "role")
 
 
@@ -85,8 +86,7 @@ class Arrays(Source):
         except (OSError, ValueError) as error:
             raise DataError(f"{path.name} is no readable .npz of plain arrays ({error}).") from None
         classes, groups = (
-            tuple(arrays.pop(k).astype(str).tolist()) if k in arrays else None
-            for k in ("classes", "groups")
+            _names(arrays.pop(k), k) if k in arrays else None for k in ("classes", "groups")
         )
         options = request.options
         chosen = {"y": bool(options.target), "group": bool(options.group)}
@@ -113,12 +113,15 @@ def _rows(
         if key in arrays and arrays[key].shape != (n,):
             raise DataError(f"{key} has shape {arrays[key].shape} where x has {n} rows.")
     columns = {
-        key: values.astype(str) if values.dtype.kind == "S" else values
+        key: _plain(values, key)
         for key, values in arrays.items()
         if key != "x" and values.shape == (n,)
     }
     orders = {}
     for key, names in (("y", classes), ("group", groups)):
+        if names is not None and (twice := repeated(names)):
+            what = "classes" if key == "y" else "groups"
+            raise DataError(f"{what} names {twice[0]!r} twice; give every one a name of its own.")
         if names is not None and key in columns:
             columns[key] = _by_index(columns[key], names, key)
             orders[key] = tuple(names)
@@ -135,18 +138,43 @@ def _rows(
 
 def as_inputs(x: np.ndarray) -> np.ndarray:
     """Images as uint8 `[n, h, w, c]`, any other numbers as finite float32."""
-    if x.dtype == np.uint8 and x.ndim in (3, 4):
+    if x.dtype == np.uint8 and x.ndim in (3, 4) and x.size:
         return x[..., None] if x.ndim == 3 else x
     if x.ndim < 2 or x.dtype.kind not in "fiub" or 0 in x.shape:
         raise DataError(
             f"x has shape {x.shape} and type {x.dtype}; give uint8 images [n, h, w, c] or "
             "numbers [n, features]."
         )
-    out = x.astype(np.float32)
+    with np.errstate(over="ignore"):
+        out = x.astype(np.float32)
     bad = int((~np.isfinite(out)).reshape(len(out), -1).any(axis=1).sum())
     if bad:
-        raise DataError(f"x holds missing or infinite numbers in {bad} rows; fill or remove them.")
+        raise DataError(
+            f"x holds missing or infinite numbers in {bad} rows (or such beyond {_LARGEST:.1g}); "
+            "fill or remove them."
+        )
     return out
+
+
+def _names(values: np.ndarray, key: str) -> tuple[str, ...]:
+    """Names of classes or groups, in order."""
+    if values.ndim != 1 or values.dtype.kind not in "USiu":
+        raise DataError(
+            f"{key} has shape {values.shape} and type {values.dtype}; give a name each."
+        )
+    return tuple(_plain(values, key).astype(str).tolist())
+
+
+def _plain(values: np.ndarray, key: str) -> np.ndarray:
+    """One value a row as text or numbers of one part."""
+    if values.dtype.kind in "cV":
+        raise DataError(f"{key} holds values of type {values.dtype}; give numbers or text.")
+    if values.dtype.kind != "S":
+        return values
+    try:
+        return np.char.decode(values, "utf-8")
+    except UnicodeDecodeError:
+        raise DataError(f"{key} holds bytes that are not UTF-8 text; give text.") from None
 
 
 def _by_index(values: np.ndarray, names: tuple[str, ...], key: str) -> np.ndarray:

@@ -56,15 +56,34 @@ def assemble(rows: Rows, request: Request) -> Dataset:
         rows.skipped["group is missing"] = len(rows.ids) - keep.size
         if not keep.size:
             raise DataError(f"{rows.name} has no row with a group.")
+    if request.dropped_classes:
+        kept = keep[[c not in request.dropped_classes for c in label[keep]]]
+        dropped = f"class was dropped: {listing(request.dropped_classes)}"
+        rows.skipped[dropped] = len(keep) - len(kept)
+        keep = kept
+        if not keep.size:
+            raise DataError(f"{rows.name} has no row of a class that the run kept.")
     chosen = keep[sample_rows(len(keep), options.max_rows)]
     if chosen.size < keep.size:
         rows.notes.append(f"A random subset of {chosen.size} of {keep.size} rows.")
 
-    ids, label, group = rows.ids[chosen], label[chosen], group[chosen]
     group = np.array([MERGED if g in request.merged else g for g in group], dtype=object)
-    classes = request.classes or natural_order(label, class_order)
-    groups = request.groups or natural_order(group, group_order)
-    y, g = codes(label, classes, "label", ids), codes(group, groups, "group", ids)
+    label = np.array([MERGED if c in request.merged_classes else c for c in label], dtype=object)
+
+    def indexed() -> tuple[np.ndarray, np.ndarray, tuple[str, ...], tuple[str, ...]]:
+        """Labels and groups of the chosen rows, as indices into their names."""
+        classes = request.classes or natural_order(label[chosen], class_order)
+        groups = request.groups or natural_order(group[chosen], group_order)
+        y = codes(label, classes, "label", chosen, rows.where)
+        return y, codes(group, groups, "group", chosen, rows.where), classes, groups
+
+    y, g, classes, groups = indexed()  # what is wrong is told before inputs take their time
+    inputs = rows.read(chosen)
+    if rows.damaged:
+        what = f"image file cannot be used: {listing(rows.ids[rows.damaged], 3)}"
+        rows.skipped[what] = len(rows.damaged)
+        chosen = chosen[~np.isin(chosen, rows.damaged)]
+        y, g, classes, groups = indexed()
     if request.labelled and request.groups is None and len(groups) < 2:
         raise DataError(
             f"{rows.name} has a single group ({listing(groups)}), and nothing to compare; "
@@ -74,14 +93,16 @@ def assemble(rows: Rows, request: Request) -> Dataset:
         raise DataError(f"{rows.name} has a single class ({listing(classes)}), nothing to learn.")
     data = Dataset(
         name=rows.name,
-        inputs=rows.read(chosen),
+        inputs=inputs,
         y=y,
         group=g,
-        ids=ids,
+        ids=rows.ids[chosen],
         classes=classes,
         groups=groups,
         skipped={reason: count for reason, count in rows.skipped.items() if count},
         merged=request.merged,
+        merged_classes=request.merged_classes,
+        dropped_classes=request.dropped_classes,
         target=rows.target,
         attributes=rows.group,
         **_row_columns(rows, request, chosen),
@@ -100,8 +121,8 @@ def _column(rows: Rows, name: str, use: str) -> pd.Series:
 def _refuse_missing(rows: Rows, text: np.ndarray, said: str, remedy: str) -> None:
     gaps = np.flatnonzero([t is None for t in text])
     if gaps.size:
-        first = rows.ids[gaps[0]]
-        raise DataError(f"{said} in {gaps.size} rows (the first is row {first}); {remedy}.")
+        first = rows.where(int(gaps[0]))
+        raise DataError(f"{said} in {gaps.size} rows (the first is {first}); {remedy}.")
 
 
 def _filled(rows: Rows, name: str, use: str) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -19,7 +19,7 @@ def is_numeric(values: pd.Series) -> bool:
 
 
 def as_text(values: pd.Series) -> np.ndarray:
-    """Return object `[n]` of stripped text, None where missing; 1.0 and 1 are both "1"."""
+    """Return object `[n]` of stripped text, None where missing or blank; 1.0 and 1 are both "1"."""
     missing = values.isna().to_numpy(dtype=bool)
     if is_numeric(values) and not pd.api.types.is_bool_dtype(values.dtype):
         numbers = values.to_numpy(dtype=np.float64, na_value=np.nan)
@@ -27,7 +27,7 @@ def as_text(values: pd.Series) -> np.ndarray:
     else:
         text = [str(v).strip() for v in values.to_list()]
     out = np.array(text, dtype=object)
-    out[missing] = None
+    out[missing | (out == "")] = None
     return out
 
 
@@ -95,14 +95,20 @@ def cross(
     return out, tuple(dict.fromkeys(labels))
 
 
-def codes(text: np.ndarray, names: tuple[str, ...], what: str, ids: np.ndarray) -> np.ndarray:
-    """Return int32 `[n]` indices into names, -1 where missing."""
+def codes(
+    text: np.ndarray,
+    names: tuple[str, ...],
+    what: str,
+    rows: np.ndarray,
+    where: Callable[[int], str],
+) -> np.ndarray:
+    """Return int32 `[len(rows)]`: indices into names of these rows' text, -1 where missing."""
     index = {None: -1} | {name: i for i, name in enumerate(names)}
-    out = np.array([index.get(t, -2) for t in text], dtype=np.int32)
-    outside = np.flatnonzero(out == -2)
+    out = np.array([index.get(t, -2) for t in text[rows]], dtype=np.int32)
+    outside = rows[out == -2]
     if outside.size:
         raise DataError(
-            f"row {ids[outside[0]]} has the {what} {text[outside[0]]!r}, which is outside "
+            f"{where(int(outside[0]))} has the {what} {text[outside[0]]!r}, which is outside "
             f"{listing(names)} ({outside.size} such rows)."
         )
     return out

@@ -8,6 +8,7 @@ or `list_attr_celeba.csv` (the same with a header and an `image_id` column).
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from ._archive import FileTree
-from ._errors import DataError, repeated
+from ._errors import DataError, reason, repeated
 from ._images import image_rows
 from ._source import Location, Request, Rows, Source
 
@@ -29,6 +30,7 @@ class CelebA(Source):
     """Folder or zip with the attribute list of the release."""
 
     forms = "a CelebA folder or zip"
+    has_image_files = True
 
     def matches(self, location: Location) -> bool:
         """The attribute list is there."""
@@ -51,8 +53,7 @@ class CelebA(Source):
         orders = {c: (f"not {c}", c) for c in joined.columns}
         attributes: dict[str, Any] = {c: np.array(orders[c])[joined[c].to_numpy()] for c in orders}
         if identity := _find(tree, "identity_CelebA.txt"):
-            pairs = dict(line.split()[:2] for line in tree.text(identity).splitlines() if line)
-            attributes["identity"] = [pairs.get(n) for n in joined.index]
+            attributes["identity"] = _identities(tree.text(identity), identity, joined.index)
         return image_rows(
             "CelebA",
             tree,
@@ -68,6 +69,19 @@ class CelebA(Source):
             },
             notes=notes,
         )
+
+
+def _identities(text: str, name: str, images: Iterable[str]) -> list[str | None]:
+    """The person in each image, None where the list does not say."""
+    pairs = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        fields = line.split()
+        if len(fields) not in (0, 2):
+            raise DataError(
+                f"{name} has {len(fields)} words in line {number}; give image and person."
+            )
+        pairs |= dict([fields]) if fields else {}
+    return [pairs.get(image) for image in images]
 
 
 def _find(tree: FileTree, *names: str) -> str | None:
@@ -93,7 +107,7 @@ def _attribute_table(tree: FileTree) -> tuple[pd.DataFrame, list[str]]:
     except KeyError:
         raise DataError(f"{path} has no column image_id; give the list of the release.") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise DataError(f"{path} is no CelebA attribute list ({error}).") from None
+        raise DataError(f"{path} is no CelebA attribute list ({reason(error)}).") from None
     table.index = table.index.astype(str)
     if twice := repeated(table.index):
         raise DataError(f"{path} names {twice[0]} twice.")

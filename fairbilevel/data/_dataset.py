@@ -56,6 +56,7 @@ class Options:
         id: column of unique row ids; default the file name or the row number.
         missing_groups: "error", "own" (a group named "missing") or "drop" (counted as skipped).
         bins: edges for numeric attributes, as "age=25,45": "age<25", "25<=age<45", "age>=45".
+        skip_damaged: leave out image files that cannot be decoded, and count them.
         max_rows: a random subset of at most this many rows, always the same one.
         split: split of a TensorFlow data set, default "train".
         data_dir: folder where TensorFlow data sets were prepared.
@@ -73,6 +74,7 @@ class Options:
     id: str | None = None
     missing_groups: str = "error"
     bins: Sequence[str] = ()
+    skip_damaged: bool = False
     max_rows: int | None = None
     split: str | None = None
     data_dir: str | None = None
@@ -122,6 +124,8 @@ class Dataset:
         skipped: reason -> number of rows left out.
         notes: sentences that belong beside every result from these rows.
         merged: names of the groups that were pooled into "other (merged)".
+        merged_classes: names of the classes that were pooled into "other (merged)".
+        dropped_classes: names of the classes whose rows were left out.
         target: the attribute that `y` holds, or None where rows have none.
         attributes: the attributes that `group` crosses.
 
@@ -142,6 +146,8 @@ class Dataset:
     skipped: dict[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     merged: tuple[str, ...] = ()
+    merged_classes: tuple[str, ...] = ()
+    dropped_classes: tuple[str, ...] = ()
     target: str | None = None
     attributes: tuple[str, ...] = ()
 

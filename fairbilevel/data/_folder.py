@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 
 from ._archive import FileTree
+from ._csv import read_csv
 from ._errors import DataError, listing, repeated
 from ._images import image_rows
 from ._source import Location, Request, Rows, Source
-from ._table import read_csv
 
 FILE_COLUMNS = ("file", "filename", "image", "path", "image_id")
 TARGET_COLUMNS = ("label", "target", "class", "y")
@@ -21,6 +21,7 @@ class ImageFolder(Source):
     """Folder or zip of images; the fallback for both."""
 
     forms = "a folder or zip of images with labels.csv, or with one sub-folder per class"
+    has_image_files = True
 
     def matches(self, location: Location) -> bool:
         """Any folder or zip."""
@@ -40,15 +41,21 @@ class ImageFolder(Source):
 
 
 def _read_csv_folder(tree: FileTree, path: str, request: Request) -> Rows:
-    table = read_csv(tree.text(path), path)
+    read = read_csv(tree.text(path), path)
+    table = read.table
+    if table.empty:
+        raise DataError(f"{path} has no rows.")
     column = _first(table, FILE_COLUMNS)
     if column is None:
         raise DataError(
             f"{path} has no column of file names; call it one of {', '.join(FILE_COLUMNS)} "
             f"(its columns are {listing(table.columns)})."
         )
-    if table[column].isna().any():
-        raise DataError(f"{path} lacks the file name in {int(table[column].isna().sum())} rows.")
+    if (missing := table[column].isna().to_numpy()).any():
+        first = read.lines[int(missing.argmax())]
+        raise DataError(
+            f"{path} lacks the file name in {int(missing.sum())} rows (the first is line {first})."
+        )
     names = table[column].astype(str).str.strip().to_numpy(dtype=object)
     if twice := repeated(names):
         raise DataError(f"{path} names {twice[0]} twice; give one row each.")
@@ -65,6 +72,7 @@ def _read_csv_folder(tree: FileTree, path: str, request: Request) -> Rows:
         ids=names.astype(str),
         target=_first(table, TARGET_COLUMNS),
         group=(group,) if group else (),
+        notes=list(read.notes),
         skipped={f"image without a row in {PurePosixPath(path).name}": len(unlisted)},
     )
 

@@ -16,6 +16,8 @@ def load(
     classes: Sequence[str] | None = None,
     groups: Sequence[str] | None = None,
     merged: Sequence[str] = (),
+    merged_classes: Sequence[str] = (),
+    dropped_classes: Sequence[str] = (),
     labelled: bool = True,
 ) -> Dataset:
     """Read a data set.
@@ -28,6 +30,7 @@ def load(
         classes: class names of a former run, in its order; a label outside them is an error.
         groups: group names of a former run, likewise.
         merged: groups which that run had pooled into "other (merged)" (`Dataset.merged`).
+        merged_classes, dropped_classes: classes which that run had pooled or left out, likewise.
         labelled: False for rows to predict: labels and groups may be missing, and are -1 then.
 
     Returns:
@@ -54,8 +57,18 @@ def load(
         )
     known_classes = None if classes is None else tuple(classes)
     known_groups = None if groups is None else tuple(groups)
-    request = Request(options, known_classes, known_groups, tuple(merged), labelled)
+    request = Request(
+        options,
+        known_classes,
+        known_groups,
+        tuple(merged),
+        tuple(merged_classes),
+        tuple(dropped_classes),
+        labelled,
+    )
     rows = reader.read(location, request)
     if options.exclude_feature and not reader.has_features:
         raise DataError("exclude_feature is for tables; images and arrays have no named columns.")
+    if options.skip_damaged and labelled and not reader.has_image_files:
+        raise DataError("skip_damaged is for folders and zips of images; it has no meaning here.")
     return assemble(rows, request)

@@ -255,12 +255,16 @@ def _covered(
         ("group", data.groups, data.group, counted),
         ("class", data.classes, data.y, None),
     ):
+        what_works = {
+            "group": "merge small groups (small_groups), ",
+            "class": "merge or drop small classes (small_classes and min_class_rows), ",
+        }[kind]
         for role in (r for r in ROLES if r in used):
             here = np.bincount(index[roles[role]], minlength=len(names))
             for i in np.flatnonzero((here < least) & (True if must is None else must)):
                 has = f"only {here[i]} rows" if here[i] else "no rows"
                 raise DataError(
                     f"{kind} {names[i]!r} ({np.sum(index == i)} rows in all) has {has} in role "
-                    f"{role}; merge small groups, enlarge that role or add rows."
+                    f"{role}; {what_works}enlarge that role or add rows."
                 )
     return roles

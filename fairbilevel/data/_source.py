@@ -55,6 +55,8 @@ class Request:
     classes: tuple[str, ...] | None = None
     groups: tuple[str, ...] | None = None
     merged: tuple[str, ...] = ()
+    merged_classes: tuple[str, ...] = ()
+    dropped_classes: tuple[str, ...] = ()
     labelled: bool = True
 
 
@@ -72,6 +74,8 @@ class Rows:
         orders: attribute -> its values in their natural order.
         numbers: attribute -> its numbers, where `attributes` holds names for them.
         skipped: reason -> rows left out.
+        damaged: rows that `read` had to leave out, where that was asked.
+        lines: first line in the file of each row, counted from 1; None where rows have no lines.
         notes: sentences for the reader.
     """
 
@@ -84,6 +88,13 @@ class Rows:
     orders: dict[str, tuple[str, ...]] = field(default_factory=dict)
     numbers: dict[str, pd.Series] = field(default_factory=dict)
     skipped: dict[str, int] = field(default_factory=dict)
+    damaged: list[int] = field(default_factory=list)
+    lines: np.ndarray | None = None
+
+    def where(self, row: int) -> str:
+        """Where a row is, for a message: the line that an editor shows, or its id."""
+        return f"row {self.ids[row]}" if self.lines is None else f"line {self.lines[row]}"
+
     notes: list[str] = field(default_factory=list)
 
 
@@ -98,6 +109,9 @@ class Source(abc.ABC):
 
     has_features: bool = False
     """Whether the inputs are named columns, which a user may exclude."""
+
+    has_image_files: bool = False
+    """Whether the inputs are image files, which may be damaged one by one."""
 
     @abc.abstractmethod
     def matches(self, location: Location) -> bool:

@@ -1,10 +1,7 @@
-"""Source table: a CSV or Parquet file with numeric and categorical columns and missing values."""
+"""Source table: a CSV, TSV or Parquet file with numbers, categories and missing values."""
 
 from __future__ import annotations
 
-import csv
-import io
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,32 +10,33 @@ import pandas as pd
 
 from ._archive import decode_text, read_file
 from ._attributes import as_text, is_numeric
-from ._errors import DataError, listing, reason, refuse_unknown, repeated
+from ._csv import MISSING_TEXT, CsvTable, read_csv, refuse_twins
+from ._errors import DataError, listing, reason, refuse_unknown
 from ._source import Location, Request, Rows, Source
 
-# "None" is left out on purpose: it is a value in many real columns.
-MISSING_TEXT = ("", "?", "NA", "N/A", "NaN", "nan", "null", "NULL")
+_TEXT = (".csv", ".tsv", ".tab")
 _PARQUET = (".parquet", ".pq")
 _MAX_LEVELS = 1000
 
 
 class Table(Source):
-    """A `.csv` or `.parquet` file, one row per line."""
+    """A `.csv`, `.tsv`, `.tab` or `.parquet` file, one row per line."""
 
-    forms = "a .csv or .parquet file"
+    forms = "a .csv, .tsv or .parquet file"
     has_features = True
 
     def matches(self, location: Location) -> bool:
         """An existing file with one of the suffixes."""
-        return location.is_file(".csv", *_PARQUET)
+        return location.is_file(*_TEXT, *_PARQUET)
 
     def read(self, location: Location, request: Request) -> Rows:
         """Read all columns; those that are not target, weight, unit, role or id are features."""
         path = location.path
-        if location.is_file(*_PARQUET):
-            table = _read_parquet(path)
-        else:
-            table = read_csv(decode_text(read_file(path), path.name), path.name)
+        parquet = location.is_file(*_PARQUET)
+        read = _read_parquet(path) if parquet else _read_text(path)
+        table = read.table
+        if table.empty:
+            raise DataError(f"{path.name} has no rows.")
         options = request.options
         columns = list(table.columns)
         if request.labelled and not (options.target and options.group):
@@ -61,36 +59,19 @@ class Table(Source):
             read=lambda rows: features.iloc[rows].reset_index(drop=True),
             ids=np.arange(len(table)).astype(str),
             target=options.target,
-            notes=[_input_note(options.group, options.target, list(features.columns))],
+            lines=None if parquet else read.lines,
+            notes=[
+                *read.notes,
+                _input_note(options.group, options.target, list(features.columns)),
+            ],
         )
 
 
-def read_csv(text: str, name: str) -> pd.DataFrame:
-    """Read a CSV with a header row; `?`, empty and `NA` fields are missing."""
-    source = io.StringIO(text, newline=None)
-    header = next(csv.reader([source.readline()], skipinitialspace=True), [])
-    source.seek(0)
-    names = [h.strip() for h in header]
-    if not any(names):
-        raise DataError(f"{name} is empty; give a CSV with a header row.")
-    _refuse_twins(names, name)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            table = pd.read_csv(
-                source,
-                na_values=list(MISSING_TEXT),
-                keep_default_na=False,
-                skipinitialspace=True,
-                low_memory=False,
-                index_col=False,
-            )
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, pd.errors.ParserWarning) as error:
-        raise DataError(f"{name} is not a readable CSV ({reason(error)}).") from None
-    return _checked(table, name)
+def _read_text(path: Path) -> CsvTable:
+    return read_csv(decode_text(read_file(path), path.name), path.name)
 
 
-def _read_parquet(path: Path) -> pd.DataFrame:
+def _read_parquet(path: Path) -> CsvTable:
     try:
         table = pd.read_parquet(path)
     except (OSError, ValueError) as error:
@@ -101,20 +82,9 @@ def _read_parquet(path: Path) -> pd.DataFrame:
         if not is_numeric(values):
             text = pd.Series(as_text(values), index=values.index, dtype=object)
             table[column] = text.where(~text.isin(MISSING_TEXT), None)
-    return _checked(table, path.name)
-
-
-def _checked(table: pd.DataFrame, name: str) -> pd.DataFrame:
     table.columns = [str(c).strip() for c in table.columns]
-    _refuse_twins(list(table.columns), name)
-    if table.empty:
-        raise DataError(f"{name} has no rows.")
-    return table
-
-
-def _refuse_twins(columns: Sequence[str], name: str) -> None:
-    if twice := repeated(columns):
-        raise DataError(f"{name} has the column {twice[0]!r} twice; rename one.")
+    refuse_twins(list(table.columns), path.name)
+    return CsvTable(table, np.arange(len(table)))
 
 
 def _refuse_unusable(features: pd.DataFrame, name: str) -> None:

@@ -108,16 +108,17 @@ def _read_rows(source: Any, name: str, split: str, request: Request) -> Rows:
     values: dict[tuple[str, ...], list[Any]] = {k: [] for k in scalars}
     names = [f"{name} {split} row {i}" for i in chosen]
 
-    def images() -> Iterator[np.ndarray]:
+    def images() -> Iterator[tuple[str, np.ndarray]]:
         for i, row_name in zip(chosen.tolist(), names, strict=True):
             example = source[i]
             for key in scalars:
                 values[key].append(reduce(getitem, key, example))
-            yield _image(reduce(getitem, image_key, example), row_name, request)
+            yield row_name, _image(reduce(getitem, image_key, example), row_name, request)
 
     if not len(chosen):
         raise DataError(f"split {split!r} of tfds:{name} has no rows.")
-    pixels = stack_images(images(), names)
+    pixels = stack_images(images(), len(names))
+    assert pixels is not None
     columns, orders = {}, {}
     for key, feature in scalars.items():
         columns[short[key]], order = _named(feature, short[key], values[key], tfds)

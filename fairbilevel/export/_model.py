@@ -91,6 +91,8 @@ def save_model(folder: Path, solution: Solution) -> None:
         "groups": list(problem.groups),
         "counted": [bool(c) for c in problem.counted],
         "merged": list(problem.data.merged),
+        "merged_classes": list(problem.data.merged_classes),
+        "dropped_classes": list(problem.data.dropped_classes),
         "target": problem.data.target,
         "group": list(problem.data.attributes),
         "granularity": solution.granularity,

@@ -140,7 +140,7 @@ class Verdict:
 
 def limits(result: dict[str, Any]) -> list[Limit]:
     """The run's constraints with the largest violation on every role."""
-    found = dig(result, "constraints") or []
+    found = dig(result, "constraints")
     return [
         Limit(
             name=str(dig(item, "name") or "unnamed"),
@@ -148,7 +148,7 @@ def limits(result: dict[str, Any]) -> list[Limit]:
             floor=dig(item, "floor") is True,
             violations={role: number(item, "largest_violation", role) for role in ROLES},
         )
-        for item in found
+        for item in (found if isinstance(found, list) else [])
     ]
 
 

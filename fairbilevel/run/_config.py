@@ -132,6 +132,12 @@ class _Asked:
     min_group_rows: int = 50
     """Rows below which a group is small."""
 
+    small_classes: Literal["merge", "drop", "error"] = "error"
+    """Classes below --min-class-rows: `merge` into one, or `drop` their rows; `error` keeps them
+    and refuses one that is not in every role."""
+    min_class_rows: int = 50
+    """Rows below which a class is small, for merge and drop."""
+
     model: str = "auto"
     """mlp, cnn, resnet10, resnet18, resnet34, resnet50, cifar-resnet56, mobilenetv2, vgg19 or vit;
     auto picks mlp for tables, cnn for images up to 16 pixels and a resnet10 of width 16 above."""
@@ -336,7 +342,8 @@ class Config(_Owned):
         if self.devices != "all" and not (self.devices.isdecimal() and int(self.devices)):
             raise ValueError(f"--devices is 'all' or a number from 1 up, got {self.devices!r}")
         with _as_typed():
-            _options.at_least(self, 1, "accumulate", "min_group_rows", "checkpoint_keep")
+            _options.at_least(self, 1, "accumulate", "min_group_rows", "min_class_rows")
+            _options.at_least(self, 1, "checkpoint_keep")
             if self.dense_steps is not None:
                 _options.at_least(self, 1, "dense_steps")
             _options.finite(self, "dense_learning_rate", "checkpoint_every")

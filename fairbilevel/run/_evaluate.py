@@ -15,6 +15,9 @@ from fairbilevel.data import Dataset, Options, load
 from fairbilevel.records import write_text
 from fairbilevel.run._folder import Run
 
+# What the run did to names; models written before it was recorded had done nothing.
+_FORMER = ("merged", "merged_classes", "dropped_classes")
+
 
 def run_options(run: Run, **changes: Any) -> Options:
     """How to read other data for a run: as its own, with changes."""
@@ -29,14 +32,9 @@ def run_options(run: Run, **changes: Any) -> Options:
 
 def read_like(run: Run, source: str, **changes: Any) -> Dataset:
     """Other data in the form of a run's own, with its classes and groups; labels may be missing."""
-    return load(
-        source,
-        run_options(run, **changes),
-        classes=run.classes,
-        groups=run.groups,
-        merged=tuple(run.description.get("merged", ())),
-        labelled=False,
-    )
+    former = {n: tuple(run.description.get(n, ())) for n in _FORMER}
+    options = run_options(run, **changes)
+    return load(source, options, classes=run.classes, groups=run.groups, labelled=False, **former)
 
 
 def evaluate_run(

@@ -41,8 +41,9 @@ class Prepared:
 
 
 def read_data(config: Config) -> tuple[Dataset, Bool[np.ndarray, " groups"]]:
-    """The data with small groups handled, and which groups count."""
+    """The data with small classes and groups handled, and which groups count."""
     data = fb_data.load(config.data, config.options())
+    data = fb_data.handle_small_classes(data, config.small_classes, config.min_class_rows)
     return fb_data.handle_small_groups(data, config.small_groups, config.min_group_rows)
 
 

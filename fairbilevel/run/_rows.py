@@ -56,15 +56,20 @@ def read_rows(path: Path) -> UsedRows:
     """Read ``rows.npz`` of a run folder.
 
     Raises:
-        RecordError: it is missing or damaged.
+        RecordError: it is missing or damaged, or does not hold what ``write_rows`` writes.
     """
     if not (path / ROWS).exists():
         raise RecordError(
             f"{path} has no {ROWS}, so nobody can tell which rows it has used: make the run again"
         )
     arrays = read_arrays(path / ROWS)
-    try:
-        prints = RowFingerprints(arrays["content"], arrays["row"], arrays["unit"])
-        return UsedRows(arrays["role"], prints)
-    except KeyError as error:
-        raise RecordError(f"{path / ROWS} has no {error}") from None
+    for name in ("role", "content", "row", "unit"):
+        if name not in arrays:
+            raise RecordError(f"{path / ROWS} has no {name!r}")
+        kind = np.uint8 if name == "role" else np.uint64
+        if arrays[name].dtype != kind or arrays[name].shape != (arrays["role"].size,):
+            raise RecordError(f"{path / ROWS} is damaged: {name!r} is no number for every row")
+    if arrays["role"].max(initial=0) >= len(ROLES):
+        raise RecordError(f"{path / ROWS} is damaged: it knows more than {len(ROLES)} roles")
+    prints = RowFingerprints(arrays["content"], arrays["row"], arrays["unit"])
+    return UsedRows(arrays["role"], prints)

@@ -41,6 +41,7 @@ def as_data(frame):
 def test_the_encoder_knows_fit_only(seed):
     frame = random_table(seed)
     fit = np.sort(np.random.default_rng(seed + 1).choice(60, 30, replace=False))
+    frame.loc[fit[0], "a"] = np.nan  # one draw in a thousand has none
     encoder = Encoder.fit(as_data(frame), fit)
     changed = frame.copy()
     rest = np.setdiff1d(np.arange(60), fit)

@@ -101,7 +101,7 @@ def test_parquet_reads_like_csv(tmp_path):
         (dict(id="job"), "id column 'job' is empty in 1 rows"),
         (dict(role="sex"), "holds 'm' in 5 rows"),
         (dict(weight="score"), "1 rows are missing"),
-        (dict(target="job", positive=None), "target 'job' is missing in 1 rows.*row 2"),
+        (dict(target="job", positive=None), "target 'job' is missing in 1 rows.*line 4"),
         (dict(group=["job"]), "'job' is missing in 1 rows.*missing_groups"),
         (dict(bins=["score=1"]), "neither target nor group"),
         (dict(group=["sex"], bins=["sex=1"]), "does not hold numbers"),
@@ -120,7 +120,7 @@ def test_bad_tables_and_options(tmp_path, changes, message):
         ("", "empty"),
         ("a,b\n", "no rows"),
         ("a,a\n1,2\n", "column 'a' twice"),
-        (CSV + "1,2,3,4,5,6,7,8,9,10,11\n", "not a readable CSV"),
+        (CSV + "1,2,3,4,5,6,7,8,9,10,11\n", "11 fields in line 7 where its header has 10"),
         (CSV.replace(">50K", ""), "positive is|target 'income' is missing in 2 rows"),
         ("income,race,sex\n>50K,a,b\n<=50K,c,d\n", None),
     ],
@@ -211,7 +211,7 @@ def test_labels_outside_the_classes_of_a_former_run(tmp_path):
     data = load(path, options)
     assert data.classes == ("clerk", "cook", "smith")
     with pytest.raises(
-        DataError, match="row 4 has the label 'smith', which is outside clerk, cook"
+        DataError, match="line 6 has the label 'smith', which is outside clerk, cook"
     ):
         load(path, options, classes=("clerk", "cook"), groups=data.groups)
     again = load(path, options, classes=("smith", "cook", "clerk"), groups=data.groups)

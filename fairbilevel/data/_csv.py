@@ -1,0 +1,159 @@
+"""Separated text as a table: separator, decimal commas and lines found out from the content."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from ._attributes import is_numeric
+from ._errors import DataError, listing, reason, repeated
+
+# "None" is left out on purpose: it is a value in many real columns.
+MISSING_TEXT = ("", "?", "NA", "N/A", "NaN", "nan", "null", "NULL")
+_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+_LOOKED_AT = 100  # records that a separator must fit
+
+_NUMBER = re.compile(r"[+-]?[0-9][0-9.,]*([eE][+-]?[0-9]+)?")
+_DECIMAL = re.compile(r"[+-]?[0-9]+(,[0-9]+)?([eE][+-]?[0-9]+)?")
+_THOUSANDS = re.compile(r"[+-]?[1-9][0-9]{0,2}(,[0-9]{3})+")
+
+
+@dataclass(frozen=True)
+class CsvTable:
+    """What a separated text file holds.
+
+    Attributes:
+        table: numbers and text; missing fields are NaN.
+        lines: int64 `[n]`, the line that each row begins in; the header's is 1.
+        notes: sentences for the reader.
+    """
+
+    table: pd.DataFrame
+    lines: np.ndarray
+    notes: tuple[str, ...] = ()
+
+
+def read_csv(text: str, name: str) -> CsvTable:
+    """Read a table with a header row, separated by commas, semicolons or tabs.
+
+    `?`, empty and `NA` fields are missing. In files that commas do not separate, columns of numbers
+    with decimal commas are numbers.
+
+    Raises:
+        DataError: no header, a column twice, a line of more or fewer fields than the header,
+            a quote that is never closed, a separator or numbers that can be read in two ways.
+    """
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    separator = _separator(text, name)
+    records = _records(text, separator)
+    _, header = next(records, (1, []))
+    names = [h.strip() for h in header]
+    if not any(names):
+        raise DataError(f"{name} is empty; give a table with a header row.")
+    if "" in names:
+        raise DataError(
+            f"{name} has no name for its column {names.index('') + 1}; name it or leave it out."
+        )
+    refuse_twins(names, name)
+    lines, line = [], 1
+    try:
+        for line, record in records:
+            if len(record) != len(names):
+                raise DataError(
+                    f"{name} has {len(record)} fields in line {line} where its header has "
+                    f"{len(names)}; mend the line, or quote fields that hold {separator!r}."
+                )
+            lines.append(line)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            table = pd.read_csv(
+                io.StringIO(text, newline="\n"),
+                sep=separator,
+                na_values=list(MISSING_TEXT),
+                keep_default_na=False,
+                skipinitialspace=True,
+                low_memory=False,
+                index_col=False,
+            )
+    except (csv.Error, pd.errors.ParserError, pd.errors.ParserWarning) as error:
+        quote = "; is a quote opened there and never closed?" if "EOF" in str(error) else ""
+        told = f"{name} is not a readable CSV: {reason(error)} (line {line}){quote}"
+        raise DataError(told.rstrip(".?") + ("?" if quote else ".")) from None
+    if len(table) != len(lines):
+        raise DataError(
+            f"{name} is not a readable CSV: its lines and quotes contradict each other."
+        )
+    table.columns = names
+    return CsvTable(table, np.array(lines, dtype=np.int64), _decimal_commas(table, separator, name))
+
+
+def refuse_twins(columns: list[str], name: str) -> None:
+    """Raise `DataError` for a column that is there twice."""
+    if twice := repeated(columns):
+        raise DataError(f"{name} has the column {twice[0]!r} twice; rename one.")
+
+
+def _records(text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
+    """Records that are not blank, each with the line that it begins in."""
+    reader = csv.reader(io.StringIO(text), delimiter=separator, skipinitialspace=True)
+    line = 1
+    for record in reader:
+        if record and record != [""]:
+            yield line, record
+        line = reader.line_num + 1
+
+
+def _separator(text: str, name: str) -> str:
+    """The separator that the header has and that gives every record as many fields."""
+    fits = []
+    header = {}
+    for separator in _SEPARATORS:
+        try:
+            some = [r for _, r in zip(range(_LOOKED_AT), _records(text, separator), strict=False)]
+        except csv.Error:
+            continue
+        counts = [len(record) for _, record in some]
+        header[separator] = counts[0] if counts else 0
+        if header[separator] > 1 and len(set(counts)) == 1:
+            fits.append(separator)
+    there = [s for s, count in header.items() if count > 1]
+    if len(there) == 1:
+        return there[0]
+    if len(fits) > 1:
+        told = " and ".join(_SEPARATORS[s] for s in fits)
+        raise DataError(f"{name} can be read as separated by {told}; quote fields that hold them.")
+    return (fits or [","])[0]
+
+
+def _decimal_commas(table: pd.DataFrame, separator: str, name: str) -> tuple[str, ...]:
+    """Make numbers of columns with decimal commas, in place; say which."""
+    if separator == ",":
+        return ()
+    changed = []
+    for column in table.columns:
+        if is_numeric(table[column]):
+            continue
+        values = table[column].dropna().astype(str).str.strip()
+        commas = values[values.str.contains(",", regex=False)]
+        if commas.empty or not values.map(lambda v: _NUMBER.fullmatch(v) is not None).all():
+            continue
+        decimal = values.map(lambda v: _DECIMAL.fullmatch(v) is not None)
+        thousands = commas.map(lambda v: _THOUSANDS.fullmatch(v) is not None)
+        if not decimal.all() or thousands.all():
+            odd = commas.iloc[0] if decimal.all() else values[~decimal].iloc[0]
+            raise DataError(
+                f"column {column!r} of {name} holds {odd!r}, which can be read as more than one "
+                "number; write numbers as 1234.5."
+            )
+        table[column] = pd.to_numeric(values.str.replace(",", ".", regex=False)).reindex(
+            table.index
+        )
+        changed.append(column)
+    return (f"Decimal commas were read in {listing(changed)}.",) if changed else ()
