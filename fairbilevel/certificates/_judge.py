@@ -150,9 +150,10 @@ def judge_spread(
     for label, layer in layers.items():
         parts = {g: layer[g] for g in claimed}
         empty |= any(not s.rows for s in parts.values())
-        half, own, all_ = (
+        # Both ends of every cell, of all layers: a verdict on any cell errs only where one fails.
+        half, all_ = (
             {g: (s.lower(level), s.upper(level)) for g, s in parts.items()}
-            for level in (delta / 2, delta / (2 * len(claimed)), delta / (2 * cells))
+            for level in (delta / 2, delta / (2 * cells))
         )
         worst = max([worst, *(_apart(half, g) for g in claimed)])
         violated |= (
@@ -165,7 +166,7 @@ def judge_spread(
                 if h != g
             )
             complete = all(s.rows for s in parts.values())
-            verdict = _verdict(complete and _apart(own, g) <= tolerance, breach)
+            verdict = _verdict(complete and _apart(all_, g) <= tolerance, breach)
             share = sample.rows / max(total[label], 1)
             findings.append(
                 Finding(g, label, sample.rows, share, sample.estimate, None, *all_[g], verdict)
