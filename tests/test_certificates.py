@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from fairbilevel import certificates
-from fairbilevel.certificates import _paired as paired
 from fairbilevel.certificates import (
     Paired,
     Quantity,
@@ -28,6 +27,7 @@ from fairbilevel.certificates import (
     rate_upper,
     rows_needed,
 )
+from fairbilevel.certificates import _paired as paired
 from fairbilevel.certificates._betting import BINS, histogram, mean_lower, mean_upper
 from fairbilevel.certificates._judge import judge_excess, judge_floor, judge_spread
 from fairbilevel.certificates._paired import _strata, tail

@@ -16,6 +16,8 @@ from typing import Any
 from fairbilevel.certificates._samples import Paired, Quantity, Rate, Sample
 
 CERTIFIED, VIOLATED, UNDECIDED = "certified", "violated", "undecided"
+PARTIAL = "partial"
+"""Of a certificate whose claim is silent on too many rows; no group has it."""
 
 # Of the error of an excess gap, the group's part and everybody else's.
 _OWN, _REST = 0.8, 0.2

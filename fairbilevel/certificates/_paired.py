@@ -138,9 +138,9 @@ def _most_variable_is_worst(d: float, t: int, n: int, q: float) -> bool:
     """Whether ``P(B - C <= t)`` surely rises with ``pc`` at ``D = d``, up to ``pc = (q - d) / 2``.
 
     Its derivative is ``n`` times ``p(t + 1) - p(t)``, with ``p`` the probabilities of ``B - C`` of
-    one row less. These are log-concave where one row's are (``(1 - q)^2 >= pb pc``, so for all ``q``
-    up to 2/3), thus rise up to their mode, which lies within ``sqrt(3)`` standard deviations of
-    their mean (Johnson and Rogers 1951; the twelfth makes the steps a density).
+    one row less. These are log-concave where one row's are (``(1 - q)^2 >= pb pc``, so for all
+    ``q`` up to 2/3), thus rise up to their mode, which lies within ``sqrt(3)`` standard deviations
+    of their mean (Johnson and Rogers 1951; the twelfth makes the steps a density).
     """
     variance = (n - 1) * max(q - d * d, 0.0)
     return q <= 2 / 3 and t + 1 <= (n - 1) * d - math.sqrt(3 * (variance + 1 / 12))

@@ -319,9 +319,11 @@ def _verify(words: list[str]) -> int:
 def _report(words: list[str]) -> int:
     options = parse(MakeReport, "report", words)
     from fairbilevel import report
-    from fairbilevel.records import CERTIFICATE, read_json, read_result
+    from fairbilevel.records import CERTIFICATE, check_completed, read_json, read_result
 
     result = read_result(options.run)
+    if result.get("status", "completed") == "completed":
+        check_completed(options.run, result)
     path = report.write_report(options.run)
     written = options.run / CERTIFICATE
     certificate = read_json(written) if written.is_file() else None

@@ -10,7 +10,12 @@ from ._arrays import from_arrays
 from ._dataset import Dataset, Options
 from ._encoder import Encoder, standardize
 from ._errors import DataError
-from ._fingerprints import RowFingerprints, row_fingerprints
+from ._fingerprints import (
+    RowFingerprints,
+    coarse_fingerprints,
+    coarse_scale,
+    row_fingerprints,
+)
 from ._groups import handle_small_groups
 from ._load import load
 from ._roles import FRACTIONS, ROLES, atoms, fold_roles, role_halves, split_roles
@@ -24,6 +29,8 @@ __all__ = [
     "Options",
     "RowFingerprints",
     "atoms",
+    "coarse_fingerprints",
+    "coarse_scale",
     "fold_roles",
     "from_arrays",
     "handle_small_groups",

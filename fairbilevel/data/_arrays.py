@@ -130,6 +130,7 @@ def _rows(
         target="y",
         group=("group",),
         orders=orders,
+        numbered="ids" not in columns,
     )
 
 

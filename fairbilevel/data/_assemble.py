@@ -78,6 +78,7 @@ def assemble(rows: Rows, request: Request) -> Dataset:
         y=y,
         group=g,
         ids=ids,
+        numbered=rows.numbered and options.id is None,
         classes=classes,
         groups=groups,
         skipped={reason: count for reason, count in rows.skipped.items() if count},

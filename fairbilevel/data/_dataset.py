@@ -114,6 +114,7 @@ class Dataset:
         y: int32 `[n]`, index into `classes`; -1 where the label is missing (unlabelled rows only).
         group: int32 `[n]`, index into `groups`; -1 likewise.
         ids: str `[n]`, unique.
+        numbered: whether the ids are mere row numbers, which say nothing of who is who.
         classes: class names; with a positive value, class 1 is the positive one.
         groups: group names.
         weight: float32 `[n]` with mean one, or None.
@@ -144,6 +145,7 @@ class Dataset:
     merged: tuple[str, ...] = ()
     target: str | None = None
     attributes: tuple[str, ...] = ()
+    numbered: bool = False
 
     def __post_init__(self) -> None:
         n = len(self.inputs)

@@ -73,6 +73,7 @@ class Rows:
         numbers: attribute -> its numbers, where `attributes` holds names for them.
         skipped: reason -> rows left out.
         notes: sentences for the reader.
+        numbered: whether the ids are mere row numbers.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Rows:
     numbers: dict[str, pd.Series] = field(default_factory=dict)
     skipped: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    numbered: bool = False
 
 
 class Source(abc.ABC):

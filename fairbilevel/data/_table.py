@@ -60,6 +60,7 @@ class Table(Source):
             attributes=table,
             read=lambda rows: features.iloc[rows].reset_index(drop=True),
             ids=np.arange(len(table)).astype(str),
+            numbered=True,
             target=options.target,
             notes=[_input_note(options.group, options.target, list(features.columns))],
         )

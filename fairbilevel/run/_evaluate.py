@@ -14,6 +14,7 @@ from fairbilevel import fairness
 from fairbilevel.data import Dataset, Options, load
 from fairbilevel.records import write_text
 from fairbilevel.run._folder import Run
+from fairbilevel.run._rows import read_rows
 
 
 def run_options(run: Run, **changes: Any) -> Options:
@@ -69,6 +70,8 @@ def evaluate_run(
             "These are the rows that the run was made from, those it was fitted on among them: "
             "they say nothing of new data."
         )
+    else:
+        notes += _used(run, data)
     results: dict[str, Any] = {
         "data": data.name,
         "fingerprint": data.fingerprint,
@@ -88,6 +91,24 @@ def evaluate_run(
     if predictions is not None:
         _write_predictions(predictions, run, data, dense.argmax(-1), pruned.argmax(-1))
     return results
+
+
+def _used(run: Run, data: Dataset) -> list[str]:
+    """What is to be said of rows that the run has used."""
+    used = read_rows(run.path)
+    same, near = used.met(data), used.near(data)
+    count = max(int(same.sum()), used.equal(data).count)
+    if same.any() or used.equal(data).unusual:
+        return [
+            f"{count} of {len(data)} rows are rows that the run was fitted or chosen on: of these, "
+            "the numbers say nothing of new data."
+        ]
+    if near.unusual:
+        return [
+            f"{near.count} of {len(data)} rows are nearly rows that the run was fitted or chosen "
+            f"on, where {round(near.usual)} would be usual: copies say nothing of new data."
+        ]
+    return []
 
 
 def _write_predictions(

@@ -22,6 +22,7 @@ from fairbilevel.records import (
     CONFIG,
     EVENTS,
     LOCK,
+    MANIFEST,
     METRICS,
     MODEL,
     RESULT,
@@ -34,6 +35,7 @@ from fairbilevel.records import (
     read_json_lines,
     read_result,
     write_json,
+    write_result,
 )
 from fairbilevel.run._result import build_result
 from fairbilevel.run._rows import write_rows
@@ -81,9 +83,11 @@ def claim(
     if path.exists() and is_run_folder(path):
         # Only what a run writes is removed: whatever else a user keeps there stays.
         # The ledger of looks stays too: rows do not forget that they were looked at.
-        written = (RESULT, "report.html", CERTIFICATE, ANALYSIS, ANALYSIS_TABLE, ROWS)
+        written = (RESULT, MANIFEST, "report.html", CERTIFICATE, ANALYSIS, ANALYSIS_TABLE, ROWS)
         for name in (*written, METRICS, EVENTS, CONFIG):
             (path / name).unlink(missing_ok=True)
+        for other in path.glob("certificate-*.json"):
+            other.unlink()
         for name in (MODEL, CHECKPOINTS, TENSORBOARD):
             shutil.rmtree(path / name, ignore_errors=True)
     path.mkdir(parents=True, exist_ok=True)
@@ -117,7 +121,7 @@ def finish(path: Path, solution: Solution, result: dict[str, Any]) -> None:
     (path / MODEL).mkdir(exist_ok=True)
     export.save_model(path / MODEL, solution)
     write_rows(path, solution.problem)
-    write_json(path / RESULT, result)
+    write_result(path, result)
     report.write_report(path)
 
 
