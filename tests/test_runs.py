@@ -49,6 +49,7 @@ def test_the_folder_is_complete(folder):
     assert sorted(p.name for p in folder.iterdir()) == [
         "config.json",
         "events.jsonl",
+        "manifest.json",
         "metrics.jsonl",
         "model",
         "report.html",

@@ -1,10 +1,10 @@
 """Rows that are surely no independent draws, seen in the outcomes alone.
 
 Copies of rows make every bound too narrow. Where nobody names rows, what can be seen, group by
-group, is a sequence of outcomes that begins anew (a file written twice), and outcomes in runs of one
-length (every row written several times). Where these are too long, and too unlikely of independent
-rows, to be anything else, a row counts once. Counts that all share a divisor, as copies in any order
-have them, and patterns of a few rows may be made by hand as well: they leave a doubt.
+group, is a sequence of outcomes that begins anew (a file written twice), and outcomes in runs of
+one length (every row written several times). Where these are too long, and too unlikely of
+independent rows, to be anything else, a row counts once. Counts that all share a divisor, as copies
+in any order have them, and patterns of a few rows may be made by hand as well: they leave a doubt.
 """
 
 from __future__ import annotations

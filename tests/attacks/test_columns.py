@@ -48,10 +48,7 @@ DOUBTFUL = {
     "copies in any order": tuple(
         np.tile(v, 20)[np.random.default_rng(0).permutation(1200)] for v in honest(60, lost=0.3)
     ),
-    "a pattern of five rows": tuple(
-        np.tile(v, 60) for v in (HAND, HAND, HAND[::-1], [0, 1] * 5)[:3]
-    )
-    + (np.arange(300) // 150,),
+    "a pattern of five rows": (*(np.tile(HAND, 60) for _ in range(3)), np.arange(300) // 150),
     "copies in order of outcome": tuple(
         np.repeat(v[np.lexsort(honest(60, lost=0.3))], 20) for v in honest(60, lost=0.3)
     ),
