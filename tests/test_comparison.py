@@ -80,8 +80,8 @@ def test_the_jackknife_tests_the_ratio_of_pooled_tolerances():
     """Two methods, ten folds, five groups; a tolerance is the largest estimate and its width.
 
     Where both are alike the test errs no more than it may, which the plain test of pseudo-values,
-    those of a maximum, does. It has little power in a single setting: relative tolerances of many and
-    of few rows vary alike.
+    those of a maximum, does. It has little power in a single setting: tolerances of many rows vary
+    as much, relative to their size, as those of few.
     """
     rng, folds, rows = np.random.default_rng(0), 10, np.array([400, 200, 100, 60, 40])
 
