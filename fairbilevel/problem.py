@@ -139,6 +139,12 @@ def predict(
     return np.concatenate(chunks)
 
 
+def probabilities(logits: Float[np.ndarray, "rows classes"]) -> Float[np.ndarray, "rows classes"]:
+    """The softmax of logits, in double precision: each row sums to one."""
+    raised = np.exp(np.subtract(logits, logits.max(-1, keepdims=True), dtype=np.float64))
+    return raised / raised.sum(-1, keepdims=True)
+
+
 @functools.lru_cache(maxsize=64)
 def _built_in(
     name: str, shape: tuple[int, ...], classes: int, width: int | None, remat: bool, kind: Any

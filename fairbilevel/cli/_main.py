@@ -64,7 +64,8 @@ class Evaluate:
     split: str | None = None
     """Split of a TensorFlow data set."""
     predictions: Path | None = None
-    """Write per-row predictions to this CSV: id, group, label, dense, pruned."""
+    """Write per-row predictions to this CSV, as certify --predictions reads them: id, group, y,
+    dense, pruned, then each class's probability by both models."""
     json: bool = False
     """Print the whole result as JSON instead of a table."""
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 
 from fairbilevel import masks
+from fairbilevel.data import as_labels
 from fairbilevel.masks import Budget, Masks
-from fairbilevel.problem import FairPruningProblem, Network, Reference
+from fairbilevel.problem import FairPruningProblem, Network, Reference, probabilities
 from fairbilevel.train._feasibility import Feasibility
 from fairbilevel.train._plan import Costs
 
@@ -79,9 +80,13 @@ class Solution:
         """Logits of new rows in the form the data came in (a table's columns, raw images)."""
         return self.problem.logits(self.network, self.problem.encoder.transform(inputs))
 
-    def predict(self, inputs: Any) -> Int[np.ndarray, " rows"]:
-        """Classes of new rows."""
-        return self.logits(inputs).argmax(-1)
+    def predict_proba(self, inputs: Any) -> Float[np.ndarray, "rows classes"]:
+        """Probabilities of the classes of new rows, in the order of ``problem.data.classes``."""
+        return probabilities(self.logits(inputs))
+
+    def predict(self, inputs: Any) -> Shaped[np.ndarray, " rows"]:
+        """Names of the classes of new rows, in the type of the labels (``fb.data.as_labels``)."""
+        return as_labels(self.problem.data.classes)[self.logits(inputs).argmax(-1)]
 
     def network_cost(self) -> masks.Cost:
         """Parameters and multiply-adds of one row, dense and under the masks."""
