@@ -318,6 +318,26 @@ def test_the_command_runs_prints_a_table_or_json(many, capsys):
     assert one["status"] == "completed"
 
 
+def test_the_list_of_runs_fits_the_terminal(many, monkeypatch, capsys):
+    shutil.copytree(many / "good", many / "a-name-of-a-run-that-is-rather-long-for-a-table")
+    result = json.loads((many / "good/result.json").read_text())
+    long = {**result, "method": "gradual-magnitude", "data": {**result["data"], "name": "d" * 30}}
+    (many / "good/result.json").write_text(json.dumps(long))
+
+    def widest(columns: str | None) -> int:
+        monkeypatch.delenv("COLUMNS", raising=False)
+        if columns is not None:
+            monkeypatch.setenv("COLUMNS", columns)
+        assert main(["runs", str(many)]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        # What is damaged is said in a sentence, which is never cut.
+        return max(len(line) for line in lines if ": " not in line)
+
+    assert widest(None) <= 80
+    assert widest("60") <= 60
+    assert 80 < widest("140") <= 140
+
+
 def test_the_command_runs_without_any(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["runs"]) == 2

@@ -130,8 +130,10 @@ def _fail(sentence: str) -> int:
     return 2
 
 
-def _console() -> Console:
-    return Console(width=None if sys.stdout.isatty() else 100)
+def _console(piped: int = 100) -> Console:
+    """As wide as the terminal or COLUMNS says, else `piped` columns."""
+    told = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit()
+    return Console(width=None if told else piped)
 
 
 def _solve(words: list[str]) -> int:
@@ -169,7 +171,7 @@ def _compare(words: list[str]) -> int:
 def _runs(words: list[str]) -> int:
     from fairbilevel.cli._runs import Runs, runs
 
-    return runs(parse(Runs, "runs", words), _console())
+    return runs(parse(Runs, "runs", words), _console(80))
 
 
 def _methods(words: list[str]) -> int:
