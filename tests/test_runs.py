@@ -303,6 +303,7 @@ def test_what_evaluate_writes_is_what_certify_reads(folder, tmp_path, capsys):
     assert main(["certify", "--predictions", str(out), "--tolerance", "50%"]) == 0
     assert "Verdict: certified" in capsys.readouterr().out
 
+
 def test_groups_that_were_the_labels_are_the_labels_of_other_data_too(
     folder, rows, tmp_path, capsys
 ):

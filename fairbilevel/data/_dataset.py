@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import UInt64
 
+from fairbilevel import _display
+
 from ._errors import DataError, refuse_unknown
 
 if TYPE_CHECKING:
@@ -174,6 +176,19 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.y)
+
+    def __repr__(self) -> str:
+        if isinstance(self.inputs, np.ndarray):
+            inputs = f"inputs {self.inputs.dtype} {list(self.inputs.shape[1:])}"
+        else:
+            inputs = f"columns {_display.listed([str(c) for c in self.inputs.columns])}"
+        return _display.line(
+            "Dataset",
+            f"{self.name}, {_display.counted(len(self), 'row')}",
+            inputs,
+            f"{len(self.classes)} classes: {_display.listed(self.classes)}",
+            f"{len(self.groups)} groups: {_display.listed(self.groups)}",
+        )
 
     @property
     def _by_row(self) -> dict[str, np.ndarray]:

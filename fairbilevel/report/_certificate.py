@@ -2,12 +2,12 @@
 
 from typing import Any
 
+from fairbilevel._display import esc
 from fairbilevel.report._markup import bullets, facts, row, section, table
 from fairbilevel.report._numbers import (
     MISSING,
     count,
     dig,
-    esc,
     mapping,
     number,
     percent,

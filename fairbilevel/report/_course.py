@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from fairbilevel._display import esc
 from fairbilevel.report._certificate import certificate_line
 from fairbilevel.report._groups import group_rows
 from fairbilevel.report._history import (
@@ -20,7 +21,6 @@ from fairbilevel.report._numbers import (
     counted,
     dig,
     duration,
-    esc,
     mapping,
     number,
     percent,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 
-from fairbilevel.report._numbers import esc
+from fairbilevel._display import esc
 
 WIDE, NARROW = 500.0, 350.0
 

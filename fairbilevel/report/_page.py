@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+from fairbilevel._display import esc
 from fairbilevel.records import read_json, read_json_lines, write_text
 from fairbilevel.report._certificate import certificate_section
 from fairbilevel.report._course import cost_section, course_section, limits_section, origin_section
-from fairbilevel.report._numbers import dig, esc
+from fairbilevel.report._numbers import dig
 from fairbilevel.report._sections import (
     groups_section,
     layers_section,

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from fairbilevel._display import esc
 from fairbilevel.report._bars import Bars, Cut, bar_chart
 from fairbilevel.report._groups import GroupRow, ends, group_rows
 from fairbilevel.report._markup import bullets, figure, row, section, sign, table
@@ -12,7 +13,6 @@ from fairbilevel.report._numbers import (
     count,
     counted,
     dig,
-    esc,
     exact_points,
     number,
     percent,

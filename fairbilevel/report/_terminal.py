@@ -8,8 +8,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from fairbilevel._display import printable
 from fairbilevel.report._groups import GroupRow, ends, group_rows
-from fairbilevel.report._numbers import count, number, percent, points, printable
+from fairbilevel.report._numbers import count, number, percent, points
 from fairbilevel.report._sections import GAPS, all_rows, has_baseline
 from fairbilevel.report._verdict import BASELINE, ROLES, judge, limits
 

@@ -7,6 +7,7 @@ pruning: no symbol, no jargon, and no claim beyond the rows that were measured.
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from fairbilevel._display import printable
 from fairbilevel.report._certificate import certificate_line
 from fairbilevel.report._groups import GroupRow, group_rows
 from fairbilevel.report._numbers import (
@@ -20,7 +21,6 @@ from fairbilevel.report._numbers import (
     percent,
     plain,
     points,
-    printable,
 )
 
 State = Literal["met", "missed", "none", "unmeasured", "diverged"]

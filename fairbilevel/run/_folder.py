@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from fairbilevel import export, report
+from fairbilevel import _display, export, report
 from fairbilevel.data import as_labels
 from fairbilevel.models import Model
 from fairbilevel.problem import predict, probabilities
@@ -171,6 +171,22 @@ class Run(export.ModelFiles):
     result: dict[str, Any]
     metrics: list[dict[str, Any]]
 
+    def __repr__(self) -> str:
+        of = report.dig
+        achieved = report.number(self.result, "sparsity", "achieved")
+        dense, pruned = (
+            _display.percent(report.number(self.result, model, "test", "accuracy"))
+            for model in ("dense", "pruned")
+        )
+        return _display.line(
+            "Run",
+            str(self.path),
+            f"{of(self.result, 'model', 'name')} on {of(self.result, 'data', 'name')}",
+            f"{of(self.result, 'method')} removed {_display.percent(achieved)} of the "
+            f"{of(self.result, 'sparsity', 'unit')}s",
+            f"accuracy on test {pruned}, dense {dense}",
+        )
+
     @property
     def classes(self) -> tuple[str, ...]:
         """Class names."""
@@ -194,7 +210,7 @@ class Run(export.ModelFiles):
     def predict_proba(
         self, inputs: Any, *, dense: bool = False
     ) -> Float[np.ndarray, "rows classes"]:
-        """Probabilities of the classes, in the order of ``classes``; arguments as for ``logits``."""
+        """Probabilities of classes in the order of ``classes``; arguments as for ``logits``."""
         return probabilities(self.logits(inputs, dense=dense))
 
     def predict(self, inputs: Any, *, dense: bool = False) -> Shaped[np.ndarray, " rows"]:

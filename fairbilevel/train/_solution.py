@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from fairbilevel import masks
+from fairbilevel import _display, masks
 from fairbilevel.data import as_labels
 from fairbilevel.masks import Budget, Masks
 from fairbilevel.problem import FairPruningProblem, Network, Reference, probabilities
@@ -75,6 +75,33 @@ class Solution:
         }
         for name, value in networks.items():
             object.__setattr__(self, name, value)
+
+    def _facts(self) -> list[tuple[str, str]]:
+        """What a reader wants to know, by name; nothing is measured for it."""
+        kept, units = self.budget.describe(self.masks), f"{self.granularity}s"
+        removed = kept["prunable"] - kept["kept"]
+        spent = f"{self.costs.gradient_evaluations:,.0f} gradient evaluations"
+        answer = self.constant_answer
+        facts = [
+            ("method", self.method),
+            ("problem", f"{self.problem.model.name} on {self.problem.data.name}"),
+            (
+                "removed",
+                f"{_display.percent(kept['achieved'])} of the {units} "
+                f"({removed:,} of {kept['prunable']:,})",
+            ),
+            ("cost", f"{spent}, {self.costs.seconds:,.1f} s"),
+            ("answer", "" if answer is None else f"always {answer!r}"),
+            ("limits", "" if self.feasibility is None else self.feasibility.status),
+            ("warnings", f"{len(self.warnings)}" if self.warnings else ""),
+        ]
+        return [(name, said) for name, said in facts if said]
+
+    def __repr__(self) -> str:
+        return _display.line("Solution", *(f"{name} {said}" for name, said in self._facts()))
+
+    def _repr_html_(self) -> str:
+        return _display.table("Solution", self._facts(), below=" ".join(self.warnings))
 
     def logits(self, inputs: Any) -> Float[np.ndarray, "rows classes"]:
         """Logits of new rows in the form the data came in (a table's columns, raw images)."""
