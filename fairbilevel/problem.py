@@ -545,9 +545,6 @@ class FairPruningProblem:
             else (reference.correct[rows], reference.loss[rows])
         )
         own = [c for c in self.constraints if isinstance(c, Custom)]
-        if not own and not any(c.of_cells for c in self.constraints):
-            correct, loss = self.judge(network, rows)
-            return Outcomes(correct, dense[0], loss, dense[1])
         logits, y = self.logits(network, self.inputs[rows]), self.y[rows]
         correct, loss = fairness.judge(logits, y)
         measured = {
@@ -594,7 +591,13 @@ class FairPruningProblem:
         measured = self.measure(outcomes, rows)
         return {
             "performance": fairness.performance(
-                correct, np.asarray(outcomes.loss), group, self.groups
+                correct,
+                np.asarray(outcomes.loss),
+                group,
+                self.groups,
+                label=None if outcomes.label is None else np.asarray(outcomes.label),
+                answer=None if outcomes.answer is None else np.asarray(outcomes.answer),
+                classes=self.data.classes,
             ),
             "gaps": fairness.gaps(dense, correct, group, self.groups, self.counted),
             "values": [m.value for m in measured],

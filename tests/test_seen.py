@@ -283,7 +283,8 @@ def test_runs_are_listed_whatever_their_state(many, folder):
     assert good.accuracy == result["pruned"]["test"]["accuracy"]
     assert good.largest_gap == result["gaps"]["test"]["max_excess_accuracy_gap"]
     kept = result["constraints"][0]["largest_violation"]["test"] <= 0
-    assert good.limits == ("kept" if kept else "not kept")
+    # Groups of nine test rows settle nothing.
+    assert good.limits == ("in doubt" if kept else "not kept")
     assert (good.certificate, listed["deeper/still/certified"].certificate) == (None, "certified")
     assert "not finite" in (listed["diverged"].note or "")
     assert "upgrade" in (listed["newer"].note or "")

@@ -296,8 +296,9 @@ def _print_evaluation(console: Console, result: dict[str, Any]) -> None:
             percent(result["pruned"]["group_accuracy"][group]),
             "-" if excess is None else f"{100 * excess:+.1f} points",
         )
-    dense, pruned = (percent(result[model]["accuracy"]) for model in ("dense", "pruned"))
-    shown.add_row("all", f"{result['scored']:,}", dense, pruned, "")
+    for name, key in (("all", "accuracy"), ("mean over classes", "balanced_accuracy")):
+        dense, pruned = (percent(result[model][key]) for model in ("dense", "pruned"))
+        shown.add_row(name, f"{result['scored']:,}", dense, pruned, "")
     console.print(shown, highlight=False)
 
 

@@ -36,6 +36,12 @@ GAPS = (
     ("degradation_gap", "Degradation gap", "largest loss minus smallest loss of a group"),
     ("max_excess_accuracy_gap", "Largest excess loss", "worst group’s loss beyond the average"),
 )
+SHARES = (
+    ("balanced_accuracy", "Balanced accuracy"),
+    ("majority_share", "Rows of the majority class"),
+    ("commonest_answer_share", "Rows with the commonest answer"),
+)
+"""What an accuracy is worth, of a model on each role."""
 _MOST_LAYERS = 60
 
 
@@ -280,6 +286,10 @@ def _gaps_table(result: dict[str, Any]) -> str:
             continue
         accuracy = [percent(number(result, model, role, "accuracy")) for role in ROLES]
         body.append(row(f"{title}: accuracy", accuracy, css="all"))
+        for key, name in SHARES:
+            shares = [number(result, model, role, key) for role in ROLES]
+            if any(share is not None for share in shares):
+                body.append(row(name, map(percent, shares)))
         worst = [percent(number(result, gaps, role, "worst_group_accuracy")) for role in ROLES]
         body.append(row("Worst group’s accuracy", worst))
         for key, name, _ in GAPS:

@@ -11,7 +11,7 @@ from rich.text import Text
 from fairbilevel._display import printable
 from fairbilevel.report._groups import GroupRow, ends, group_rows
 from fairbilevel.report._numbers import count, number, percent, points
-from fairbilevel.report._sections import GAPS, all_rows, has_baseline
+from fairbilevel.report._sections import GAPS, SHARES, all_rows, has_baseline
 from fairbilevel.report._verdict import BASELINE, ROLES, judge, limits
 
 _AT_EACH_END = 10
@@ -88,11 +88,18 @@ def _groups(result: dict[str, Any]) -> Table:
 def _gaps(result: dict[str, Any]) -> Table:
     columns = [("Pruned model, points", 34), *((role.capitalize(), 7) for role in ROLES)]
     table = _table("Gaps on every part of the data", columns)
+    for key, name in SHARES:
+        shares = [number(result, "pruned", role, key) for role in ROLES]
+        if any(share is not None for share in shares):
+            table.add_row(name, *map(percent, shares))
     for key, name, _ in GAPS:
         table.add_row(name, *(points(number(result, "gaps", role, key)) for role in ROLES))
     for limit in limits(result):
         marks = {True: " ✓", False: " ✗", None: ""}
         cells = [limit.value_text(role) + marks[limit.met(role)] for role in ROLES]
-        tolerance = limit.tolerance_text().removesuffix(" points")
-        table.add_row(Text(printable(f"{limit.title} (limit {tolerance})")), *cells)
+        title = f"{limit.title} (limit {limit.short_tolerance()})"
+        table.add_row(Text(_fit(printable(title), columns[0][1])), *cells)
+    own = [f"{b.title}: limit {b.tolerance_text()}" for b in limits(result) if b.by_group]
+    if own:
+        table.caption, table.caption_justify = Text(printable("\n".join(own))), "left"
     return table

@@ -87,7 +87,15 @@ def evaluate_run(
     right = {}
     for name, logits in (("dense", dense), ("pruned", pruned)):
         right[name], loss = fairness.judge(logits[scored], y)
-        results[name] = fairness.performance(right[name], loss, group, run.groups)
+        results[name] = fairness.performance(
+            right[name],
+            loss,
+            group,
+            run.groups,
+            label=y,
+            answer=logits[scored].argmax(-1),
+            classes=run.classes,
+        )
     results["gaps"] = fairness.gaps(right["dense"], right["pruned"], group, run.groups, counted)
     if predictions is not None:
         _write_predictions(predictions, run, data, {"dense": dense, "pruned": pruned})
