@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fairbilevel._display import printable
-from fairbilevel.report._groups import GroupRow, ends, group_rows
+from fairbilevel.report._groups import GroupRow, claimed, ends, group_rows
 from fairbilevel.report._numbers import count, number, percent, points
 from fairbilevel.report._sections import GAPS, SHARES, all_rows, has_baseline
 from fairbilevel.report._verdict import BASELINE, ROLES, judge, limits
@@ -59,7 +59,8 @@ def _groups(result: dict[str, Any]) -> Table:
     columns += [("Change", 6), ("Beyond", 6)]
     columns += [("GradMag", 6)] if third else []
     rows = group_rows(result)
-    shown, left_out = ends(rows, _AT_EACH_END)
+    inside, outside = claimed(rows)
+    shown, left_out = ends(inside, _AT_EACH_END)
     table = _table("Accuracy on test, hardest hit group first", columns)
 
     def cells(r: GroupRow) -> list[str]:
@@ -67,7 +68,7 @@ def _groups(result: dict[str, Any]) -> Table:
         out += [points(r.change, signed=True), points(r.excess, signed=True)]
         return [*out, percent(r.baseline)] if third else out
 
-    for i, r in enumerate(shown):
+    for i, r in enumerate([*shown, *outside[:_AT_EACH_END]]):
         if left_out and i == len(shown) // 2:
             table.add_row(Text(f"… {count(left_out)} groups left out", style="dim"))
         name = printable(r.name) + ("" if r.counted else " †")
@@ -79,8 +80,10 @@ def _groups(result: dict[str, Any]) -> Table:
     table.caption = "Change, Beyond (the average): points; Beyond > 0: loses more than average."
     if third:
         table.caption += f"\nGradMag: {BASELINE.lower()} pruning, for comparison."
-    if any(not r.counted for r in shown):
-        table.caption += "\n† Reported only, outside every limit."
+    if any(not r.counted for r in rows):
+        more = len(outside) - _AT_EACH_END
+        unseen = f" {count(more)} more are not shown." if more > 0 else ""
+        table.caption += f"\n† Reported only, outside every limit.{unseen}"
     table.caption_justify = "left"
     return table
 
