@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -15,7 +16,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from fairbilevel import _trees, fairness, masks, models
+from fairbilevel import _display, _trees, fairness, masks, models
 from fairbilevel import data as fb_data
 from fairbilevel.devices import Placement, Program
 from fairbilevel.fairness import Constraint, Custom, Measurement, Outcomes
@@ -35,6 +36,15 @@ class Network:
 
     params: Any
     state: Any
+
+    def __repr__(self) -> str:
+        state = _trees.size(self.state)
+        arrays = _display.counted(len(jax.tree.leaves(self.params)), "array")
+        return _display.line(
+            "Network",
+            f"{_trees.size(self.params):,} parameters in {arrays}",
+            f"{state:,} numbers of state" if state else "no state",
+        )
 
 
 @dataclass(frozen=True)
@@ -139,6 +149,12 @@ def predict(
     return np.concatenate(chunks)
 
 
+def probabilities(logits: Float[np.ndarray, "rows classes"]) -> Float[np.ndarray, "rows classes"]:
+    """The softmax of logits, in double precision: each row sums to one."""
+    raised = np.exp(np.subtract(logits, logits.max(-1, keepdims=True), dtype=np.float64))
+    return raised / raised.sum(-1, keepdims=True)
+
+
 @functools.lru_cache(maxsize=64)
 def _built_in(
     name: str, shape: tuple[int, ...], classes: int, width: int | None, remat: bool, kind: Any
@@ -191,6 +207,13 @@ def _started(model: models.Model, seed: Array) -> tuple[Any, Any]:
 _START = Program(_started, once=True)
 
 
+def _told(tolerance: Any) -> str:
+    """One tolerance, or the range of those that groups have."""
+    if not isinstance(tolerance, tuple):
+        return f"{tolerance:.10g}"
+    return f"{min(tolerance):.10g} to {max(tolerance):.10g} by group"
+
+
 def _local(leaf: Any) -> np.ndarray:
     """The entries of an array that this process can read."""
     if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
@@ -219,6 +242,15 @@ class Reference:
     gradient_evaluations: float = 0.0
     seed: int | None = None
     rollbacks: tuple[dict[str, Any], ...] = ()
+
+    def __repr__(self) -> str:
+        trained = f"trained with {self.gradient_evaluations:,.0f} gradient evaluations"
+        return _display.line(
+            "Reference",
+            repr(self.network),
+            f"outcomes of {_display.counted(len(self.correct), 'row')}",
+            trained if self.gradient_evaluations else "given",
+        )
 
 
 class FairPruningProblem:
@@ -338,6 +370,34 @@ class FairPruningProblem:
         self.placement = (placement or Placement.over()).splitting(shapes)
         if not self.placement.alone:
             self.model = _placed(model, self.placement)
+
+    def _facts(self) -> list[tuple[str, str]]:
+        """What a reader wants to know, by name."""
+        data = self.data
+        sizes = {
+            kind: _display.counted(sum(math.prod(u.shape) for u in self.layers.units(kind)), kind)
+            for kind in masks.GRANULARITIES
+        }
+        outside = [g for g, c in zip(data.groups, self.counted, strict=True) if not c]
+        groups = f"{len(data.groups)}: {_display.listed(data.groups)}"
+        groups += f"; outside every limit: {_display.listed(outside)}" if outside else ""
+        limits = [f"{c.name}={_told(c.tolerance)}" for c in self.constraints]
+        return [
+            ("model", f"{self.model.name}, {' or '.join(sizes.values())} to prune"),
+            ("data", f"{data.name}, {_display.counted(len(data), 'row')}"),
+            ("classes", f"{len(data.classes)}: {_display.listed(data.classes)}"),
+            ("groups", groups),
+            ("roles", ", ".join(f"{name} {len(rows):,}" for name, rows in self.roles.items())),
+            ("constraints", ", ".join(limits) or "none"),
+        ]
+
+    def __repr__(self) -> str:
+        return _display.line(
+            "FairPruningProblem", *(f"{name} {said}" for name, said in self._facts())
+        )
+
+    def _repr_html_(self) -> str:
+        return _display.table("Fair pruning problem", self._facts())
 
     def _shares(self, rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, " groups"]:
         count = np.bincount(self.group[rows], minlength=len(self.data.groups))
@@ -485,9 +545,6 @@ class FairPruningProblem:
             else (reference.correct[rows], reference.loss[rows])
         )
         own = [c for c in self.constraints if isinstance(c, Custom)]
-        if not own and not any(c.of_cells for c in self.constraints):
-            correct, loss = self.judge(network, rows)
-            return Outcomes(correct, dense[0], loss, dense[1])
         logits, y = self.logits(network, self.inputs[rows]), self.y[rows]
         correct, loss = fairness.judge(logits, y)
         measured = {
@@ -534,7 +591,13 @@ class FairPruningProblem:
         measured = self.measure(outcomes, rows)
         return {
             "performance": fairness.performance(
-                correct, np.asarray(outcomes.loss), group, self.groups
+                correct,
+                np.asarray(outcomes.loss),
+                group,
+                self.groups,
+                label=None if outcomes.label is None else np.asarray(outcomes.label),
+                answer=None if outcomes.answer is None else np.asarray(outcomes.answer),
+                classes=self.data.classes,
             ),
             "gaps": fairness.gaps(dense, correct, group, self.groups, self.counted),
             "values": [m.value for m in measured],

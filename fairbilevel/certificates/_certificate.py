@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from fairbilevel import _display
 from fairbilevel.certificates import _claim as gaps
 from fairbilevel.certificates import _words as words
 from fairbilevel.certificates._claim import Claim
@@ -38,6 +39,7 @@ _MOST_SILENT = 0.05
 
 # Other versions of the special functions may round differently; bounds are given to 1e-5 anyway.
 _SAME = 1e-6
+_MOST_SHOWN = 20  # groups in a notebook
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,48 @@ class Certificate:
             self.claim.positive is None or any(g.positive_rows is None for g in self.groups)
         ):
             raise ValueError(f"{self.claim.gap} needs a positive class")
+
+    def _title(self) -> str:
+        bound = self.smallest_tolerance
+        limit = words.amount(self.claim, self.claim.tolerance, exact=True)
+        smallest = "nothing" if bound is None else words.amount(self.claim, bound)
+        word = "floor" if self.claim.gap == gaps.FLOOR else "tolerance"
+        return (
+            f"{self.claim.gap}, {word} {limit}: {self.verdict}"
+            f"{' (conditional)' if self.conditional else ''}; {smallest} proven"
+            f" with {words.percent(self.claim.confidence)} confidence"
+        )
+
+    def __repr__(self) -> str:
+        rows = _display.counted(sum(g.rows for g in self.groups), "row")
+        groups = f"{rows} in {_display.counted(len(self.groups), 'group')}"
+        return _display.line("Certificate", self._title(), groups)
+
+    def __str__(self) -> str:
+        return self.sentence
+
+    def _repr_html_(self) -> str:
+        shown = sorted(self.findings, key=lambda f: -(f.bound or f.high))[:_MOST_SHOWN]
+        left_out = len(self.findings) - len(shown)
+
+        def written(value: float | None) -> str:
+            return "unknown" if value is None else f"{value:+.4f}"
+
+        rows = [
+            (
+                f.group if f.label is None else f"{f.group} ({f.label})",
+                f"{f.rows:,}",
+                written(f.estimate),
+                f"{written(f.low)} to {written(f.high)}",
+                f.verdict,
+            )
+            for f in shown
+        ]
+        more = f" {_display.counted(left_out, 'group')} more are not shown." if left_out else ""
+        head = ("group", "rows", "estimate", "interval", "verdict")
+        return _display.table(
+            f"Certificate: {self._title()}", rows, head=head, below=self.sentence + more
+        )
 
     @property
     def claimed(self) -> list[str]:

@@ -7,7 +7,7 @@ mistake of the user is a `DataError` of one sentence.
 """
 
 from ._arrays import from_arrays
-from ._dataset import Dataset, Options
+from ._dataset import Dataset, Options, as_labels
 from ._encoder import Encoder, standardize
 from ._errors import DataError
 from ._fingerprints import (
@@ -28,6 +28,7 @@ __all__ = [
     "Encoder",
     "Options",
     "RowFingerprints",
+    "as_labels",
     "atoms",
     "coarse_fingerprints",
     "coarse_scale",
