@@ -46,7 +46,7 @@ class Constraint(ABC):
         surrogate: which smooth harm stands for the measured quantity in gradients.
 
     Raises:
-        ValueError: a tolerance that is no number, negative, NaN or, of shares, 1 and more; or an
+        ValueError: a tolerance that is no number, negative, NaN or, of shares, above 1; or an
             unknown surrogate.
     """
 
@@ -85,9 +85,9 @@ class Constraint(ABC):
     def _check_tolerance(self, value: float) -> None:
         if not value >= 0:
             raise ValueError(f"the tolerance of {self.name} must be at least 0, got {value}")
-        if self.of_shares and value >= 1:
+        if self.of_shares and value > 1:
             raise ValueError(
-                f"the tolerance of {self.name} is a fraction below 1, got {value}: "
+                f"the tolerance of {self.name} is a fraction of at most 1, got {value}: "
                 f"{value:g} points are {value / 100:g}"
             )
 
