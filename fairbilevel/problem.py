@@ -223,8 +223,8 @@ def _checked_roles(roles: Mapping[str, Any], rows: int) -> dict[str, np.ndarray]
     missing = [name for name in fb_data.ROLES if name not in roles]
     if missing:
         raise ValueError(
-            f"roles lack {', '.join(missing)}: all of {', '.join(fb_data.ROLES)} are needed, certify "
-            "may be empty"
+            f"roles lack {', '.join(missing)}: all of {', '.join(fb_data.ROLES)} are needed, "
+            "certify may be empty"
         )
     found = {name: np.asarray(roles[name]) for name in fb_data.ROLES}
     for name, values in found.items():
@@ -400,8 +400,8 @@ class FairPruningProblem:
         elif not isinstance(model, models.Model):
             raise ValueError(
                 "the model must be the name of a built-in one, a flax.nnx.Module or a "
-                f"fb.models.Model, not {type(model).__name__}: fb.models.from_linen and from_function "
-                "make one"
+                f"fb.models.Model, not {type(model).__name__}: fb.models.from_linen and "
+                "from_function make one"
             )
         if accumulate < 1:
             raise ValueError(f"accumulate must be at least 1 micro-batch, got {accumulate}")
@@ -600,9 +600,8 @@ class FairPruningProblem:
             except (TypeError, ValueError, AttributeError):
                 raise ValueError(f"the dense model's {kind} are no tree of named arrays") from None
             if shapes[0] != shapes[1]:
-                other = sorted(
-                    n for n in {**shapes[0], **shapes[1]} if shapes[0].get(n) != shapes[1].get(n)
-                )
+                names = sorted({**shapes[0], **shapes[1]})
+                other = [n for n in names if shapes[0].get(n) != shapes[1].get(n)]
                 raise ValueError(
                     f"the dense model's {kind} are not those of {self.model.name!r}: {other[0]} is "
                     f"{shapes[0].get(other[0], 'missing')} where "
@@ -617,9 +616,9 @@ class FairPruningProblem:
         if right > share + 2 * (share * (1 - share) / len(rows)) ** 0.5:
             return ()
         return (
-            f"The dense model that was given is right in {100 * right:.1f} % of the rows, where the "
-            f"commonest class alone is {100 * share:.1f} %: was it trained on other classes, on "
-            "classes in another order, or on inputs that were scaled otherwise (here numbers are "
+            f"The dense model that was given is right in {100 * right:.1f} % of the rows, where "
+            f"the commonest class alone is {100 * share:.1f} %: was it trained on other classes, "
+            "on classes in another order, or on inputs that were scaled otherwise (here numbers are "
             "standardized by the rows of fit)?",
         )
 
@@ -666,7 +665,8 @@ class FairPruningProblem:
         for c in constraints:
             if not isinstance(c, Constraint):
                 raise ValueError(
-                    f"constraints are objects such as fb.fairness.ExcessAccuracyGap(0.02), got {c!r}"
+                    f"constraints are objects such as fb.fairness.ExcessAccuracyGap(0.02), "
+                    f"got {c!r}"
                 )
         return tuple(c.bound_to(self.data.groups, self.data.classes) for c in constraints)
 

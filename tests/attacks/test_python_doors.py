@@ -55,7 +55,7 @@ WRONG = {
     "a function for a model": ({"model": lambda x: x}, "from_function"),
     "a linen module for a model": ({"model": nn.Dense(2)}, "from_linen"),
     "no model": ({"model": None}, "not NoneType"),
-    "a class for a model": ({"model": nnx.Linear}, "not type"),
+    "a class for a model": ({"model": nnx.Linear}, "not ModuleMeta"),
     "an unknown model": ({"model": "mpl"}, "mlp"),
 }
 
