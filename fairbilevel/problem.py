@@ -618,8 +618,8 @@ class FairPruningProblem:
         return (
             f"The dense model that was given is right in {100 * right:.1f} % of the rows, where "
             f"the commonest class alone is {100 * share:.1f} %: was it trained on other classes, "
-            "on classes in another order, or on inputs that were scaled otherwise (here numbers are "
-            "standardized by the rows of fit)?",
+            "on classes in another order, or on inputs that were scaled otherwise (here "
+            "numbers are standardized by the rows of fit)?",
         )
 
     def outcomes(
