@@ -25,6 +25,9 @@ REPORTED_ROLES = ("fit", "select", "tune", "test")
 _EVALUATION_ROWS = 256  # of a compiled call
 
 
+_MOST_PARAMETERS = 10**10
+
+
 @dataclass(frozen=True)
 class Network:
     """Parameters and state of one network of a problem's model.
@@ -411,6 +414,12 @@ class FairPruningProblem:
         self._check_logits()
         self.layers = _layers(model, self.inputs.shape[1:], prune_classifier)
         params, _ = _shapes(model)
+        size = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+        if size > _MOST_PARAMETERS:
+            raise ValueError(
+                f"model {model.name!r} has {size:,} parameters on these inputs, more than a "
+                "machine holds several copies of: take a smaller width"
+            )
         shapes = {tuple(leaf.shape) for leaf in jax.tree.leaves(params)}
         self.placement = (placement or Placement.over()).splitting(shapes)
         if not self.placement.alone:

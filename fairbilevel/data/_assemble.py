@@ -87,6 +87,8 @@ def assemble(rows: Rows, request: Request) -> Dataset:
         attributes=rows.group,
         **_row_columns(rows, request, chosen),
     )
+    if options.image_size is not None and not data.is_image:
+        raise DataError(f"{rows.name} holds no images, so image_size says nothing; leave it out.")
     if not data.is_table:
         rows.notes.append("Group attributes are no model inputs.")
     return dataclasses.replace(data, notes=(*rows.notes, *_twin_notes(data)))

@@ -57,6 +57,7 @@ WRONG = {
     "no model": ({"model": None}, "not NoneType"),
     "a class for a model": ({"model": nnx.Linear}, "not ModuleMeta"),
     "an unknown model": ({"model": "mpl"}, "mlp"),
+    "a width no machine holds": ({"width": 10**8}, "take a smaller width"),
 }
 
 
@@ -148,3 +149,26 @@ def test_a_dense_run_that_used_the_test_rows_is_refused(made, capsys, tmp_path):
     assert "test rows were used for fitting or choosing" in said
     assert not (tmp_path / "leak").exists()
     assert main([*words, "--out", str(tmp_path / "same")]) == 0
+
+
+LINES = {
+    "a width no machine holds": (["--width", "100000000"], "smaller width"),
+    "an unknown option of a method": (["--method", "snip:foo=1"], "foo"),
+    "no constraint beside another": (
+        ["--constraint", "none", "--constraint", "accuracy-gap=2%"],
+        "none",
+    ),
+    "images of arrays without any": (["--image-size", "16"], "image"),
+}
+
+
+@pytest.mark.parametrize("case", LINES)
+def test_options_that_cannot_be_are_refused_before_any_work(case, made, tmp_path, capsys):
+    words, message = LINES[case]
+    given = ["--data", str(made / "rows.csv"), "--target", "label", "--group", "group"]
+    out = ["--model", "mlp", "--out", str(tmp_path / "run"), *words]
+    assert main(["solve", *given, *out]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert len(said.strip().splitlines()) == 1
+    assert not (tmp_path / "run" / "config.json").exists()
