@@ -17,9 +17,9 @@ _SAVED = "/jax/compilation_cache/compile_time_saved_sec"
 _saved = [0.0]
 
 
-def _told(event: str, seconds: float, **_: str | int) -> None:
+def _told(event: str, duration_secs: float, **_: str | int) -> None:
     if event == _SAVED:
-        _saved[0] += seconds
+        _saved[0] += duration_secs
 
 
 jax.monitoring.register_event_duration_secs_listener(_told)
