@@ -79,7 +79,10 @@ def test_schema(result, rows):
         "requested", "achieved", "prunable", "kept", "unit", "granularity", "budget", "parameters",
         "multiply_adds",
     }  # fmt: skip
-    names = ("accuracy", "loss", "group_accuracy", "group_size")
+    names = (
+        "accuracy", "loss", "group_accuracy", "group_size", "balanced_accuracy", "majority_class",
+        "majority_share", "commonest_answer", "commonest_answer_share",
+    )  # fmt: skip
     for network in ("dense", "pruned", "baseline"):
         assert set(result[network]) == REPORTED
         for part in result[network].values():
@@ -134,7 +137,8 @@ def test_reported_accuracies_are_those_of_the_saved_model(result, run, rows):
         y, group = data.y[roles[role]], data.group[roles[role]]
         inputs = data.inputs[roles[role]]
         for dense, name in ((False, "pruned"), (True, "dense")):
-            right = run.logits(inputs, dense=dense).argmax(-1) == y
+            logits = run.logits(inputs, dense=dense)
+            right = logits.argmax(-1) == y
             part = result[name][role]
             assert part["accuracy"] == right.mean()
             for g, label in enumerate(data.groups):
@@ -142,6 +146,15 @@ def test_reported_accuracies_are_those_of_the_saved_model(result, run, rows):
                     right[group == g].mean(), abs=1e-15
                 )
                 assert part["group_size"][label] == (group == g).sum()
+            label, answer = (np.array(data.classes)[i] for i in (y, logits.argmax(-1)))
+            each = [np.mean(answer[label == name] == name) for name in data.classes]
+            assert part["balanced_accuracy"] == pytest.approx(np.mean(each), abs=1e-12)
+            for values, name, share in (
+                (label, "majority_class", "majority_share"),
+                (answer, "commonest_answer", "commonest_answer_share"),
+            ):
+                counts = np.unique(values, return_counts=True)[1]
+                assert part[share] == np.mean(values == part[name]) == counts.max() / len(y)
         np.testing.assert_array_equal(run.predict(inputs), run.logits(inputs).argmax(-1))
 
 
