@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fairbilevel import _options, hypergrad, masks, pruners
+from flax import nnx
+
+from fairbilevel import _options, hypergrad, masks, models, pruners
 from fairbilevel.masks import Budget
 from fairbilevel.problem import FairPruningProblem, Network, Reference
 from fairbilevel.records import Checkpoints
@@ -178,11 +180,29 @@ def by_name(text: str, **options: Any) -> Method:
     return entry.kind(**{**options, **given, **entry.fixed})
 
 
+def _network(dense: Any) -> Network:
+    """The network in what a caller has of it.
+
+    Raises:
+        ValueError: what it would have to be.
+    """
+    if isinstance(dense, Network):
+        return dense
+    if isinstance(dense, nnx.Module):
+        return Network(*models.split_nnx(dense))
+    if isinstance(dense, tuple) and len(dense) == 2 and all(isinstance(v, dict) for v in dense):
+        return Network(*dense)
+    how = "a Network(params, state), a flax.nnx.Module or a Reference"
+    if isinstance(dense, (str, Path)):
+        how += f"; of a run folder fb.load_run({str(dense)!r}).dense"
+    raise ValueError(f"dense must be {how}, not {type(dense).__name__}")
+
+
 def solve(
     problem: FairPruningProblem,
     method: Method | str = "bilevel",
     *,
-    dense: Reference | Network | None = None,
+    dense: Reference | Network | nnx.Module | tuple[Any, Any] | None = None,
     callback: Callback = lambda record: None,
     dense_steps: int | None = None,
     checkpoints: Checkpoints | str | Path | None = None,
@@ -199,7 +219,8 @@ def solve(
     Args:
         problem: what to solve.
         method: a method, or the name of one (``fb.methods.NAMES``).
-        dense: the dense model, if there is one: a ``Reference`` or a ``Network`` of parameters.
+        dense: the dense model, if there is one: a ``Reference``, a ``Network`` or a pair of
+            parameters and state, or a ``flax.nnx.Module`` of the problem's model.
         callback: receives one record a stage.
         dense_steps: gradient steps of the dense model, where it is trained here.
         checkpoints: where checkpoints go, a folder or ``fb.records.Checkpoints``; where there are
@@ -233,8 +254,8 @@ def solve(
                 callback=callback,
                 checkpoints=checkpoints,
             )
-        elif isinstance(dense, Network):
-            dense = problem.refer(dense)
+        elif not isinstance(dense, Reference):
+            dense = problem.refer(_network(dense))
         return method.run(problem, dense, callback=callback, checkpoints=checkpoints)
     finally:
         if checkpoints is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -15,13 +16,16 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from fairbilevel import _trees, fairness, masks, models
+from fairbilevel import _display, _trees, fairness, masks, models
 from fairbilevel import data as fb_data
 from fairbilevel.devices import Placement, Program
 from fairbilevel.fairness import Constraint, Custom, Measurement, Outcomes
 
 REPORTED_ROLES = ("fit", "select", "tune", "test")
 _EVALUATION_ROWS = 256  # of a compiled call
+
+
+_MOST_PARAMETERS = 10**10
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,15 @@ class Network:
 
     params: Any
     state: Any
+
+    def __repr__(self) -> str:
+        state = _trees.size(self.state)
+        arrays = _display.counted(len(jax.tree.leaves(self.params)), "array")
+        return _display.line(
+            "Network",
+            f"{_trees.size(self.params):,} parameters in {arrays}",
+            f"{state:,} numbers of state" if state else "no state",
+        )
 
 
 @dataclass(frozen=True)
@@ -139,6 +152,12 @@ def predict(
     return np.concatenate(chunks)
 
 
+def probabilities(logits: Float[np.ndarray, "rows classes"]) -> Float[np.ndarray, "rows classes"]:
+    """The softmax of logits, in double precision: each row sums to one."""
+    raised = np.exp(np.subtract(logits, logits.max(-1, keepdims=True), dtype=np.float64))
+    return raised / raised.sum(-1, keepdims=True)
+
+
 @functools.lru_cache(maxsize=64)
 def _built_in(
     name: str, shape: tuple[int, ...], classes: int, width: int | None, remat: bool, kind: Any
@@ -191,6 +210,42 @@ def _started(model: models.Model, seed: Array) -> tuple[Any, Any]:
 _START = Program(_started, once=True)
 
 
+def _told(tolerance: Any) -> str:
+    """One tolerance, or the range of those that groups have."""
+    if not isinstance(tolerance, tuple):
+        return f"{tolerance:.10g}"
+    return f"{min(tolerance):.10g} to {max(tolerance):.10g} by group"
+
+
+def _checked_roles(roles: Mapping[str, Any], rows: int) -> dict[str, np.ndarray]:
+    """Row numbers of every role: whole, in range, and each in one role only.
+
+    Raises:
+        ValueError: which role is wrong, and how.
+    """
+    missing = [name for name in fb_data.ROLES if name not in roles]
+    if missing:
+        raise ValueError(
+            f"roles lack {', '.join(missing)}: all of {', '.join(fb_data.ROLES)} are needed, "
+            "certify may be empty"
+        )
+    found = {name: np.asarray(roles[name]) for name in fb_data.ROLES}
+    for name, values in found.items():
+        if not values.size:
+            found[name] = values = np.zeros(0, np.int64)
+        if values.ndim != 1 or values.dtype.kind not in "iu":
+            raise ValueError(f"role {name} must hold row numbers, its type is {values.dtype}")
+        if values.size and not 0 <= values.min() <= values.max() < rows:
+            raise ValueError(f"role {name} names rows outside the {rows} there are")
+    times = np.bincount(np.concatenate(list(found.values())).astype(np.int64), minlength=rows)
+    if times.max(initial=0) > 1:
+        raise ValueError(
+            f"{int((times > 1).sum())} rows are in more than one role, or twice in one: roles must "
+            "be disjoint"
+        )
+    return found
+
+
 def _local(leaf: Any) -> np.ndarray:
     """The entries of an array that this process can read."""
     if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
@@ -210,6 +265,7 @@ class Reference:
         gradient_evaluations: what its training cost, 0 if it was given.
         seed: of its training, where it was trained here: its initial weights can be had again.
         rollbacks: each time its training diverged and went back (``fb.Solution.rollbacks``).
+        warnings: what makes a given network look like none for these inputs.
     """
 
     network: Network
@@ -219,6 +275,16 @@ class Reference:
     gradient_evaluations: float = 0.0
     seed: int | None = None
     rollbacks: tuple[dict[str, Any], ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        trained = f"trained with {self.gradient_evaluations:,.0f} gradient evaluations"
+        return _display.line(
+            "Reference",
+            repr(self.network),
+            f"outcomes of {_display.counted(len(self.correct), 'row')}",
+            trained if self.gradient_evaluations else "given",
+        )
 
 
 class FairPruningProblem:
@@ -282,6 +348,9 @@ class FairPruningProblem:
                 raise ValueError("arrays need x, y and group; a fb.data.Dataset brings all three")
             x = fb_data.from_arrays(x, y, group)
         data: fb_data.Dataset = x
+        if (data.y < 0).any() or (data.group < 0).any():
+            missing = int(((data.y < 0) | (data.group < 0)).sum())
+            raise ValueError(f"{missing} rows have no label or no group: leave them out")
         self.data = data
         self.constraints = self.bound(constraints)
         names = [c.name for c in self.constraints]
@@ -293,10 +362,15 @@ class FairPruningProblem:
         self.counted = (
             np.ones(len(data.groups), bool) if counted is None else np.asarray(counted, bool)
         )
+        if self.counted.shape != (len(data.groups),):
+            raise ValueError(
+                f"counted has shape {list(self.counted.shape)} where there are {len(data.groups)} "
+                "groups"
+            )
         if roles is None:
             fractions = fb_data.FRACTIONS if role_fractions is None else role_fractions
             roles = fb_data.split_roles(data, fractions, seed, self.counted)
-        self.roles = {name: np.asarray(roles[name]) for name in fb_data.ROLES}
+        self.roles = _checked_roles(roles, len(data))
         self.select_outer, self.select_duals = fb_data.role_halves(self.roles["select"], data, seed)
         self.encoder = fb_data.Encoder.fit(data, self.roles["fit"])
         self.inputs = self.encoder.transform(data.inputs)
@@ -326,6 +400,12 @@ class FairPruningProblem:
             )
         elif isinstance(model, nnx.Module):
             model = models.from_nnx(model)
+        elif not isinstance(model, models.Model):
+            raise ValueError(
+                "the model must be the name of a built-in one, a flax.nnx.Module or a "
+                f"fb.models.Model, not {type(model).__name__}: fb.models.from_linen and "
+                "from_function make one"
+            )
         if accumulate < 1:
             raise ValueError(f"accumulate must be at least 1 micro-batch, got {accumulate}")
         self.model = model
@@ -334,10 +414,44 @@ class FairPruningProblem:
         self._check_logits()
         self.layers = _layers(model, self.inputs.shape[1:], prune_classifier)
         params, _ = _shapes(model)
+        size = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+        if size > _MOST_PARAMETERS:
+            raise ValueError(
+                f"model {model.name!r} has {size:,} parameters on these inputs, more than a "
+                "machine holds several copies of: take a smaller width"
+            )
         shapes = {tuple(leaf.shape) for leaf in jax.tree.leaves(params)}
         self.placement = (placement or Placement.over()).splitting(shapes)
         if not self.placement.alone:
             self.model = _placed(model, self.placement)
+
+    def _facts(self) -> list[tuple[str, str]]:
+        """What a reader wants to know, by name."""
+        data = self.data
+        sizes = {
+            kind: _display.counted(sum(math.prod(u.shape) for u in self.layers.units(kind)), kind)
+            for kind in masks.GRANULARITIES
+        }
+        outside = [g for g, c in zip(data.groups, self.counted, strict=True) if not c]
+        groups = f"{len(data.groups)}: {_display.listed(data.groups)}"
+        groups += f"; outside every limit: {_display.listed(outside)}" if outside else ""
+        limits = [f"{c.name}={_told(c.tolerance)}" for c in self.constraints]
+        return [
+            ("model", f"{self.model.name}, {' or '.join(sizes.values())} to prune"),
+            ("data", f"{data.name}, {_display.counted(len(data), 'row')}"),
+            ("classes", f"{len(data.classes)}: {_display.listed(data.classes)}"),
+            ("groups", groups),
+            ("roles", ", ".join(f"{name} {len(rows):,}" for name, rows in self.roles.items())),
+            ("constraints", ", ".join(limits) or "none"),
+        ]
+
+    def __repr__(self) -> str:
+        return _display.line(
+            "FairPruningProblem", *(f"{name} {said}" for name, said in self._facts())
+        )
+
+    def _repr_html_(self) -> str:
+        return _display.table("Fair pruning problem", self._facts())
 
     def _shares(self, rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, " groups"]:
         count = np.bincount(self.group[rows], minlength=len(self.data.groups))
@@ -460,7 +574,12 @@ class FairPruningProblem:
         return Network(*self.placement.place(self.model.init(jax.random.key(seed))))
 
     def refer(self, network: Network, gradient_evaluations: float = 0.0) -> Reference:
-        """The dense reference of a network: its outcome on every row except those of certify."""
+        """The dense reference of a network: its outcome on every row except those of certify.
+
+        Raises:
+            ValueError: parameters of another model, or values that are not finite.
+        """
+        self._check_parameters(network)
         network = Network(*self.placement.place((network.params, network.state)))
         for name, leaf in _trees.flatten_named(network.params).items():
             if not np.isfinite(_local(leaf)).all():
@@ -472,7 +591,45 @@ class FairPruningProblem:
             rows = self.roles[name]
             logits[rows] = self.logits(network, self.inputs[rows])
             correct[rows], loss[rows] = fairness.judge(logits[rows], self.y[rows])
-        return Reference(network, correct, loss, logits, gradient_evaluations)
+        warnings = () if gradient_evaluations else self._strange(correct)
+        return Reference(network, correct, loss, logits, gradient_evaluations, warnings=warnings)
+
+    def _check_parameters(self, network: Network) -> None:
+        for kind, given, wanted in zip(
+            ("parameters", "state"),
+            (network.params, network.state),
+            _shapes(self.model),
+            strict=True,
+        ):
+            try:
+                shapes = [
+                    {n: tuple(np.shape(v)) for n, v in _trees.flatten_named(tree).items()}
+                    for tree in (given, wanted)
+                ]
+            except (TypeError, ValueError, AttributeError):
+                raise ValueError(f"the dense model's {kind} are no tree of named arrays") from None
+            if shapes[0] != shapes[1]:
+                names = sorted({**shapes[0], **shapes[1]})
+                other = [n for n in names if shapes[0].get(n) != shapes[1].get(n)]
+                raise ValueError(
+                    f"the dense model's {kind} are not those of {self.model.name!r}: {other[0]} is "
+                    f"{shapes[0].get(other[0], 'missing')} where "
+                    f"{shapes[1].get(other[0], 'nothing')} is expected"
+                )
+
+    def _strange(self, correct: Bool[np.ndarray, " rows"]) -> tuple[str, ...]:
+        """Whether a given network is right hardly more often than the commonest class would be."""
+        rows = np.concatenate([self.roles[name] for name in REPORTED_ROLES])
+        share = np.bincount(self.y[rows]).max() / len(rows)
+        right = float(correct[rows].mean())
+        if right > share + 2 * (share * (1 - share) / len(rows)) ** 0.5:
+            return ()
+        return (
+            f"The dense model that was given is right in {100 * right:.1f} % of the rows, where "
+            f"the commonest class alone is {100 * share:.1f} %: was it trained on other classes, "
+            "on classes in another order, or on inputs that were scaled otherwise (here "
+            "numbers are standardized by the rows of fit)?",
+        )
 
     def outcomes(
         self, network: Network, reference: Reference | None, rows: Int[np.ndarray, " n"]
@@ -485,9 +642,6 @@ class FairPruningProblem:
             else (reference.correct[rows], reference.loss[rows])
         )
         own = [c for c in self.constraints if isinstance(c, Custom)]
-        if not own and not any(c.of_cells for c in self.constraints):
-            correct, loss = self.judge(network, rows)
-            return Outcomes(correct, dense[0], loss, dense[1])
         logits, y = self.logits(network, self.inputs[rows]), self.y[rows]
         correct, loss = fairness.judge(logits, y)
         measured = {
@@ -513,8 +667,16 @@ class FairPruningProblem:
         """Constraints with their tolerances in the order of this problem's groups.
 
         Raises:
-            ValueError: tolerances for other groups, or not for all of them.
+            ValueError: no constraints, tolerances for other groups, or not for all of them.
         """
+        if isinstance(constraints, Constraint):
+            constraints = (constraints,)
+        for c in constraints:
+            if not isinstance(c, Constraint):
+                raise ValueError(
+                    f"constraints are objects such as fb.fairness.ExcessAccuracyGap(0.02), "
+                    f"got {c!r}"
+                )
         return tuple(c.bound_to(self.data.groups, self.data.classes) for c in constraints)
 
     def own_or(self, constraint: Constraint) -> Constraint:
@@ -534,7 +696,13 @@ class FairPruningProblem:
         measured = self.measure(outcomes, rows)
         return {
             "performance": fairness.performance(
-                correct, np.asarray(outcomes.loss), group, self.groups
+                correct,
+                np.asarray(outcomes.loss),
+                group,
+                self.groups,
+                label=None if outcomes.label is None else np.asarray(outcomes.label),
+                answer=None if outcomes.answer is None else np.asarray(outcomes.answer),
+                classes=self.data.classes,
             ),
             "gaps": fairness.gaps(dense, correct, group, self.groups, self.counted),
             "values": [m.value for m in measured],

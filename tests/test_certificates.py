@@ -27,9 +27,10 @@ from fairbilevel.certificates import (
     rate_upper,
     rows_needed,
 )
+from fairbilevel.certificates import _paired as paired
 from fairbilevel.certificates._betting import BINS, histogram, mean_lower, mean_upper
 from fairbilevel.certificates._judge import judge_excess, judge_floor, judge_spread
-from fairbilevel.certificates._paired import tail
+from fairbilevel.certificates._paired import _strata, tail
 
 LEVELS = st.sampled_from([0.2, 0.05, 0.01, 0.001])
 
@@ -69,29 +70,33 @@ def test_rates_without_rows_or_events():
     assert rate_lower(150, 150, 0.05) == pytest.approx(0.05 ** (1 / 150))
 
 
-def _error(rates, level):
+def _error(rates, level, alike=False):
     """Chance that the upper bound misses the average of these rates: every count, exactly."""
     chances = np.ones(1)
     for rate in rates:
         chances = np.convolve(chances, [1 - rate, rate])
-    n = len(rates)
-    return sum(p for k, p in enumerate(chances) if rate_upper(k, n, level) < np.mean(rates) - 1e-12)
+    upper = [rate_upper(k, len(rates), level, alike=alike) for k in range(len(chances))]
+    return chances[np.array(upper) < np.mean(rates) - 1e-12].sum()
 
 
-@pytest.mark.parametrize("level", [0.25, 0.1, 0.05, 0.0125, 0.001])
+@pytest.mark.parametrize("level", [0.25, 0.1, 0.05, 0.025, 0.0125, 0.001])
 def test_rows_of_different_rates(level):
-    """Up to a quarter the bound holds for their average, but where all rows but one are events."""
-    worst, rng = -np.log1p(-level), np.random.default_rng(0)
+    """Up to a quarter the bound holds for their average; that for rows that are alike does not."""
+    rng = np.random.default_rng(0)
     for n in (2, 3, 5, 9):
-        edge = np.ones(n)  # the least favourable: one row that may fail, the others cannot
-        edge[0] = n * rate_upper(n - 1, n, level) - (n - 1) + 1e-9
-        assert level < _error(edge, level) <= worst + 1e-6
+        for alike, worst in ((False, level), (True, -np.log1p(-level))):
+            edge = np.ones(n)  # the least favourable: one row that may fail, the others cannot
+            edge[0] = n * rate_upper(n - 1, n, level, alike=alike) - (n - 1) + 1e-9
+            assert level - 1e-6 <= _error(edge, level, alike) <= worst + 1e-6
+        assert _error(edge, level, alike=True) > level * 1.0002
         for _ in range(200):
             rates = rng.random(n) ** rng.choice([0.1, 1.0, 10.0])
             rates[rng.random(n) < 0.3] = rng.integers(0, 2)
-            error = _error(rates, level)
-            missed = rates.mean() > rate_upper(n - 1, n, level)
-            assert error <= (worst if missed else level) + 1e-9
+            assert _error(rates, level) <= level + 1e-9
+        mirrored = [1 - rate_lower(n - k, n, level, alike=False) for k in range(n + 1)]
+        assert mirrored == pytest.approx(
+            [rate_upper(k, n, level, alike=False) for k in range(n + 1)]
+        )
 
 
 # ---------------------------------------------------------------- paired differences
@@ -206,6 +211,59 @@ def test_the_simple_bound_holds_for_strata(n):
         assert wrong <= level + 1e-9
 
 
+@pytest.mark.parametrize("n", [4, 8, 12])
+def test_the_bound_for_strata_holds_by_enumeration(n):
+    """Rows of two kinds, also in what they share least: one kind never differs."""
+    level, half = 0.05, n // 2
+    pairs = outcomes(half)
+    upper = np.array([[_strata(b + d, c + e, n, level) for d, e in pairs] for b, c in pairs])
+    mass = {world: trinomial(half, *world) for world in worlds(4 if n < 12 else 2)}
+    for (pb, pc), (rb, rc) in itertools.product(mass, repeat=2):
+        truth = (pb - pc + rb - rc) / 2
+        wrong = np.outer(mass[pb, pc], mass[rb, rc])[upper < truth - 1e-12].sum()
+        assert wrong <= level
+
+
+@pytest.mark.parametrize("churn", [(0.02, 0.02, 0.02), (0.0, 0.05, 0.4), (0.3, 0.1, 0.02)])
+def test_the_bound_for_strata_holds_in_groups_of_many_rows(churn):
+    """Counts of three groups of 2,000, 600 and 400 rows, drawn 4,000 times."""
+    level, rows = 0.02, np.array([2000, 600, 400])
+    rng = np.random.default_rng(1)
+    lost, won = 0.7 * np.array(churn), 0.3 * np.array(churn)
+    truth = (rows @ (lost - won)) / rows.sum()
+    drawn = sum(
+        rng.multinomial(n, [b, c, 1 - b - c], 4000) for n, b, c in zip(rows, lost, won, strict=True)
+    )
+    n = int(rows.sum())
+    upper = np.array([difference_upper(int(b), int(c), n, level, "strata") for b, c, _ in drawn])
+    simple = np.array([difference_upper(int(b), int(c), n, level, "simple") for b, c, _ in drawn])
+    assert (upper < truth).mean() <= stats.binom.ppf(0.999, 4000, level) / 4000
+    # It is there to be narrower, where rows lost and won are many.
+    if sum(churn) > 0.1:
+        assert np.median(upper - simple) < 0
+
+
+@pytest.mark.parametrize("level", [0.022, 0.001])
+def test_where_the_most_variable_world_is_the_worst_no_cover_is_needed(level, monkeypatch):
+    rng, taken = np.random.default_rng(0), []
+    for _ in range(25):
+        n = int(rng.integers(20, 3000))
+        b, c = rng.binomial(n, rng.choice([0.005, 0.05, 0.2, 0.4], 2))
+        if b + c > n:
+            continue
+        counts = int(b), int(c), n, level
+        short = difference_upper(*counts)
+        proven = paired._most_variable_is_worst
+        with monkeypatch.context() as cover:
+            cover.setattr(paired, "_most_variable_is_worst", lambda *_: False)
+            paired._sharp.cache_clear()
+            slack = 2 * max(1e-5, 2e-3 * (short - (b - c) / n))
+            assert difference_upper(*counts) == pytest.approx(short, abs=slack)
+        paired._sharp.cache_clear()
+        taken.append(proven(short, int(b - c), n, rate_upper(int(b + c), n, level / 10)))
+    assert any(taken)
+
+
 # ---------------------------------------------------------------- quantities
 
 
@@ -312,9 +370,11 @@ def test_holm_is_not_used():
         assert f.verdict == ("certified" if bound <= 0.021 else "undecided")
 
 
-def test_a_complement_of_several_groups_takes_the_simple_bound():
+def test_a_complement_of_several_groups_takes_no_sharp_bound():
     pooled = Paired(1, 0, 10).pool([Paired(2, 1, 20), Paired(0, 0, 5)])
-    assert pooled == Paired(3, 1, 35, "simple")
+    assert pooled == Paired(3, 1, 35, "strata")
+    simple = Paired(1, 0, 10, "simple").pool([Paired(2, 1, 20, "simple")])
+    assert simple == Paired(3, 1, 30, "simple")
     assert Paired(1, 0, 10).pool([]) == Paired(1, 0, 10, "sharp")
 
 
@@ -333,6 +393,18 @@ def test_spreads_by_hand():
     assert [f.verdict for f in judgement.findings] == ["violated", "violated", "violated"]
     same = {g: Rate(9000, 10_000) for g in "abc"}
     assert judge_spread({None: same}, list("abc"), 0.05, 0.05).verdict == "certified"
+
+
+def test_verdicts_on_cells_share_the_error_between_layers():
+    """Equalized odds: twice the cells of parity, so twice the bounds that may fail."""
+    cells = {g: Rate(900, 1000) for g in "abc"}
+    two = judge_spread({"right": cells, "wrong": cells}, list("abc"), 0.1, 0.05).findings
+    half = judge_spread({None: cells}, list("abc"), 0.1, 0.025).findings
+    assert [(f.low, f.high) for f in two] == [(f.low, f.high) for f in half] * 2
+    apart = half[0].high - half[0].low
+    for tolerance, verdict in ((apart + 1e-9, "certified"), (apart - 1e-9, "undecided")):
+        found = judge_spread({"right": cells, "wrong": cells}, list("abc"), tolerance, 0.05)
+        assert [f.verdict for f in found.findings] == [verdict] * 6
 
 
 def test_an_empty_cell_is_undecided():

@@ -106,16 +106,16 @@ def test_rates_of_answers():
     y = np.array([1, 1, 1, 0, 0] * 40)
     pruned = np.array([1, 1, 0, 1, 0] * 40)
     group = np.repeat([0, 1], 100)
-    parity = fb.certify(y, y, pruned, group, gap="demographic-parity", tolerance=0.9)
+    given = {"tolerance": 0.9}
+    parity = fb.certify(y, y, pruned, group, gap="demographic-parity", **given)
     assert [f.estimate for f in parity.findings] == [0.6, 0.6]
-    opportunity = fb.certify(y, y, pruned, group, gap="equal-opportunity", tolerance=0.9)
+    opportunity = fb.certify(y, y, pruned, group, gap="equal-opportunity", **given)
     assert [f.estimate for f in opportunity.findings] == pytest.approx([2 / 3, 2 / 3])
-    odds = fb.certify(y, y, pruned, group, gap="equalized-odds", tolerance=0.9)
+    odds = fb.certify(y, y, pruned, group, gap="equalized-odds", **given)
     assert [f.estimate for f in odds.findings] == pytest.approx([2 / 3, 2 / 3, 0.5, 0.5])
     names = np.array(["no", "yes"])
     text = fb.certify(
-        names[y], names[y], names[pruned], group, gap="equalized-odds", tolerance=0.9,
-        positive="yes",
+        names[y], names[y], names[pruned], group, gap="equalized-odds", positive="yes", **given
     )  # fmt: skip
     assert text.smallest_tolerance == odds.smallest_tolerance
 
@@ -151,7 +151,7 @@ def test_small_groups_are_outside_the_claim_but_part_of_the_average():
     found = fb.certify(y, dense, pruned, group, tolerance=0.05)
     assert [f.group for f in found.findings] == ["0", "1", "2"]
     assert found.small == ["3"]
-    assert "Too small to say: 3." in found.sentence
+    assert "Too small to say: 3, 0.8 % of the rows." in found.sentence
     assert found.findings[0].share == found.groups[0].rows / 600
     assert found.to_json()["outside_the_claim"] == ["3"]
 
@@ -245,19 +245,34 @@ def test_looks_are_numbered_and_paid_for(tmp_path):
     second = small(ledger=ledger, ids=ids(), tolerance=0.6)
     assert second.claim.look == 2
     assert second.claim.delta == pytest.approx(first.claim.delta / 4)
-    # Rows that overlap have been looked at, disjoint ones have not.
+    # Rows that overlap have been looked at; others, if nobody says that the models differ.
     assert small(ledger=ledger, ids=ids(599)).claim.look == 3
-    assert small(ledger=ledger, ids=ids(5000)).claim.look == 1
+    assert small(ledger=ledger, ids=ids(5000)).claim.look == 4
     assert len(read_ledger(ledger)) == 4
 
 
-def test_without_ids_rows_are_known_as_a_whole(tmp_path):
+def test_other_models_at_other_rows_stand_apart(tmp_path):
+    ledger = tmp_path / "ledger.json"
+
+    def look(name, start, tolerance=0.5):
+        models = {"dense_model": "d", "pruned_model": name, "tolerance": tolerance}
+        return small(ledger=ledger, ids=ids(start), **models).claim.look
+
+    assert look("a", 0) == 1
+    assert look("b", 5000) == 1
+    assert look("b", 0, 0.6) == 3  # rows of the first, models of the second
+    assert look("a", 9000) == 2
+
+
+def test_without_ids_every_certificate_counts(tmp_path):
     ledger = tmp_path / "ledger.json"
     y, dense, pruned, group = predictions()
     options = {"gap": "worst-group-accuracy", "tolerance": 0.5, "ledger": ledger}
     assert fb.certify(y, dense, pruned, group, **options).claim.look == 1
-    assert fb.certify(y, dense, dense, group, **options).claim.look == 2
-    assert fb.certify(1 - y, dense, dense, group, **options).claim.look == 1
+    assert fb.certify(y, dense, np.where(y, pruned, dense), group, **options).claim.look == 2
+    found = fb.certify(1 - y, 1 - dense, 1 - np.where(y, dense, pruned), group, **options)
+    assert found.claim.look == 3
+    assert "every certificate of the ledger counts" in " ".join(found.context.notes)
 
 
 def test_candidates_share_a_look(tmp_path):
@@ -266,7 +281,7 @@ def test_candidates_share_a_look(tmp_path):
     options = {"gap": "worst-group-accuracy", "tolerance": 0.5, "ids": ids(), "ledger": ledger}
     looks = []
     for k in range(4):
-        other = np.where(np.arange(600) == k, 1 - pruned, pruned)
+        other = np.where(np.arange(600) < 4 * k, 1 - y, pruned)
         found = fb.certify(y, dense, other, group, candidates=3, **options)
         looks.append(found.claim.look)
         assert found.claim.delta == pytest.approx(Claim(look=looks[-1]).delta / 3)
@@ -280,6 +295,7 @@ def test_the_only_look_closes_rows(tmp_path):
     assert small(ledger=ledger, ids=ids(), only_look=True).claim.look == 1
     with pytest.raises(ValueError, match="which closed them"):
         small(ledger=ledger, ids=ids(), tolerance=0.6)
+    ledger = tmp_path / "others" / "ledger.json"
     small(ledger=ledger, ids=ids(5000))
     with pytest.raises(ValueError, match="nobody has looked at"):
         small(ledger=ledger, ids=ids(5000), only_look=True)
@@ -521,7 +537,8 @@ def test_new_rows_are_taken_and_used_ones_refused(place, finished, capsys):
     np.savez(place / "new.npz", **images(400, 7))
     options = ["--tolerance", "5%", "--gap", "equalized-loss-signed", "--upper", "3"]
     assert run(place / "run", "--data", place / "new.npz", *options) in (0, 3, 4)
-    written = json.loads((place / "run" / "certificate.json").read_text())
+    (path,) = (place / "run").glob("certificate-new.npz-*.json")
+    written = json.loads(path.read_text())
     assert written["overall"]["rows"] == 400
     assert written["claim"]["quantity"] == "loss clipped at 3"
     assert run(place / "run", "--data", finished / "mine.npz", "--tolerance", "5%") == 2
@@ -538,24 +555,33 @@ def test_new_rows_are_taken_and_used_ones_refused(place, finished, capsys):
     new["x"][23] = new["x"][22]
     np.savez(place / "shown.npz", **new)
     assert run(place / "run", "--data", place / "shown.npz", "--tolerance", "5%") in (0, 3, 4)
-    context = json.loads((place / "run" / "certificate.json").read_text())["context"]
+    (path,) = (place / "run").glob("certificate-shown.npz-*.json")
+    context = json.loads(path.read_text())["context"]
     assert any("1 rows are test rows" in note for note in context["notes"])
     assert any("1 clusters, 1 of them with conflicting labels" in n for n in context["notes"])
     assert (context["duplicates"], context["kind"]) == (2, "distinct images")
 
 
+def changed(run, name, values):
+    """Another file of a run, with a manifest that fits it."""
+    (run / name).write_text(json.dumps(values))
+    fb.records.write_result(run, json.loads((run / "result.json").read_text()))
+
+
 def test_what_a_run_cannot_certify(place, finished, capsys, tmp_path):
     config = json.loads((place / "run" / "config.json").read_text())
     np.savez(tmp_path / "changed.npz", **images(900, 1))
-    changed = config | {"data": str(tmp_path / "changed.npz")}
-    (place / "run" / "config.json").write_text(json.dumps(changed))
+    changed(place / "run", "config.json", config | {"data": str(tmp_path / "changed.npz")})
     assert run(place / "run", "--tolerance", "5%") == 2
     assert "has changed since the run" in capsys.readouterr().err
-    (place / "run" / "config.json").write_text(json.dumps({"seed": 0}))
+    changed(place / "run", "config.json", {"seed": 0})
     assert run(place / "run", "--tolerance", "5%") == 2
     assert "saved from Python" in capsys.readouterr().err
-    (place / "run" / "config.json").write_text(json.dumps(config))
+    changed(place / "run", "config.json", config | {"seed": 1})
+    assert run(place / "run", "--tolerance", "5%") == 2
+    assert "put together from several runs" in capsys.readouterr().err
     (place / "run" / "rows.npz").unlink()
+    changed(place / "run", "config.json", config)
     np.savez(place / "new.npz", **images(400, 7))
     assert run(place / "run", "--data", place / "new.npz", "--tolerance", "5%") == 2
     assert "nobody can tell which rows it has used" in capsys.readouterr().err
@@ -565,19 +591,24 @@ def test_what_a_run_cannot_certify(place, finished, capsys, tmp_path):
 def test_a_given_dense_model_is_conditional(place, finished, capsys):
     result = json.loads((place / "run" / "result.json").read_text())
     result["cost"]["dense_gradient_evaluations"] = 0
-    (place / "run" / "result.json").write_text(json.dumps(result))
+    changed(place / "run", "result.json", result)
     run(place / "run", "--tolerance", "30%")
     assert "(conditional)" in capsys.readouterr().out
     run(place / "run", "--tolerance", "30%", "--dense-trained-on", "other people")
     assert "(conditional)" not in capsys.readouterr().out
     # From a former run its files tell: the same draw of rows, or another one.
+    other = place / "dense"
+    shutil.copytree(finished / "run", other)
     config = json.loads((place / "run" / "config.json").read_text())
-    given = config | {"dense": str(finished / "run")}
-    (place / "run" / "config.json").write_text(json.dumps(given))
+    changed(place / "run", "config.json", config | {"dense": str(other)})
     run(place / "run", "--tolerance", "30%")
     assert "(conditional)" not in capsys.readouterr().out
-    (place / "run" / "config.json").write_text(json.dumps(given | {"seed": 1}))
-    (place / "run" / "rows.npz").unlink()
+    rows = fb.records.read_arrays(other / "rows.npz")
+    roles = fb.data.ROLES
+    rows["role"] = np.where(
+        rows["role"] == roles.index("certify"), roles.index("fit"), rows["role"]
+    )
+    fb.records.write_arrays(other / "rows.npz", rows)
     assert run(place / "run", "--tolerance", "30%") == 2
     assert "the dense model comes from" in capsys.readouterr().err
 

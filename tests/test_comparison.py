@@ -70,6 +70,43 @@ def test_corrected_intervals_are_wider_than_naive_ones():
     assert comparison.corrected_t(np.array([0.1]), 20, 80)["low"] is None
 
 
+def test_pseudo_values_of_a_mean_are_the_values():
+    values = np.array([0.3, -0.1, 0.7, 0.2])
+    without = [np.delete(values, i).mean() for i in range(4)]
+    np.testing.assert_allclose(comparison.pseudo_values(values.mean(), without), values)
+
+
+def test_the_jackknife_tests_the_ratio_of_pooled_tolerances():
+    """Two methods, ten folds, five groups; a tolerance is the largest estimate and its width.
+
+    Where both are alike the test errs no more than it may, which the plain test of pseudo-values,
+    those of a maximum, does. It has little power in a single setting: tolerances of many rows vary
+    as much, relative to their size, as those of few.
+    """
+    rng, folds, rows = np.random.default_rng(0), 10, np.array([400, 200, 100, 60, 40])
+
+    def tolerance(lost, won, size):
+        width = 2.5 * np.sqrt((lost + won + 1) / size**2)
+        return np.max((lost - won) / size + width, -1)
+
+    def p_values(churn):
+        n = np.broadcast_to(rows, (folds, 5))
+        counts = [rng.binomial(n, c / 2) for method in churn for c in (method, method)]
+        of = {}
+        for m in (0, 1):
+            lost, won = counts[2 * m], counts[2 * m + 1]
+            whole = tolerance(lost.sum(0), won.sum(0), folds * rows)
+            left = tolerance(lost.sum(0) - lost, won.sum(0) - won, (folds - 1) * rows)
+            of[m] = whole, left
+        whole, left = (np.log(a / b) for a, b in zip(of[0], of[1], strict=True))
+        values = comparison.pseudo_values(whole, left)
+        return comparison.corrected_t(values, 200, 800)["p"], stats.ttest_1samp(values, 0).pvalue
+
+    alike = np.array([p_values((0.1, 0.1)) for _ in range(400)])
+    assert (alike[:, 0] < 0.05).mean() <= stats.binom.ppf(0.999, 400, 0.05) / 400
+    assert (alike[:, 1] < 0.05).mean() > 0.1
+
+
 def test_the_spread_of_sums_is_the_formula_written_out():
     dense, pruned, group, groups = outcomes(3, rows=200)
     lost = dense.astype(float) - pruned

@@ -885,3 +885,22 @@ def test_constraints():
         fairness.parse_constraint("acuracy-gap=2%")
     with pytest.raises(ValueError, match="tolerance"):
         fairness.parse_constraint("accuracy-gap=")
+
+
+def test_what_an_accuracy_is_worth():
+    """Against scikit-learn, with a class that has no rows."""
+    from sklearn.metrics import balanced_accuracy_score
+
+    rng = np.random.default_rng(3)
+    label = rng.choice(3, 200, p=[0.7, 0.2, 0.1])
+    answer = np.where(rng.random(200) < 0.8, 0, label)
+    shown = fairness.performance(
+        answer == label, np.ones(200, np.float32), label * 0, ["a"],
+        label=label, answer=answer, classes=["x", "y", "z", "none"],
+    )  # fmt: skip
+    assert shown["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(label, answer))
+    assert (shown["majority_class"], shown["majority_share"]) == ("x", np.mean(label == 0))
+    said = (shown["commonest_answer"], shown["commonest_answer_share"])
+    assert said == ("x", np.mean(answer == 0))
+    nothing = np.zeros(0, int)
+    assert set(fairness.of_answers(nothing, nothing, ["x", "y"]).values()) == {None}

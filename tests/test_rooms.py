@@ -26,7 +26,7 @@ ROWS = (
     ("records",),
     ("models", "data"),
     ("devices",),
-    ("_trees", "_xla", "_options", "_npz"),
+    ("_display", "_trees", "_xla", "_options", "_npz"),
 )
 RANK = {room: i for i, row in enumerate(ROWS) for room in row}
 

@@ -7,6 +7,7 @@ import json
 import os
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -49,6 +50,7 @@ def test_the_folder_is_complete(folder):
     assert sorted(p.name for p in folder.iterdir()) == [
         "config.json",
         "events.jsonl",
+        "manifest.json",
         "metrics.jsonl",
         "model",
         "report.html",
@@ -77,7 +79,10 @@ def test_schema(result, rows):
         "requested", "achieved", "prunable", "kept", "unit", "granularity", "budget", "parameters",
         "multiply_adds",
     }  # fmt: skip
-    names = ("accuracy", "loss", "group_accuracy", "group_size")
+    names = (
+        "accuracy", "loss", "group_accuracy", "group_size", "balanced_accuracy", "majority_class",
+        "majority_share", "commonest_answer", "commonest_answer_share",
+    )  # fmt: skip
     for network in ("dense", "pruned", "baseline"):
         assert set(result[network]) == REPORTED
         for part in result[network].values():
@@ -132,7 +137,8 @@ def test_reported_accuracies_are_those_of_the_saved_model(result, run, rows):
         y, group = data.y[roles[role]], data.group[roles[role]]
         inputs = data.inputs[roles[role]]
         for dense, name in ((False, "pruned"), (True, "dense")):
-            right = run.logits(inputs, dense=dense).argmax(-1) == y
+            logits = run.logits(inputs, dense=dense)
+            right = logits.argmax(-1) == y
             part = result[name][role]
             assert part["accuracy"] == right.mean()
             for g, label in enumerate(data.groups):
@@ -140,6 +146,15 @@ def test_reported_accuracies_are_those_of_the_saved_model(result, run, rows):
                     right[group == g].mean(), abs=1e-15
                 )
                 assert part["group_size"][label] == (group == g).sum()
+            label, answer = (np.array(data.classes)[i] for i in (y, logits.argmax(-1)))
+            each = [np.mean(answer[label == name] == name) for name in data.classes]
+            assert part["balanced_accuracy"] == pytest.approx(np.mean(each), abs=1e-12)
+            for values, name, share in (
+                (label, "majority_class", "majority_share"),
+                (answer, "commonest_answer", "commonest_answer_share"),
+            ):
+                counts = np.unique(values, return_counts=True)[1]
+                assert part[share] == np.mean(values == part[name]) == counts.max() / len(y)
         np.testing.assert_array_equal(run.predict(inputs), run.logits(inputs).argmax(-1))
 
 
@@ -283,11 +298,24 @@ def test_evaluate_on_a_folder_of_images(folder, run, rows, tmp_path, capsys):
     assert shown["gaps"]["degradation_gap"] is not None
     with out.open() as stream:
         lines = list(csv.DictReader(stream))
-    assert list(lines[0]) == ["id", "group", "label", "dense", "pruned"]
+    chances = [f"{model}_p_{name}" for model in ("dense", "pruned") for name in data.classes]
+    assert list(lines[0]) == ["id", "group", "y", "dense", "pruned", *chances]
     assert [line["pruned"] for line in lines] == [str(c) for c in run.predict(data.inputs[chosen])]
     dense = run.logits(data.inputs[chosen], dense=True).argmax(-1)
     assert [line["dense"] for line in lines] == [str(c) for c in dense]
-    assert [line["label"] for line in lines] == [str(c) for c in data.y[chosen]]
+    assert [line["y"] for line in lines] == [str(c) for c in data.y[chosen]]
+    for model in ("dense", "pruned"):
+        written = [[float(line[f"{model}_p_{name}"]) for name in data.classes] for line in lines]
+        expected = run.predict_proba(data.inputs[chosen], dense=model == "dense")
+        np.testing.assert_allclose(written, expected, rtol=1e-5)
+        assert [line[model] for line in lines] == [data.classes[i] for i in np.argmax(written, 1)]
+
+
+def test_what_evaluate_writes_is_what_certify_reads(folder, tmp_path, capsys):
+    out = tmp_path / "predictions.csv"
+    assert main(["evaluate", str(folder), "--data", "digits", "--predictions", str(out)]) == 0
+    assert main(["certify", "--predictions", str(out), "--tolerance", "50%"]) == 0
+    assert "Verdict: certified" in capsys.readouterr().out
 
 
 def test_groups_that_were_the_labels_are_the_labels_of_other_data_too(
@@ -308,7 +336,7 @@ def test_evaluate_counts_unlabelled_rows_and_scores_the_others(folder, rows, tmp
     assert (shown["rows"], shown["scored"], shown["unlabelled"]) == (12, 8, 4)
     with out.open() as stream:
         lines = list(csv.DictReader(stream))
-    assert [line["label"] == "" for line in lines] == [n % 3 == 0 for n in range(12)]
+    assert [line["y"] == "" for line in lines] == [n % 3 == 0 for n in range(12)]
     assert all(line["pruned"] in "0123456789" for line in lines)
 
 
@@ -502,6 +530,16 @@ def test_round_trip_of_a_users_model(tiny_problem, tiny_data, tmp_path):
     dense = problem.logits(solution.reference.network, problem.inputs)
     assert dense.tobytes() == run.logits(inputs, dense=True).tobytes()
     np.testing.assert_array_equal(run.predict(inputs), solution.predict(inputs))
+    named = [tiny_data.classes[i] for i in run.logits(inputs).argmax(-1)]
+    assert run.predict(inputs).tolist() == named
+    np.testing.assert_array_equal(
+        run.predict(inputs, dense=True) == named,
+        run.logits(inputs, dense=True).argmax(-1) == run.logits(inputs).argmax(-1),
+    )
+    chances = run.predict_proba(inputs)
+    np.testing.assert_array_equal(chances, solution.predict_proba(inputs))
+    np.testing.assert_allclose(chances, jax.nn.softmax(run.logits(inputs)), rtol=1e-5)
+    np.testing.assert_allclose(chances.sum(-1), 1, rtol=1e-12)
     assert run.result["seed"] == 3
     assert run.classes == tiny_data.classes
     assert run.groups == tiny_data.groups

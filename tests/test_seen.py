@@ -283,7 +283,8 @@ def test_runs_are_listed_whatever_their_state(many, folder):
     assert good.accuracy == result["pruned"]["test"]["accuracy"]
     assert good.largest_gap == result["gaps"]["test"]["max_excess_accuracy_gap"]
     kept = result["constraints"][0]["largest_violation"]["test"] <= 0
-    assert good.limits == ("kept" if kept else "not kept")
+    # Groups of nine test rows settle nothing.
+    assert good.limits == ("in doubt" if kept else "not kept")
     assert (good.certificate, listed["deeper/still/certified"].certificate) == (None, "certified")
     assert "not finite" in (listed["diverged"].note or "")
     assert "upgrade" in (listed["newer"].note or "")
@@ -316,6 +317,26 @@ def test_the_command_runs_prints_a_table_or_json(many, capsys):
     assert main(["runs", str(many / "good"), "--json"]) == 0
     (one,) = json.loads(capsys.readouterr().out)
     assert one["status"] == "completed"
+
+
+def test_the_list_of_runs_fits_the_terminal(many, monkeypatch, capsys):
+    shutil.copytree(many / "good", many / "a-name-of-a-run-that-is-rather-long-for-a-table")
+    result = json.loads((many / "good/result.json").read_text())
+    long = {**result, "method": "gradual-magnitude", "data": {**result["data"], "name": "d" * 30}}
+    (many / "good/result.json").write_text(json.dumps(long))
+
+    def widest(columns: str | None) -> int:
+        monkeypatch.delenv("COLUMNS", raising=False)
+        if columns is not None:
+            monkeypatch.setenv("COLUMNS", columns)
+        assert main(["runs", str(many)]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        # What is damaged is said in a sentence, which is never cut.
+        return max(len(line) for line in lines if ": " not in line)
+
+    assert widest(None) <= 80
+    assert widest("60") <= 60
+    assert 80 < widest("140") <= 140
 
 
 def test_the_command_runs_without_any(tmp_path, monkeypatch, capsys):

@@ -5,12 +5,18 @@ one again. The bounds hold for finite samples: none rests on a normal approximat
 """
 
 from fairbilevel.certificates._binomial import rate_lower, rate_upper
-from fairbilevel.certificates._certificate import Certificate, verify
+from fairbilevel.certificates._certificate import (
+    CHECKED,
+    Certificate,
+    certificate_name,
+    differences,
+    verify,
+)
 from fairbilevel.certificates._certify import certify
 from fairbilevel.certificates._claim import FLOOR, GAPS, OF_QUANTITIES, Claim
 from fairbilevel.certificates._counts import GroupCounts, one_row_per_unit
 from fairbilevel.certificates._judge import excess_bounds, smallest_excess
-from fairbilevel.certificates._ledger import LEDGER, read_ledger
+from fairbilevel.certificates._ledger import LEDGER, RECORD, read_ledger
 from fairbilevel.certificates._paired import difference_lower, difference_upper
 from fairbilevel.certificates._power import (
     least_rows,
@@ -23,10 +29,12 @@ from fairbilevel.certificates._samples import Paired, Quantity, Rate
 from fairbilevel.certificates._words import amount
 
 __all__ = [
+    "CHECKED",
     "FLOOR",
     "GAPS",
     "LEDGER",
     "OF_QUANTITIES",
+    "RECORD",
     "Certificate",
     "Claim",
     "GroupCounts",
@@ -34,9 +42,11 @@ __all__ = [
     "Quantity",
     "Rate",
     "amount",
+    "certificate_name",
     "certify",
     "difference_lower",
     "difference_upper",
+    "differences",
     "excess_bounds",
     "least_rows",
     "least_scale",

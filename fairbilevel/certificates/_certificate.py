@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from fairbilevel import _display
 from fairbilevel.certificates import _claim as gaps
 from fairbilevel.certificates import _words as words
 from fairbilevel.certificates._claim import Claim
 from fairbilevel.certificates._counts import GroupCounts
 from fairbilevel.certificates._judge import (
     CERTIFIED,
+    PARTIAL,
     UNDECIDED,
     VIOLATED,
     Finding,
@@ -23,15 +27,19 @@ from fairbilevel.certificates._judge import (
     judge_floor,
     judge_spread,
 )
+from fairbilevel.certificates._ledger import digest
 from fairbilevel.certificates._power import rows_needed
 from fairbilevel.certificates._samples import Paired, Quantity, Rate, Sample
 from fairbilevel.records import read_json, write_json
 
-SCHEMA_VERSION = 1
-EXIT_CODES = {CERTIFIED: 0, VIOLATED: 3, UNDECIDED: 4}
+SCHEMA_VERSION = 2
+EXIT_CODES = {CERTIFIED: 0, VIOLATED: 3, UNDECIDED: 4, PARTIAL: 5}
+# A claim that is silent on more than this share of the rows is no claim about them.
+_MOST_SILENT = 0.05
 
 # Other versions of the special functions may round differently; bounds are given to 1e-5 anyway.
 _SAME = 1e-6
+_MOST_SHOWN = 20  # groups in a notebook
 
 
 @dataclass(frozen=True)
@@ -45,9 +53,12 @@ class Context:
         rows_read: rows before one was drawn per unit.
         left_out: rows left out, by reason.
         duplicates: rows whose inputs equal another row's.
+        alike: rows that are or may be rows that the models were made with.
+        doubts: what makes it doubtful that rows and columns are what they are called.
         dense_model: hash of the dense model.
         pruned_model: hash of the pruned model.
         dense_trained_on: what the dense model was trained on, as far as anybody said.
+        looks_counted: whether a ledger numbers the looks at these rows.
         notes: sentences for the reader.
     """
 
@@ -57,9 +68,12 @@ class Context:
     rows_read: int = 0
     left_out: Mapping[str, int] = field(default_factory=dict)
     duplicates: int | None = None
+    alike: int = 0
+    doubts: Sequence[str] = ()
     dense_model: str = ""
     pruned_model: str = ""
     dense_trained_on: str | None = None
+    looks_counted: bool = False
     notes: Sequence[str] = ()
 
 
@@ -103,6 +117,48 @@ class Certificate:
             self.claim.positive is None or any(g.positive_rows is None for g in self.groups)
         ):
             raise ValueError(f"{self.claim.gap} needs a positive class")
+
+    def _title(self) -> str:
+        bound = self.smallest_tolerance
+        limit = words.amount(self.claim, self.claim.tolerance, exact=True)
+        smallest = "nothing" if bound is None else words.amount(self.claim, bound)
+        word = "floor" if self.claim.gap == gaps.FLOOR else "tolerance"
+        return (
+            f"{self.claim.gap}, {word} {limit}: {self.verdict}"
+            f"{' (conditional)' if self.conditional else ''}; {smallest} proven"
+            f" with {words.percent(self.claim.confidence)} confidence"
+        )
+
+    def __repr__(self) -> str:
+        rows = _display.counted(sum(g.rows for g in self.groups), "row")
+        groups = f"{rows} in {_display.counted(len(self.groups), 'group')}"
+        return _display.line("Certificate", self._title(), groups)
+
+    def __str__(self) -> str:
+        return self.sentence
+
+    def _repr_html_(self) -> str:
+        shown = sorted(self.findings, key=lambda f: -(f.bound or f.high))[:_MOST_SHOWN]
+        left_out = len(self.findings) - len(shown)
+
+        def written(value: float | None) -> str:
+            return "unknown" if value is None else f"{value:+.4f}"
+
+        rows = [
+            (
+                f.group if f.label is None else f"{f.group} ({f.label})",
+                f"{f.rows:,}",
+                written(f.estimate),
+                f"{written(f.low)} to {written(f.high)}",
+                f.verdict,
+            )
+            for f in shown
+        ]
+        more = f" {_display.counted(left_out, 'group')} more are not shown." if left_out else ""
+        head = ("group", "rows", "estimate", "interval", "verdict")
+        return _display.table(
+            f"Certificate: {self._title()}", rows, head=head, below=self.sentence + more
+        )
 
     @property
     def claimed(self) -> list[str]:
@@ -158,14 +214,23 @@ class Certificate:
         return {label: right, f"not {label}": wrong} if gap == gaps.ODDS else {label: right}
 
     @property
+    def silent_share(self) -> float:
+        """Share of the rows that are of groups outside the claim."""
+        silent = sum(g.rows for g in self.groups if not g.claimed)
+        return silent / sum(g.rows for g in self.groups)
+
+    @property
     def verdict(self) -> str:
-        """``certified``, ``violated`` or ``undecided``."""
-        return self.judgement.verdict
+        """``certified``, ``violated``, ``undecided``, or ``partial``: certified of the claimed
+        groups, where the claim is silent on more than 5 % of the rows."""
+        found = self.judgement.verdict
+        return PARTIAL if found == CERTIFIED and self.silent_share > _MOST_SILENT else found
 
     @property
     def smallest_tolerance(self) -> float | None:
         """Smallest tolerance these rows certify (largest floor): itself a bound."""
-        return self.judgement.smallest_tolerance
+        found = self.judgement.smallest_tolerance
+        return None if found is None else max(found, 0.0)
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -174,12 +239,14 @@ class Certificate:
 
     @property
     def conditional(self) -> bool:
-        """Whether the verdict rests on the dense model not having seen these rows."""
-        return self.context.dense_trained_on is None
+        """Whether the verdict rests on what nobody has shown: that the models have not seen these
+        rows, or that rows and columns are what they are called."""
+        context = self.context
+        return context.dense_trained_on is None or context.alike > 0 or bool(context.doubts)
 
     @property
     def exit_code(self) -> int:
-        """0 certified, 3 violated, 4 undecided."""
+        """0 certified, 3 violated, 4 undecided, 5 partial."""
         return EXIT_CODES[self.verdict]
 
     @cached_property
@@ -194,8 +261,17 @@ class Certificate:
             rows=sum(g.rows for g in self.groups),
             kind=self.context.kind,
             dense=self.context.dense_model or "given",
+            accuracies=tuple(
+                sum(getattr(g, f"{model}_right") for g in self.groups)
+                / sum(g.rows for g in self.groups)
+                for model in ("dense", "pruned")
+            ),
             small=self.small,
-            conditional=self.conditional,
+            silent=self.silent_share,
+            alike=self.context.alike,
+            doubts=self.context.doubts,
+            seen_unknown=self.context.dense_trained_on is None,
+            looks_counted=self.context.looks_counted,
         )
         more = self.more_rows
         if self.verdict == UNDECIDED and more is not None:
@@ -272,17 +348,27 @@ class Certificate:
             "smallest_tolerance": found.pop("smallest_tolerance"),
             "verdict": found.pop("verdict"),
             "conditional": self.conditional,
+            "digest": self.digest,
             "statement": list(self.sentences),
             "claim": self.claim.to_json(),
             **found,
             "counts": [g.to_json() for g in self.groups],
             "outside_the_claim": self.small,
-            "context": {
-                **asdict(self.context),
-                "left_out": dict(self.context.left_out),
-                "notes": list(self.context.notes),
-            },
+            "context": self._told(),
         }
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 in hex of claim, counts and context: it shows that one of them was edited by
+        itself, not who wrote them."""
+        return digest([self.claim.to_json(), [g.to_json() for g in self.groups], self._told()])
+
+    def _told(self) -> dict[str, Any]:
+        context = self.context
+        return {
+            **asdict(context), "left_out": dict(context.left_out), "doubts": list(context.doubts),
+            "notes": list(context.notes),
+        }  # fmt: skip
 
     def save(self, path: str | Path) -> Path:
         """Write ``certificate.json``, whole or not at all."""
@@ -300,6 +386,11 @@ class Certificate:
         version = values.get("schema_version")
         if not isinstance(version, int) or "claim" not in values or "counts" not in values:
             raise ValueError("this is no certificate: it has no schema_version, claim and counts")
+        if version < SCHEMA_VERSION:
+            raise ValueError(
+                f"the certificate was written with schema {version}, by a version of fairbilevel "
+                "with other bounds and without digests: certify again"
+            )
         if version > SCHEMA_VERSION:
             raise ValueError(
                 f"the certificate was written with schema {version}, this version of fairbilevel "
@@ -318,37 +409,55 @@ def _interval(sample: Sample, level: float) -> dict[str, float | None]:
     return {"estimate": sample.estimate, "low": low, "high": high}
 
 
+CHECKED = {
+    "computed again": (
+        "smallest_tolerance",
+        "verdict",
+        "conditional",
+        "statement",
+        "findings",
+        "overall",
+        "more_rows",
+        "levels",
+        "outside_the_claim",
+    ),
+    "against its digest": ("claim", "counts", "context"),
+}
+"""What ``verify`` does with each field of a certificate; nothing here tells who wrote it."""
+
+
 def verify(path: str | Path) -> tuple[Certificate, list[str]]:
-    """Compute a written certificate again from its counts.
+    """Compute a written certificate again from its counts, and check these against its digest.
 
     Returns:
         The certificate and the places where what was written differs from it; none if all is well.
 
     Raises:
-        ValueError: the file is no certificate.
+        ValueError: the file is no certificate, or gives a field twice.
     """
     path = Path(path)
-    written = read_json(path)
+    written = read_json(path, unique=True)
     if not isinstance(written, dict):
         raise ValueError(f"{path} is no certificate: it holds no JSON object")
     try:
         certificate = Certificate.from_json(written)
-        again = certificate.to_json()
+        again = json.loads(json.dumps(certificate.to_json(), allow_nan=False))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    except (TypeError, AttributeError, KeyError) as error:
+    except (TypeError, AttributeError, KeyError, OverflowError) as error:
         raise ValueError(f"{path}: the certificate is malformed: {error}") from None
-    return certificate, _differences(again, written, "")
+    return certificate, differences(again, written)
 
 
-def _differences(expected: Any, found: Any, place: str) -> list[str]:
+def differences(expected: Any, found: Any, place: str = "") -> list[str]:
+    """Places where plain values differ, numbers by more than rounding."""
     if isinstance(expected, Mapping) and isinstance(found, Mapping):
         keys = list(dict.fromkeys([*expected, *found]))
         missing = object()
         return [
             d
             for k in keys
-            for d in _differences(
+            for d in differences(
                 expected.get(k, missing), found.get(k, missing), f"{place}.{k}" if place else str(k)
             )
         ]
@@ -356,10 +465,18 @@ def _differences(expected: Any, found: Any, place: str) -> list[str]:
         if len(expected) != len(found):
             return [place]
         pairs = enumerate(zip(expected, found, strict=True))
-        return [d for i, (e, f) in pairs for d in _differences(e, f, f"{place}[{i}]")]
+        return [d for i, (e, f) in pairs for d in differences(e, f, f"{place}[{i}]")]
     numbers = all(
         isinstance(v, (int, float)) and not isinstance(v, bool) for v in (expected, found)
     )
     if numbers:
         return [] if math.isclose(expected, found, rel_tol=_SAME, abs_tol=_SAME) else [place]
     return [] if type(expected) is type(found) and expected == found else [place]
+
+
+def certificate_name(data: str, certificate: Certificate) -> str:
+    """File name of a certificate from new data: one for each data set, its rows and the claim."""
+    terms = {k: v for k, v in certificate.claim.to_json().items() if k != "look"}
+    question = digest([certificate.context.fingerprint, terms])[:8]
+    kept = re.sub(r"[^A-Za-z0-9._-]+", "-", data).strip("-.")[:60] or "data"
+    return f"certificate-{kept}-{question}.json"

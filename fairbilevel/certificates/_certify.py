@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,16 @@ from typing import Any
 import numpy as np
 
 from fairbilevel.certificates import _claim as gaps
+from fairbilevel.certificates._binomial import rate_upper
 from fairbilevel.certificates._certificate import Certificate, Context
 from fairbilevel.certificates._claim import Claim
 from fairbilevel.certificates._counts import count_groups, one_row_per_unit
+from fairbilevel.certificates._independence import copies
 from fairbilevel.certificates._ledger import digest, fingerprints, take_look
 
 MIN_GROUP_ROWS = 50
+# Rows below which equal columns mean little.
+_FEW = 50
 
 
 def certify(
@@ -43,12 +48,16 @@ def certify(
     only_look: bool = False,
     candidates: int = 1,
     ledger: str | Path | None = None,
+    also: Sequence[Path] = (),
+    record: Path | None = None,
     row_keys: Any = None,
+    as_given: bool = False,
     data: str = "the rows given",
     dense_model: str | None = None,
     pruned_model: str | None = None,
     dense_trained_on: str | None = None,
     duplicates: int | None = None,
+    alike: int = 0,
     left_out: Mapping[str, int] | None = None,
     notes: Sequence[str] = (),
 ) -> Certificate:
@@ -75,7 +84,8 @@ def certify(
         claimed: ``[groups]`` which ones the claim speaks of, instead of ``min_group_rows``.
         unit: ``[rows]`` the person behind a row; one row of each is drawn, and persons are counted.
         unit_name: what units are.
-        ids: ``[rows]`` unique ids of the rows, by which a ledger knows them.
+        ids: ``[rows]`` unique ids of the rows, by which a ledger knows them (7, 7.0 and 007
+            are one).
         classes: every class there is, where the labels lack some that a model predicts; by default
             those of ``y``.
         positive: class whose rate is compared, for gaps of answers; 1 or True by default.
@@ -85,14 +95,23 @@ def certify(
         look: how many times these rows have been looked at, where no ledger counts.
         only_look: certify these rows this once and never again; spends the whole error.
         candidates: models declared beforehand that share this look.
-        ledger: file that numbers the looks at these rows.
-        row_keys: uint64 ``[rows]`` fingerprints for the ledger, instead of ids.
+        ledger: file that numbers the looks at these rows; without one the certificate says that
+            looks are not counted. Without ids or the models' names every certificate of a ledger
+            counts for the next.
+        also: further ledgers whose looks count.
+        record: file of the second record of looks; by default hidden beside the ledger.
+        row_keys: uint64 ``[rows]`` fingerprints of rows, instead of ids; rows with equal ones are
+            one and the same.
+        as_given: take columns that look mistaken for one another as they are; otherwise equal ones
+            make the verdict conditional, and exchanged ones are refused.
         data: what the rows are called.
         dense_model: hash of the dense model; by default of its predictions.
         pruned_model: hash of the pruned model; by default of its predictions.
         dense_trained_on: what the dense model was trained on; without it the verdict is
             conditional on its never having seen these rows.
         duplicates: rows whose inputs equal another row's.
+        alike: rows that are or may be rows that the models were made with; makes the verdict
+            conditional.
         left_out: rows left out so far, by reason.
         notes: sentences to go with the certificate.
 
@@ -102,8 +121,9 @@ def certify(
     Raises:
         ValueError: columns of different lengths, missing values, predictions that are no classes
             (probabilities, indices beside names, a class that neither a label has nor ``classes``
-            declares), an unknown gap, a tolerance or
-            confidence out of range, values outside the declared range, no group large enough.
+            declares), a dense model that chance would beat, columns that look mistaken for one
+            another, an unknown gap, a tolerance or confidence out of range, values outside the
+            declared range, no group large enough.
     """
     labels = _column("y", y)
     columns = {
@@ -119,7 +139,7 @@ def certify(
             raise ValueError(f"{name} has {len(values)} rows where y has {len(labels)}")
     if not len(labels):
         raise ValueError("there are no rows to certify from")
-    if "ids" in columns and len(np.unique(columns["ids"])) < len(labels):
+    if "ids" in columns and len(set(_plain(columns["ids"]))) < len(labels):
         raise ValueError("ids occur more than once: every row needs its own")
     dense, pruned = columns["dense_pred"], columns["pruned_pred"]
     text = [c.dtype.kind == "U" for c in (labels, dense, pruned)]
@@ -127,6 +147,7 @@ def certify(
         raise ValueError("y, dense_pred and pruned_pred must all be numbers or all be text")
     _check_classes({"y": labels, "dense_pred": dense, "pruned_pred": pruned}, classes)
     index, names = _groups(columns["group"], groups)
+    doubts = _check_models(labels, dense, pruned, index, gap, as_given)
     if gap not in gaps.OF_ANSWERS:
         positive = None
     elif positive is None:
@@ -135,15 +156,32 @@ def certify(
         raise ValueError(f"no row has the positive class {positive!r}")
     if gap in gaps.OF_QUANTITIES:
         _check_quantity(gap, columns.get("quantity"), upper)
-    keys = _row_keys(row_keys, columns.get("ids"), labels, index)
+    keys, known = _row_keys(row_keys, columns.get("ids"), labels, index)
+    notes = list(notes)
 
     rows_read, kind = len(labels), "rows"
+    chosen = np.arange(rows_read)
     if unit is not None:
         kind = unit_name
         chosen = one_row_per_unit(columns["unit"])
-        labels, dense, pruned, index = (v[chosen] for v in (labels, dense, pruned, index))
+    else:
+        rows = [labels, dense, pruned, index]
         if "quantity" in columns:
-            columns["quantity"] = columns["quantity"][chosen]
+            rows.append(columns["quantity"])
+        outcome = _numbered(*rows)
+        kept, doubt = _once(keys, outcome) if row_keys is not None else None, None
+        if not known:
+            kept, doubt = copies(outcome, index)
+        if doubt is not None:
+            doubts.append(f"{doubt}, as if rows were copies")
+        if kept is not None:
+            chosen = kept
+            notes.append(
+                f"{rows_read - len(kept)} of {rows_read} rows are copies, which do not count."
+            )
+    labels, dense, pruned, index = (v[chosen] for v in (labels, dense, pruned, index))
+    if "quantity" in columns:
+        columns["quantity"] = columns["quantity"][chosen]
     if claimed is None:
         size = np.bincount(index, minlength=len(names))
         counted = size >= max(min_group_rows, 1)
@@ -175,29 +213,46 @@ def certify(
             quantity=quantity_name,
         )
 
-    hashes = [_hash(columns["dense_pred"]), _hash(columns["pruned_pred"])]
-    context = Context(
-        data=data,
-        fingerprint=hashlib.sha256(np.sort(keys).astype("<u8").tobytes()).hexdigest(),
-        kind=kind,
-        rows_read=rows_read,
-        left_out=dict(left_out or {}),
-        duplicates=duplicates,
-        dense_model=dense_model or hashes[0],
-        pruned_model=pruned_model or hashes[1],
-        dense_trained_on=dense_trained_on,
-        notes=tuple(notes),
-    )
+    named = None if dense_model is None or pruned_model is None else (dense_model, pruned_model)
+    terms = {k: v for k, v in claim(1).to_json().items() if k != "look"}
+
+    def certificate(number: int, more: Sequence[str] = ()) -> Certificate:
+        context = Context(
+            data=data,
+            fingerprint=hashlib.sha256(np.sort(keys).astype("<u8").tobytes()).hexdigest(),
+            kind=kind,
+            rows_read=rows_read,
+            left_out=dict(left_out or {}),
+            duplicates=duplicates,
+            alike=alike,
+            doubts=tuple(doubts),
+            dense_model=dense_model or _hash(columns["dense_pred"]),
+            pruned_model=pruned_model or _hash(columns["pruned_pred"]),
+            dense_trained_on=dense_trained_on,
+            looks_counted=ledger is not None,
+            notes=(*notes, *more),
+        )
+        return Certificate(claim(number), counts, context)
+
     # Whatever is wrong is found before the ledger counts a look.
-    certificate = Certificate(claim(look), counts, context)
+    found = certificate(look)
     if ledger is None:
-        return certificate
-    terms = {k: v for k, v in certificate.claim.to_json().items() if k != "look"}
-    question = [terms, [g.to_json() for g in counts], hashes]
-    number = take_look(
-        Path(ledger), keys, terms, question, candidates=candidates, only_look=only_look
+        return found
+    taken = take_look(
+        Path(ledger),
+        keys,
+        terms,
+        [terms, [g.to_json() for g in counts]],
+        known=known,
+        models=named,
+        candidates=candidates,
+        only_look=only_look,
+        also=also,
+        record=record,
     )
-    return Certificate(claim(number), counts, context)
+    if not known and taken.number > 1:
+        notes.append("Without ids rows are not told apart: every certificate of the ledger counts.")
+    return certificate(taken.number, taken.notes)
 
 
 def _column(name: str, values: Any) -> np.ndarray:
@@ -285,18 +340,106 @@ def _check_quantity(gap: str, quantity: np.ndarray | None, upper: float | None) 
         raise ValueError(f"quantity lies outside its declared range [0, {upper}] in {outside} rows")
 
 
+def _check_models(
+    labels: np.ndarray,
+    dense: np.ndarray,
+    pruned: np.ndarray,
+    group: np.ndarray,
+    gap: str,
+    as_given: bool,
+) -> list[str]:
+    """That the columns can be what they are called; what remains in doubt.
+
+    Raises:
+        ValueError: they look mistaken for one another, or the dense model knows nothing.
+    """
+    right, after = dense == labels, pruned == labels
+    if gap in gaps.BESIDE_DENSE:
+        # What answers given in the same shares, but at random, would get right.
+        shares = [
+            dict(zip(*(v.tolist() for v in np.unique(c, return_counts=True)), strict=True))
+            for c in (labels, dense)
+        ]
+        chance = sum(n * shares[1].get(k, 0) for k, n in shares[0].items()) / len(labels) ** 2
+        if right.mean() < chance:
+            raise ValueError(
+                f"the dense model gets {100 * right.mean():.1f} % of the rows right and the pruned "
+                f"one {100 * after.mean():.1f} %, where the same answers at random would get "
+                f"{100 * chance:.1f} %: are classes written as in y?"
+            )
+    if as_given or len(labels) < _FEW:
+        return []
+    if gap in gaps.BESIDE_DENSE:
+        lost = np.bincount(group[right & ~after], minlength=group.max() + 1)
+        won = np.bincount(group[after & ~right], minlength=group.max() + 1)
+        some = (lost + won) > 0
+        surely = rate_upper(int(lost.sum()), int((lost + won).sum()), 0.001) < 0.5
+        if surely and (won > lost)[some].all():
+            raise ValueError(
+                f"the dense model is right less often than the pruned one in every group "
+                f"({100 * right.mean():.1f} and {100 * after.mean():.1f} % in all), as if the two "
+                "were exchanged: if that is so, say as_given=True (--as-given)"
+            )
+    pairs = (
+        ("dense_pred", "y", right),
+        ("pruned_pred", "y", after),
+        ("pruned_pred", "dense_pred", dense == pruned),
+    )
+    return [
+        f"{name} equals {other} in all {len(labels)} rows"
+        for name, other, equal in pairs
+        if equal.all()
+    ]
+
+
+def _plain(ids: np.ndarray) -> list[str]:
+    """Ids as text, numbers in one form: 7, 7.0, 007 and " 7" are one."""
+    found = []
+    for value in map(str, ids.tolist()):
+        text = value.strip()
+        whole = re.fullmatch(r"[+]?0*(\d+)(?:\.0*)?", text)
+        found.append(whole[1] if whole else text)
+    return found
+
+
+def _numbered(*columns: np.ndarray) -> np.ndarray:
+    """A number a row, equal for equal rows."""
+    found = np.zeros(len(columns[0]), np.int64)
+    for column in columns:
+        values, code = np.unique(column, return_inverse=True)
+        found = np.unique(found * len(values) + code, return_inverse=True)[1]
+    return found
+
+
+def _once(keys: np.ndarray, outcome: np.ndarray) -> np.ndarray | None:
+    """One row of each key; ``None`` where keys are unique.
+
+    Raises:
+        ValueError: rows with the same key and another outcome.
+    """
+    distinct, first, place = np.unique(keys, return_index=True, return_inverse=True)
+    if len(distinct) == len(keys):
+        return None
+    other = int((outcome != outcome[first][place]).sum())
+    if other:
+        raise ValueError(f"row_keys repeat, and {other} rows with the same key have other outcomes")
+    return np.sort(first)
+
+
 def _row_keys(
     row_keys: Any, ids: np.ndarray | None, labels: np.ndarray, group: np.ndarray
-) -> np.ndarray:
+) -> tuple[np.ndarray, bool]:
+    """Fingerprints of the rows, and whether they are of single rows."""
     if row_keys is not None:
         keys = np.asarray(row_keys, np.uint64)
         if keys.shape != labels.shape:
             raise ValueError(f"row_keys has {keys.size} values for {len(labels)} rows")
-        return keys
+        return keys, True
     if ids is not None:
-        return fingerprints([f"id {i}" for i in ids.tolist()])
-    # Without ids, rows are known only as a whole.
-    return fingerprints([digest([labels.tolist(), group.tolist()])])
+        return fingerprints([f"id {i}" for i in _plain(ids)]), True
+    # Without ids rows are known as a whole, in any order and under any names.
+    counts = np.unique(_numbered(labels, group), return_counts=True)[1]
+    return fingerprints([digest([len(labels), sorted(counts.tolist())])]), False
 
 
 def _hash(predictions: np.ndarray) -> str:

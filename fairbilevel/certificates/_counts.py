@@ -81,6 +81,8 @@ class GroupCounts:
         Raises:
             ValueError: names the group.
         """
+        if not isinstance(self.group, str) or not isinstance(self.claimed, bool):
+            raise ValueError(f"group {self.group!r}: a name is text, and claimed is true or false")
         whole = [v for k, v in vars(self).items() if k not in _NOT_COUNTS and v is not None]
         if not all(isinstance(v, int) and not isinstance(v, bool) for v in whole):
             raise ValueError(f"the counts of group {self.group!r} must be whole numbers")

@@ -16,6 +16,8 @@ from typing import Any
 from fairbilevel.certificates._samples import Paired, Quantity, Rate, Sample
 
 CERTIFIED, VIOLATED, UNDECIDED = "certified", "violated", "undecided"
+PARTIAL = "partial"
+"""Of a certificate whose claim is silent on too many rows; no group has it."""
 
 # Of the error of an excess gap, the group's part and everybody else's.
 _OWN, _REST = 0.8, 0.2
@@ -150,9 +152,10 @@ def judge_spread(
     for label, layer in layers.items():
         parts = {g: layer[g] for g in claimed}
         empty |= any(not s.rows for s in parts.values())
-        half, own, all_ = (
+        # Both ends of every cell, of all layers: a verdict on any cell errs only where one fails.
+        half, all_ = (
             {g: (s.lower(level), s.upper(level)) for g, s in parts.items()}
-            for level in (delta / 2, delta / (2 * len(claimed)), delta / (2 * cells))
+            for level in (delta / 2, delta / (2 * cells))
         )
         worst = max([worst, *(_apart(half, g) for g in claimed)])
         violated |= (
@@ -165,7 +168,7 @@ def judge_spread(
                 if h != g
             )
             complete = all(s.rows for s in parts.values())
-            verdict = _verdict(complete and _apart(own, g) <= tolerance, breach)
+            verdict = _verdict(complete and _apart(all_, g) <= tolerance, breach)
             share = sample.rows / max(total[label], 1)
             findings.append(
                 Finding(g, label, sample.rows, share, sample.estimate, None, *all_[g], verdict)

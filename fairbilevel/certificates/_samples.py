@@ -47,7 +47,7 @@ class Paired:
         lost: rows that only the dense model gets right.
         won: rows that only the pruned model gets right.
         rows: all rows.
-        bound: ``sharp`` (rows of one distribution) or ``simple`` (of several).
+        bound: ``sharp`` (rows of one distribution), ``strata`` or ``simple`` (of several).
     """
 
     lost: int
@@ -69,12 +69,13 @@ class Paired:
         return difference_lower(self.lost, self.won, self.rows, level, self.bound)
 
     def pool(self, others: list[Paired]) -> Paired:
-        """All rows together; several distributions, hence the simple bound."""
+        """All rows together; of several distributions, hence no sharp bound."""
         if not others:
             return self
         parts = [self, *others]
         lost, won = sum(p.lost for p in parts), sum(p.won for p in parts)
-        return Paired(lost, won, sum(p.rows for p in parts), "simple")
+        bound = "strata" if self.bound == "sharp" else self.bound
+        return Paired(lost, won, sum(p.rows for p in parts), bound)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from fairbilevel.certificates import _claim as gaps
 from fairbilevel.certificates._claim import Claim
-from fairbilevel.certificates._judge import CERTIFIED, VIOLATED, Finding
+from fairbilevel.certificates._judge import CERTIFIED, PARTIAL, VIOLATED, Finding
 
 _MOST_NAMES = 12
 
@@ -68,17 +68,27 @@ def sentences(
     rows: int,
     kind: str,
     dense: str,
+    accuracies: tuple[float, ...],
     small: Sequence[str],
-    conditional: bool,
+    silent: float,
+    alike: int,
+    doubts: Sequence[str],
+    seen_unknown: bool,
+    looks_counted: bool,
 ) -> tuple[str, ...]:
     """The certificate in sentences, the smallest tolerance that is certified first.
 
-    ``rows`` counts rows or persons, as ``kind`` says; ``small`` are the groups outside the claim.
+    ``rows`` counts rows or persons, as ``kind`` says; ``accuracies`` are the dense and the pruned
+    model's; ``small`` are the groups outside the claim, ``silent`` their share of the rows;
+    ``alike`` counts rows that the models may have seen, and ``seen_unknown`` says that nobody
+    knows of the dense one.
     """
     relative = ""
     if claim.gap in gaps.BESIDE_DENSE:
         kind_of, _, name = dense.rpartition(":")
         relative = f", relative to dense {kind_of or 'model'} {name[:12]}"
+    dense_right, pruned_right = (f"{100 * a:.1f} %" for a in accuracies)
+    relative += f" (accuracy here: dense {dense_right}, pruned {pruned_right})"
     sure = percent(claim.confidence)
     origin = f"For {kind} like those in {data} ({rows:,} {kind}, mix as listed)"
     limit = amount(claim, claim.tolerance, exact=True)
@@ -92,6 +102,11 @@ def sentences(
         out.append(f"{origin}, with {sure} confidence {claimed(claim, bound)}{relative}.")
     if verdict == CERTIFIED:
         out.append(f"The {word} of {limit} is certified.")
+    elif verdict == PARTIAL:
+        out.append(
+            f"The {word} of {limit} is certified of the listed groups only: {100 * silent:.1f} % "
+            f"of the {kind} belong to others."
+        )
     elif verdict == VIOLATED:
         who = names(list(dict.fromkeys(_cell(f) for f in findings if f.verdict == VIOLATED)))
         by = f" by {who}" if who else ""
@@ -101,8 +116,16 @@ def sentences(
         toward = f" The groups in question: {open_}." if open_ else ""
         out.append(f"Whether the {word} of {limit} holds, these rows leave undecided.{toward}")
     if small:
-        out.append(f"Too small to say: {names(small)}.")
-    if conditional:
+        out.append(f"Too small to say: {names(small)}, {100 * silent:.1f} % of the {kind}.")
+    if alike:
+        out.append(
+            f"Conditional: {alike} rows are equal or nearly equal to rows that this run was fitted "
+            "or chosen on; valid only if they are others."
+        )
+    out += [f"Conditional: valid only if it is no mistake that {doubt}." for doubt in doubts]
+    if not looks_counted:
+        out.append("Looks at these rows are not counted: valid only if this is the first.")
+    if seen_unknown:
         out.append("Conditional: valid only if the dense model never saw these rows.")
     return (*out, "Not covered: other data, later drift, errors in group labels.")
 

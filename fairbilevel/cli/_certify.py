@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Certify:
     """What rows that nothing has touched prove about gaps between groups. Exit code 0: the
-    tolerance is certified; 3: it is violated; 4: these rows leave it undecided."""
+    tolerance is certified; 3: it is violated; 4: these rows leave it undecided; 5: it is certified,
+    but of groups with less than 95 % of the rows."""
 
     run: tyro.conf.Positional[Path | None] = None
     """Run folder; its certify rows are taken, or those of --data."""
@@ -79,16 +80,25 @@ class Certify:
     out: Path | None = None
     """Where the certificate goes; by default certificate.json in the run folder, or beside the
     predictions."""
+    as_given: bool = False
+    """Take columns of --predictions as they are, though they look mistaken for one another."""
     json: bool = False
     """Print the certificate as JSON."""
 
 
 @dataclass(frozen=True)
 class Verify:
-    """Compute a certificate again from the counts in it, and say whether it is the same."""
+    """Compute a certificate again from the counts in it, and say whether it is the same. What only
+    its digest vouches for (claim, counts, context) is made again where the source is given."""
 
     certificate: tyro.conf.Positional[Path]
     """A certificate.json."""
+    run: Path | None = None
+    """The run it is of: the counts are made again from its certify rows, or those of --data."""
+    data: str | None = None
+    """The new data that the run was certified on."""
+    predictions: Path | None = None
+    """The predictions it is of, with columns y, dense, pruned and group."""
 
 
 def certify(options: Certify, console: Console) -> int:
@@ -134,16 +144,56 @@ def certify(options: Certify, console: Console) -> int:
 
 def verify(options: Verify, console: Console) -> int:
     """Run ``fairbilevel verify``: 0 the same, 1 different."""
+    from fairbilevel.certificates import CHECKED, differences
     from fairbilevel.certificates import verify as compute_again
 
-    certificate, differences = compute_again(options.certificate)
-    if differences:
-        shown = ", ".join(differences[:8]) + (" ..." if len(differences) > 8 else "")
-        again = "computed again from its counts"
+    certificate, places = compute_again(options.certificate)
+    checked = dict(CHECKED)
+    again = "computed again from its counts"
+    if options.run is not None or options.predictions is not None:
+        again = "computed again from its source"
+        source = _again(options, certificate)
+        places += [
+            place
+            for place in differences(source, certificate.to_json())
+            if place.split(".")[0] in ("claim", "counts", "context") or "[" in place
+        ]
+        checked = {"computed again from the source": CHECKED["against its digest"], **checked}
+        del checked["against its digest"]
+    if places:
+        places = list(dict.fromkeys(places))
+        shown = ", ".join(places[:8]) + (" ..." if len(places) > 8 else "")
         say(console, f"different: {again}, {shown} do not agree with the file.")
         return 1
+    said = "; ".join(f"{how}: {', '.join(names)}" for how, names in checked.items())
     say(console, f"same: {certificate.verdict}. {certificate.sentences[0]}")
+    say(console, f"({said}. Nothing here tells who wrote it.)")
     return 0
+
+
+def _again(options: Verify, certificate: Certificate) -> dict[str, Any]:
+    """The certificate that run or predictions give for the same claim at the same look."""
+    from fairbilevel.run import certify_run, load_run
+
+    claim = certificate.claim.to_json()
+    name = claim.pop("quantity")
+    trained_on = certificate.context.dense_trained_on
+    if options.run is not None:
+        made = certify_run(
+            load_run(options.run), data=options.data, dense_trained_on=trained_on, **claim
+        )
+    else:
+        assert options.predictions is not None
+        claim |= {"dense_trained_on": trained_on}
+        columns = Certify(predictions=options.predictions, as_given=True)
+        if claim["upper"] is not None:
+            columns = replace(columns, quantity=name)
+        made, _ = _of_predictions(columns, claim, count=False)
+    found = made.to_json()
+    # What the ledger told belongs to the look, which is not taken again.
+    for part in ("looks_counted", "notes"):
+        found["context"][part] = certificate.to_json()["context"][part]
+    return found
 
 
 def _tolerance(gap: str, text: str) -> float:
@@ -167,10 +217,21 @@ def _of_run(options: Certify, claim: dict[str, Any]) -> tuple[Certificate, Path]
     certificate = certify_run(
         run, data=options.data, split=options.split, ledger=options.ledger, **claim
     )
-    return certificate, options.out or options.run / CERTIFICATE
+    return certificate, options.out or _place(options.run, options.data, certificate)
 
 
-def _of_predictions(options: Certify, claim: dict[str, Any]) -> tuple[Certificate, Path]:
+def _place(run: Path, data: str | None, certificate: Certificate) -> Path:
+    """Of the run's own rows ``certificate.json``; of new data a file for each question."""
+    if data is None:
+        return run / CERTIFICATE
+    from fairbilevel.certificates import certificate_name
+
+    return run / certificate_name(Path(data).name, certificate)
+
+
+def _of_predictions(
+    options: Certify, claim: dict[str, Any], *, count: bool = True
+) -> tuple[Certificate, Path]:
     from fairbilevel.certificates import LEDGER
     from fairbilevel.certificates import certify as certify_rows
 
@@ -190,8 +251,9 @@ def _of_predictions(options: Certify, claim: dict[str, Any]) -> tuple[Certificat
         quantity=columns.get("quantity"),
         quantity_name=options.quantity or "loss",
         min_group_rows=options.min_group_rows,
-        ledger=options.ledger or path.parent / LEDGER,
+        ledger=(options.ledger or path.parent / LEDGER) if count else None,
         data=path.name,
+        as_given=options.as_given,
         **claim,
     )
     return certificate, options.out or path.with_suffix(f".{CERTIFICATE}")

@@ -64,7 +64,8 @@ class Evaluate:
     split: str | None = None
     """Split of a TensorFlow data set."""
     predictions: Path | None = None
-    """Write per-row predictions to this CSV: id, group, label, dense, pruned."""
+    """Write per-row predictions to this CSV, as certify --predictions reads them: id, group, y,
+    dense, pruned, then each class's probability by both models."""
     json: bool = False
     """Print the whole result as JSON instead of a table."""
 
@@ -129,8 +130,10 @@ def _fail(sentence: str) -> int:
     return 2
 
 
-def _console() -> Console:
-    return Console(width=None if sys.stdout.isatty() else 100)
+def _console(piped: int = 100) -> Console:
+    """As wide as the terminal or COLUMNS says, else `piped` columns."""
+    told = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit()
+    return Console(width=None if told else piped)
 
 
 def _solve(words: list[str]) -> int:
@@ -168,7 +171,7 @@ def _compare(words: list[str]) -> int:
 def _runs(words: list[str]) -> int:
     from fairbilevel.cli._runs import Runs, runs
 
-    return runs(parse(Runs, "runs", words), _console())
+    return runs(parse(Runs, "runs", words), _console(80))
 
 
 def _methods(words: list[str]) -> int:
@@ -293,8 +296,9 @@ def _print_evaluation(console: Console, result: dict[str, Any]) -> None:
             percent(result["pruned"]["group_accuracy"][group]),
             "-" if excess is None else f"{100 * excess:+.1f} points",
         )
-    dense, pruned = (percent(result[model]["accuracy"]) for model in ("dense", "pruned"))
-    shown.add_row("all", f"{result['scored']:,}", dense, pruned, "")
+    for name, key in (("all", "accuracy"), ("mean over classes", "balanced_accuracy")):
+        dense, pruned = (percent(result[model][key]) for model in ("dense", "pruned"))
+        shown.add_row(name, f"{result['scored']:,}", dense, pruned, "")
     console.print(shown, highlight=False)
 
 
@@ -319,9 +323,11 @@ def _verify(words: list[str]) -> int:
 def _report(words: list[str]) -> int:
     options = parse(MakeReport, "report", words)
     from fairbilevel import report
-    from fairbilevel.records import CERTIFICATE, read_json, read_result
+    from fairbilevel.records import CERTIFICATE, check_completed, read_json, read_result
 
     result = read_result(options.run)
+    if result.get("status", "completed") == "completed":
+        check_completed(options.run, result)
     path = report.write_report(options.run)
     written = options.run / CERTIFICATE
     certificate = read_json(written) if written.is_file() else None

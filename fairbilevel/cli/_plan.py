@@ -41,7 +41,12 @@ def print_plan(console: Console, prepared: Any, plan: Any) -> None:
         console.print(f"({len(plan.rows) - len(shown)} larger groups not shown)")
     _print_power(console, plan)
     work = ", ".join(f"{name} {count:,.0f}" for name, count in plan.gradient_evaluations.items())
-    expected = "" if plan.seconds is None else f"; expected time {duration(plan.seconds)}"
+    expected = ""
+    if plan.seconds is not None:
+        expected = (
+            f"; expected time {duration(plan.seconds)}, of which {duration(plan.compile_seconds)} "
+            "compile what no run before has left on disk"
+        )
     say(console, f"Gradient evaluations: {work}{expected}")
     for line in plan.phases:
         say(console, f"  {line}")

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 from rich.console import Console
 
 from fairbilevel.cli._show import percent, plain, table
+
+if TYPE_CHECKING:
+    from fairbilevel.run import RunSummary
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class Runs:
 
 def runs(options: Runs, console: Console) -> int:
     """Print the list."""
-    from fairbilevel.run import RunSummary, list_runs
+    from fairbilevel.run import list_runs
 
     found = list_runs(options.folder)
     if options.json:
@@ -34,34 +38,23 @@ def runs(options: Runs, console: Console) -> int:
         console.print(f"no runs below {plain(str(options.folder))}", highlight=False)
         return 0
 
-    def accuracy(run: RunSummary) -> str:
-        if run.accuracy is None:
-            return "-"
-        return f"{percent(run.dense_accuracy, '')} -> {percent(run.accuracy, '')}"
-
     def name(run: RunSummary) -> str:
         path = Path(run.path)
         return str(path.relative_to(options.folder)) if path != options.folder else str(path)
 
-    rows = table(["run", "data", "method"])
-    rows.add_column("sparsity", justify="right")
-    rows.add_column("status", no_wrap=True)
+    rows = table(["run", "what was pruned"])
     rows.add_column("accuracy", justify="right", no_wrap=True)
-    rows.add_column("gap", justify="right")
-    for column in ("limits", "certified", "date"):
-        rows.add_column(column, overflow="fold")
+    rows.add_column("gap", justify="right", no_wrap=True)
+    rows.add_column("outcome", overflow="fold")
+    rows.add_column("date", no_wrap=True)
     listed = [run for run in found if run.status not in ("damaged", "no run")]
     for run in listed:
         rows.add_row(
             plain(name(run)),
-            plain(run.data or "-"),
-            plain(run.method or "-"),
-            "-" if run.sparsity is None else f"{run.sparsity:g}",
-            run.status,
-            accuracy(run),
+            plain(_pruned(run)),
+            _accuracy(run),
             percent(run.largest_gap, ""),
-            run.limits or "-",
-            plain(run.certificate or "-"),
+            plain(_outcome(run)),
             "-" if run.date is None else run.date[:10],
         )
     if listed:
@@ -76,3 +69,23 @@ def runs(options: Runs, console: Console) -> int:
             said = f"{name(run)}: {run.status}: {run.note}"
             console.print(plain(said), highlight=False, soft_wrap=True)
     return 0
+
+
+def _pruned(run: RunSummary) -> str:
+    """The data, the method, and the share that it removes."""
+    share = None if run.sparsity is None else f"{100 * run.sparsity:g} %"
+    method = " ".join(part for part in (run.method, share) if part)
+    return ", ".join(part for part in (run.data, method) if part) or "-"
+
+
+def _accuracy(run: RunSummary) -> str:
+    if run.accuracy is None:
+        return "-"
+    return f"{percent(run.dense_accuracy, '')} -> {percent(run.accuracy, '')}"
+
+
+def _outcome(run: RunSummary) -> str:
+    """How it ended, whether limits were kept, and what its certificate says."""
+    limits = "no limits" if run.limits == "none" else run.limits and f"limits {run.limits}"
+    certificate = None if run.certificate is None else f"certificate {run.certificate}"
+    return ", ".join(part for part in (run.status, limits, certificate) if part)

@@ -13,6 +13,7 @@ from fairbilevel.comparison._statistics import (
     holm,
     noise_free_spread,
     permutation_floor,
+    pseudo_values,
 )
 from fairbilevel.comparison._summary import summarize
 
@@ -28,6 +29,7 @@ __all__ = [
     "holm",
     "noise_free_spread",
     "permutation_floor",
+    "pseudo_values",
     "run_comparison",
     "run_key",
     "run_seed",

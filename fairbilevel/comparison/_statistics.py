@@ -293,6 +293,20 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted.tolist()
 
 
+def pseudo_values(whole: float, without: np.ndarray) -> np.ndarray:
+    """Jackknife of a quantity that is measured on the rows of all repetitions together.
+
+    Args:
+        whole: the quantity.
+        without: ``[repetitions]`` the same without each of them.
+
+    Returns:
+        One value a repetition, to be tested as if it had been measured there (Tukey 1958).
+    """
+    count = len(without)
+    return count * whole - (count - 1) * np.asarray(without, float)
+
+
 def corrected_t(differences: np.ndarray, test_rows: int, train_rows: int) -> dict[str, Any]:
     """Mean paired difference over folds with the Nadeau-Bengio variance.
 

@@ -189,6 +189,14 @@ def _pooled(inside: list[Rows], key: str, groups: int, permutations: int) -> dic
         "churn": float(np.mean(pooled["dense"] != pooled["pruned"])),
         "certified_tolerance": statistics.certified_tolerance(**pooled),
         "certified_tolerance_each": each,
+        "certified_tolerance_without": [
+            statistics.certified_tolerance(
+                **_pool([r for r in inside if r is not left], "test", key, groups)
+            )
+            for left in inside
+        ]
+        if len(inside) > 1
+        else [],
         "cross_fitted_worst": statistics.cross_fitted_worst(**pooled),
         "spread_tune": float(np.mean(spreads["tune"])),
         "spread_test": float(np.mean(spreads["test"])),

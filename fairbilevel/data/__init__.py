@@ -8,10 +8,15 @@ of fit turns inputs into numbers. Every mistake of the user is a `DataError` of 
 
 from ._arrays import from_arrays
 from ._classes import handle_small_classes
-from ._dataset import Dataset, Options
+from ._dataset import Dataset, Options, as_labels
 from ._encoder import Encoder, standardize
 from ._errors import DataError
-from ._fingerprints import RowFingerprints, row_fingerprints
+from ._fingerprints import (
+    RowFingerprints,
+    coarse_fingerprints,
+    coarse_scale,
+    row_fingerprints,
+)
 from ._groups import handle_small_groups
 from ._load import load
 from ._roles import FRACTIONS, ROLES, atoms, fold_roles, role_halves, split_roles
@@ -24,7 +29,10 @@ __all__ = [
     "Encoder",
     "Options",
     "RowFingerprints",
+    "as_labels",
     "atoms",
+    "coarse_fingerprints",
+    "coarse_scale",
     "fold_roles",
     "from_arrays",
     "handle_small_classes",

@@ -56,6 +56,18 @@ def from_arrays(
 
     if labelled and (y is None or group is None):
         raise DataError("labelled rows need y and group; give both or set labelled to False.")
+    if x is None:
+        raise DataError("x is None; give the rows.")
+    if y is not None and np.ndim(y) > 1:
+        raise DataError(
+            f"y has shape {np.shape(y)}; give one class a row (of one-hot labels argmax(-1)). "
+            "Several labels a row are not supported."
+        )
+    if classes is None and _is_continuous(y):
+        raise DataError(
+            "y holds numbers that are no classes; regression is not supported: cut them into "
+            "classes, or give whole numbers."
+        )
     aside = {"ids": ids, "unit": unit, "weight": weight, "role": role}
     arrays = {"x": x, "y": y, "group": group, **aside}
     columns: dict[str, Any] = {k: k for k, v in aside.items() if v is not None}
@@ -63,6 +75,15 @@ def from_arrays(
     given = {k: np.asarray(v) for k, v in arrays.items() if v is not None}
     rows = _rows(given, name, classes, groups)
     return assemble(rows, Request(options, classes, groups, labelled=labelled))
+
+
+def _is_continuous(y: Any) -> bool:
+    """Whether most numbers are broken and different, as measurements are."""
+    values = np.asarray(y) if y is not None else np.zeros(0)
+    if values.dtype.kind != "f" or values.size < 2:
+        return False
+    known = values[np.isfinite(values)]
+    return bool((known != np.floor(known)).mean() > 0.5 and len(np.unique(known)) > known.size / 2)
 
 
 class Arrays(Source):
@@ -133,6 +154,7 @@ def _rows(
         target="y",
         group=("group",),
         orders=orders,
+        numbered="ids" not in columns,
     )
 
 

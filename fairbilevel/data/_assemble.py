@@ -97,6 +97,7 @@ def assemble(rows: Rows, request: Request) -> Dataset:
         y=y,
         group=g,
         ids=rows.ids[chosen],
+        numbered=rows.numbered and options.id is None,
         classes=classes,
         groups=groups,
         skipped={reason: count for reason, count in rows.skipped.items() if count},
@@ -107,6 +108,8 @@ def assemble(rows: Rows, request: Request) -> Dataset:
         attributes=rows.group,
         **_row_columns(rows, request, chosen),
     )
+    if options.image_size is not None and not data.is_image:
+        raise DataError(f"{rows.name} holds no images, so image_size says nothing; leave it out.")
     if not data.is_table:
         rows.notes.append("Group attributes are no model inputs.")
     return dataclasses.replace(data, notes=(*rows.notes, *_twin_notes(data)))

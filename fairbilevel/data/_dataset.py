@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,12 +14,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import UInt64
 
+from fairbilevel import _display
+
 from ._errors import DataError, refuse_unknown
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _BY_ROW = ("y", "group", "ids", "weight", "unit", "role")
+_WHOLE = re.compile("0|-?[1-9][0-9]{0,17}")  # what int64 holds
 
 
 def require_whole(name: str, value: Any, least: int) -> None:
@@ -37,6 +41,25 @@ def first_equal(values: np.ndarray) -> np.ndarray:
     """Return int64 `[n]`: where the value of each row occurs first."""
     _, first, inverse = np.unique(values, return_index=True, return_inverse=True)
     return first[inverse].astype(np.int64)
+
+
+def as_labels(classes: Sequence[str]) -> np.ndarray:
+    """Class names in the type that labels of such names come in, to be compared with them.
+
+    Whole numbers where every name is one as Python writes it, truth values where every name is
+    `True` or `False`, else text: NumPy finds no number equal to a text, and says nothing.
+
+    Arguments:
+        classes: names, in the order of the logits.
+
+    Returns:
+        int64, bool or str `[classes]`.
+    """
+    if classes and set(classes) <= {"True", "False"}:
+        return np.array([name == "True" for name in classes])
+    if classes and all(_WHOLE.fullmatch(name) for name in classes):
+        return np.array([int(name) for name in classes], np.int64)
+    return np.array(classes, dtype=str)
 
 
 @dataclass(frozen=True)
@@ -116,6 +139,7 @@ class Dataset:
         y: int32 `[n]`, index into `classes`; -1 where the label is missing (unlabelled rows only).
         group: int32 `[n]`, index into `groups`; -1 likewise.
         ids: str `[n]`, unique.
+        numbered: whether the ids are mere row numbers, which say nothing of who is who.
         classes: class names; with a positive value, class 1 is the positive one.
         groups: group names.
         weight: float32 `[n]` with mean one, or None.
@@ -150,6 +174,7 @@ class Dataset:
     dropped_classes: tuple[str, ...] = ()
     target: str | None = None
     attributes: tuple[str, ...] = ()
+    numbered: bool = False
 
     def __post_init__(self) -> None:
         n = len(self.inputs)
@@ -159,6 +184,19 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.y)
+
+    def __repr__(self) -> str:
+        if isinstance(self.inputs, np.ndarray):
+            inputs = f"inputs {self.inputs.dtype} {list(self.inputs.shape[1:])}"
+        else:
+            inputs = f"columns {_display.listed([str(c) for c in self.inputs.columns])}"
+        return _display.line(
+            "Dataset",
+            f"{self.name}, {_display.counted(len(self), 'row')}",
+            inputs,
+            f"{len(self.classes)} classes: {_display.listed(self.classes)}",
+            f"{len(self.groups)} groups: {_display.listed(self.groups)}",
+        )
 
     @property
     def _by_row(self) -> dict[str, np.ndarray]:

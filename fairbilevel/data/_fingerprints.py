@@ -5,9 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import UInt64
+from jaxtyping import Float, Float32, UInt32, UInt64
 
 from ._dataset import Dataset, hashes
+
+# Of the coarse picture of a row: columns it is reduced to, the width of a cell in standard
+# deviations, and the parts one of which may be anything.
+_COLUMNS, _CELL, _PARTS = 48, 0.5, 4
+_SIDE = 4
 
 
 @dataclass(frozen=True)
@@ -16,8 +21,9 @@ class RowFingerprints:
 
     Attributes:
         content: of the inputs alone.
-        row: of what makes it this row: of an image its content, elsewhere inputs and id, since two
-            people may look alike in ten columns.
+        row: of what makes it this row: of an image its content; elsewhere inputs and id, since two
+            people may look alike in ten columns; without ids inputs and how often they came before,
+            so that the order of rows says nothing.
         unit: of the person behind it; zero where no unit is known.
     """
 
@@ -35,14 +41,91 @@ def row_fingerprints(data: Dataset) -> RowFingerprints:
     else:
         from ._attributes import as_text
 
-        columns = [as_text(data.inputs[c]) for c in data.inputs.columns]
+        columns = [as_text(data.inputs[c]) for c in sorted(data.inputs.columns, key=str)]
         lines = zip(*columns, strict=True) if columns else ([] for _ in range(len(data)))
         content = hashes("\x1f".join(map(str, line)).encode() for line in lines)
     row = content
     if not data.is_image:
-        keys = zip(content.tolist(), data.ids, strict=True)
-        row = hashes(f"{c} {i}".encode() for c, i in keys)
+        names = _occurrence(content).tolist() if data.numbered else data.ids
+        row = hashes(f"{c} {i}".encode() for c, i in zip(content.tolist(), names, strict=True))
     unit = np.zeros(len(data), np.uint64)
     if data.unit is not None:
         unit = hashes(f"unit {u}".encode() for u in data.unit)
     return RowFingerprints(content, row, unit)
+
+
+def _occurrence(values: np.ndarray) -> np.ndarray:
+    """How often the value of each row came in rows before it."""
+    order = np.argsort(values, kind="stable")
+    new = np.append(True, values[order][1:] != values[order][:-1])
+    start = np.flatnonzero(new)
+    found = np.empty(len(values), np.int64)
+    found[order] = np.arange(len(values)) - np.repeat(start, np.diff(np.append(start, len(values))))
+    return found
+
+
+def coarse_columns(data: Dataset) -> tuple[Float[np.ndarray, "rows columns"], list[np.ndarray]]:
+    """What a coarse picture of rows is made of: numbers, and columns of text.
+
+    Images are reduced to the brightness of four by four fields.
+    """
+    if not isinstance(data.inputs, np.ndarray):
+        from ._attributes import as_text, is_numeric
+
+        columns = {str(c): data.inputs[c] for c in sorted(data.inputs.columns, key=str)}
+        numbers = [
+            np.nan_to_num(v.to_numpy(dtype=np.float64, na_value=np.nan), nan=1e9)
+            for v in columns.values()
+            if is_numeric(v)
+        ]
+        text = [as_text(v).astype(str) for v in columns.values() if not is_numeric(v)]
+        return np.stack(numbers, 1) if numbers else np.zeros((len(data), 0)), text
+    values = data.inputs
+    if data.is_image:
+        high, wide = (max(size // _SIDE, 1) for size in values.shape[1:3])
+        values = values[:, : high * _SIDE, : wide * _SIDE].mean(-1, dtype=np.float64)
+        fields = len(values), values.shape[1] // high, high, values.shape[2] // wide, wide
+        values = values.reshape(fields).mean((2, 4))
+    return values.reshape(len(values), -1).astype(np.float64), []
+
+
+def coarse_scale(data: Dataset) -> Float32[np.ndarray, " columns"]:
+    """The width of a cell of each number, as these rows spread."""
+    numbers, _ = coarse_columns(data)
+    spread = numbers.std(0) if len(numbers) else np.ones(numbers.shape[1])
+    return np.where(spread > 0, _CELL * spread, 1.0).astype(np.float32)
+
+
+def coarse_fingerprints(
+    data: Dataset, scale: Float32[np.ndarray, " columns"]
+) -> UInt32[np.ndarray, "rows slots"]:
+    """Numbers one of which two rows share, in the same slot, where they are nearly the same.
+
+    Numbers are rounded to cells, on two grids shifted by half a cell, and each fingerprint leaves
+    out one quarter of the columns: a row is met again though a little was added to all numbers, or
+    anything to one. Rows that are only alike may share one as well, so it takes more of them than
+    among rows that are surely different to mean anything.
+
+    Raises:
+        ValueError: another number of columns than the scale has.
+    """
+    numbers, text = coarse_columns(data)
+    if numbers.shape[1] != len(scale):
+        raise ValueError(f"rows of {numbers.shape[1]} numbers where {len(scale)} were expected")
+    cells = numbers / scale
+    if cells.shape[1] > _COLUMNS:  # neighbours together: fewer edges for a little noise to cross
+        parts = np.array_split(np.arange(cells.shape[1]), _COLUMNS)
+        cells = np.stack([cells[:, part].mean(1) for part in parts], 1)
+    told = []
+    for column in text:
+        level, place = np.unique(column, return_inverse=True)
+        told.append(hashes(str(v).encode() for v in level).astype(np.int64)[place])
+    slots = []
+    for shift in (0.0, 0.5):
+        whole = np.floor(np.clip(cells + shift, -1e15, 1e15)).astype(np.int64)
+        columns = np.column_stack([whole, *told]) if told else whole
+        place = np.arange(columns.shape[1]) % _PARTS
+        for part in range(_PARTS):
+            kept = columns if columns.shape[1] < 2 else columns[:, place != part]
+            slots.append(hashes(row.tobytes() for row in np.ascontiguousarray(kept, "<i8")))
+    return np.stack(slots, 1).astype(np.uint32)

@@ -77,6 +77,7 @@ class Rows:
         damaged: rows that `read` had to leave out, where that was asked.
         lines: first line in the file of each row, counted from 1; None where rows have no lines.
         notes: sentences for the reader.
+        numbered: whether the ids are mere row numbers.
     """
 
     name: str
@@ -96,6 +97,7 @@ class Rows:
         return f"row {self.ids[row]}" if self.lines is None else f"line {self.lines[row]}"
 
     notes: list[str] = field(default_factory=list)
+    numbered: bool = False
 
 
 class Source(abc.ABC):

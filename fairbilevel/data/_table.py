@@ -58,6 +58,7 @@ class Table(Source):
             attributes=table,
             read=lambda rows: features.iloc[rows].reset_index(drop=True),
             ids=np.arange(len(table)).astype(str),
+            numbered=True,
             target=options.target,
             lines=None if parquet else read.lines,
             notes=[

@@ -134,6 +134,7 @@ def _read_rows(source: Any, name: str, split: str, request: Request) -> Rows:
         target=target,
         group=GROUP if target == TARGET else ((target,) if target else ()),
         orders=orders,
+        numbered=True,
         notes=[subset] if len(chosen) < len(source) else [],
     )
 

@@ -1,6 +1,6 @@
 """Devices: where arrays lie, what is compiled for them, how several processes find each other."""
 
-from fairbilevel.devices._cache import compile_cache, default_cache
+from fairbilevel.devices._cache import compile_cache, default_cache, saved_seconds
 from fairbilevel.devices._collectives import Collective, bytes_of, collectives
 from fairbilevel.devices._placement import AXIS, Placement, on_device
 from fairbilevel.devices._processes import Processes, is_first, on_first, told_by_first
@@ -20,5 +20,6 @@ __all__ = [
     "is_first",
     "on_device",
     "on_first",
+    "saved_seconds",
     "told_by_first",
 ]

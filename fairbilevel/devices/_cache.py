@@ -13,6 +13,21 @@ from typing import Any
 import jax
 
 OFF = "off"
+_SAVED = "/jax/compilation_cache/compile_time_saved_sec"
+_saved = [0.0]
+
+
+def _told(event: str, duration_secs: float, **kwargs: str | int) -> None:
+    if event == _SAVED:
+        _saved[0] += duration_secs
+
+
+jax.monitoring.register_event_duration_secs_listener(_told)
+
+
+def saved_seconds() -> float:
+    """Seconds of compiling that programs found on disk have spared this process so far."""
+    return _saved[0]
 
 
 def default_cache() -> Path:

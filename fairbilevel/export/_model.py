@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fairbilevel import _display
 from fairbilevel._trees import fill_named, flatten_named
 from fairbilevel.data import Encoder
 from fairbilevel.masks import Channels, Layer, Layers, Masks, Slice, expand
@@ -133,6 +134,10 @@ class ModelFiles:
     masks: Masks
     encoder: Encoder
     description: dict[str, Any]
+
+    def __repr__(self) -> str:
+        name, granularity = self.description["name"], self.description["granularity"]
+        return _display.line("ModelFiles", name, repr(self.network), f"masks of {granularity}s")
 
 
 def _masked(layers: Layers, granularity: str) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from fairbilevel.fairness._metrics import (
     group_rates,
     judge,
     measure,
+    of_answers,
     performance,
 )
 from fairbilevel.fairness._multiplier import (
@@ -81,6 +82,7 @@ __all__ = [
     "multiplicative_weights",
     "multiplier_rule",
     "nupi",
+    "of_answers",
     "only",
     "parse_constraint",
     "parse_tolerance",

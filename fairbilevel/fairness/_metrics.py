@@ -50,10 +50,23 @@ def performance(
     loss: Float[np.ndarray, " rows"],
     group: Int[np.ndarray, " rows"],
     names: Sequence[str],
+    *,
+    label: Int[np.ndarray, " rows"] | None = None,
+    answer: Int[np.ndarray, " rows"] | None = None,
+    classes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Accuracy, loss (nats) and every group's accuracy and size.
 
     Groups without rows have accuracy ``None``; without any row everything is ``None``.
+
+    Args:
+        correct: which rows are right.
+        loss: in nats.
+        group: index into ``names``.
+        names: of the groups.
+        label: the rows' classes; with ``answer`` also what the accuracy is worth (``of_answers``).
+        answer: the classes that the model says.
+        classes: names of the classes.
     """
     accuracy, size = group_rates(correct, group, len(names))
     some = len(correct) > 0
@@ -62,6 +75,33 @@ def performance(
         "loss": float(np.mean(loss, dtype=np.float64)) if some else None,
         "group_accuracy": _named(names, accuracy),
         "group_size": {n: int(s) for n, s in zip(names, size, strict=True)},
+        **({} if label is None or answer is None else of_answers(label, answer, classes)),
+    }
+
+
+def of_answers(
+    label: Int[np.ndarray, " rows"], answer: Int[np.ndarray, " rows"], classes: Sequence[str]
+) -> dict[str, Any]:
+    """What an accuracy is worth: one that always answers the majority class gets its share.
+
+    Returns:
+        ``balanced_accuracy`` (the mean over classes of the share of their rows that is right;
+        classes without rows are left out), ``majority_class`` and ``majority_share`` of the labels,
+        ``commonest_answer`` and ``commonest_answer_share`` of the answers; all ``None`` without
+        rows.
+    """
+    if not len(label):
+        names = ("balanced_accuracy", "majority_class", "majority_share")
+        return dict.fromkeys((*names, "commonest_answer", "commonest_answer_share"))
+    rates, size = group_rates(label == answer, label, len(classes))
+    said = np.bincount(answer, minlength=len(classes))
+    most, commonest = int(size.argmax()), int(said.argmax())
+    return {
+        "balanced_accuracy": float(np.mean(rates[size > 0])),
+        "majority_class": classes[most],
+        "majority_share": float(size[most] / len(label)),
+        "commonest_answer": classes[commonest],
+        "commonest_answer_share": float(said[commonest] / len(label)),
     }
 
 

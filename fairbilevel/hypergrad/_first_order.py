@@ -101,10 +101,10 @@ class FirstOrder(Hypergradient):
         near_x, near_y, _ = point.inner.gradients(x, y)
         far_x, far_z, inner_out = point.inner.gradients(x, z)
         gradient = vectors.add(f_x, optax.tree.sub(near_x, far_x), penalty)
+        gradient = vectors.nan_unless(vectors.all_finite(f_y, near_y, far_z), gradient)
         if not self.inner_steps:
             y, rule = self._move(vectors.add(near_y, f_y, 1 / penalty), rule, y)
         finite = vectors.all_finite(gradient, y)
-        gradient = optax.tree.where(vectors.all_finite(gradient), gradient, f_x)
         moved = FirstOrderState(y, rule, plain, state.calls + 1)
         fresh = self.init(x, z)._replace(calls=state.calls + 1)
         status = status_of((~finite, Status.NOT_FINITE))

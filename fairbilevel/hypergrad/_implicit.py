@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Int
 
@@ -108,12 +107,14 @@ class Implicit(Hypergradient):
             after = vectors.add(through, solved.v, self.damping)
         else:
             after = operator(solved.v)
-        size = vectors.norm(b)
-        residual = jnp.where(size > 0, vectors.norm(optax.tree.sub(b, after)) / size, 0.0)
+        residual = vectors.share(vectors.norm(optax.tree.sub(b, after)), vectors.norm(b))
         implicit_finite = vectors.all_finite(cross, residual)
         diverged = solved.unreliable & (residual > 1)
         keep = implicit_finite & ~diverged
+        # Without its implicit term a gradient means something; without either loss's it does not.
+        sound = vectors.all_finite(b, inner_grad)
         gradient = optax.tree.where(keep, optax.tree.sub(direct, cross), direct)
+        gradient = vectors.nan_unless(sound, gradient)
         bad = ~implicit_finite | ~vectors.all_finite(gradient, inner_grad)
         status = status_of(
             (bad, Status.NOT_FINITE),

@@ -32,7 +32,8 @@ _WORDS = {
     "products, or a method for indefinite systems (GMRES, BiCGStab)",
     Status.DIVERGED: "the residual ended larger than it began, so the implicit term was left out: "
     "add damping, or for a tracked system take smaller steps",
-    Status.NOT_FINITE: "a value was not finite; where only the implicit term was, it was left out",
+    Status.NOT_FINITE: "a value was not finite: the hypergradient is NaN, or the implicit term was "
+    "left out where that alone was not",
 }
 
 

@@ -92,9 +92,9 @@ class SingleLoop(Hypergradient):
             updates = vectors.scaled(1 / jnp.maximum(1, self.step * curvature), updates)
         moved = SingleLoopState(optax.apply_updates(state.v, updates), rule, curvature)
         finite = vectors.all_finite(cross, moved.v)
-        size = vectors.norm(b)
-        residual = jnp.where(size > 0, vectors.norm(miss) / size, 0.0)
+        residual = vectors.share(vectors.norm(miss), vectors.norm(b))
         gradient = optax.tree.where(finite, optax.tree.sub(direct, cross), direct)
+        gradient = vectors.nan_unless(vectors.all_finite(b, inner_grad), gradient)
         bad = ~finite | ~vectors.all_finite(gradient, inner_grad)
         # A system that went wrong starts again from zero: it must not spoil the calls that follow.
         state = optax.tree.where(finite, moved, self.init(x, y))

@@ -38,6 +38,16 @@ def scaled(scale: Any, a: Any) -> Any:
     return jax.tree.map(lambda x: jnp.asarray(scale * x).astype(x.dtype), a)
 
 
+def share(part: Float[Array, ""], whole: Float[Array, ""]) -> Float[Array, ""]:
+    """``part / whole``, 0 of nothing; NaN stays NaN."""
+    return jnp.where(whole == 0, 0.0, part / whole)
+
+
+def nan_unless(sound: Bool[Array, ""], a: Any) -> Any:
+    """``a``, or NaN everywhere."""
+    return jax.tree.map(lambda x: jnp.where(sound, x, jnp.nan).astype(x.dtype), a)
+
+
 def all_finite(*trees: Any) -> Bool[Array, ""]:
     """Whether every entry is finite."""
     finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(trees)]

@@ -7,6 +7,7 @@ serves ``flax.nnx``, ``flax.linen`` and bare functions.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
@@ -14,7 +15,7 @@ from typing import Any, overload
 import numpy as np
 from jaxtyping import Int
 
-from fairbilevel import _options
+from fairbilevel import _display, _options
 from fairbilevel.masks._axes import FIXED, FREE, Axis
 from fairbilevel.masks._essential import SAME, VARIES, ZERO, dependence
 from fairbilevel.masks._trace import Trace, walk
@@ -118,6 +119,13 @@ class Layers(Sequence[Layer]):
         """
         _options.one_of("granularity", granularity, GRANULARITIES)
         return self.kernels if granularity == "weight" else self.channels
+
+    def __repr__(self) -> str:
+        weights = sum(math.prod(layer.shape) for layer in self.kernels)
+        kernels = f"{_display.counted(len(self.kernels), 'layer')} with {weights:,} weights"
+        filters = sum(channels.size for channels in self.channels)
+        coupled = f"{_display.counted(len(self.channels), 'set')} of channels, {filters:,} filters"
+        return _display.line("Layers", kernels, coupled)
 
     def __len__(self) -> int:
         """Number of layers."""

@@ -1,7 +1,7 @@
 """Models as pure functions: built-in classifiers and adapters for Flax and bare functions."""
 
 from fairbilevel.models._mobile import MobileNetV2
-from fairbilevel.models._model import Model, from_function, from_linen, from_nnx
+from fairbilevel.models._model import Model, from_function, from_linen, from_nnx, split_nnx
 from fairbilevel.models._plain import CNN, MLP, VGG
 from fairbilevel.models._precision import PRECISIONS, check_precision, in_precision
 from fairbilevel.models._residual import CifarResNet, ResNet
@@ -25,4 +25,5 @@ __all__ = [
     "from_linen",
     "from_nnx",
     "in_precision",
+    "split_nnx",
 ]

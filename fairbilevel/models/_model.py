@@ -39,7 +39,8 @@ def _parts(module: nnx.Module) -> Any:
     return nnx.split(module, nnx.Param, nnx.RngState, ...)
 
 
-def _split_nnx(module: nnx.Module) -> tuple[Params, ModelState]:
+def split_nnx(module: nnx.Module) -> tuple[Params, ModelState]:
+    """A module's parameters and its other state, as ``from_nnx`` has them."""
     _, params, _, state = _parts(module)
     return nnx.to_pure_dict(params), nnx.to_pure_dict(state)
 
@@ -72,7 +73,7 @@ def from_nnx(
     eval_graph = nnx.graphdef(template)
 
     def init(key: Array) -> tuple[Params, ModelState]:
-        params, state = _split_nnx(build(key))
+        params, state = split_nnx(build(key))
         return jax.tree.map(jnp.array, params), jax.tree.map(jnp.array, state)
 
     def rng_leaf(leaf: Any, key: Array) -> Any:
@@ -87,7 +88,7 @@ def from_nnx(
         states = _restore(params_like, params), rngs, _restore(state_like, state)
         merged = nnx.merge(train_graph if train else eval_graph, *states)
         logits = merged(x)
-        return logits, _split_nnx(merged)[1] if train else state
+        return logits, split_nnx(merged)[1] if train else state
 
     return Model(init, apply, name or type(template).__name__)
 

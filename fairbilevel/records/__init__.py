@@ -24,6 +24,7 @@ from fairbilevel.records._folder import (
     CHECKPOINTS,
     CONFIG,
     EVENTS,
+    MANIFEST,
     METRICS,
     MODEL,
     RESULT,
@@ -32,6 +33,7 @@ from fairbilevel.records._folder import (
     check_completed,
     is_run_folder,
     read_result,
+    write_result,
 )
 from fairbilevel.records._lock import LOCK, is_locked, locked
 from fairbilevel.records._tensorboard import TENSORBOARD, TensorBoard
@@ -44,6 +46,7 @@ __all__ = [
     "CONFIG",
     "EVENTS",
     "LOCK",
+    "MANIFEST",
     "METRICS",
     "MODEL",
     "RESULT",
@@ -68,5 +71,6 @@ __all__ = [
     "read_result",
     "write_arrays",
     "write_json",
+    "write_result",
     "write_text",
 ]

@@ -45,13 +45,26 @@ def write_text(path: Path, text: str) -> None:
         stream.write(text.encode())
 
 
+def json_text(value: Any) -> str:
+    """JSON as it is written. NaN and infinity are refused: JSON has no such numbers."""
+    return json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically. NaN and infinity are refused: JSON has no such numbers."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+    """Write JSON atomically, as ``json_text``."""
+    write_text(path, json_text(value))
 
 
-def read_json(path: Path) -> Any:
-    """Read JSON.
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"it has two values of {next(n for n in names if names.count(n) > 1)!r}")
+    return found
+
+
+def read_json(path: Path, *, unique: bool = False) -> Any:
+    """Read JSON; with ``unique``, every name of an object must be there once.
 
     Raises:
         RecordError: missing, unreadable or not JSON.
@@ -59,7 +72,8 @@ def read_json(path: Path) -> Any:
     if path.is_file() and path.stat().st_size > MOST_JSON:
         raise RecordError(f"{path} is larger than {MOST_JSON >> 20} MiB: no file of a run is")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        return json.loads(text, object_pairs_hook=_once if unique else None)
     except FileNotFoundError:
         raise RecordError(f"{path} does not exist") from None
     except (OSError, ValueError, RecursionError) as error:

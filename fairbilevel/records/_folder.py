@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
-from fairbilevel.records._files import RecordError, read_json
+from fairbilevel.records._files import RecordError, json_text, read_json, write_json, write_text
 
 SCHEMA_VERSION = 1
 CONFIG, METRICS, RESULT, MODEL = "config.json", "metrics.jsonl", "result.json", "model"
 ROWS, CERTIFICATE = "rows.npz", "certificate.json"
+MANIFEST = "manifest.json"
 ANALYSIS, ANALYSIS_TABLE = "analysis.json", "analysis.csv"
 EVENTS, CHECKPOINTS = "events.jsonl", "checkpoints"
 
@@ -39,15 +41,57 @@ def check_run_folder(path: Path) -> None:
         )
 
 
+def write_result(path: Path, result: dict[str, Any]) -> None:
+    """Write the manifest and then ``result.json``, with which a run folder is complete.
+
+    The manifest holds SHA-256 digests of all files that a run is read back from, so that one that
+    was edited, lost or taken from another run is noticed. It says nothing of who wrote them.
+    """
+    text = json_text(result)
+    files = [path / name for name in (CONFIG, METRICS, ROWS) if (path / name).is_file()]
+    files += sorted((path / MODEL).glob("*"))
+    digests = {str(file.relative_to(path)): _digest(file.read_bytes()) for file in files}
+    write_json(path / MANIFEST, {"sha256": digests | {RESULT: _digest(text.encode())}})
+    write_text(path / RESULT, text)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _check_files(path: Path) -> None:
+    if not (path / MANIFEST).is_file():
+        raise RecordError(
+            f"{path} has no {MANIFEST}, so nobody can tell whether its files belong together: make "
+            "the run again"
+        )
+    manifest = read_json(path / MANIFEST)
+    digests = manifest.get("sha256") if isinstance(manifest, dict) else None
+    if not isinstance(digests, dict) or RESULT not in digests:
+        raise RecordError(f"{path / MANIFEST} is damaged: it has no digests of the run's files")
+    present = {str(file.relative_to(path)) for file in (path / MODEL).glob("*")}
+    for name in sorted({*digests, *present}):
+        file = path / name
+        if not file.is_file():
+            raise RecordError(f"{file} is missing: the run wrote it")
+        if name not in digests:
+            raise RecordError(f"{file} was not written by the run")
+        if _digest(file.read_bytes()) != digests[name]:
+            raise RecordError(
+                f"{file} is not what the run wrote: restore it, or make the run again"
+            )
+
+
 def check_completed(path: Path, result: dict[str, Any]) -> None:
-    """Refuse a run that ended without a model.
+    """Refuse a run that ended without a model, or whose files are not those that it wrote.
 
     Raises:
-        RecordError: it diverged or failed; says why.
+        RecordError: it diverged or failed, and why; or the file that was edited or is missing.
     """
     status = result.get("status", "completed")
     if status != "completed":
         raise RecordError(f"the run in {path} {status}, it has no model: {result.get('diagnosis')}")
+    _check_files(path)
 
 
 def read_result(path: Path) -> dict[str, Any]:

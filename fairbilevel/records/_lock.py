@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,18 +19,20 @@ LOCK = ".lock"
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, name: str = LOCK, *, patience: float = 0.0) -> Iterator[None]:
     """Hold a folder for writing.
 
     Args:
         folder: made if it is not there.
+        name: of the lock, where a folder has several.
+        patience: seconds to wait for another process.
 
     Raises:
         RecordError: another process holds it.
         OSError: the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / LOCK
+    path, end = folder / name, time.monotonic() + patience
     if fcntl is None:
         yield
         return
@@ -38,6 +41,10 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
+            if time.monotonic() < end:
+                os.close(handle)
+                time.sleep(0.02)
+                continue
             holder = os.read(handle, 20).decode("ascii", "replace").strip()
             os.close(handle)
             who = f"process {holder}" if holder.isdigit() else "another process"

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from fairbilevel.report._markup import bullets, facts, row, section, table
+from fairbilevel._display import esc
+from fairbilevel.report._markup import Row, bullets, facts, section, table
 from fairbilevel.report._numbers import (
     MISSING,
     count,
     dig,
-    esc,
     mapping,
     number,
     percent,
@@ -91,7 +91,7 @@ def _findings(gap: str, findings: list[dict[str, Any]]) -> str:
         interval = MISSING if low is None or high is None else f"{written(low)} to {written(high)}"
         cells = [count(number(f, "rows")), written(number(f, "estimate")), interval]
         cells += [written(number(f, "bound"))] if bounded else []
-        body.append(row(name, [*cells, esc(dig(f, "verdict"))]))
+        body.append(Row(name, [*cells, esc(dig(f, "verdict"))]))
     left_out = len(findings) - len(shown)
     cut = f" {count(left_out)} groups farther from the limit are left out." if left_out else ""
     note = (
@@ -112,7 +112,7 @@ def _accuracies(certificate: dict[str, Any] | None) -> str:
         return [percent(number(part, name, "estimate")), f"{percent(low)} to {percent(high)}"]
 
     names = list(dense)[:_MOST_ROWS]
-    body = [row(name, [*cells(dense, name), *cells(pruned, name)]) for name in names]
+    body = [Row(name, [*cells(dense, name), *cells(pruned, name)]) for name in names]
     head = ["Group", "Dense", "Interval", "Pruned", "Interval"]
     lost = mapping(certificate, "overall", "accuracy_lost")
     note = (

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from fairbilevel._display import esc
 from fairbilevel.report._certificate import certificate_line
 from fairbilevel.report._groups import group_rows
 from fairbilevel.report._history import (
@@ -14,13 +15,12 @@ from fairbilevel.report._history import (
     track,
 )
 from fairbilevel.report._lines import MOST_LINES, Line, Point, Reference, line_chart
-from fairbilevel.report._markup import bullets, facts, figure, row, section, table
+from fairbilevel.report._markup import Row, bullets, facts, figure, section, table
 from fairbilevel.report._numbers import (
     count,
     counted,
     dig,
     duration,
-    esc,
     mapping,
     number,
     percent,
@@ -141,7 +141,7 @@ def cost_section(result: dict[str, Any]) -> str:
         (f"{BASELINE} pruning, for comparison", "baseline_gradient_evaluations"),
     )
     known = [(name, value) for name, key in parts if (value := number(result, "cost", key))]
-    work = table(["Work", "Gradient evaluations"], [row(name, [count(v)]) for name, v in known])
+    work = table(["Work", "Gradient evaluations"], [Row(name, [count(v)]) for name, v in known])
     evaluations = f'<div class="slim">{work}</div>' if known else ""
     memory = number(result, "cost", "peak_memory_mb")
     whole, compiling = (number(result, "cost", key) for key in ("seconds", "compile_seconds"))

@@ -48,7 +48,8 @@ class GroupRow:
 
 
 def group_rows(result: dict[str, Any], role: str = "test") -> list[GroupRow]:
-    """All groups on `role`: largest excess accuracy gap first, unmeasured groups last."""
+    """All groups on `role`: largest excess accuracy gap first, then those without a measured gap,
+    and last those outside every limit, whose few rows make any gap."""
     names = strings(result, "data", "groups")
     sizes: dict[str, Any] = {}
     for model in ("baseline", "pruned", "dense"):
@@ -58,7 +59,7 @@ def group_rows(result: dict[str, Any], role: str = "test") -> list[GroupRow]:
     claimed = dig(result, "data", "counted_groups")
     counted = set(names if claimed is None else strings(result, "data", "counted_groups"))
     rows = [_row(result, role, name, name in counted, number(sizes.get(name))) for name in names]
-    return sorted(rows, key=lambda r: (r.excess is None, -(r.excess or 0.0)))
+    return sorted(rows, key=lambda r: (not r.counted, r.excess is None, -(r.excess or 0.0)))
 
 
 def _accuracy(result: dict[str, Any], model: str, role: str, name: str) -> float | None:
@@ -93,6 +94,12 @@ def _row(
         lost=int(flips[0]) if known else None,
         won=int(flips[1]) if known else None,
     )
+
+
+def claimed(rows: Sequence[GroupRow]) -> tuple[list[GroupRow], list[GroupRow]]:
+    """The groups that limits speak of, and those outside; all are the former if none is."""
+    inside = [row for row in rows if row.counted]
+    return (inside, [row for row in rows if not row.counted]) if inside else (list(rows), [])
 
 
 def ends(rows: Sequence[GroupRow], each: int = SHOWN_AT_EACH_END) -> tuple[list[GroupRow], int]:

@@ -1,8 +1,9 @@
 """HTML pieces that the sections share: tables, figures, lists of facts, the state's sign."""
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
-from fairbilevel.report._numbers import esc
+from fairbilevel._display import esc
 
 WIDE, NARROW = 500.0, 350.0
 
@@ -26,21 +27,41 @@ def figure(
     )
 
 
-def table(head: Sequence[str], rows: Iterable[str], *, caption: str = "") -> str:
-    """A table from head cells (escaped already) and finished rows."""
-    cells = "".join(f'<th scope="col">{cell}</th>' for cell in head)
+class Row(NamedTuple):
+    """A table row: a heading (escaped by the table), then cells that are escaped already.
+
+    `css` is the row's class, `last` that of its last cell. A row without cells is one sentence.
+    """
+
+    name: str
+    cells: Sequence[str]
+    css: str = ""
+    last: str = ""
+
+
+def table(head: Sequence[str], rows: Iterable[Row], *, caption: str = "") -> str:
+    """A table from head cells (escaped here) and rows.
+
+    Every cell carries its column's name: on a phone a row is a card of named values.
+    """
+    cells = "".join(f'<th scope="col">{esc(cell)}</th>' for cell in head)
     title = f"<caption>{esc(caption)}</caption>" if caption else ""
+    body = "".join(_row(head, row) for row in rows)
     return (
         f'<div class="scroll" tabindex="0"><table>{title}<thead><tr>{cells}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
+        f"<tbody>{body}</tbody></table></div>"
     )
 
 
-def row(name: str, cells: Iterable[str], *, css: str = "") -> str:
-    """A table row: a heading cell (escaped here), then cells that are escaped already."""
-    kind = f' class="{css}"' if css else ""
-    body = "".join(cell if cell.startswith("<td") else f"<td>{cell}</td>" for cell in cells)
-    return f'<tr{kind}><th scope="row">{esc(name)}</th>{body}</tr>'
+def _row(head: Sequence[str], row: Row) -> str:
+    kind = f' class="{row.css}"' if row.css else ""
+    if not row.cells:
+        return f'<tr{kind}><td colspan="{len(head)}">{esc(row.name)}</td></tr>'
+    cells = []
+    for i, (label, cell) in enumerate(zip(head[1:], row.cells, strict=True), start=2):
+        own = f' class="{row.last}"' if row.last and i == len(head) else ""
+        cells.append(f'<td{own} data-label="{esc(label)}">{cell}</td>')
+    return f'<tr{kind}><th scope="row">{esc(row.name)}</th>{"".join(cells)}</tr>'
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> str:
@@ -73,6 +94,7 @@ def sign(state: str) -> str:
     """
     color, path = {
         "met": ("#007A59", "M8 15.5l5 5 9-10"),
+        "doubtful": ("#8A5A00", "M15 7.5v9m0 4.5v1"),
         "missed": ("#B34700", "M9.5 9.5l11 11m0-11l-11 11"),
         "diverged": ("#B34700", "M15 7.5v9m0 4.5v1"),
     }.get(state, ("#56606a", "M15 7.5v9m0 4.5v1"))

@@ -4,30 +4,12 @@ Accuracies are fractions between 0 and 1 in the files; a reader sees percentages
 decimal, and *points* for differences between two percentages.
 """
 
-import html
 import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
 MISSING = "–"
 """Shown in the place of a number that the run does not have."""
-
-# Control characters, overrides of the direction of writing (they would turn the numbers behind
-# a name around), and what is no character in UTF-8 or XML.
-_UNPRINTABLE = re.compile(
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
-)
-
-
-def printable(text: object) -> str:
-    """`text` with every character replaced that could disturb a page or a terminal."""
-    return _UNPRINTABLE.sub("\ufffd", str(text))
-
-
-def esc(text: object) -> str:
-    """`text` made safe inside HTML and SVG, as content or as a quoted attribute."""
-    return html.escape(printable(text), quote=True)
 
 
 def dig(tree: object, *path: str) -> Any:

@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+from fairbilevel._display import esc
 from fairbilevel.records import read_json, read_json_lines, write_text
 from fairbilevel.report._certificate import certificate_section
 from fairbilevel.report._course import cost_section, course_section, limits_section, origin_section
-from fairbilevel.report._numbers import dig, esc
+from fairbilevel.report._numbers import dig
 from fairbilevel.report._sections import (
     groups_section,
     layers_section,
@@ -61,7 +62,7 @@ def render(
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="color-scheme" content="light"><link rel="icon" href="data:,">'
+        '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">'
         f"<title>{esc(title)}</title><style>{CSS}</style></head><body>"
         f'<header><p class="eyebrow">Fair pruning report</p><h1>{esc(title)}</h1></header>'
         f"<main>{body}</main>"

@@ -4,15 +4,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from fairbilevel._display import esc
 from fairbilevel.report._bars import Bars, Cut, bar_chart
-from fairbilevel.report._groups import GroupRow, ends, group_rows
-from fairbilevel.report._markup import bullets, figure, row, section, sign, table
+from fairbilevel.report._groups import GroupRow, claimed, ends, group_rows
+from fairbilevel.report._markup import Row, bullets, figure, section, sign, table
 from fairbilevel.report._numbers import (
     MISSING,
     count,
     counted,
     dig,
-    esc,
     exact_points,
     number,
     percent,
@@ -36,7 +36,14 @@ GAPS = (
     ("degradation_gap", "Degradation gap", "largest loss minus smallest loss of a group"),
     ("max_excess_accuracy_gap", "Largest excess loss", "worst group’s loss beyond the average"),
 )
+SHARES = (
+    ("balanced_accuracy", "Balanced accuracy"),
+    ("majority_share", "Rows of the majority class"),
+    ("commonest_answer_share", "Rows with the commonest answer"),
+)
+"""What an accuracy is worth, of a model on each role."""
 _MOST_LAYERS = 60
+_MOST_OUTSIDE = 10
 
 
 def has_baseline(result: dict[str, Any]) -> bool:
@@ -98,7 +105,8 @@ def groups_section(result: dict[str, Any]) -> str:
     rows = group_rows(result)
     if not any(r.dense is not None or r.pruned is not None for r in rows):
         return ""
-    shown, left_out = ends(rows)
+    inside, outside = claimed(rows)
+    shown, left_out = ends(inside)
     third = has_baseline(result)
     intro = (
         f"<p>Accuracy of the dense model (before) and the pruned model (after) on the "
@@ -116,11 +124,15 @@ def groups_section(result: dict[str, Any]) -> str:
             "“Rows lost / won”: rows that only the dense model gets right / that only the "
             "pruned model gets right."
         )
-    if any(not r.counted for r in shown):
-        notes.append("† Reported only: too few rows, outside every limit and claim.")
+    if any(not r.counted for r in rows):
+        notes.append(
+            "† Reported only: too few rows, outside every limit and claim, so below the others "
+            "and in no picture."
+        )
     note = f'<p class="note">{esc(" ".join(notes))}</p>'
+    # Groups outside are not drawn: one row would stretch every axis to a hundred points.
     charts = _group_charts(result, shown, third)
-    body = _group_table(result, shown, left_out, third)
+    body = _group_table(result, shown, left_out, outside, third)
     return section("groups", "Who gains, who loses", intro, body, note, charts)
 
 
@@ -151,8 +163,14 @@ def all_rows(result: dict[str, Any]) -> list[str]:
     return [count(test_rows(result)), *accuracies, MISSING]
 
 
-def _group_table(result: dict[str, Any], shown: list[GroupRow], left_out: int, third: bool) -> str:
-    flips = any(r.lost is not None for r in shown)
+def _group_table(
+    result: dict[str, Any],
+    shown: list[GroupRow],
+    left_out: int,
+    outside: list[GroupRow],
+    third: bool,
+) -> str:
+    flips = any(r.lost is not None for r in (*shown, *outside))
     head = ["Group", "Rows", "Dense", "Pruned", "Change, points", "Beyond average, points"]
     head += ["Rows lost / won"] if flips else []
     head += [BASELINE, f"{BASELINE}, beyond average"] if third else []
@@ -166,7 +184,8 @@ def _group_table(result: dict[str, Any], shown: list[GroupRow], left_out: int, t
             known = r.lost is not None and r.won is not None
             out.append(f"{count(r.lost)} / {count(r.won)}" if known else MISSING)
         if third:
-            out += [percent(r.baseline), points(r.baseline_excess, signed=True)]
+            other = percent(r.baseline) + _range(r.interval(r.baseline), _short_percent)
+            out += [other, points(r.baseline_excess, signed=True)]
         return out
 
     total = all_rows(result)
@@ -174,17 +193,21 @@ def _group_table(result: dict[str, Any], shown: list[GroupRow], left_out: int, t
         total.append(MISSING)
     if third:
         total += [percent(number(result, "baseline", "test", "accuracy")), MISSING]
-    body = [row("All rows", total, css="all")]
+    body = [Row("All rows", total, css="all")]
     half = len(shown) // 2
     for i, group in enumerate(shown):
         if left_out and i == half:
-            body.append(
-                f'<tr class="cut"><td colspan="{len(head)}">{count(left_out)} groups between '
-                f"these are left out: the {half} hardest hit stand above, the "
-                f"{len(shown) - half} least hit below.</td></tr>"
+            said = (
+                f"{count(left_out)} groups between these are left out: the {half} hardest hit "
+                f"stand above, the {len(shown) - half} least hit below."
             )
-        body.append(row(_name(group), cells(group)))
-    return table([esc(h) for h in head], body)
+            body.append(Row(said, (), css="cut"))
+        body.append(Row(_name(group), cells(group)))
+    body += [Row(_name(group), cells(group)) for group in outside[:_MOST_OUTSIDE]]
+    if len(outside) > _MOST_OUTSIDE:
+        more = counted(len(outside) - _MOST_OUTSIDE, "more group")
+        body.append(Row(f"{more} outside every limit are left out.", (), css="cut"))
+    return table(head, body)
 
 
 def _group_charts(result: dict[str, Any], shown: list[GroupRow], third: bool) -> str:
@@ -257,13 +280,13 @@ def _limits_table(result: dict[str, Any]) -> str:
         return ""
     body = []
     for limit in bounds:
-        cells = [limit.tolerance_text()]
+        cells = [esc(limit.tolerance_text())]
         for role in ROLES:
             met = limit.met(role)
             word = {True: "✓ met", False: "✗ not met", None: ""}[met]
-            css = {True: "good", False: "bad", None: ""}[met] if role == "test" else ""
-            cells.append(f'<td class="{css}">{limit.value_text(role)}<small>{word}</small></td>')
-        body.append(row(limit.title, cells))
+            cells.append(f"{limit.value_text(role)}<small>{word}</small>")
+        css = {True: "good", False: "bad", None: ""}[limit.met()]
+        body.append(Row(limit.title, cells, last=css))
     head = ["Fairness limit", "Limit", *(r.capitalize() for r in ROLES)]
     meanings = [f"{limit.title}: {limit.meaning}." for limit in bounds if limit.meaning]
     note = f'<p class="note">{esc(" ".join(meanings))}</p>' if meanings else ""
@@ -279,11 +302,15 @@ def _gaps_table(result: dict[str, Any]) -> str:
         if not any(dig(result, gaps, role) for role in ROLES):
             continue
         accuracy = [percent(number(result, model, role, "accuracy")) for role in ROLES]
-        body.append(row(f"{title}: accuracy", accuracy, css="all"))
+        body.append(Row(f"{title}: accuracy", accuracy, css="all"))
+        for key, name in SHARES:
+            shares = [number(result, model, role, key) for role in ROLES]
+            if any(share is not None for share in shares):
+                body.append(Row(name, [percent(share) for share in shares]))
         worst = [percent(number(result, gaps, role, "worst_group_accuracy")) for role in ROLES]
-        body.append(row("Worst group’s accuracy", worst))
+        body.append(Row("Worst group’s accuracy", worst))
         for key, name, _ in GAPS:
-            body.append(row(name, [points(number(result, gaps, role, key)) for role in ROLES]))
+            body.append(Row(name, [points(number(result, gaps, role, key)) for role in ROLES]))
     head = ["Measure", *(r.capitalize() for r in ROLES)]
     return table(head, body, caption="Accuracy in percent, gaps in points") if body else ""
 

@@ -7,7 +7,7 @@ text, colours are those of Okabe and Ito (2008), and no information is in colour
 import math
 import unicodedata
 
-from fairbilevel.report._numbers import esc
+from fairbilevel._display import esc
 
 INK, MUTED, GRID = "#1a1f24", "#56606a", "#dfe3e7"
 BLUE, ORANGE, VERMILION = "#0072B2", "#E69F00", "#D55E00"

@@ -8,9 +8,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fairbilevel.report._groups import GroupRow, ends, group_rows
-from fairbilevel.report._numbers import count, number, percent, points, printable
-from fairbilevel.report._sections import GAPS, all_rows, has_baseline
+from fairbilevel._display import printable
+from fairbilevel.report._groups import GroupRow, claimed, ends, group_rows
+from fairbilevel.report._numbers import count, number, percent, points
+from fairbilevel.report._sections import GAPS, SHARES, all_rows, has_baseline
 from fairbilevel.report._verdict import BASELINE, ROLES, judge, limits
 
 _AT_EACH_END = 10
@@ -58,7 +59,8 @@ def _groups(result: dict[str, Any]) -> Table:
     columns += [("Change", 6), ("Beyond", 6)]
     columns += [("GradMag", 6)] if third else []
     rows = group_rows(result)
-    shown, left_out = ends(rows, _AT_EACH_END)
+    inside, outside = claimed(rows)
+    shown, left_out = ends(inside, _AT_EACH_END)
     table = _table("Accuracy on test, hardest hit group first", columns)
 
     def cells(r: GroupRow) -> list[str]:
@@ -66,7 +68,7 @@ def _groups(result: dict[str, Any]) -> Table:
         out += [points(r.change, signed=True), points(r.excess, signed=True)]
         return [*out, percent(r.baseline)] if third else out
 
-    for i, r in enumerate(shown):
+    for i, r in enumerate([*shown, *outside[:_AT_EACH_END]]):
         if left_out and i == len(shown) // 2:
             table.add_row(Text(f"… {count(left_out)} groups left out", style="dim"))
         name = printable(r.name) + ("" if r.counted else " †")
@@ -78,8 +80,10 @@ def _groups(result: dict[str, Any]) -> Table:
     table.caption = "Change, Beyond (the average): points; Beyond > 0: loses more than average."
     if third:
         table.caption += f"\nGradMag: {BASELINE.lower()} pruning, for comparison."
-    if any(not r.counted for r in shown):
-        table.caption += "\n† Reported only, outside every limit."
+    if any(not r.counted for r in rows):
+        more = len(outside) - _AT_EACH_END
+        unseen = f" {count(more)} more are not shown." if more > 0 else ""
+        table.caption += f"\n† Reported only, outside every limit.{unseen}"
     table.caption_justify = "left"
     return table
 
@@ -87,11 +91,18 @@ def _groups(result: dict[str, Any]) -> Table:
 def _gaps(result: dict[str, Any]) -> Table:
     columns = [("Pruned model, points", 34), *((role.capitalize(), 7) for role in ROLES)]
     table = _table("Gaps on every part of the data", columns)
+    for key, name in SHARES:
+        shares = [number(result, "pruned", role, key) for role in ROLES]
+        if any(share is not None for share in shares):
+            table.add_row(name, *map(percent, shares))
     for key, name, _ in GAPS:
         table.add_row(name, *(points(number(result, "gaps", role, key)) for role in ROLES))
     for limit in limits(result):
         marks = {True: " ✓", False: " ✗", None: ""}
         cells = [limit.value_text(role) + marks[limit.met(role)] for role in ROLES]
-        tolerance = limit.tolerance_text().removesuffix(" points")
-        table.add_row(Text(printable(f"{limit.title} (limit {tolerance})")), *cells)
+        title = f"{limit.title} (limit {limit.short_tolerance()})"
+        table.add_row(Text(_fit(printable(title), columns[0][1])), *cells)
+    own = [f"{b.title}: limit {b.tolerance_text()}" for b in limits(result) if b.by_group]
+    if own:
+        table.caption, table.caption_justify = Text(printable("\n".join(own))), "left"
     return table

@@ -4,9 +4,11 @@ Page and terminal share these sentences. They are written for a reader who has n
 pruning: no symbol, no jargon, and no claim beyond the rows that were measured.
 """
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from fairbilevel._display import printable
 from fairbilevel.report._certificate import certificate_line
 from fairbilevel.report._groups import GroupRow, group_rows
 from fairbilevel.report._numbers import (
@@ -20,10 +22,9 @@ from fairbilevel.report._numbers import (
     percent,
     plain,
     points,
-    printable,
 )
 
-State = Literal["met", "missed", "none", "unmeasured", "diverged"]
+State = Literal["met", "doubtful", "missed", "none", "unmeasured", "diverged"]
 
 ROLES = ("fit", "select", "tune", "test")
 
@@ -56,13 +57,16 @@ _TITLES = {
 class Limit:
     """One fairness constraint as measured: `violations[role]` is value minus tolerance.
 
-    For a `floor` it is tolerance minus value. Without a `tolerance` groups have their own.
+    For a `floor` it is tolerance minus value. Without a `tolerance` groups have their own, and
+    `values[role]` is what was measured.
     """
 
     name: str
     tolerance: float | None
     violations: dict[str, float | None]
     floor: bool = False
+    values: dict[str, float | None] = field(default_factory=dict)
+    by_group: dict[str, float] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -84,26 +88,57 @@ class Limit:
         violation = self.violations.get(role)
         return None if violation is None else violation <= 1e-9
 
+    def _written(self, tolerance: float) -> str:
+        return exact_points(tolerance) if self.in_points else plain(tolerance)
+
     def tolerance_text(self) -> str:
-        """The tolerance with its unit."""
-        if self.tolerance is None:
+        """The tolerance with its unit; where groups have their own, the commonest and the others
+        by name, or the range of many."""
+        unit = " points" if self.in_points else ""
+        if self.tolerance is not None:
+            return self._written(self.tolerance) + unit
+        if not self.by_group:
             return "set by group"
-        if self.in_points:
-            return f"{exact_points(self.tolerance)} points"
-        return plain(self.tolerance)
+        common, _ = Counter(self.by_group.values()).most_common(1)[0]
+        others = {name: t for name, t in self.by_group.items() if t != common}
+        if len(others) <= _MOST_NAMED:
+            named = ", ".join(f"{self._written(t)} for “{name}”" for name, t in others.items())
+            return f"{self._written(common)}{unit}" + (f", {named}" if named else "")
+        low, high = min(self.by_group.values()), max(self.by_group.values())
+        return f"{self._written(low)} to {self._written(high)}{unit} by group"
+
+    def short_tolerance(self) -> str:
+        """The tolerance, or the range of the groups' own, without a unit."""
+        if self.tolerance is not None:
+            return self._written(self.tolerance)
+        if not self.by_group:
+            return "by group"
+        low, high = min(self.by_group.values()), max(self.by_group.values())
+        return f"{self._written(low)}–{self._written(high)}"
+
+    def slack(self, group: str) -> float:
+        """What a group may lose under this limit: its tolerance, below a floor the rest."""
+        own = self.tolerance if self.tolerance is not None else self.by_group.get(group)
+        if own is None:
+            return 1.0
+        return 1 - own if self.floor else own
 
     def value_text(self, role: str) -> str:
         """The measured value on `role` without its unit.
 
         More decimals where rounding would hide on which side of the tolerance it lies.
         """
-        violation = self.violations.get(role)
-        if violation is None or self.tolerance is None:
+        violation, value = self.violations.get(role), self.values.get(role)
+        if violation is None:
             return MISSING
-        value = self.tolerance + (-violation if self.floor else violation)
+        if self.tolerance is not None:
+            value = self.tolerance + (-violation if self.floor else violation)
+        if value is None:
+            return MISSING
         if not self.in_points:
             return plain(value)
-        hidden = points(value) == points(self.tolerance) and abs(violation) > 1e-9
+        limit = self.tolerance
+        hidden = limit is not None and points(value) == points(limit) and abs(violation) > 1e-9
         return exact_points(value) if hidden else points(value)
 
     def sentence(self) -> str:
@@ -120,7 +155,8 @@ class Limit:
             outcome = "met exactly"
         elif not met:
             outcome = f"not met, {distance}{unit} {'under' if self.floor else 'over'}"
-        value = f"{self.value_text('test')}{unit} on test, " if self.tolerance is not None else ""
+        text = self.value_text("test")
+        value = "" if text == MISSING else f"{text}{unit} on test, "
         kind = "floor" if self.floor else "limit"
         return f"{self.title}: {value}{kind} {self.tolerance_text()}: {outcome}."
 
@@ -138,6 +174,11 @@ class Verdict:
     caution: str
 
 
+_MOST_NAMED = 3
+_NEARLY = 0.9  # share of one answer from which a model is looked at as nearly constant
+_FINEST = 0.005  # a limit of nothing is not asked to be told to less than half a point
+
+
 def limits(result: dict[str, Any]) -> list[Limit]:
     """The run's constraints with the largest violation on every role."""
     found = dig(result, "constraints")
@@ -147,6 +188,12 @@ def limits(result: dict[str, Any]) -> list[Limit]:
             tolerance=number(item, "tolerance"),
             floor=dig(item, "floor") is True,
             violations={role: number(item, "largest_violation", role) for role in ROLES},
+            values={role: number(item, "value", role) for role in ROLES},
+            by_group={
+                name: own
+                for name in mapping(item, "group_tolerance")
+                if (own := number(item, "group_tolerance", name)) is not None
+            },
         )
         for item in (found if isinstance(found, list) else [])
     ]
@@ -170,7 +217,7 @@ def judge(result: dict[str, Any], certificate: dict[str, Any] | None = None) -> 
     """The verdict on a run, from its `result.json` and its `certificate.json` if it has one."""
     bounds = limits(result)
     state, headline = _headline(result, bounds)
-    numbers = [_removed(result), _accuracy(result), _hardest_hit(result)]
+    numbers = [_removed(result), _accuracy(result), _worth(result), _hardest_hit(result)]
     if state == "diverged":
         reason = dig(result, "diagnosis") or "No diagnosis was recorded."
         stopped = "All numbers describe the state in which the run stopped."
@@ -206,6 +253,9 @@ def _headline(result: dict[str, Any], bounds: list[Limit]) -> tuple[State, str]:
     if constant is not None:
         # Whatever its gaps are, they say nothing of fairness.
         return "missed", f"The pruned model answers “{printable(str(constant))}” for every row."
+    nearly = _nearly_constant(result)
+    if nearly:
+        return "missed", nearly
     if not bounds:
         return "none", "No fairness limit was set for this run."
     missed = sum(limit.met() is False for limit in bounds)
@@ -226,7 +276,53 @@ def _headline(result: dict[str, Any], bounds: list[Limit]) -> tuple[State, str]:
         what = "The fairness limit" if total == 1 else f"{unknown} of {total} fairness limits"
         return "unmeasured", f"{what} could not be measured on test data."
     which = {1: "The fairness limit is", 2: "Both fairness limits are"}
-    return "met", f"{which.get(total, f'All {total} fairness limits are')} met on test data."
+    said = f"{which.get(total, f'All {total} fairness limits are')} met on test data"
+    doubts = [doubt for doubt in (_elsewhere(bounds), _too_few(result, bounds)) if doubt]
+    if doubts:
+        return "doubtful", f"{said}, but {', and '.join(doubts)}."
+    return "met", f"{said}."
+
+
+def _elsewhere(bounds: list[Limit]) -> str:
+    """The other roles on which a limit is missed, if there are any."""
+    roles = [r for r in ROLES if r != "test" and any(b.met(r) is False for b in bounds)]
+    if not roles:
+        return ""
+    *first, last = roles
+    return f"not on {', '.join(first)} and {last}" if first else f"not on {last}"
+
+
+def _too_few(result: dict[str, Any], bounds: list[Limit]) -> str:
+    """Whether one row of a counted group's test rows decides by itself, so that a limit on rates
+    that is met says nothing; the smallest such group is named."""
+    decided = [
+        row
+        for row in group_rows(result)
+        if row.counted
+        and row.rows
+        and any(1 / row.rows > max(b.slack(row.name), _FINEST) for b in bounds if b.in_points)
+    ]
+    if not decided:
+        return ""
+    smallest = min(decided, key=lambda row: row.rows or 0.0)
+    size = smallest.rows or 1.0
+    return (
+        f"“{printable(smallest.name)}” has {counted(size, 'row')} there, of which one is worth "
+        f"{points(1 / size)} points: too few to tell"
+    )
+
+
+def _nearly_constant(result: dict[str, Any]) -> str:
+    """A headline for a model that hardly ever gives any but one answer, though labels vary more."""
+    share = number(result, "pruned", "test", "commonest_answer_share")
+    labels = number(result, "pruned", "test", "majority_share")
+    if share is None or labels is None or share < _NEARLY or 1 - share > (1 - labels) / 2:
+        return ""
+    answer = printable(dig(result, "pruned", "test", "commonest_answer"))
+    return (
+        f"The pruned model answers “{answer}” for {percent(share)} of the test rows: "
+        "its gaps say little of fairness."
+    )
 
 
 def _removed(result: dict[str, Any]) -> str:
@@ -260,6 +356,22 @@ def _accuracy(result: dict[str, Any]) -> str:
     )
 
 
+def _worth(result: dict[str, Any]) -> str:
+    """What the accuracy is worth beside that of always giving one answer."""
+    share = number(result, "pruned", "test", "majority_share")
+    before, after = (
+        number(result, model, "test", "balanced_accuracy") for model in ("dense", "pruned")
+    )
+    if share is None or after is None:
+        return ""
+    name = str(dig(result, "pruned", "test", "majority_class"))
+    mean = percent(after) if before is None else f"{percent(before)} before, {percent(after)} after"
+    return (
+        f"Always answering the commonest class, “{name}”, would be right for {percent(share)}; the "
+        f"mean over classes (balanced accuracy) is {mean}."
+    )
+
+
 def hardest_hit(result: dict[str, Any]) -> GroupRow | None:
     """The counted group with the largest excess accuracy gap on test, if one was measured."""
     rows = [row for row in group_rows(result) if row.counted and row.excess is not None]
@@ -290,9 +402,6 @@ def _hardest_hit(result: dict[str, Any]) -> str:
         f"The group “{row.name}” loses most: {points(-row.change)} points ({numbers}), "
         f"{beside_average(row.excess)}."
     )
-
-
-_MOST_NAMED = 3
 
 
 def _infeasible(result: dict[str, Any], bounds: list[Limit]) -> list[str]:

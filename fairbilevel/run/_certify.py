@@ -10,13 +10,13 @@ import numpy as np
 
 from fairbilevel import certificates, fairness
 from fairbilevel import data as fb_data
-from fairbilevel.certificates import LEDGER, Certificate
+from fairbilevel.certificates import LEDGER, RECORD, Certificate
 from fairbilevel.data import Dataset
 from fairbilevel.records import MODEL, ROWS
 from fairbilevel.run._evaluate import read_like
 from fairbilevel.run._folder import Run
 from fairbilevel.run._roles import role_rows
-from fairbilevel.run._rows import read_rows
+from fairbilevel.run._rows import UsedRows, read_rows
 
 
 def certify_run(
@@ -27,6 +27,7 @@ def certify_run(
     ledger: Path | None = None,
     dense_trained_on: str | None = None,
     upper: float | None = None,
+    look: int | None = None,
     **claim: Any,
 ) -> Certificate:
     """Certify a run's gaps between groups.
@@ -37,6 +38,7 @@ def certify_run(
         split: of a TensorFlow data set.
         ledger: file that numbers the looks at these rows; by default ``ledger.json`` in the run.
         dense_trained_on: what a given dense model was trained on.
+        look: the number of the look, to compute a certificate again without taking another.
         upper: for ``equalized-loss``: losses are clipped at this value.
         claim: ``gap``, ``tolerance``, ``confidence``, ``bound``, ``positive``, ``candidates``,
             ``only_look`` as for ``fb.certify``.
@@ -46,11 +48,12 @@ def certify_run(
     """
     notes: list[str] = []
     left_out: dict[str, int] = {}
+    alike = 0
     if data is None:
         rows = _own_rows(run)
     else:
-        rows, left_out, notes = _new_rows(run, data, split)
-    trained_on = _trained_on(run, rows) or dense_trained_on
+        rows, alike, left_out, notes = _new_rows(run, data, split)
+    trained_on = _trained_on(run, rows, alike) or dense_trained_on
     dense, pruned = run.logits(rows.inputs, dense=True), run.logits(rows.inputs)
     classes = np.asarray(run.classes)
     more: dict[str, Any] = {}
@@ -59,7 +62,13 @@ def certify_run(
         more = {"quantity": loss, "upper": upper, "quantity_name": f"loss clipped at {upper:g}"}
     if claim.get("positive") is None and len(classes) == 2:
         claim["positive"] = run.classes[1]
-    unit, unit_name, twins = _units(rows, notes)
+    unit, unit_name, twins = _units(rows, notes, read_rows(run.path))
+    own = run.path / LEDGER
+    looks: dict[str, Any] = {}
+    if look is None:
+        looks = {"ledger": ledger or own, "also": [own], "record": run.path.parent / RECORD}
+    else:
+        looks = {"look": look}
     return certificates.certify(
         classes[rows.y],
         classes[dense.argmax(-1)],
@@ -71,14 +80,16 @@ def certify_run(
         unit=unit,
         unit_name=unit_name,
         row_keys=fb_data.row_fingerprints(rows).row,
-        ledger=ledger or run.path / LEDGER,
         data=rows.name if data is not None else f"{rows.name} (certify rows)",
         dense_model=_file_hash(run.path / MODEL / "dense.npz"),
         pruned_model=_file_hash(run.path / MODEL / "sparse.npz"),
         dense_trained_on=trained_on,
         duplicates=twins,
+        alike=alike,
         left_out=left_out,
         notes=notes,
+        as_given=True,
+        **looks,
         **more,
         **claim,
     )
@@ -91,21 +102,22 @@ def _own_rows(run: Run) -> Dataset:
     )
     if not len(rows):
         raise ValueError(f"the run in {run.path} set no certify rows aside: give new rows (--data)")
-    if (run.path / ROWS).exists() and read_rows(run.path).met(rows).any():
+    if not read_rows(run.path).same(rows, "certify"):
         raise ValueError(
-            f"rows of role certify were used by the run in {run.path} for fitting or choosing: "
-            "was its folder put together from several runs?"
+            f"the certify rows, drawn again, are not those of the run in {run.path}: was its "
+            "folder put together from several runs?"
         )
     return rows
 
 
 def _new_rows(
     run: Run, source: str, split: str | None
-) -> tuple[Dataset, dict[str, int], list[str]]:
-    """Rows of new data with label and group, none of which the run has used."""
+) -> tuple[Dataset, int, dict[str, int], list[str]]:
+    """Rows of new data with label and group, none of which the run has surely used; the number of
+    those that look as if it had; rows left out; notes."""
     read = read_like(run, source, split=split, unit=run.config.get("unit"))
     used = read_rows(run.path)
-    met = used.met(read)
+    met, equal, near = used.met(read), used.equal(read), used.near(read)
     if met.any():
         first = read.ids[int(met.argmax())]
         raise ValueError(
@@ -113,6 +125,13 @@ def _new_rows(
             "this run for fitting or choosing: leave them out; without --data the run's own "
             "certify rows are taken"
         )
+    for kind, found in (("", equal), ("nearly ", near)):
+        if found.copied or (not kind and found.unusual):
+            raise ValueError(
+                f"{found.count} of {len(read)} rows of {source} are {kind}rows that were used by "
+                f"this run for fitting or choosing, where {round(found.usual)} would be usual: "
+                "leave them out; without --data the run's own certify rows are taken"
+            )
     notes = []
     shown = int(used.met(read, ("test",)).sum())
     if shown:
@@ -120,20 +139,19 @@ def _new_rows(
             f"{shown} rows are test rows of the run, which its report shows: valid only if nothing "
             "was chosen by them."
         )
-    alike = used.twins(read)
-    if alike:
-        notes.append(f"{alike} rows have the same inputs as a row that was used, under other ids.")
+    alike = near.count if near.unusual else equal.count
     labelled = (read.y >= 0) & (read.group >= 0)
     if not labelled.any():
         raise ValueError(f"{source} has no row with a label and a group")
     left_out = dict(read.skipped)
     if not labelled.all():
         left_out["no label or no group"] = int((~labelled).sum())
-    return read.take(np.flatnonzero(labelled)), left_out, notes
+    return read.take(np.flatnonzero(labelled)), alike, left_out, notes
 
 
-def _units(rows: Dataset, notes: list[str]) -> tuple[np.ndarray | None, str, int]:
-    """What is independent: persons where they are known, distinct images, else rows.
+def _units(rows: Dataset, notes: list[str], used: UsedRows) -> tuple[np.ndarray | None, str, int]:
+    """What is independent: persons where they are known, distinct images, else rows; distinct
+    rows where more of them have the same inputs than in the run's own data.
 
     The unit of each row (``None`` where every row is its own), what units are called, and how many
     rows have inputs that equal another's.
@@ -149,27 +167,43 @@ def _units(rows: Dataset, notes: list[str]) -> tuple[np.ndarray | None, str, int
             f"{len(repeated)} clusters, {conflicting} of them with conflicting labels."
         )
     atom = fb_data.atoms(rows)
+    if rows.unit is None and not rows.is_image and _copied(rows.content, used.prints.content):
+        notes.append("More rows have the same inputs than is usual: copies, of which one counts.")
+        return rows.content, "distinct rows", int(twin.sum())
     if rows.unit is None and np.unique(atom).size == len(rows):
         return None, "rows", int(twin.sum())
     return atom, "distinct images" if rows.unit is None else "persons", int(twin.sum())
 
 
-def _trained_on(run: Run, rows: Dataset) -> str | None:
+def _copied(new: np.ndarray, own: np.ndarray) -> bool:
+    """Whether more rows are copies than among as many of the run's own, by four standard
+    deviations and then two."""
+    size = min(len(new), len(own))
+    rng = np.random.default_rng(0)
+    found, usual = (size - np.unique(rng.permutation(v)[:size]).size for v in (new, own))
+    return bool(found > usual + 4 * (usual * (1 - usual / max(size, 1))) ** 0.5 + 2)
+
+
+def _trained_on(run: Run, rows: Dataset, alike: int) -> str | None:
     """What the dense model was trained on, as far as files tell."""
+    apart = "" if alike else ", none of which is here"
     if run.result["cost"]["dense_gradient_evaluations"]:
         count = run.result["data"]["roles"]["fit"]
-        return f"the {count} fit rows of this run, none of which is here"
+        return f"the {count} fit rows of this run{apart}"
     given = run.config.get("dense")
     source = None if given is None else Path(given)
     if source is None or not (source / ROWS).exists():
         return None
-    met = read_rows(source).met(rows)
-    if met.any():
+    used = read_rows(source)
+    count = int(used.met(rows).sum())
+    if used.equal(rows).unusual:
+        count = max(count, used.equal(rows).count)
+    if count:
         raise ValueError(
-            f"{int(met.sum())} of these rows were used for fitting or choosing by the run {given} "
+            f"{count} of these rows were used for fitting or choosing by the run {given} "
             "that the dense model comes from: nothing can be certified from them"
         )
-    return f"the fit rows of the run {given}, none of which is here"
+    return f"the fit rows of the run {given}{apart}"
 
 
 def _file_hash(path: Path) -> str:

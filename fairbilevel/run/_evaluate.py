@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from fairbilevel import fairness
 from fairbilevel.data import Dataset, Options, load
+from fairbilevel.problem import probabilities
 from fairbilevel.records import write_text
 from fairbilevel.run._folder import Run
+from fairbilevel.run._rows import read_rows
 
 # What the run did to names; models written before it was recorded had done nothing.
 _FORMER = ("merged", "merged_classes", "dropped_classes")
@@ -45,8 +48,10 @@ def evaluate_run(
     Args:
         run: the run.
         source: as ``--data`` of solve.
-        predictions: where to write one CSV row per data row, if wanted: id, group, label, dense,
-            pruned (names of groups and classes; an empty label where there is none).
+        predictions: where to write one CSV row per data row, if wanted, as ``fairbilevel certify
+            --predictions`` reads it: id, group, y, dense, pruned (names of groups and classes;
+            empty where a row has no group or label), then every class's probability by both models
+            (``dense_p_CLASS``, ``pruned_p_CLASS``).
         split: of a TensorFlow data set.
 
     Returns:
@@ -67,6 +72,8 @@ def evaluate_run(
             "These are the rows that the run was made from, those it was fitted on among them: "
             "they say nothing of new data."
         )
+    else:
+        notes += _used(run, data)
     results: dict[str, Any] = {
         "data": data.name,
         "fingerprint": data.fingerprint,
@@ -81,21 +88,52 @@ def evaluate_run(
     right = {}
     for name, logits in (("dense", dense), ("pruned", pruned)):
         right[name], loss = fairness.judge(logits[scored], y)
-        results[name] = fairness.performance(right[name], loss, group, run.groups)
+        results[name] = fairness.performance(
+            right[name],
+            loss,
+            group,
+            run.groups,
+            label=y,
+            answer=logits[scored].argmax(-1),
+            classes=run.classes,
+        )
     results["gaps"] = fairness.gaps(right["dense"], right["pruned"], group, run.groups, counted)
     if predictions is not None:
-        _write_predictions(predictions, run, data, dense.argmax(-1), pruned.argmax(-1))
+        _write_predictions(predictions, run, data, {"dense": dense, "pruned": pruned})
     return results
 
 
+def _used(run: Run, data: Dataset) -> list[str]:
+    """What is to be said of rows that the run has used."""
+    used = read_rows(run.path)
+    same, near = used.met(data), used.near(data)
+    count = max(int(same.sum()), used.equal(data).count)
+    if same.any() or used.equal(data).unusual:
+        return [
+            f"{count} of {len(data)} rows are rows that the run was fitted or chosen on: of these, "
+            "the numbers say nothing of new data."
+        ]
+    if near.unusual:
+        return [
+            f"{near.count} of {len(data)} rows are nearly rows that the run was fitted or chosen "
+            f"on, where {round(near.usual)} would be usual: copies say nothing of new data."
+        ]
+    return []
+
+
 def _write_predictions(
-    path: Path, run: Run, data: Dataset, dense: np.ndarray, pruned: np.ndarray
+    path: Path, run: Run, data: Dataset, logits: dict[str, Float[np.ndarray, "rows classes"]]
 ) -> None:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["id", "group", "label", "dense", "pruned"])
+    columns = [f"{model}_p_{name}" for model in logits for name in run.classes]
+    writer.writerow(["id", "group", "y", *logits, *columns])
+    # The last name, which an index of -1 picks, is that of what is missing.
+    groups, classes = (*run.groups, ""), (*run.classes, "")
+    answers = [values.argmax(-1) for values in logits.values()]
+    chances = np.concatenate([probabilities(values) for values in logits.values()], axis=-1)
     for i in range(len(data)):
-        group = run.groups[data.group[i]] if data.group[i] >= 0 else ""
-        label = run.classes[data.y[i]] if data.y[i] >= 0 else ""
-        writer.writerow([data.ids[i], group, label, run.classes[dense[i]], run.classes[pruned[i]]])
+        named = [data.ids[i], groups[data.group[i]], classes[data.y[i]]]
+        named += [classes[answer[i]] for answer in answers]
+        writer.writerow([*named, *(f"{p:.6g}" for p in chances[i])])
     write_text(path, stream.getvalue())

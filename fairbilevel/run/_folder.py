@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 
-from fairbilevel import export, report
+from fairbilevel import _display, export, report
+from fairbilevel.data import as_labels
 from fairbilevel.models import Model
-from fairbilevel.problem import predict
+from fairbilevel.problem import predict, probabilities
 from fairbilevel.records import (
     ANALYSIS,
     ANALYSIS_TABLE,
@@ -22,6 +23,7 @@ from fairbilevel.records import (
     CONFIG,
     EVENTS,
     LOCK,
+    MANIFEST,
     METRICS,
     MODEL,
     RESULT,
@@ -34,6 +36,7 @@ from fairbilevel.records import (
     read_json_lines,
     read_result,
     write_json,
+    write_result,
 )
 from fairbilevel.run._result import build_result
 from fairbilevel.run._rows import write_rows
@@ -81,9 +84,11 @@ def claim(
     if path.exists() and is_run_folder(path):
         # Only what a run writes is removed: whatever else a user keeps there stays.
         # The ledger of looks stays too: rows do not forget that they were looked at.
-        written = (RESULT, "report.html", CERTIFICATE, ANALYSIS, ANALYSIS_TABLE, ROWS)
+        written = (RESULT, MANIFEST, "report.html", CERTIFICATE, ANALYSIS, ANALYSIS_TABLE, ROWS)
         for name in (*written, METRICS, EVENTS, CONFIG):
             (path / name).unlink(missing_ok=True)
+        for other in path.glob("certificate-*.json"):
+            other.unlink()
         for name in (MODEL, CHECKPOINTS, TENSORBOARD):
             shutil.rmtree(path / name, ignore_errors=True)
     path.mkdir(parents=True, exist_ok=True)
@@ -117,7 +122,7 @@ def finish(path: Path, solution: Solution, result: dict[str, Any]) -> None:
     (path / MODEL).mkdir(exist_ok=True)
     export.save_model(path / MODEL, solution)
     write_rows(path, solution.problem)
-    write_json(path / RESULT, result)
+    write_result(path, result)
     report.write_report(path)
 
 
@@ -170,6 +175,22 @@ class Run(export.ModelFiles):
     result: dict[str, Any]
     metrics: list[dict[str, Any]]
 
+    def __repr__(self) -> str:
+        of = report.dig
+        achieved = report.number(self.result, "sparsity", "achieved")
+        dense, pruned = (
+            _display.percent(report.number(self.result, model, "test", "accuracy"))
+            for model in ("dense", "pruned")
+        )
+        return _display.line(
+            "Run",
+            str(self.path),
+            f"{of(self.result, 'model', 'name')} on {of(self.result, 'data', 'name')}",
+            f"{of(self.result, 'method')} removed {_display.percent(achieved)} of the "
+            f"{of(self.result, 'sparsity', 'unit')}s",
+            f"accuracy on test {pruned}, dense {dense}",
+        )
+
     @property
     def classes(self) -> tuple[str, ...]:
         """Class names."""
@@ -190,9 +211,16 @@ class Run(export.ModelFiles):
         network = self.dense if dense else self.network
         return predict(self.model, self.encoder, network, self.encoder.transform(inputs))
 
-    def predict(self, inputs: Any) -> Int[np.ndarray, " rows"]:
-        """Classes of rows in the form the data came in."""
-        return self.logits(inputs).argmax(-1)
+    def predict_proba(
+        self, inputs: Any, *, dense: bool = False
+    ) -> Float[np.ndarray, "rows classes"]:
+        """Probabilities of classes in the order of ``classes``; arguments as for ``logits``."""
+        return probabilities(self.logits(inputs, dense=dense))
+
+    def predict(self, inputs: Any, *, dense: bool = False) -> Shaped[np.ndarray, " rows"]:
+        """Names of the rows' classes in the type of the labels, to be compared with them: numbers
+        where all names are whole numbers (``fb.data.as_labels``); arguments as for ``logits``."""
+        return as_labels(self.classes)[self.logits(inputs, dense=dense).argmax(-1)]
 
 
 def load_run(path: str | Path, *, model: Model | None = None) -> Run:

@@ -26,7 +26,13 @@ from fairbilevel.records import (
 from fairbilevel.report import dig, number
 
 _ENDS = ("completed", "diverged", "failed")
-_LIMITS = {"met": "kept", "missed": "not kept", "none": "none", "unmeasured": "not measured"}
+_LIMITS = {
+    "met": "kept",
+    "missed": "not kept",
+    "none": "none",
+    "unmeasured": "not measured",
+    "doubtful": "in doubt",
+}
 _DEEPEST = 8  # folders below the one that was asked for
 
 
@@ -47,7 +53,8 @@ class RunSummary:
         dense_accuracy: of the dense model on test.
         accuracy: of the pruned model on test.
         largest_gap: largest excess accuracy gap of a group on test, a fraction.
-        limits: fairness limits on test: ``"kept"``, ``"not kept"``, ``"none"``, ``"not measured"``.
+        limits: fairness limits on test: ``"kept"``, ``"not kept"``, ``"none"``, ``"not measured"``;
+            ``"in doubt"`` where they are kept on test but not on other rows, or test has too few.
         certificate: verdict of its certificate.
         date: when its newest record was written, ISO 8601 in UTC.
     """

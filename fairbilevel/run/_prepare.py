@@ -18,6 +18,7 @@ from fairbilevel.masks import Budget
 from fairbilevel.problem import FairPruningProblem, Network
 from fairbilevel.records import MODEL, RecordError, is_run_folder
 from fairbilevel.run._config import Config
+from fairbilevel.run._rows import read_rows
 from fairbilevel.train import Method
 
 log = logging.getLogger("fairbilevel")
@@ -106,4 +107,24 @@ def _given_dense(path: Path, problem: FairPruningProblem) -> Network:
         if not is_run_folder(path):
             raise RecordError(f"--dense {path} is neither a run folder nor an .npz of parameters")
         source = path / MODEL / "dense.npz"
+        _refuse_leak(path, problem)
     return export.load_network(source, problem.model)
+
+
+def _refuse_leak(path: Path, problem: FairPruningProblem) -> None:
+    """That no row is tested or certified here which the dense model's run has used.
+
+    Raises:
+        ValueError: how many are.
+    """
+    used = read_rows(path)
+    for role in ("test", "certify"):
+        rows = problem.data.take(problem.roles[role])
+        equal, met = used.equal(rows), int(used.met(rows).sum())
+        count = max(met, equal.count if equal.unusual else 0)
+        if count:
+            raise ValueError(
+                f"{count} of {len(rows)} {role} rows were used for fitting or choosing by the run "
+                f"{path} that the dense model comes from: draw the roles as it did (the same data "
+                "and --seed), or train a dense model anew"
+            )

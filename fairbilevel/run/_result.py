@@ -199,5 +199,9 @@ def build_result(
         },
         "constant_answer": solution.constant_answer,
         "rollbacks": [*reference.rollbacks, *solution.rollbacks],
-        "warnings": [*rollback_warnings(reference.rollbacks), *solution.warnings],
+        "warnings": [
+            *reference.warnings,
+            *rollback_warnings(reference.rollbacks),
+            *solution.warnings,
+        ],
     }

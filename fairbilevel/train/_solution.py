@@ -8,11 +8,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 
-from fairbilevel import masks
+from fairbilevel import _display, masks
+from fairbilevel.data import as_labels
 from fairbilevel.masks import Budget, Masks
-from fairbilevel.problem import FairPruningProblem, Network, Reference
+from fairbilevel.problem import FairPruningProblem, Network, Reference, probabilities
 from fairbilevel.train._feasibility import Feasibility
 from fairbilevel.train._plan import Costs
 
@@ -75,13 +76,44 @@ class Solution:
         for name, value in networks.items():
             object.__setattr__(self, name, value)
 
+    def _facts(self) -> list[tuple[str, str]]:
+        """What a reader wants to know, by name; nothing is measured for it."""
+        kept, units = self.budget.describe(self.masks), f"{self.granularity}s"
+        removed = kept["prunable"] - kept["kept"]
+        spent = f"{self.costs.gradient_evaluations:,.0f} gradient evaluations"
+        answer = self.constant_answer
+        facts = [
+            ("method", self.method),
+            ("problem", f"{self.problem.model.name} on {self.problem.data.name}"),
+            (
+                "removed",
+                f"{_display.percent(kept['achieved'])} of the {units} "
+                f"({removed:,} of {kept['prunable']:,})",
+            ),
+            ("cost", f"{spent}, {self.costs.seconds:,.1f} s"),
+            ("answer", "" if answer is None else f"always {answer!r}"),
+            ("limits", "" if self.feasibility is None else self.feasibility.status),
+            ("warnings", f"{len(self.warnings)}" if self.warnings else ""),
+        ]
+        return [(name, said) for name, said in facts if said]
+
+    def __repr__(self) -> str:
+        return _display.line("Solution", *(f"{name} {said}" for name, said in self._facts()))
+
+    def _repr_html_(self) -> str:
+        return _display.table("Solution", self._facts(), below=" ".join(self.warnings))
+
     def logits(self, inputs: Any) -> Float[np.ndarray, "rows classes"]:
         """Logits of new rows in the form the data came in (a table's columns, raw images)."""
         return self.problem.logits(self.network, self.problem.encoder.transform(inputs))
 
-    def predict(self, inputs: Any) -> Int[np.ndarray, " rows"]:
-        """Classes of new rows."""
-        return self.logits(inputs).argmax(-1)
+    def predict_proba(self, inputs: Any) -> Float[np.ndarray, "rows classes"]:
+        """Probabilities of the classes of new rows, in the order of ``problem.data.classes``."""
+        return probabilities(self.logits(inputs))
+
+    def predict(self, inputs: Any) -> Shaped[np.ndarray, " rows"]:
+        """Names of the classes of new rows, in the type of the labels (``fb.data.as_labels``)."""
+        return as_labels(self.problem.data.classes)[self.logits(inputs).argmax(-1)]
 
     def network_cost(self) -> masks.Cost:
         """Parameters and multiply-adds of one row, dense and under the masks."""

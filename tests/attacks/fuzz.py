@@ -317,11 +317,22 @@ def make_run(folder: Path) -> None:
     fb.save_run(solution, folder / "run")
 
 
+def seal(run: Path) -> None:
+    """Make the manifest of three changed runs in four fit their files, as a forger would."""
+    from fairbilevel.records import write_result
+
+    text = (run / "result.json").read_bytes()
+    if sum(p.stat().st_size for p in run.rglob("*")) % 4:
+        with contextlib.suppress(Exception):
+            write_result(run, json.loads(text))
+
+
 def read_run(folder: Path) -> None:
     import fairbilevel as fb
     from fairbilevel.run import list_runs
     from fairbilevel.run._rows import read_rows
 
+    seal(folder / "run")
     (summary,) = list_runs(folder / "run")
     json.dumps(summary.to_json())
     run = fb.load_run(folder / "run")
@@ -334,7 +345,8 @@ def read_run(folder: Path) -> None:
     claim(logits.shape == (2, len(run.classes)), f"logits of shape {logits.shape}")
     claim(np.isfinite(logits).all(), "logits that are not finite")
     used = read_rows(folder / "run")
-    used.met(tiny_data())
+    for found in (used.met, used.equal, used.near):
+        found(tiny_data())
 
 
 def make_certificate(folder: Path) -> None:
@@ -375,7 +387,7 @@ def read_ledger(folder: Path) -> None:
         claim(len(look.fingerprints), "a look at nothing")
     rows = np.array(range(5, 15), np.uint64)
     number = _ledger.take_look(folder / "ledger.json", rows, {"gap": "y"}, [1])
-    claim(number >= 1, f"look {number}")
+    claim(number.number >= 1, f"look {number}")
     _ledger.read_ledger(folder / "ledger.json")
 
 
@@ -513,7 +525,7 @@ READERS = {
     reader.name: reader
     for reader in (
         Reader("npz", make_npz, "*.npz", read_npz),
-        Reader("run", make_run, "run/**/*.[jn]*", read_run),
+        Reader("run", make_run, "run/**/*.[jn]*", read_run, renewed=True),
         Reader("certificate", make_certificate, "*.json", read_certificate),
         Reader("ledger", make_ledger, "*.json", read_ledger, renewed=True),
         Reader("csv", make_table, "*.csv", read_table),

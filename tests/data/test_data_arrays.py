@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from fairbilevel.data import DataError, Options, from_arrays, load
+from fairbilevel.data import DataError, Options, as_labels, from_arrays, load
 
 X = np.random.default_rng(0).normal(size=(6, 3))
 Y = np.array([0, 1, 2, 0, 1, 2])
@@ -118,3 +118,24 @@ def test_importing_the_package_is_light():
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=root
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        np.array([3, 11, -2, 3]),
+        np.array([True, False, True]),
+        np.array([2.0, 0.0, 1.0]),
+        np.array(["women", "men", "women"]),
+        np.array(["01", "1", "2"]),
+        np.array(["-0", "1"]),
+        np.array([0.5, 1.5]).astype(str),
+    ],
+    ids=lambda labels: "-".join(map(str, labels)),
+)
+def test_names_of_classes_are_labels_again(labels):
+    """What a model answers can be compared with the labels that it was given."""
+    data = from_arrays(np.zeros((len(labels), 2)), labels, np.arange(len(labels)) % 2)
+    named = as_labels(data.classes)[data.y]
+    np.testing.assert_array_equal(named, labels)
+    assert (named == labels).all()

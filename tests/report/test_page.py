@@ -1,6 +1,7 @@
 """The web page: complete, right, self-contained, and harmless whatever the groups are called."""
 
 import copy
+import html
 import json
 import re
 import shutil
@@ -12,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from scipy import stats
 
-from fairbilevel.report import render, verdict, write_report
+from fairbilevel.report import render, summary_table, verdict, write_report
 
 MakeRun = Callable[..., tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]]
 
@@ -199,7 +201,8 @@ def test_the_group_table_holds_every_number(
             f"{signed(after - before)}{signed(middle - error)} to {signed(middle + error)}",
             signed(gaps["excess_accuracy_gap"][name]),
             f"{lost} / {won}",
-            f"{100 * other['group_accuracy'][name]:.1f}%",
+            f"{100 * other['group_accuracy'][name]:.1f}%"
+            f"{exact_range(other['group_accuracy'][name], size)}",
             signed(other_gaps["excess_accuracy_gap"][name]),
         ]
     assert rows["All rows"][:4] == [
@@ -208,7 +211,9 @@ def test_the_group_table_holds_every_number(
         f"{100 * pruned['accuracy']:.1f}%",
         signed(pruned["accuracy"] - dense["accuracy"]),
     ]
-    excess = [gaps["excess_accuracy_gap"][n.removesuffix(" †")] for n in list(rows)[2:]]
+    *inside, outside = list(rows)[2:]
+    assert outside == f"{name_lists['race_gender'][9]} †"
+    excess = [gaps["excess_accuracy_gap"][n] for n in inside]
     assert excess == sorted(excess, reverse=True)
 
 
@@ -410,6 +415,81 @@ def test_the_trade_off_says_where_every_network_lies(
     assert f"Dense: accuracy {100 * result['dense']['test']['accuracy']:.1f}%" in on_test
     assert "Accuracy against the largest gap on tune over the run" in charts
     assert "Accuracy against fairness" not in pages["diverged"][1]
+
+
+def test_groups_outside_every_limit_lead_nothing(example_run: MakeRun) -> None:
+    """A group of one row has any gap: it is neither on top, nor named, nor does it stretch axes."""
+    groups = [f"group {i:02}" for i in range(80)]
+    lone = groups[::4]
+    config, result, metrics = example_run(groups, rows={"test": 4000}, reported_only=lone)
+    for model, accuracy in (("dense", 1.0), ("pruned", 0.0), ("baseline", 1.0)):
+        for name in lone:
+            result[model]["test"]["group_accuracy"][name] = accuracy
+            result[model]["test"]["group_size"][name] = 1
+    for name in lone:
+        result["gaps"]["test"]["excess_accuracy_gap"][name] = 0.99
+        result["gaps"]["test"]["discordant"][name] = [1, 0]
+    page = render(config, result, metrics)
+    rows = [row for row in Outline(page).rows if row[0].startswith("group") and len(row) == 9]
+    first, marked = rows[0][0], [row[0].endswith("†") for row in rows]
+    assert marked == [False] * 40 + [True] * 10
+    assert f"The group “{first}” loses most" in verdict(result)
+    text = "".join(Outline(page).text)
+    assert "20 groups between these are left out" in text
+    assert "10 more groups outside every limit are left out." in text
+    for svg in svgs(page):
+        said = svg.findtext("desc") or ""
+        if "by group, on test" in (svg.findtext("title") or ""):
+            assert "99" not in said
+            assert not any(name in ET.tostring(svg, "unicode") for name in lone)
+    console = Console(width=80, force_terminal=False)
+    with console.capture() as capture:
+        console.print(summary_table(result))
+    lines = [li.split() for li in capture.get().splitlines() if li.strip().startswith("group")]
+    assert " ".join(lines[0][:2]) == first
+    assert ["†" in line for line in lines] == [False] * 20 + [True] * 10
+
+
+def test_every_cell_names_its_column(pages: dict[str, tuple[dict[str, Any], str]]) -> None:
+    """On a phone a row is a card, whose values would have no names otherwise."""
+    for _, page in pages.values():
+        for table in re.findall(r"<table>.*?</table>", page, flags=re.DOTALL):
+            head = re.findall(r'<th scope="col">(.*?)</th>', table)
+            for row in re.findall(r'<tr[^>]*><th scope="row">.*?</tr>', table):
+                assert re.findall(r'<td[^>]* data-label="([^"]*)"', row) == head[1:]
+
+
+def test_a_dark_scheme_leaves_no_colour_of_the_light_one(
+    pages: dict[str, tuple[dict[str, Any], str]],
+) -> None:
+    """What charts paint in ink, grey and white is painted anew; paper stays white."""
+    _, page = pages["race and gender"]
+    dark = page.split("@media screen and (prefers-color-scheme:dark){")[1].split("@media")[0]
+    assert '<meta name="color-scheme" content="light dark">' in page
+    painted = set()
+    for figure in re.findall(r"<figure>.*?</figure>", page, flags=re.DOTALL):
+        painted |= set(re.findall(r'(fill|stroke)="(#[0-9A-Fa-f]+)"', figure))
+    seen_on_both = {"#E69F00", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#8a9199", "#B27B00"}
+    left = {(use, color) for use, color in painted if color not in seen_on_both}
+    assert ("stroke", "#1a1f24") in left
+    assert all(f'[{use}="{color}"]' in dark for use, color in left), left
+
+
+def test_nothing_is_cut_off_on_a_phone(example_run: MakeRun, tmp_path: Path) -> None:
+    page = render(*example_run()).replace("http-equiv", "data-was")
+    host = tmp_path / "host.html"
+    measure = """<script>onload=()=>{const d=frames[0].document;
+    const wide=[...d.querySelectorAll('.scroll')].filter(e=>e.scrollWidth>e.clientWidth+1).length;
+    document.title=`width ${d.documentElement.scrollWidth} cut ${wide}`}</script>"""
+    host.write_text(
+        f'<title></title><iframe width="390" height="800" frameborder="0" '
+        f'srcdoc="{html.escape(page)}"></iframe>{measure}'
+    )
+    document = open_in_browser(host, tmp_path)[0]
+    found = re.search(r"<title>width (\d+) cut (\d+)</title>", document)
+    assert found is not None
+    assert int(found[1]) <= 390
+    assert found[2] == "0"
 
 
 def open_in_browser(page: Path, scratch: Path) -> tuple[str, str, list[str]]:

@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from fairbilevel.report import summary_table, verdict
+from fairbilevel.report import judge, render, summary_table, verdict
 
 MakeRun = Callable[..., tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]]
 
 
-def small_result(**changes: Any) -> dict[str, Any]:
-    """Two groups with numbers that can be worked out by hand."""
+def small_result(small: int = 40, **changes: Any) -> dict[str, Any]:
+    """Two groups with numbers that can be worked out by hand; `small` rows in the smaller one."""
 
     def model(accuracy: float, a: float, b: float) -> dict[str, Any]:
         return {
@@ -20,7 +20,7 @@ def small_result(**changes: Any) -> dict[str, Any]:
                 "accuracy": accuracy,
                 "loss": 0.5,
                 "group_accuracy": {"a": a, "b": b},
-                "group_size": {"a": 1000, "b": 40},
+                "group_size": {"a": 1000, "b": small},
             }
         }
 
@@ -40,8 +40,9 @@ def small_result(**changes: Any) -> dict[str, Any]:
     }
 
 
-def limit(name: str, tolerance: float, violation: float | None) -> dict[str, Any]:
-    return {"name": name, "tolerance": tolerance, "largest_violation": {"test": violation}}
+def limit(name: str, tolerance: float, violation: float | None, **others: float) -> dict[str, Any]:
+    measured = {"test": violation, **others}
+    return {"name": name, "tolerance": tolerance, "largest_violation": measured}
 
 
 def test_what_was_removed_and_what_it_cost() -> None:
@@ -76,7 +77,107 @@ def test_what_was_removed_and_what_it_cost() -> None:
 )
 def test_headline(violations: list[float | None], headline: str) -> None:
     bounds = [limit("excess-accuracy-gap", 0.02, v) for v in violations]
-    assert verdict(small_result(constraints=bounds)).startswith(headline)
+    assert verdict(small_result(400, constraints=bounds)).startswith(headline)
+
+
+@pytest.mark.parametrize(
+    ("small", "others", "headline"),
+    [
+        (400, {"fit": -0.01, "tune": 0.0}, "The fairness limit is met on test data."),
+        (400, {"tune": 0.03}, "The fairness limit is met on test data, but not on tune."),
+        (
+            400,
+            {"fit": 0.01, "select": 0.02, "tune": 0.03},
+            "The fairness limit is met on test data, but not on fit, select and tune.",
+        ),
+        (
+            7,
+            {"fit": -0.01},
+            "The fairness limit is met on test data, but “b” has 7 rows there, of which one is "
+            "worth 14.3 points: too few to tell.",
+        ),
+        (
+            7,
+            {"fit": 0.01, "tune": 0.01},
+            "The fairness limit is met on test data, but not on fit and tune, and “b” has 7 rows "
+            "there, of which one is worth 14.3 points: too few to tell.",
+        ),
+    ],
+)
+def test_the_headline_weighs_all_roles_and_the_rows_behind_them(
+    small: int, others: dict[str, float], headline: str
+) -> None:
+    result = small_result(small, constraints=[limit("excess-accuracy-gap", 0.02, -0.01, **others)])
+    found = judge(result)
+    assert found.headline == headline
+    assert found.state == ("met" if headline.endswith("test data.") else "doubtful")
+    lines = printed(result)
+    assert max(map(len, lines)) <= 80
+    assert headline in " ".join(" ".join(lines).split())
+
+
+def test_few_rows_leave_a_wide_limit_alone() -> None:
+    wide = [limit("accuracy-gap", 0.3, -0.01), limit("equalized-loss", 0.01, -0.01)]
+    assert judge(small_result(7, constraints=wide)).state == "met"
+    floor = {**limit("worst-group-accuracy", 0.8, -0.01), "floor": True}
+    assert judge(small_result(7, constraints=[floor])).state == "met"
+    assert judge(small_result(4, constraints=[floor])).state == "doubtful"
+
+
+def answering(share: float, majority: float) -> dict[str, Any]:
+    result = small_result(400, constraints=[limit("excess-accuracy-gap", 0.02, -0.01)])
+    for model, balanced in (("dense", 0.71), ("pruned", 0.55)):
+        result[model]["test"] |= {
+            "balanced_accuracy": balanced,
+            "majority_class": "no",
+            "majority_share": majority,
+            "commonest_answer": "no",
+            "commonest_answer_share": share,
+        }
+    return result
+
+
+def test_a_nearly_constant_model_is_named(example_run: MakeRun) -> None:
+    result = answering(0.97, 0.84)
+    found = judge(result)
+    said = "The pruned model answers “no” for 97.0% of the test rows: its gaps say little of"
+    assert found.headline.startswith(said)
+    assert found.state == "missed"
+    assert (
+        "Always answering the commonest class, “no”, would be right for 84.0%; the mean over "
+        "classes (balanced accuracy) is 71.0% before, 55.0% after." in found.sentences
+    )
+    text = " ".join(" ".join(printed(result)).split())
+    assert said in text
+    assert "Balanced accuracy" in text
+    assert said in render({}, result, [])
+    # Where the labels are as uneven as the answers, so many equal answers are no fault.
+    assert judge(answering(0.97, 0.96)).state == "met"
+    assert judge(answering(0.85, 0.5)).state == "met"
+
+
+def test_limits_of_groups_are_shown() -> None:
+    bound = {
+        "name": "excess-accuracy-gap",
+        "tolerance": None,
+        "group_tolerance": {"a": 0.02, "b": 0.05},
+        "value": {"fit": 0.012, "select": None, "tune": 0.031, "test": 0.038},
+        "largest_violation": {"fit": -0.03, "select": None, "tune": 0.011, "test": -0.012},
+    }
+    result = small_result(constraints=[bound])
+    assert (
+        "Excess accuracy gap: 3.8 points on test, limit 2.0 points, 5.0 for “b”: met, with 1.2 "
+        "points to spare." in verdict(result)
+    )
+    (line,) = (li for li in printed(result) if "limit 2.0–5.0" in li)
+    assert line.split()[-7:] == ["1.2", "✓", "–", "3.1", "✗", "3.8", "✓"]
+    assert "limit 2.0 points, 5.0 for “b”" in "\n".join(printed(result))
+    page = render({}, result, [])
+    for cell in ("3.8<small>✓ met", "3.1<small>✗ not met", "2.0 points, 5.0 for “b”"):
+        assert cell in page
+    many = {f"g{i}": 0.01 * i for i in range(1, 9)}
+    text = verdict(small_result(constraints=[{**bound, "group_tolerance": many}]))
+    assert "limit 1.0 to 8.0 points by group" in text
 
 
 @pytest.mark.parametrize(
