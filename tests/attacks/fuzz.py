@@ -373,8 +373,9 @@ def make_ledger(folder: Path) -> None:
     from fairbilevel.certificates._ledger import take_look
 
     for rows, only in ((range(1, 20), False), (range(5, 30), False), (range(50, 60), True)):
-        prints = np.array(rows, np.uint64)
-        take_look(folder / "ledger.json", prints, {"gap": "x"}, [len(rows)], only_look=only)
+        prints, models = np.array(rows, np.uint64), ["dense", str(rows)]
+        asked = {"gap": "x"}, [len(rows)]
+        take_look(folder / "ledger.json", prints, *asked, models=models, only_look=only)
 
 
 def read_ledger(folder: Path) -> None:
@@ -386,7 +387,7 @@ def read_ledger(folder: Path) -> None:
         claim(len(look.questions) <= look.candidates, "more questions than candidates")
         claim(len(look.fingerprints), "a look at nothing")
     rows = np.array(range(5, 15), np.uint64)
-    number = _ledger.take_look(folder / "ledger.json", rows, {"gap": "y"}, [1])
+    number = _ledger.take_look(folder / "ledger.json", rows, {"gap": "y"}, [1], models=["a", "b"])
     claim(number.number >= 1, f"look {number}")
     _ledger.read_ledger(folder / "ledger.json")
 
@@ -604,6 +605,14 @@ class Fuzz:
             target.write_bytes(sound)
         return None
 
+    def keep(self, folder: Path) -> None:
+        """Keep the newest finding's files and trace, and begin again from sound files."""
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(self.work, folder / "files")
+        (folder / "trace.txt").write_text(list(self.findings.values())[-1], errors="replace")
+        shutil.rmtree(self.work)
+        shutil.copytree(self.sound, self.work)
+
     def _found(self, error: BaseException) -> str | None:
         frames = traceback.extract_tb(error.__traceback__)
         ours = [f for f in frames if "fairbilevel" in f.filename] or frames
@@ -626,16 +635,12 @@ def main() -> None:
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
     all_of_them = [Fuzz(READERS[n], folder / n, options.seed) for n in options.only or READERS]
-    while sum(f.seconds for f in all_of_them) < 60 * options.minutes:
-        fuzz = min(all_of_them, key=lambda f: f.seconds)
-        if told := fuzz.once():
-            print(told, flush=True)
-            kept = options.keep / f"{fuzz.reader.name}-{options.seed}-{len(fuzz.findings)}"
-            shutil.rmtree(kept, ignore_errors=True)
-            shutil.copytree(fuzz.work, kept / "files")
-            (kept / "trace.txt").write_text(list(fuzz.findings.values())[-1], errors="replace")
-            shutil.rmtree(fuzz.work)
-            shutil.copytree(fuzz.sound, fuzz.work)
+    with contextlib.suppress(KeyboardInterrupt):
+        while sum(f.seconds for f in all_of_them) < 60 * options.minutes:
+            fuzz = min(all_of_them, key=lambda f: f.seconds)
+            if told := fuzz.once():
+                print(told, flush=True)
+                fuzz.keep(options.keep / f"{fuzz.reader.name}-{options.seed}-{len(fuzz.findings)}")
     for f in all_of_them:
         print(
             f"{f.reader.name}: {f.seconds / 60:.1f} min, {f.tried} files, {f.refused} refused, "
