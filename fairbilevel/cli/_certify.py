@@ -261,16 +261,12 @@ def _of_predictions(
 
 def _read(path: Path, options: Certify) -> dict[str, np.ndarray]:
     """Columns of a predictions file by what they are for."""
-    import pandas as pd
+    from fairbilevel.data import read_table
 
-    try:
-        rows = pd.read_csv(path)
-    except FileNotFoundError:
-        raise ValueError(f"there is no file {path}") from None
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path} cannot be read as CSV: {reason}") from None
-    rows.columns = [str(c).strip() for c in rows.columns]
+    if not path.exists():
+        raise ValueError(f"there is no file {path}")
+    read = read_table(path)
+    rows = read.table
     wanted = {k: getattr(options, k) for k in ("y", "dense", "pruned", "group", "quantity")}
     for name in ("unit", "id"):
         wanted[name] = getattr(options, name) or (name if name in rows.columns else None)
@@ -281,9 +277,13 @@ def _read(path: Path, options: Certify) -> dict[str, np.ndarray]:
         if name not in rows.columns:
             known = _options.choose(name, list(rows.columns))
             raise ValueError(f"{path} has no column {name!r} for --{use}: {known}")
-        missing = int(rows[name].isna().sum())
-        if missing:
-            raise ValueError(f"column {name!r} of {path} is empty in {missing} rows")
+        missing = rows[name].isna().to_numpy()
+        if missing.any():
+            first = read.lines[int(missing.argmax())]
+            raise ValueError(
+                f"column {name!r} of {path} is empty in {int(missing.sum())} rows (the first is "
+                f"line {first})"
+            )
         found[use] = rows[name].to_numpy()
     return found
 

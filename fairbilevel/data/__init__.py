@@ -18,7 +18,7 @@ from ._fingerprints import (
     row_fingerprints,
 )
 from ._groups import handle_small_groups
-from ._load import load
+from ._load import load, read_table
 from ._roles import FRACTIONS, ROLES, atoms, fold_roles, role_halves, split_roles
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "handle_small_classes",
     "handle_small_groups",
     "load",
+    "read_table",
     "role_halves",
     "row_fingerprints",
     "split_roles",

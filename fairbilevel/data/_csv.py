@@ -8,6 +8,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from ._errors import DataError, listing, reason, repeated
 # "None" is left out on purpose: it is a value in many real columns.
 MISSING_TEXT = ("", "?", "NA", "N/A", "NaN", "nan", "null", "NULL")
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+_QUOTE = "where a quote may be opened that nothing closes."
 _LOOKED_AT = 100  # records that a separator must fit
 
 _NUMBER = re.compile(r"[+-]?[0-9][0-9.,]*([eE][+-]?[0-9]+)?")
@@ -52,7 +54,7 @@ def read_csv(text: str, name: str) -> CsvTable:
     """
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     separator = _separator(text, name)
-    records = _records(text, separator)
+    records = _records(text, separator, name)
     _, header = next(records, (1, []))
     names = [h.strip() for h in header]
     if not any(names):
@@ -66,9 +68,11 @@ def read_csv(text: str, name: str) -> CsvTable:
     try:
         for line, record in records:
             if len(record) != len(names):
+                open_quote = any("\n" in field for field in record)
                 raise DataError(
                     f"{name} has {len(record)} fields in line {line} where its header has "
-                    f"{len(names)}; mend the line, or quote fields that hold {separator!r}."
+                    f"{len(names)}; mend the line, "
+                    + (_QUOTE if open_quote else f"or quote fields that hold {separator!r}.")
                 )
             lines.append(line)
         with warnings.catch_warnings():
@@ -82,10 +86,9 @@ def read_csv(text: str, name: str) -> CsvTable:
                 low_memory=False,
                 index_col=False,
             )
-    except (csv.Error, pd.errors.ParserError, pd.errors.ParserWarning) as error:
-        quote = "; is a quote opened there and never closed?" if "EOF" in str(error) else ""
-        told = f"{name} is not a readable CSV: {reason(error)} (line {line}){quote}"
-        raise DataError(told.rstrip(".?") + ("?" if quote else ".")) from None
+    except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
+        told = f"{name} is not a readable CSV ({reason(error)}); mend line {line}, {_QUOTE}"
+        raise DataError(told) from None
     if len(table) != len(lines):
         raise DataError(
             f"{name} is not a readable CSV: its lines and quotes contradict each other."
@@ -100,14 +103,18 @@ def refuse_twins(columns: list[str], name: str) -> None:
         raise DataError(f"{name} has the column {twice[0]!r} twice; rename one.")
 
 
-def _records(text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
+def _records(text: str, separator: str, name: str) -> Iterator[tuple[int, list[str]]]:
     """Records that are not blank, each with the line that it begins in."""
     reader = csv.reader(io.StringIO(text), delimiter=separator, skipinitialspace=True)
     line = 1
-    for record in reader:
-        if record and record != [""]:
-            yield line, record
-        line = reader.line_num + 1
+    try:
+        for record in reader:
+            if record and record != [""]:
+                yield line, record
+            line = reader.line_num + 1
+    except csv.Error as error:
+        told = f"{name} is not a readable CSV ({error}); mend line {line}, {_QUOTE}"
+        raise DataError(told) from None
 
 
 def _separator(text: str, name: str) -> str:
@@ -116,10 +123,10 @@ def _separator(text: str, name: str) -> str:
     header = {}
     for separator in _SEPARATORS:
         try:
-            some = [r for _, r in zip(range(_LOOKED_AT), _records(text, separator), strict=False)]
-        except csv.Error:
+            some = islice(_records(text, separator, name), _LOOKED_AT)
+            counts = [len(record) for _, record in some]
+        except DataError:
             continue
-        counts = [len(record) for _, record in some]
         header[separator] = counts[0] if counts else 0
         if header[separator] > 1 and len(set(counts)) == 1:
             fits.append(separator)

@@ -4,9 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from os import PathLike, fspath
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ._dataset import Dataset, Options
 from ._errors import DataError, did_you_mean
+
+if TYPE_CHECKING:
+    from ._csv import CsvTable
+
+
+def read_table(path: Path) -> CsvTable:
+    """Read a file of separated text as it is: no target is chosen, and no row left out.
+
+    Returns:
+        The table, and the line that each row begins in.
+
+    Raises:
+        DataError: it cannot be read, is no text or no table.
+    """
+    from ._archive import decode_text, read_file
+    from ._csv import read_csv
+
+    return read_csv(decode_text(read_file(path), path.name), path.name)
 
 
 def load(

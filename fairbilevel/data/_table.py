@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ._archive import decode_text, read_file
 from ._attributes import as_text, is_numeric
-from ._csv import MISSING_TEXT, CsvTable, read_csv, refuse_twins
+from ._csv import MISSING_TEXT, CsvTable, refuse_twins
 from ._errors import DataError, listing, reason, refuse_unknown
+from ._load import read_table
 from ._source import Location, Request, Rows, Source
 
 _TEXT = (".csv", ".tsv", ".tab")
@@ -33,7 +33,7 @@ class Table(Source):
         """Read all columns; those that are not target, weight, unit, role or id are features."""
         path = location.path
         parquet = location.is_file(*_PARQUET)
-        read = _read_parquet(path) if parquet else _read_text(path)
+        read = _read_parquet(path) if parquet else read_table(path)
         table = read.table
         if table.empty:
             raise DataError(f"{path.name} has no rows.")
@@ -66,10 +66,6 @@ class Table(Source):
                 _input_note(options.group, options.target, list(features.columns)),
             ],
         )
-
-
-def _read_text(path: Path) -> CsvTable:
-    return read_csv(decode_text(read_file(path), path.name), path.name)
 
 
 def _read_parquet(path: Path) -> CsvTable:
