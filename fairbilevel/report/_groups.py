@@ -81,7 +81,8 @@ def _row(
     result: dict[str, Any], role: str, name: str, is_counted: bool, size: float | None
 ) -> GroupRow:
     flips = dig(result, "gaps", role, "discordant", name)
-    known = isinstance(flips, list | tuple) and len(flips) == 2
+    told = [number(flip) for flip in flips] if isinstance(flips, list | tuple) else []
+    lost, won = told if len(told) == 2 else (None, None)
     return GroupRow(
         name=name,
         counted=is_counted,
@@ -91,8 +92,8 @@ def _row(
         baseline=_accuracy(result, "baseline", role, name),
         excess=_excess(result, "gaps", "pruned", role, name),
         baseline_excess=_excess(result, "baseline_gaps", "baseline", role, name),
-        lost=int(flips[0]) if known else None,
-        won=int(flips[1]) if known else None,
+        lost=None if lost is None else int(lost),
+        won=None if won is None else int(won),
     )
 
 

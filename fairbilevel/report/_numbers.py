@@ -26,7 +26,11 @@ def number(tree: object, *path: str) -> float | None:
     value = dig(tree, *path) if path else tree
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value) if math.isfinite(value) else None
+    try:
+        found = float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return None
+    return found if math.isfinite(found) else None
 
 
 def strings(tree: object, *path: str) -> list[str]:
