@@ -63,11 +63,8 @@ def from_arrays(
             f"y has shape {np.shape(y)}; give one class a row (of one-hot labels argmax(-1)). "
             "Several labels a row are not supported."
         )
-    if classes is None and _is_continuous(y):
-        raise DataError(
-            "y holds numbers that are no classes; regression is not supported: cut them into "
-            "classes, or give whole numbers."
-        )
+    if classes is None and y is not None:
+        _refuse_measurements(np.asarray(y))
     aside = {"ids": ids, "unit": unit, "weight": weight, "role": role}
     arrays = {"x": x, "y": y, "group": group, **aside}
     columns: dict[str, Any] = {k: k for k, v in aside.items() if v is not None}
@@ -77,13 +74,16 @@ def from_arrays(
     return assemble(rows, Request(options, classes, groups, labelled=labelled))
 
 
-def _is_continuous(y: Any) -> bool:
-    """Whether most numbers are broken and different, as measurements are."""
-    values = np.asarray(y) if y is not None else np.zeros(0)
-    if values.dtype.kind != "f" or values.size < 2:
-        return False
-    known = values[np.isfinite(values)]
-    return bool((known != np.floor(known)).mean() > 0.5 and len(np.unique(known)) > known.size / 2)
+def _refuse_measurements(y: np.ndarray) -> None:
+    """Refuse labels most of which are broken numbers and different."""
+    known = y[np.isfinite(y)] if y.dtype.kind == "f" else y[:0]
+    if y.size < 2 or not known.size:
+        return
+    if (known != np.floor(known)).mean() > 0.5 and len(np.unique(known)) > known.size / 2:
+        raise DataError(
+            "y holds numbers that are no classes; regression is not supported: cut them into "
+            "classes, or give whole numbers."
+        )
 
 
 class Arrays(Source):
@@ -117,6 +117,8 @@ class Arrays(Source):
                     f"{path.name} has no array {name!r}; it has {listing(arrays)}, "
                     "and x, y and group are needed."
                 )
+        if request.labelled and classes is None and "y" in arrays and not options.target:
+            _refuse_measurements(arrays["y"])
         return _rows(arrays, f"arrays ({path.name})", classes, groups)
 
 
@@ -192,7 +194,7 @@ def _plain(values: np.ndarray, key: str) -> np.ndarray:
     if values.dtype.kind in "cV":
         raise DataError(f"{key} holds values of type {values.dtype}; give numbers or text.")
     if values.dtype.kind != "S":
-        return values
+        return values.astype(values.dtype.newbyteorder("="), copy=False)
     try:
         return np.char.decode(values, "utf-8")
     except UnicodeDecodeError:
@@ -200,9 +202,19 @@ def _plain(values: np.ndarray, key: str) -> np.ndarray:
 
 
 def _by_index(values: np.ndarray, names: tuple[str, ...], key: str) -> np.ndarray:
-    """Replace indices by names; text passes, to be checked against the names later."""
+    """Replace indices by names; text must be names already."""
+    if values.dtype.kind == "f" and (values == np.floor(values)).all():
+        values = values.astype(np.int64)
     if values.dtype.kind not in "iu":
-        return values.astype(str)
+        text = values.astype(str)
+        strange = np.flatnonzero(~np.isin(np.char.strip(text), names))
+        if strange.size:
+            label = "label" if key == "y" else key
+            raise DataError(
+                f"row {strange[0]} has the {label} {str(text[strange[0]])!r}, which is outside "
+                f"{listing(names)} ({strange.size} such rows)."
+            )
+        return text
     outside = np.flatnonzero((values < -1) | (values >= len(names)))
     if outside.size:
         raise DataError(

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import fairbilevel as fb
-from fairbilevel.certificates import _ledger
+from fairbilevel.certificates import _ledger, verify
 from fairbilevel.cli import main
 from fairbilevel.data import DataError, load
 from fairbilevel.records import RecordError, read_arrays
@@ -233,6 +233,16 @@ def test_a_ledger_that_would_fill_the_memory(tmp_path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2**24
+
+
+def test_a_certificate_with_a_number_of_hundreds_of_digits(tmp_path):
+    fuzz.make_certificate(tmp_path)
+    path = tmp_path / "certificate.json"
+    written = json.loads(path.read_text())
+    written["findings"][0]["rows"] = 10**400
+    path.write_text(json.dumps(written))
+    _, places = verify(path)
+    assert "findings[0].rows" in places
 
 
 def test_predictions_with_a_field_too_many_everywhere(tmp_path, capsys):
