@@ -73,7 +73,7 @@ class CelebA(Source):
 
 def _identities(text: str, name: str, images: Iterable[str]) -> list[str | None]:
     """The person in each image, None where the list does not say."""
-    pairs = {}
+    pairs: dict[str, str] = {}
     for number, line in enumerate(text.splitlines(), 1):
         fields = line.split()
         if len(fields) not in (0, 2):

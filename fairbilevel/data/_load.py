@@ -44,7 +44,7 @@ def load(
 
     Arguments:
         source: "digits"; a folder or zip of images (UTKFace, CelebA, with labels.csv, or one folder
-            per class); a `.csv`, `.parquet` or `.npz` file; "tfds:NAME", also written
+            per class); a `.csv`, `.tsv`, `.parquet` or `.npz` file; "tfds:NAME", also written
             "tfds:NAME?split=test&data_dir=...", or a well-known TensorFlow name such as "cifar10".
         options: target, groups and how to read; see `Options`.
         classes: class names of a former run, in its order; a label outside them is an error.

@@ -123,7 +123,7 @@ SWITCHES = tuple(n for n in METHOD_OPTIONS if get_type_hints(BilevelSolver)[n] i
 class _Asked:
     data: str = "digits"
     """What to read: `digits` (bundled), a UTKFace or CelebA folder or zip, an image folder with a
-    CSV of labels, a .csv or .parquet table, an .npz with x, y and group, or tfds:NAME."""
+    CSV of labels, a .csv, .tsv or .parquet table, an .npz with x, y and group, or tfds:NAME."""
     role_fractions: str | None = None
     """Shares of the roles, as fit=0.45,select=0.2,tune=0.1,certify=0.1,test=0.15."""
     small_groups: Literal["merge", "report-only", "error"] = "report-only"
