@@ -25,8 +25,8 @@ def read_npz(stream: io.BufferedIOBase) -> dict[str, np.ndarray]:
         stream: open for reading in binary, seekable.
 
     Raises:
-        ValueError: not such a file, damaged, with pickled objects, with an array of another size
-            than its header says, or larger unpacked than any data needs.
+        ValueError: not such a file, damaged, with pickled objects, with text that is none, with an
+            array of another size than its header says, or larger unpacked than any data needs.
     """
     try:
         with zipfile.ZipFile(stream) as archive:
@@ -96,4 +96,8 @@ def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
         if len(data) != size:
             raise ValueError(f"{entry.filename!r} is not as long as its header says")
         array = np.frombuffer(bytearray(data), dtype)
+        if dtype.kind == "U" and size:
+            letters = array.view(np.dtype(np.uint32).newbyteorder(dtype.byteorder))
+            if (letters > 0x10FFFF).any() or ((letters >= 0xD800) & (letters < 0xE000)).any():
+                raise ValueError(f"{entry.filename!r} holds text that is none")
         return array.reshape(shape, order="F" if fortran else "C")

@@ -203,9 +203,8 @@ def _plain(values: np.ndarray, key: str) -> np.ndarray:
 
 def _by_index(values: np.ndarray, names: tuple[str, ...], key: str) -> np.ndarray:
     """Replace indices by names; text must be names already."""
-    if values.dtype.kind == "f" and (values == np.floor(values)).all():
-        values = values.astype(np.int64)
-    if values.dtype.kind not in "iu":
+    broken = values.dtype.kind == "f" and (values != np.floor(values)).any()
+    if broken or values.dtype.kind not in "iuf":
         text = values.astype(str)
         strange = np.flatnonzero(~np.isin(np.char.strip(text), names))
         if strange.size:
@@ -222,4 +221,4 @@ def _by_index(values: np.ndarray, names: tuple[str, ...], key: str) -> np.ndarra
             f"{'classes' if key == 'y' else 'groups'} ({outside.size} such rows)."
         )
     # -1 picks the appended None: missing.
-    return np.array([*names, None], dtype=object)[values]
+    return np.array([*names, None], dtype=object)[values.astype(np.int64)]

@@ -119,7 +119,7 @@ def change_value(value: Any, draw: random.Random) -> Any:
         elif kind < 0.3 and isinstance(inner, list):
             inner.append(copy.deepcopy(inner[last]))
         elif kind < 0.4 and isinstance(inner[last], (int, float)):
-            inner[last] = inner[last] + draw.choice([-1, 1, 0.5, 1e9])
+            inner[last] = draw.choice([-1, 1, 0.5, 1e9, inner[last] * 2, -inner[last]])
         elif kind < 0.5:
             other = value
             for key in draw.choice(found):

@@ -56,11 +56,16 @@ def test_changed_files_are_read_or_refused(name, tmp_path):
     assert tried.refused > FILES[name] / 10 or name in ("predictions", "checkpoints")
 
 
+def as_npy(array):
+    stream = io.BytesIO()
+    np.lib.format.write_array(stream, array)
+    return stream.getvalue()
+
+
 def packed(method=zipfile.ZIP_DEFLATED, name="a.npy", content=None):
-    stream, array = io.BytesIO(), io.BytesIO()
-    np.save(array, np.arange(4.0))
+    stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", method) as archive:
-        archive.writestr(name, array.getvalue() if content is None else content)
+        archive.writestr(name, as_npy(np.arange(4.0)) if content is None else content)
     return bytearray(stream.getvalue())
 
 
@@ -101,6 +106,28 @@ def test_archives(what, tmp_path):
         assert "\n" not in str(caught.value)
     with pytest.raises(RecordError, match="cannot be read as stored arrays"):
         read_arrays(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("letter", [0x110000, 0xFFFFFFFF, 0xD800, 0xDFFF])
+@pytest.mark.parametrize("order", "<>")
+def test_text_of_letters_that_there_are_not(letter, order, tmp_path):
+    array = np.full(3, letter, f"{order}u4").view(f"{order}U1")
+    with (tmp_path / "a.npz").open("wb") as file:
+        file.write(packed(content=as_npy(array)))
+    with pytest.raises(RecordError, match="text that is none"):
+        read_arrays(tmp_path / "a.npz")
+    good = np.array(["ä", "𝄞", ""]).astype(f"{order}U3")
+    (tmp_path / "a.npz").write_bytes(packed(content=as_npy(good)))
+    assert read_arrays(tmp_path / "a.npz")["a"].tolist() == ["ä", "𝄞", ""]
+
+
+@pytest.mark.parametrize("value", [1e300, np.inf, 2.0**40])
+def test_labels_beyond_any_index(value, tmp_path):
+    y = np.where(np.arange(8) % 2, value, 0.0)
+    names = {"classes": ["a", "b"], "group": np.arange(8) // 4}
+    np.savez(tmp_path / "d.npz", x=np.ones((8, 2)), y=y, **names)
+    with pytest.raises(DataError, match=r"y is .* in row 1, outside the 2 classes"):
+        load(tmp_path / "d.npz")
 
 
 def test_what_pillow_warns_of_is_kept_from_the_reader(tmp_path):
