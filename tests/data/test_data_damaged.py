@@ -176,3 +176,26 @@ def test_images_of_a_pixel_or_a_line(size, place, picture):
     files = {f"{c}/{i}.png": picture(i + ord(c), size) for c in "ab" for i in range(2)}
     assert load(place(files)).inputs.shape == (4, *size[::-1], 3)
     assert load(place(files, "more"), Options(image_size=4)).inputs.shape == (4, 4, 4, 3)
+
+
+def test_a_run_leaves_them_out_and_so_does_its_evaluation(tmp_path, picture, capsys):
+    import zipfile
+
+    from fairbilevel.cli import main
+
+    path = tmp_path / "i.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in damaged(folders(picture, 240), 7, 100).items():
+            archive.writestr(name, data)
+    words = ["--data", str(path), "--model", "mlp", "--width", "4", "--steps", "30"]
+    words += ["--dense-steps", "10", "--batch-size", "16", "--sparsity", "0.5", "--no-baseline"]
+    words += ["--out", str(tmp_path / "run")]
+    assert main(["solve", *words]) == 2
+    assert "2 of 240 image files cannot be used: a/100.png" in capsys.readouterr().err
+    assert main(["solve", *words, "--skip-damaged"]) == 0
+    said = "image file cannot be used: 100.png, 7.png"
+    assert said in (tmp_path / "run" / "report.html").read_text()
+    capsys.readouterr()
+    assert main(["evaluate", str(tmp_path / "run"), "--data", str(path)]) == 0
+    assert f"skipped 2: {said}" in " ".join(capsys.readouterr().out.split())
+    assert main(["certify", str(tmp_path / "run"), "--tolerance", "90%"]) in (0, 4, 5)
