@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from numbers import Integral
 from typing import Any
 
 from fairbilevel import _options
@@ -60,6 +61,12 @@ class Claim:
         if not 0.5 <= self.confidence < 1:
             raise ValueError(f"confidence must lie in [0.5, 1), got {self.confidence}")
         _options.at_least(self, 1, "look", "candidates")
+        for name in ("look", "candidates"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, Integral) or value >= 2**31:
+                raise ValueError(f"{name} must be a whole number below 2^31, got {value!r:.40}")
+        if not isinstance(self.only_look, bool):
+            raise ValueError(f"only_look is true or false, got {self.only_look!r:.40}")
         if self.only_look and self.look != 1:
             raise ValueError(f"the only look at rows cannot be look {self.look}")
         most = math.inf if self.gap in OF_QUANTITIES else 1.0

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from fairbilevel.certificates._betting import histogram
 
 _UNIT_SEED = 40961
+_MOST_BINS = 2**20
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ class GroupCounts:
         bins = fields.pop("quantity_bins", None)
         try:
             if bins is not None:
+                if not 0 < bins <= _MOST_BINS:
+                    raise ValueError(f"a quantity has up to {_MOST_BINS} bins, got {bins!r:.40}")
                 counts = np.zeros(int(bins), np.int64)
                 for i, n in fields["quantity"]:
                     counts[i] += n

@@ -272,6 +272,32 @@ def test_a_certificate_with_a_number_of_hundreds_of_digits(tmp_path):
     assert "findings[0].rows" in places
 
 
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        ("claim", "candidates", float("inf")),
+        ("claim", "candidates", 1.5),
+        ("claim", "candidates", 2**31),
+        ("claim", "look", True),
+        ("claim", "look", 10**400),
+        ("claim", "only_look", "no"),
+        ("counts", "quantity_bins", 10**12),
+        ("counts", "quantity_bins", -1),
+        ("counts", "quantity_bins", float("nan")),
+    ],
+)
+def test_certificates_of_impossible_numbers(part, name, value, tmp_path):
+    fuzz.make_certificate(tmp_path)
+    path = tmp_path / "loss.json"
+    written = json.loads(path.read_text())
+    inner = written[part] if part == "claim" else written[part][0]
+    inner[name] = value
+    path.write_text(json.dumps(written))
+    with pytest.raises(ValueError, match=r"loss.json: ") as caught:
+        verify(path)
+    assert len(str(caught.value)) < 300
+
+
 def test_predictions_with_a_field_too_many_everywhere(tmp_path, capsys):
     """The first column would be taken for row names, and every other for the one before it."""
     lines = [f"{i % 2},{i % 2},{i % 2},{i // 2 % 2}," for i in range(400)]
