@@ -144,8 +144,8 @@ class Encoder:
             `[n, ...]` as they are: `mean` and `std` are applied on the device.
 
         Raises:
-            DataError: another kind or shape than the encoder was fitted on, a missing column, or
-                text in a numeric column.
+            DataError: another kind or shape than the encoder was fitted on, a missing column, text
+                in a numeric column, or numbers that overflow.
         """
         if self.kind != "table":
             from ._arrays import as_inputs
@@ -161,7 +161,16 @@ class Encoder:
                 )
             return inputs
         self._require_columns(inputs)
-        encoded = [c.encode(inputs[c.name]).astype(np.float32) for c in self.columns]
+        encoded = []
+        for column in self.columns:
+            with np.errstate(over="ignore"):
+                numbers = column.encode(inputs[column.name]).astype(np.float32)
+            if not np.isfinite(numbers).all():
+                raise DataError(
+                    f"column {column.name!r} holds numbers too far from those that the run was "
+                    "fitted on for any model to take."
+                )
+            encoded.append(numbers)
         return np.concatenate(encoded, axis=1)
 
     def normalize(self, x: jax.Array) -> jax.Array:

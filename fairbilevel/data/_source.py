@@ -91,13 +91,12 @@ class Rows:
     skipped: dict[str, int] = field(default_factory=dict)
     damaged: list[int] = field(default_factory=list)
     lines: np.ndarray | None = None
+    notes: list[str] = field(default_factory=list)
+    numbered: bool = False
 
     def where(self, row: int) -> str:
         """Where a row is, for a message: the line that an editor shows, or its id."""
         return f"row {self.ids[row]}" if self.lines is None else f"line {self.lines[row]}"
-
-    notes: list[str] = field(default_factory=list)
-    numbered: bool = False
 
 
 class Source(abc.ABC):

@@ -51,9 +51,7 @@ class Table(Source):
         features = table[[c for c in columns if c not in aside]]
         if features.columns.empty:
             raise DataError(f"{path.name} has no column left to learn from.")
-        if request.labelled:
-            _refuse_unusable(features, path.name)
-        return Rows(
+        rows = Rows(
             name=f"table ({path.name})",
             attributes=table,
             read=lambda rows: features.iloc[rows].reset_index(drop=True),
@@ -66,30 +64,40 @@ class Table(Source):
                 _input_note(options.group, options.target, list(features.columns)),
             ],
         )
+        if request.labelled:
+            _refuse_unusable(features, path.name, rows)
+        return rows
 
 
 def _read_parquet(path: Path) -> CsvTable:
     try:
         table = pd.read_parquet(path)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # whatever damage makes pyarrow raise
         raise DataError(f"{path.name} is not a readable Parquet file ({reason(error)}).") from None
     table = table.reset_index(drop=True)
+    table.columns = [str(c).strip() for c in table.columns]
+    refuse_twins(list(table.columns), path.name)
     for column in table.columns:
         values = table[column]
         if not is_numeric(values):
             text = pd.Series(as_text(values), index=values.index, dtype=object)
             table[column] = text.where(~text.isin(MISSING_TEXT), None)
-    table.columns = [str(c).strip() for c in table.columns]
-    refuse_twins(list(table.columns), path.name)
     return CsvTable(table, np.arange(len(table)))
 
 
-def _refuse_unusable(features: pd.DataFrame, name: str) -> None:
+def _refuse_unusable(features: pd.DataFrame, name: str, rows: Rows) -> None:
     for column in features.columns:
         values = features[column]
         if is_numeric(values):
-            if np.isinf(values.to_numpy(dtype=np.float64, na_value=np.nan)).any():
-                raise DataError(f"column {column!r} of {name} holds infinity; make it missing.")
+            numbers = values.to_numpy(dtype=np.float64, na_value=np.nan)
+            large = np.flatnonzero(np.abs(numbers) > np.finfo(np.float32).max)
+            if large.size:
+                found = numbers[large[0]]
+                what = "infinity" if np.isinf(found) else f"{found:g}, more than a model can take,"
+                raise DataError(
+                    f"column {column!r} of {name} holds {what} in {large.size} rows (the first is "
+                    f"{rows.where(int(large[0]))}); make it missing."
+                )
         elif values.nunique() > _MAX_LEVELS:
             raise DataError(
                 f"column {column!r} of {name} has {values.nunique()} different texts, too many for "

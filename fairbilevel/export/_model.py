@@ -170,6 +170,39 @@ def _unpacked(packed: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return np.unpackbits(packed, count=count)
 
 
+def _check(description: Mapping[str, Any]) -> None:
+    """Refuse values of other kinds than ``save_model`` writes; layers and encoder check their own.
+
+    Raises:
+        ValueError: the name of the first.
+        KeyError: a part is missing.
+    """
+
+    def whole(value: Any) -> bool:
+        return type(value) is int and 0 < value < 2**31
+
+    def names(value: Any) -> bool:
+        texts = isinstance(value, list) and all(isinstance(v, str) for v in value)
+        return texts and len(set(value)) == len(value) > 0
+
+    groups, counted = description["groups"], description["counted"]
+    shape, width = description["input_shape"], description["width"]
+    good = {
+        "name": isinstance(description["name"], str),
+        "classes": names(description["classes"]),
+        "groups": names(groups),
+        "counted": isinstance(counted, list) and all(type(c) is bool for c in counted),
+        "input_shape": isinstance(shape, list) and all(map(whole, shape)),
+        "width": width is None or whole(width),
+        "granularity": isinstance(description["granularity"], str),
+    }
+    for name, fits in good.items():
+        if not fits:
+            raise ValueError(repr(name))
+    if len(counted) != len(groups):
+        raise ValueError("'counted'")
+
+
 def load_model(folder: Path, model: Model | None = None) -> ModelFiles:
     """Read a ``model/`` folder.
 
@@ -183,6 +216,7 @@ def load_model(folder: Path, model: Model | None = None) -> ModelFiles:
     """
     description = read_json(folder / "model.json")
     try:
+        _check(description)
         layers, granularity = _layers(description), description["granularity"]
         name, shape = description["name"], description["input_shape"]
         classes = len(description["classes"])
@@ -214,7 +248,7 @@ def load_model(folder: Path, model: Model | None = None) -> ModelFiles:
             whole = np.zeros(shapes[kernel].shape, values.dtype)
             whole[np.broadcast_to(np.asarray(factors[kernel]) != 0, whole.shape)] = values
             params[kernel] = whole
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, TypeError) as error:
         raise RecordError(f"{folder / 'sparse.npz'} is damaged: {error}") from None
     network = _fill(model, params, _part(arrays, "state/"))
     return ModelFiles(model, network, dense, masks, encoder, description)

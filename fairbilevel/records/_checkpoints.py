@@ -145,7 +145,8 @@ class Activity:
             import orbax.checkpoint as ocp
             from orbax.checkpoint import checkpoint_managers as managers
 
-            logging.getLogger("absl").addFilter(_not_of_orbax)
+            for name in ("absl", "asyncio"):
+                logging.getLogger(name).addFilter(_not_of_orbax)
             best = managers.BestN(get_metric_fn=lambda metrics: metrics["score"], n=1)
             policy = managers.AnyPreservationPolicy([managers.LatestN(self._owner.keep), best])
             options = ocp.CheckpointManagerOptions(
@@ -323,7 +324,7 @@ class Activity:
 
 def _not_of_orbax(record: logging.LogRecord) -> bool:
     """Leaves out the tracebacks that Orbax logs of every thread: what failed is raised here."""
-    return "orbax" not in record.pathname
+    return "orbax" not in record.pathname and "tensorstore" not in record.getMessage()
 
 
 class _quiet_stragglers:

@@ -129,8 +129,8 @@ class JsonLines:
         self._stream.close()
 
 
-def read_json_lines(path: Path) -> list[Any]:
-    """Records of a JSON lines file; a last line cut short by a crash is left out.
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """Records of a JSON lines file, an object each; a last line cut short by a crash is left out.
 
     Raises:
         RecordError: unreadable, or damaged before its last line.
@@ -144,8 +144,12 @@ def read_json_lines(path: Path) -> list[Any]:
     records = []
     for number, line in enumerate(lines, 1):
         try:
-            records.append(json.loads(line))
+            record = json.loads(line)
         except (ValueError, RecursionError):
             if number < len(lines):
                 raise RecordError(f"{path}, line {number} of {len(lines)}, is not JSON") from None
+            break
+        if not isinstance(record, dict):
+            raise RecordError(f"{path}, line {number} of {len(lines)}, is no JSON object")
+        records.append(record)
     return records

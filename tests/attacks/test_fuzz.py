@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import logging
 import shutil
 import tracemalloc
 import warnings
@@ -195,6 +196,61 @@ def test_runs_are_listed_whatever_their_results_hold(path, value, run, tmp_path)
     fb.records.write_result(copied, result)
     (found,) = list_runs(copied)
     assert found.status in ("completed", "damaged")
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("width",), {}),
+        (("width",), -3),
+        (("width",), True),
+        (("name",), ["mlp"]),
+        (("classes",), ["a", "a"]),
+        (("classes",), "ab"),
+        (("classes",), [0, 1]),
+        (("groups",), []),
+        (("counted",), [1, 1]),
+        (("counted",), [True]),
+        (("input_shape",), [4.0]),
+        (("input_shape",), [[]]),
+        (("granularity",), None),
+        (("layers", 0, "shape"), [[], 8]),
+        (("layers", 0, "shape"), {}),
+        (("layers", 0, "name"), 3),
+        (("layers",), 0.5),
+        (("channels",), [None]),
+    ],
+)
+def test_models_that_no_run_writes(path, value, run, tmp_path):
+    copied = shutil.copytree(run, tmp_path / "run")
+    description = json.loads((copied / "model" / "model.json").read_text())
+    inner = description
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    (copied / "model" / "model.json").write_text(json.dumps(description))
+    fb.records.write_result(copied, json.loads((copied / "result.json").read_text()))
+    with pytest.raises(RecordError, match=r"model.json lacks or distorts|sparse.npz is damaged"):
+        fb.load_run(copied)
+
+
+@pytest.mark.parametrize("line", ["null", "3", "[]", '"phase"', "NaN"])
+def test_metrics_that_are_no_records(line, run, tmp_path):
+    copied = shutil.copytree(run, tmp_path / "run")
+    with (copied / "metrics.jsonl").open("a") as file:
+        file.write(f"{line}\n")
+    fb.records.write_result(copied, json.loads((copied / "result.json").read_text()))
+    with pytest.raises(RecordError, match=r"metrics.jsonl, line \d+ of \d+, is no JSON object"):
+        fb.load_run(copied)
+
+
+def test_what_a_damaged_checkpoint_leaves_behind_is_not_logged(tmp_path, caplog):
+    fuzz.make_checkpoints(tmp_path)
+    fuzz.read_checkpoints(tmp_path)
+    log = logging.getLogger("asyncio")
+    log.error("Future exception was never retrieved: DATA_LOSS [tensorstore_spec=...]")
+    log.error("anything else")
+    assert [record.getMessage() for record in caplog.records] == ["anything else"]
 
 
 def ledger(tmp_path, **changes):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import codecs
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from fairbilevel.data import DataError, Options, load, read_table
+from fairbilevel.data import DataError, Encoder, Options, load, read_table
 
 ASKED = Options(target="y", group=("g",))
 PLAIN = "x,y,g\n1.5,no,a\n2.5,yes,b\n0.25,no,b\n"
@@ -115,7 +116,8 @@ REFUSED = {
         b"\x89PNG\r\n\x1a\n" + bytes(50),
         "is not UTF-8 text: line 1 holds the byte 0x89",
     ),
-    "an infinite number": (PLAIN + "-inf,no,a\n", "infinity"),
+    "an infinite number": (PLAIN + "-inf,no,a\n", r"infinity in 1 rows \(the first is line 5\)"),
+    "a number beyond any model": (PLAIN + "-1.2e46,no,a\n", r"holds -1.2e\+46, more than.*line 5"),
     "a missing target": (PLAIN + "1,?,a\n", "missing in 1 rows.*line 5"),
     "a blank target": (PLAIN + '1," ",a\n', "missing in 1 rows.*line 5"),
     "a missing target after a quoted line end": (
@@ -154,3 +156,23 @@ def test_labels_outside_the_run_are_told_by_line(tmp_path):
 def test_a_column_without_values_is_read(tmp_path):
     data = load(written(tmp_path, "x,z,y,g\n1,,no,a\n2,?,yes,b\n"), ASKED)
     assert data.inputs["z"].isna().all()
+
+
+def test_numbers_far_from_those_of_fit_are_refused(tmp_path):
+    data = load(written(tmp_path, PLAIN), ASKED)
+    encoder = Encoder.fit(data, np.arange(3))
+    new = data.inputs.assign(x=[1.0, 2.0, 3.0e38])
+    assert np.isfinite(encoder.transform(new)).all()
+    with pytest.raises(DataError, match="'x' holds numbers too far from those that the run was"):
+        encoder.transform(new.assign(x=1e60))
+
+
+def test_parquet_with_a_column_twice_or_damaged(tmp_path):
+    pd.DataFrame({"x": [1], "x ": [2], "y": [1], "g": [1]}).to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(DataError, match="column 'x' twice"):
+        load(tmp_path / "t.parquet", ASKED)
+    raw = (tmp_path / "t.parquet").read_bytes()
+    for cut in range(4, len(raw), 97):
+        (tmp_path / "t.parquet").write_bytes(raw[:cut] + raw[cut + 5 :])
+        with pytest.raises(DataError):
+            load(tmp_path / "t.parquet", ASKED)
