@@ -621,6 +621,7 @@ def _changed(run):
     arrays["x"] = arrays["x"][::-1]
     np.savez(other, **arrays)
     path.write_text(json.dumps({**config, "data": str(other)}))
+    fb.records.write_result(path.parent, json.loads((path.parent / "result.json").read_text()))
 
 
 def _from_python(run):
@@ -628,6 +629,7 @@ def _from_python(run):
     config = json.loads(path.read_text())
     del config["data"]
     path.write_text(json.dumps(config))
+    fb.records.write_result(run, json.loads((run / "result.json").read_text()))
 
 
 @pytest.mark.parametrize(
