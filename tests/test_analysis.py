@@ -593,7 +593,7 @@ def test_analyze_from_the_command_line(finished, capsys):
             expected = loss[data.group[rows] == g].mean()
             assert float(line[name]) == pytest.approx(expected, rel=1e-3)
             assert content["groups"][g][name] == float(line[name])
-    for words in ("a[b]", "Taylor bound", "Fairness violation", "over 3 groups; so few groups"):
+    for words in ("a[b]", "Taylor", "Fairness violation", "over 3 groups; so few groups"):
         assert words in shown
     # As JSON, and a second time over the first.
     assert main(["analyze", str(run), "--products", "2", "--role", "tune", "--max-rows", "9",
