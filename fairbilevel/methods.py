@@ -202,7 +202,7 @@ def solve(
     problem: FairPruningProblem,
     method: Method | str = "bilevel",
     *,
-    dense: Reference | Network | nnx.Module | tuple[Any, Any] | None = None,
+    dense: Any = None,
     callback: Callback = lambda record: None,
     dense_steps: int | None = None,
     checkpoints: Checkpoints | str | Path | None = None,

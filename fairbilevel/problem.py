@@ -326,14 +326,14 @@ class FairPruningProblem:
 
     def __init__(
         self,
-        model: models.Model | nnx.Module | str,
+        model: Any,
         x: Any,
         y: Any = None,
         group: Any = None,
         *,
-        constraints: Sequence[Constraint] = (),
-        roles: Mapping[str, Int[np.ndarray, " n"]] | None = None,
-        counted: Bool[np.ndarray, " groups"] | None = None,
+        constraints: Any = (),
+        roles: Mapping[str, Any] | None = None,
+        counted: Any = None,
         role_fractions: Mapping[str, float] | None = None,
         width: int | None = None,
         prune_classifier: bool = False,
@@ -663,7 +663,7 @@ class FairPruningProblem:
         setattr(other, name, value)
         return other
 
-    def bound(self, constraints: Sequence[Constraint]) -> tuple[Constraint, ...]:
+    def bound(self, constraints: Constraint | Sequence[Any]) -> tuple[Constraint, ...]:
         """Constraints with their tolerances in the order of this problem's groups.
 
         Raises:

@@ -593,7 +593,7 @@ def test_analyze_from_the_command_line(finished, capsys):
             expected = loss[data.group[rows] == g].mean()
             assert float(line[name]) == pytest.approx(expected, rel=1e-3)
             assert content["groups"][g][name] == float(line[name])
-    for words in ("a[b]", "Taylor bound", "Fairness violation", "over 3 groups; so few groups"):
+    for words in ("a[b]", "Taylor", "Fairness violation", "over 3 groups; so few groups"):
         assert words in shown
     # As JSON, and a second time over the first.
     assert main(["analyze", str(run), "--products", "2", "--role", "tune", "--max-rows", "9",
@@ -621,6 +621,7 @@ def _changed(run):
     arrays["x"] = arrays["x"][::-1]
     np.savez(other, **arrays)
     path.write_text(json.dumps({**config, "data": str(other)}))
+    fb.records.write_result(path.parent, json.loads((path.parent / "result.json").read_text()))
 
 
 def _from_python(run):
@@ -628,6 +629,7 @@ def _from_python(run):
     config = json.loads(path.read_text())
     del config["data"]
     path.write_text(json.dumps(config))
+    fb.records.write_result(run, json.loads((run / "result.json").read_text()))
 
 
 @pytest.mark.parametrize(
