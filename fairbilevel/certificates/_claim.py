@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from numbers import Integral
 from typing import Any
 
 from fairbilevel import _options
@@ -63,7 +62,7 @@ class Claim:
         _options.at_least(self, 1, "look", "candidates")
         for name in ("look", "candidates"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, Integral) or value >= 2**31:
+            if isinstance(value, bool) or not isinstance(value, int) or value >= 2**31:
                 raise ValueError(f"{name} must be a whole number below 2^31, got {value!r:.40}")
         if not isinstance(self.only_look, bool):
             raise ValueError(f"only_look is true or false, got {self.only_look!r:.40}")
