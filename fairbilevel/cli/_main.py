@@ -181,6 +181,7 @@ def _methods(words: list[str]) -> int:
     from fairbilevel import methods
 
     shown = table(["method", "removes", "what it does"])
+    shown.columns[0].no_wrap = True  # names are there to be copied
     for entry in methods.METHODS.values():
         removes = " or ".join(f"{g}s" for g in entry.granularities)
         shown.add_row(entry.name, removes, entry.description)
