@@ -46,7 +46,8 @@ class Constraint(ABC):
         surrogate: which smooth harm stands for the measured quantity in gradients.
 
     Raises:
-        ValueError: a negative or NaN tolerance, or an unknown surrogate.
+        ValueError: a tolerance that is no number, negative, NaN or, of shares, 1 and more; or an
+            unknown surrogate.
     """
 
     tolerance: Tolerance = 0.02
@@ -56,6 +57,7 @@ class Constraint(ABC):
     signed: ClassVar[bool] = False  # multipliers may be negative
     monotone: ClassVar[bool] = False  # multipliers never fall
     floor: ClassVar[bool] = False  # the tolerance bounds from below: larger is better
+    of_shares: ClassVar[bool] = False  # a difference of shares is bounded, never above 1
     of_cells: ClassVar[bool] = False  # answers have to be counted by group and label
 
     def __post_init__(self) -> None:
@@ -63,10 +65,14 @@ class Constraint(ABC):
         if isinstance(given, Mapping):
             # Pairs, so that the constraint stays immutable and can be hashed.
             object.__setattr__(self, "tolerance", tuple((str(k), v) for k, v in given.items()))
-        elif not isinstance(given, (int, float)):
-            items = [v if isinstance(v, tuple) else float(v) for v in given]
-            object.__setattr__(self, "tolerance", tuple(items))
+        elif isinstance(given, (tuple, list, np.ndarray)):
+            object.__setattr__(self, "tolerance", tuple(given))
         for value in self._numbers():
+            if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
+                raise ValueError(
+                    f"the tolerance of {self.name} is a number such as 0.02, one a group or a "
+                    f"mapping by group, got {value!r}"
+                )
             self._check_tolerance(value)
         self._check_surrogate()
 
@@ -79,6 +85,11 @@ class Constraint(ABC):
     def _check_tolerance(self, value: float) -> None:
         if not value >= 0:
             raise ValueError(f"the tolerance of {self.name} must be at least 0, got {value}")
+        if self.of_shares and value >= 1:
+            raise ValueError(
+                f"the tolerance of {self.name} is a fraction below 1, got {value}: "
+                f"{value:g} in points is {value / 100:g}"
+            )
 
     def _check_surrogate(self) -> None:
         _options.one_of("surrogate", self.surrogate, SURROGATES)

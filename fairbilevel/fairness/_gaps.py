@@ -36,6 +36,8 @@ class _Range(Constraint):
 
     surrogate: str = "sigmoid"
 
+    of_shares: ClassVar[bool] = True
+
     def labels(self, groups: Sequence[str]) -> list[str]:
         """``"g: below the best"`` for every group, then ``"g: above the worst"``."""
         return [f"{g}: below the best" for g in groups] + [f"{g}: above the worst" for g in groups]
@@ -84,6 +86,7 @@ class ExcessAccuracyGap(Constraint):
     """``psi_g = D_g - D <= tolerance`` for every group (CEAG, Hashemizadeh et al. 2024)."""
 
     name: ClassVar[str] = "excess-accuracy-gap"
+    of_shares: ClassVar[bool] = True
 
     def measured(self, stats: GroupStatistics) -> Duals:
         """``psi_g``."""
@@ -102,6 +105,7 @@ class AbsoluteExcessAccuracyGap(Constraint):
     """
 
     name: ClassVar[str] = "absolute-excess-accuracy-gap"
+    of_shares: ClassVar[bool] = True
 
     def labels(self, groups: Sequence[str]) -> list[str]:
         """``"g: loses more"`` for every group, then ``"g: loses less"``."""

@@ -60,6 +60,7 @@ class _EqualRates(Constraint):
     surrogate: str = "sigmoid"
     classes: tuple[str, ...] = ("0", "1")
 
+    of_shares: ClassVar[bool] = True
     of_cells: ClassVar[bool] = True
 
     def bound_to(self, groups: Sequence[str], classes: Sequence[str]) -> Constraint:
