@@ -29,6 +29,7 @@ class CelebA(Source):
     """Folder or zip with the attribute list of the release."""
 
     forms = "a CelebA folder or zip"
+    reads_files = True
 
     def matches(self, location: Location) -> bool:
         """The attribute list is there."""

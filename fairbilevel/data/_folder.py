@@ -21,6 +21,7 @@ class ImageFolder(Source):
     """Folder or zip of images; the fallback for both."""
 
     forms = "a folder or zip of images with labels.csv, or with one sub-folder per class"
+    reads_files = True
 
     def matches(self, location: Location) -> bool:
         """Any folder or zip."""

@@ -99,6 +99,9 @@ class Source(abc.ABC):
     has_features: bool = False
     """Whether the inputs are named columns, which a user may exclude."""
 
+    reads_files: bool = False
+    """Whether the inputs are image files, which can be resized as they are read."""
+
     @abc.abstractmethod
     def matches(self, location: Location) -> bool:
         """Whether this source reads that location."""

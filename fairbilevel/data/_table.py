@@ -20,6 +20,8 @@ from ._source import Location, Request, Rows, Source
 MISSING_TEXT = ("", "?", "NA", "N/A", "NaN", "nan", "null", "NULL")
 _PARQUET = (".parquet", ".pq")
 _MAX_LEVELS = 1000
+_MAX_DATES = 50  # more than weekdays, months or years
+_DATE = r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}\b"
 
 
 class Table(Source):
@@ -123,11 +125,21 @@ def _refuse_unusable(features: pd.DataFrame, name: str) -> None:
         if is_numeric(values):
             if np.isinf(values.to_numpy(dtype=np.float64, na_value=np.nan)).any():
                 raise DataError(f"column {column!r} of {name} holds infinity; make it missing.")
+        elif values.nunique() > _MAX_DATES and _are_dates(values):
+            raise DataError(
+                f"column {column!r} of {name} holds {values.nunique()} different dates, each of "
+                "which would be a category of its own; exclude it (--exclude-feature), or make it "
+                "a number."
+            )
         elif values.nunique() > _MAX_LEVELS:
             raise DataError(
                 f"column {column!r} of {name} has {values.nunique()} different texts, too many for "
                 "a category; exclude it (--exclude-feature), or name it as id or unit."
             )
+
+
+def _are_dates(values: pd.Series) -> bool:
+    return bool(pd.Series(values.dropna().unique()).astype(str).str.match(_DATE).all())
 
 
 def _input_note(group: Sequence[str], target: str | None, features: list[str]) -> str:

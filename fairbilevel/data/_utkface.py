@@ -28,6 +28,7 @@ class UTKFace(Source):
     """Folder or zip; the images may lie anywhere below."""
 
     forms = "a UTKFace folder or zip"
+    reads_files = True
 
     def matches(self, location: Location) -> bool:
         """At least half of the images are named as in the release."""
