@@ -10,7 +10,7 @@ from typing import Any
 
 from fairbilevel import _options, hypergrad, masks, pruners
 from fairbilevel.masks import Budget
-from fairbilevel.problem import FairPruningProblem, Network, Reference
+from fairbilevel.problem import FairPruningProblem, Reference
 from fairbilevel.records import Checkpoints
 from fairbilevel.solver import BiFP, BilevelSolver, BiP
 from fairbilevel.train import Callback, Method, Solution, train_dense
@@ -182,7 +182,7 @@ def solve(
     problem: FairPruningProblem,
     method: Method | str = "bilevel",
     *,
-    dense: Reference | Network | None = None,
+    dense: Any = None,
     callback: Callback = lambda record: None,
     dense_steps: int | None = None,
     checkpoints: Checkpoints | str | Path | None = None,
@@ -199,7 +199,8 @@ def solve(
     Args:
         problem: what to solve.
         method: a method, or the name of one (``fb.methods.NAMES``).
-        dense: the dense model, if there is one: a ``Reference`` or a ``Network`` of parameters.
+        dense: the dense model, if there is one: a ``Reference``, or whatever ``problem.network``
+            takes: a ``Network``, parameters and state, a ``flax.nnx`` module.
         callback: receives one record a stage.
         dense_steps: gradient steps of the dense model, where it is trained here.
         checkpoints: where checkpoints go, a folder or ``fb.records.Checkpoints``; where there are
@@ -210,8 +211,16 @@ def solve(
     Raises:
         DivergenceError: the loss is not finite or exploded, with smaller steps too.
         CheckpointError: the checkpoints are of another run, or cannot be written.
-        ValueError: an option that the method does not have, or outside its range.
+        ValueError: an option that the method does not have, or outside its range; a problem, method
+            or dense model that is none.
     """
+    if not isinstance(problem, FairPruningProblem):
+        raise ValueError(f"solve takes a fb.FairPruningProblem, got a {type(problem).__name__}")
+    if not isinstance(method, (str, Method)):
+        raise ValueError(
+            f"the method is a name of fb.methods.NAMES or one such as fb.BilevelSolver(), got "
+            f"{method!r}"
+        )
     if isinstance(method, str):
         method = by_name(method, **options)
     elif options:
@@ -221,6 +230,13 @@ def solve(
         )
     Budget.of(problem.layers, method.granularity, method.budget).keep(method.sparsity)
     method.plan(problem)  # refused before any work
+    if dense is not None and not isinstance(dense, Reference):
+        dense = problem.refer(problem.network(dense))
+    if dense is not None and len(dense.correct) != len(problem.y):
+        raise ValueError(
+            f"the dense reference has {len(dense.correct)} rows and the problem {len(problem.y)}: "
+            "give its network (dense.network)"
+        )
     if isinstance(checkpoints, (str, Path)):
         checkpoints = Checkpoints(Path(checkpoints))
     try:
@@ -233,8 +249,6 @@ def solve(
                 callback=callback,
                 checkpoints=checkpoints,
             )
-        elif isinstance(dense, Network):
-            dense = problem.refer(dense)
         return method.run(problem, dense, callback=callback, checkpoints=checkpoints)
     finally:
         if checkpoints is not None:

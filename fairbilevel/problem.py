@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -15,13 +17,14 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from fairbilevel import _trees, fairness, masks, models
+from fairbilevel import _trees, devices, fairness, masks, models
 from fairbilevel import data as fb_data
 from fairbilevel.devices import Placement, Program
 from fairbilevel.fairness import Constraint, Custom, Measurement, Outcomes
 
 REPORTED_ROLES = ("fit", "select", "tune", "test")
 _EVALUATION_ROWS = 256  # of a compiled call
+_LEAST_SKILL = 0.2  # of what lies between a constant answer and no error
 
 
 @dataclass(frozen=True)
@@ -170,11 +173,50 @@ def _placed(model: models.Model, placement: Placement) -> models.Model:
     return dataclasses.replace(model, apply=apply)
 
 
+def _counted(
+    given: Bool[np.ndarray, " groups"] | None, groups: Sequence[str]
+) -> Bool[np.ndarray, " groups"]:
+    """Which groups claims speak of, all by default."""
+    if given is None:
+        return np.ones(len(groups), bool)
+    counted = np.asarray(given)
+    if counted.shape != (len(groups),) or counted.dtype != bool or not counted.any():
+        raise ValueError(
+            f"counted holds one truth value for each of the {len(groups)} groups "
+            f"({', '.join(groups)}), some of them true, got {given!r}"
+        )
+    return counted
+
+
+def _takes_whole(model: models.Model | str, data: fb_data.Dataset, normalize: Any) -> bool:
+    """Whether whole numbers stay what they are: where the model takes nothing else, or nothing is
+    to be done to them.
+
+    Raises:
+        ValueError: the model would round what has been standardized.
+    """
+    if isinstance(model, str) or not isinstance(data.inputs, np.ndarray):
+        return False
+    shape = tuple(data.inputs.shape[1:])
+    given = data.inputs.dtype == np.int32
+    any_number = models.refusal(model, shape, jnp.float32) is None
+    if given and (normalize == "none" or not any_number):
+        return models.refusal(model, shape, jnp.int32) is None
+    if normalize == "fit" and any_number and models.rounds_inputs(model, shape):
+        raise ValueError(
+            f"model {model.name!r} turns its inputs into whole numbers, and they would be "
+            "standardized before: give normalize='none', and x as integers"
+        )
+    return False
+
+
 @functools.lru_cache(maxsize=64)
-def _layers(model: models.Model, shape: tuple[int, ...], prune_classifier: bool) -> masks.Layers:
+def _layers(
+    model: models.Model, shape: tuple[int, ...], dtype: np.dtype, prune_classifier: bool
+) -> masks.Layers:
     """What can be pruned. Shapes decide it: no array of a large model is made for it."""
     params, state = _shapes(model)
-    sample = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
+    sample = jax.ShapeDtypeStruct((2, *shape), dtype)
     found = masks.find_layers(model.apply, params, state, sample)
     return masks.select_layers(found, prune_classifier=prune_classifier)
 
@@ -210,6 +252,7 @@ class Reference:
         gradient_evaluations: what its training cost, 0 if it was given.
         seed: of its training, where it was trained here: its initial weights can be had again.
         rollbacks: each time its training diverged and went back (``fb.Solution.rollbacks``).
+        warnings: sentences a reader should know of a dense model that was given.
     """
 
     network: Network
@@ -219,6 +262,7 @@ class Reference:
     gradient_evaluations: float = 0.0
     seed: int | None = None
     rollbacks: tuple[dict[str, Any], ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 class FairPruningProblem:
@@ -226,11 +270,16 @@ class FairPruningProblem:
 
     Args:
         model: a ``fb.models.Model``, a ``flax.nnx.Module`` or the name of a built-in model.
-        x: rows ``[rows, ...]``: uint8 images, float features, or a ``fb.data.Dataset`` that brings
-            labels and groups with it.
+        x: rows ``[rows, ...]``: uint8 images, numbers, or a ``fb.data.Dataset`` that brings labels
+            and groups with it. Whole numbers (tokens of a text) stay what they are for a model
+            that takes nothing else, or with ``normalize="none"``.
         y: int ``[rows]``, class of each row.
         group: int or str ``[rows]``, group of each row.
-        constraints: fairness constraints, each at most once; none means accuracy alone.
+        constraints: fairness constraints, each at most once, or a single one; none means accuracy
+            alone.
+        normalize: what becomes of inputs: fit (standardized by the rows of fit), none (left as they
+            are), or mean and deviation as MEAN,STD, one number or one a channel (of images, on
+            the scale 0 to 1); as a dense model from elsewhere was trained.
         roles: row indices by role (``fb.data.split_roles``); drawn from ``seed`` by default.
         counted: bool ``[groups]``, groups that claims speak of; all by default.
         role_fractions: shares of the five roles where ``roles`` is not given.
@@ -251,11 +300,13 @@ class FairPruningProblem:
         layers: prunable layers of the model, and its coupled channels.
         placement: where rows, weights and scores lie.
         built_in: whether the model was given by name, and so can be rebuilt from a file.
+        normalization: ``normalize`` as text.
         share: float32 ``[groups]`` by role: the groups' shares among that role's rows.
 
     Raises:
         ValueError: rows, labels and groups of different lengths, values that are not finite, a
-            group or class without rows in a role, a model whose logits do not match the classes.
+            group or class without rows in a role, roles that overlap, a model that is none, is too
+            large, or whose logits do not match the classes.
     """
 
     def __init__(
@@ -265,7 +316,8 @@ class FairPruningProblem:
         y: Any = None,
         group: Any = None,
         *,
-        constraints: Sequence[Constraint] = (),
+        constraints: Constraint | Sequence[Constraint] = (),
+        normalize: fb_data.Normalize = "fit",
         roles: Mapping[str, Int[np.ndarray, " n"]] | None = None,
         counted: Bool[np.ndarray, " groups"] | None = None,
         role_fractions: Mapping[str, float] | None = None,
@@ -290,15 +342,26 @@ class FairPruningProblem:
                 f"each constraint can be given once, got {', '.join(names)}: a tolerance may "
                 "differ by group"
             )
-        self.counted = (
-            np.ones(len(data.groups), bool) if counted is None else np.asarray(counted, bool)
-        )
+        self.counted = _counted(counted, data.groups)
         if roles is None:
             fractions = fb_data.FRACTIONS if role_fractions is None else role_fractions
             roles = fb_data.split_roles(data, fractions, seed, self.counted)
-        self.roles = {name: np.asarray(roles[name]) for name in fb_data.ROLES}
+        self.roles = fb_data.check_roles(data, roles, self.counted)
         self.select_outer, self.select_duals = fb_data.role_halves(self.roles["select"], data, seed)
-        self.encoder = fb_data.Encoder.fit(data, self.roles["fit"])
+        self.built_in, self.width = isinstance(model, str), width
+        if not isinstance(model, str):
+            model = models.as_model(model)
+            if remat:
+                raise ValueError(
+                    "remat is for built-in models, given by name: put jax.checkpoint or nnx.remat "
+                    "around the blocks of your own"
+                )
+            if width is not None:
+                raise ValueError("width is for built-in models, given by name: yours has its own")
+        self.encoder = fb_data.Encoder.fit(
+            data, self.roles["fit"], normalize, whole=_takes_whole(model, data, normalize)
+        )
+        self.normalization = fb_data.write_normalize(normalize)
         self.inputs = self.encoder.transform(data.inputs)
         if self.inputs.dtype != np.uint8 and not np.isfinite(self.inputs).all():
             raise ValueError("the inputs hold values that are not finite (NaN or infinity)")
@@ -309,7 +372,6 @@ class FairPruningProblem:
             if data.weight is None
             else np.asarray(data.weight, np.float32)
         )
-        self.built_in, self.width = isinstance(model, str), width
         if isinstance(model, str):
             model = _built_in(
                 model,
@@ -319,20 +381,14 @@ class FairPruningProblem:
                 remat,
                 jnp.dtype(jax.dtypes.canonicalize_dtype(float)),
             )
-        elif remat:
-            raise ValueError(
-                "remat is for built-in models, given by name: put jax.checkpoint or nnx.remat "
-                "around the blocks of your own"
-            )
-        elif isinstance(model, nnx.Module):
-            model = models.from_nnx(model)
         if accumulate < 1:
             raise ValueError(f"accumulate must be at least 1 micro-batch, got {accumulate}")
         self.model = model
         self.precision, self.accumulate = models.check_precision(precision), accumulate
         self.share = {name: self._shares(rows) for name, rows in self.roles.items()}
+        self._check_size()
         self._check_logits()
-        self.layers = _layers(model, self.inputs.shape[1:], prune_classifier)
+        self.layers = _layers(model, self.inputs.shape[1:], self.encoder.dtype, prune_classifier)
         params, _ = _shapes(model)
         shapes = {tuple(leaf.shape) for leaf in jax.tree.leaves(params)}
         self.placement = (placement or Placement.over()).splitting(shapes)
@@ -350,24 +406,44 @@ class FairPruningProblem:
         count = np.bincount(cell, minlength=shape[0] * shape[1]).reshape(shape)
         return (count / max(count.sum(), 1)).astype(np.float32)
 
-    def _check_logits(self) -> None:
-        params, state = _shapes(self.model)
-        x = jax.ShapeDtypeStruct((2, *self.inputs.shape[1:]), jnp.float32)
-        try:
-            out, _ = jax.eval_shape(
-                lambda p, s, x: self.model.apply(p, s, x, False, jax.random.key(0)),
-                params,
-                state,
-                x,
+    def _check_size(self) -> None:
+        """Refuse a model that cannot be trained here, before any array of it is made."""
+        params, _ = _shapes(self.model)
+        leaves = jax.tree.leaves(params)
+        count = sum(math.prod(leaf.shape) for leaf in leaves)
+        # Weights, their gradient, an optimizer's moment and the mask's scores.
+        needed = 4 * sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
+        there = devices.memory()
+        if needed > there:
+            raise ValueError(
+                f"model {self.model.name!r} has {count:,} parameters, which take "
+                f"{needed / 2**30:,.0f} GiB to train, and {there / 2**30:,.0f} GiB are there: make "
+                "it narrower (width), or the rows smaller"
             )
-        except (TypeError, ValueError) as error:
+
+    def _check_logits(self) -> None:
+        shape, name = self.inputs.shape[1:], self.model.name
+        why = models.refusal(self.model, shape, self.encoder.dtype)
+        if why is not None:
+            said = f"model {name!r} does not take rows of shape {list(shape)}: {why}"
+            if models.refusal(self.model, shape, jnp.int32) is None:
+                said += "; it takes whole numbers alone: give x as int32"
+            raise ValueError(said)
+        params, state = _shapes(self.model)
+        x = jax.ShapeDtypeStruct((2, *shape), self.encoder.dtype)
+        out = jax.eval_shape(
+            lambda p, s, x: self.model.apply(p, s, x, False, jax.random.key(0))[0],
+            params,
+            state,
+            x,
+        )
+        given = getattr(out, "shape", None)
+        if given is None or len(given) != 2:
+            said = "several arrays" if given is None else f"an array of shape {list(given)}"
+            raise ValueError(f"model {name!r} gives {said} for 2 rows, not logits [2, classes]")
+        if given != (2, len(self.data.classes)):
             raise ValueError(
-                f"model {self.model.name!r} does not take rows of shape "
-                f"{list(self.inputs.shape[1:])}: {str(error).splitlines()[0]}"
-            ) from error
-        if out.shape != (2, len(self.data.classes)):
-            raise ValueError(
-                f"model {self.model.name!r} gives {out.shape[-1]} logits a row, the data has "
+                f"model {name!r} gives {given[-1]} logits a row, the data has "
                 f"{len(self.data.classes)} classes"
             )
 
@@ -431,9 +507,9 @@ class FairPruningProblem:
         """Names of the groups."""
         return self.data.groups
 
-    def normalize(self, x: Array) -> Float[Array, "rows ..."]:
-        """Encoded rows as the model takes them: float32, standardized by the fit rows. Parameters
-        of a wider type widen what follows."""
+    def normalize(self, x: Array) -> Shaped[Array, "rows ..."]:
+        """Encoded rows as the model takes them: float32 and standardized, or whole numbers as they
+        are. Parameters of a wider type widen what follows."""
         return self.encoder.normalize(x)
 
     def logits(
@@ -459,6 +535,44 @@ class FairPruningProblem:
             return Network(*_START(self.model, placed, placement=self.placement))
         return Network(*self.placement.place(self.model.init(jax.random.key(seed))))
 
+    def network(self, given: Any) -> Network:
+        """Parameters and state as a network of this problem's model.
+
+        Args:
+            given: a ``Network``, a pair of parameters and state, parameters alone where the model
+                has no state, a ``flax.nnx`` module of the model's class, or its state.
+
+        Raises:
+            ValueError: none of these, or of another model.
+        """
+        if isinstance(given, nnx.Module):
+            given = nnx.state(given)
+        if isinstance(given, nnx.State):
+            given = models.named_arrays(given)
+        if isinstance(given, Network):
+            given = given.params, given.state
+        elif isinstance(given, Mapping):
+            given = given, {}
+        if not isinstance(given, tuple) or len(given) != 2:
+            how = "give a fb.Network(params, state), or a flax.nnx module of the model's class"
+            if isinstance(given, (str, PathLike)):
+                how = "that of a run is fb.load_run(path).dense"
+            raise ValueError(f"a {type(given).__name__} is no dense model: {how}")
+        return Network(
+            self._fitting("parameter tree", given[0], self.shapes.params),
+            self._fitting("state", given[1], self.shapes.state),
+        )
+
+    def _fitting(self, what: str, given: Any, like: Any) -> Any:
+        have, said = _trees.flatten_named(given), f"is not of model {self.model.name!r}"
+        try:
+            filled = _trees.fill_named(like, have)
+        except ValueError as error:
+            raise ValueError(f"the dense model {said}: {error}") from None
+        if more := have.keys() - _trees.flatten_named(like).keys():
+            raise ValueError(f"the dense model {said}, whose {what} knows no {min(more)!r}")
+        return jax.tree.map(lambda leaf, to: jnp.asarray(leaf, to.dtype), filled, like)
+
     def refer(self, network: Network, gradient_evaluations: float = 0.0) -> Reference:
         """The dense reference of a network: its outcome on every row except those of certify."""
         network = Network(*self.placement.place((network.params, network.state)))
@@ -472,7 +586,25 @@ class FairPruningProblem:
             rows = self.roles[name]
             logits[rows] = self.logits(network, self.inputs[rows])
             correct[rows], loss[rows] = fairness.judge(logits[rows], self.y[rows])
-        return Reference(network, correct, loss, logits, gradient_evaluations)
+        warnings = () if gradient_evaluations else self._doubts(correct)
+        return Reference(network, correct, loss, logits, gradient_evaluations, warnings=warnings)
+
+    def _doubts(self, correct: Bool[np.ndarray, " rows"]) -> tuple[str, ...]:
+        """A sentence on a given dense model that is hardly better than one constant answer: it may
+        have been trained on rows of another form."""
+        rows = np.concatenate([self.roles[name] for name in REPORTED_ROLES])
+        right, classes = float(correct[rows].mean()), self.data.classes
+        share = np.bincount(self.y[rows], minlength=len(classes)) / len(rows)
+        most = int(share.argmax())
+        if right - share[most] >= _LEAST_SKILL * (1 - share[most]):
+            return ()
+        return (
+            f"the given dense model is right on {100 * right:.1f} % of the rows, where always "
+            f"answering {classes[most]!r} would be on {100 * share[most]:.1f} %: if it was better "
+            "where it was trained, its inputs were normalized in another way (normalize) or its "
+            f"classes stand in another order than {', '.join(classes[:10])}"
+            f"{', ...' * (len(classes) > 10)}",
+        )
 
     def outcomes(
         self, network: Network, reference: Reference | None, rows: Int[np.ndarray, " n"]
@@ -509,13 +641,22 @@ class FairPruningProblem:
         setattr(other, name, value)
         return other
 
-    def bound(self, constraints: Sequence[Constraint]) -> tuple[Constraint, ...]:
+    def bound(self, constraints: Constraint | Sequence[Constraint]) -> tuple[Constraint, ...]:
         """Constraints with their tolerances in the order of this problem's groups.
 
         Raises:
-            ValueError: tolerances for other groups, or not for all of them.
+            ValueError: no constraints, tolerances for other groups, or not for all of them.
         """
-        return tuple(c.bound_to(self.data.groups, self.data.classes) for c in constraints)
+        given: tuple[Any, ...] = (
+            tuple(constraints) if isinstance(constraints, (tuple, list)) else (constraints,)
+        )
+        for c in given:
+            if not isinstance(c, Constraint):
+                raise ValueError(
+                    "constraints are objects such as fb.fairness.ExcessAccuracyGap(0.02), got "
+                    f"{c!r}; fb.fairness.parse_constraint makes one of text"
+                )
+        return tuple(c.bound_to(self.data.groups, self.data.classes) for c in given)
 
     def own_or(self, constraint: Constraint) -> Constraint:
         """This problem's own constraint of that kind if it has one, else the one given."""

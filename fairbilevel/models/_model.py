@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
+from flax import linen, nnx
 from jaxtyping import Array
 
 Params = Any
@@ -32,6 +32,34 @@ class Model:
     init: Callable[[Array], tuple[Params, ModelState]]
     apply: Callable[[Params, ModelState, Array, bool, Array], tuple[Array, ModelState]]
     name: str = "model"
+
+
+def as_model(given: Any) -> Model:
+    """A model, or a ``flax.nnx`` module as one.
+
+    Raises:
+        ValueError: anything else, with the adapter that it wants.
+    """
+    if isinstance(given, Model):
+        return given
+    if isinstance(given, nnx.Module):
+        return from_nnx(given)
+    if isinstance(given, linen.Module):
+        how = "give fb.models.from_linen(module, x[:1]), whose sample shows the shape of a row"
+    elif callable(given):
+        how = (
+            "give fb.models.from_nnx(f) of a function rngs -> module, or fb.models.from_function("
+            "f, params) of a function (params, x) -> logits"
+        )
+    else:
+        how = "give a flax.nnx module, a fb.models.Model or the name of a built-in one"
+    raise ValueError(f"a {type(given).__name__} is no model yet: {how}")
+
+
+def named_arrays(state: Any) -> tuple[Params, ModelState]:
+    """Trained parameters, and everything else but random streams, of an ``nnx.State``."""
+    params, _, rest = nnx.split_state(state, nnx.Param, nnx.RngState, ...)
+    return nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
 
 
 def _parts(module: nnx.Module) -> Any:
