@@ -12,7 +12,6 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from fairbilevel import export, report
-from fairbilevel.models import Model
 from fairbilevel.problem import predict
 from fairbilevel.records import (
     ANALYSIS,
@@ -143,7 +142,12 @@ def save_run(
     """
     folder = Path(path)
     result = build_result(solution, baseline, seed=seed)
-    config = {"sparsity": solution.sparsity, "granularity": solution.granularity, "seed": seed}
+    config = {
+        "sparsity": solution.sparsity,
+        "granularity": solution.granularity,
+        "normalize": solution.problem.normalization,
+        "seed": seed,
+    }
     lines = claim(folder, config, overwrite)
     beside = [] if baseline is None else baseline.history
     told = of_baseline(sum({entry["phase"]: entry["steps"] for entry in beside}.values()))
@@ -195,12 +199,12 @@ class Run(export.ModelFiles):
         return self.logits(inputs).argmax(-1)
 
 
-def load_run(path: str | Path, *, model: Model | None = None) -> Run:
+def load_run(path: str | Path, *, model: Any = None) -> Run:
     """Read a finished run folder; nothing in it is executed.
 
     Args:
         path: the folder.
-        model: needed where the run's model was the user's own.
+        model: needed where the run's model was the user's own: a ``Model`` or ``flax.nnx`` module.
 
     Raises:
         ValueError: not a finished run, damaged, or from a newer schema.

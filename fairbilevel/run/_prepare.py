@@ -16,8 +16,9 @@ from fairbilevel.data import Dataset
 from fairbilevel.devices import Placement
 from fairbilevel.masks import Budget
 from fairbilevel.problem import FairPruningProblem, Network
-from fairbilevel.records import MODEL, RecordError, is_run_folder
+from fairbilevel.records import CONFIG, MODEL, RecordError, is_run_folder, read_json
 from fairbilevel.run._config import Config
+from fairbilevel.run._rows import read_rows
 from fairbilevel.train import Method
 
 log = logging.getLogger("fairbilevel")
@@ -105,4 +106,24 @@ def _given_dense(path: Path, problem: FairPruningProblem) -> Network:
         if not is_run_folder(path):
             raise RecordError(f"--dense {path} is neither a run folder nor an .npz of parameters")
         source = path / MODEL / "dense.npz"
+        _refuse_other_inputs(path, problem)
     return export.load_network(source, problem.model)
+
+
+def _refuse_other_inputs(path: Path, problem: FairPruningProblem) -> None:
+    """Refuse the dense model of a run that has used rows which are to judge it here, or that has
+    normalized its inputs in another way."""
+    there = fb_data.write_normalize(read_json(path / CONFIG).get("normalize", "fit"))
+    if there != problem.normalization:
+        raise ValueError(
+            f"--dense {path} was made with --normalize {there}, and here it is "
+            f"{problem.normalization}: give the same"
+        )
+    met = read_rows(path).met(problem.data)
+    for role in ("test", "certify"):
+        rows = problem.roles[role]
+        if used := int(met[rows].sum()):
+            raise ValueError(
+                f"--dense {path} has used {used} of the {len(rows)} {role} rows of this run to fit "
+                "or to choose, so they can judge nothing: give its --seed and role options"
+            )
