@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax.errors import FlaxError
 from jax.extend import core as jex_core
 
 from fairbilevel.models._model import Model
@@ -16,7 +17,7 @@ def refusal(model: Model, shape: tuple[int, ...], dtype: Any) -> str | None:
     """Why a model does not take rows of a shape and type, in a line; ``None`` if it does."""
     try:
         jax.eval_shape(*_call(model, shape, dtype))
-    except (TypeError, ValueError, IndexError) as error:
+    except (TypeError, ValueError, IndexError, FlaxError) as error:
         return next(iter(str(error).splitlines()), type(error).__name__)
     return None
 

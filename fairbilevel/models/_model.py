@@ -125,14 +125,14 @@ def _restore(like: Any, pure: Any) -> Any:
     return jax.tree.unflatten(jax.tree.structure(like), jax.tree.leaves(pure))
 
 
-def from_linen(module: Any, sample_input: Array, *, name: str | None = None) -> Model:
+def from_linen(module: Any, sample_input: Any, *, name: str | None = None) -> Model:
     """A ``Model`` from a ``flax.linen`` module.
 
     Args:
         module: a ``flax.linen.Module`` whose ``__call__`` takes the input and, if it behaves
             differently in training, one of ``train``, ``training``, ``is_training`` or
             ``deterministic``.
-        sample_input: float ``[rows, ...]``, only its shape and dtype matter.
+        sample_input: array ``[rows, ...]``, only its shape and dtype matter.
         name: what reports call it; by default the class name.
     """
     accepted = inspect.signature(module.__call__).parameters

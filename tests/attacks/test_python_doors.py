@@ -200,6 +200,10 @@ MODELS = {
     "a constructor": (Net, r"fb\.models\.from_nnx"),
     "a linen module": (linen.Dense(2), r"fb\.models\.from_linen"),
     "parameters": ({"kernel": X}, "a dict is no model yet"),
+    "a linen module of other columns": (
+        fb.models.from_linen(linen.Dense(2), X[:1, :3]),
+        r"does not take rows of shape \[4",
+    ),
     "a name that is none": ("resnet-18", "did you mean 'resnet18'"),
     "an image model": ("cnn", "wants images"),
     "one logit": (fb.models.from_function(lambda p, x: x @ p, X[:4, :1]), "gives 1 logits a row"),
