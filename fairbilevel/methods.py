@@ -8,11 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flax import nnx
-
-from fairbilevel import _options, hypergrad, masks, models, pruners
+from fairbilevel import _options, hypergrad, masks, pruners
 from fairbilevel.masks import Budget
-from fairbilevel.problem import FairPruningProblem, Network, Reference
+from fairbilevel.problem import FairPruningProblem, Reference
 from fairbilevel.records import Checkpoints
 from fairbilevel.solver import BiFP, BilevelSolver, BiP
 from fairbilevel.train import Callback, Method, Solution, train_dense
@@ -180,24 +178,6 @@ def by_name(text: str, **options: Any) -> Method:
     return entry.kind(**{**options, **given, **entry.fixed})
 
 
-def _network(dense: Any) -> Network:
-    """The network in what a caller has of it.
-
-    Raises:
-        ValueError: what it would have to be.
-    """
-    if isinstance(dense, Network):
-        return dense
-    if isinstance(dense, nnx.Module):
-        return Network(*models.split_nnx(dense))
-    if isinstance(dense, tuple) and len(dense) == 2 and all(isinstance(v, dict) for v in dense):
-        return Network(*dense)
-    how = "a Network(params, state), a flax.nnx.Module or a Reference"
-    if isinstance(dense, (str, Path)):
-        how += f"; of a run folder fb.load_run({str(dense)!r}).dense"
-    raise ValueError(f"dense must be {how}, not {type(dense).__name__}")
-
-
 def solve(
     problem: FairPruningProblem,
     method: Method | str = "bilevel",
@@ -219,8 +199,8 @@ def solve(
     Args:
         problem: what to solve.
         method: a method, or the name of one (``fb.methods.NAMES``).
-        dense: the dense model, if there is one: a ``Reference``, a ``Network`` or a pair of
-            parameters and state, or a ``flax.nnx.Module`` of the problem's model.
+        dense: the dense model, if there is one: a ``Reference``, or whatever ``problem.network``
+            takes: a ``Network``, parameters and state, a ``flax.nnx`` module.
         callback: receives one record a stage.
         dense_steps: gradient steps of the dense model, where it is trained here.
         checkpoints: where checkpoints go, a folder or ``fb.records.Checkpoints``; where there are
@@ -231,8 +211,16 @@ def solve(
     Raises:
         DivergenceError: the loss is not finite or exploded, with smaller steps too.
         CheckpointError: the checkpoints are of another run, or cannot be written.
-        ValueError: an option that the method does not have, or outside its range.
+        ValueError: an option that the method does not have, or outside its range; a problem, method
+            or dense model that is none.
     """
+    if not isinstance(problem, FairPruningProblem):
+        raise ValueError(f"solve takes a fb.FairPruningProblem, got a {type(problem).__name__}")
+    if not isinstance(method, (str, Method)):
+        raise ValueError(
+            f"the method is a name of fb.methods.NAMES or one such as fb.BilevelSolver(), got "
+            f"{method!r}"
+        )
     if isinstance(method, str):
         method = by_name(method, **options)
     elif options:
@@ -242,6 +230,13 @@ def solve(
         )
     Budget.of(problem.layers, method.granularity, method.budget).keep(method.sparsity)
     method.plan(problem)  # refused before any work
+    if dense is not None and not isinstance(dense, Reference):
+        dense = problem.refer(problem.network(dense))
+    if dense is not None and len(dense.correct) != len(problem.y):
+        raise ValueError(
+            f"the dense reference has {len(dense.correct)} rows and the problem {len(problem.y)}: "
+            "give its network (dense.network)"
+        )
     if isinstance(checkpoints, (str, Path)):
         checkpoints = Checkpoints(Path(checkpoints))
     try:
@@ -254,8 +249,6 @@ def solve(
                 callback=callback,
                 checkpoints=checkpoints,
             )
-        elif not isinstance(dense, Reference):
-            dense = problem.refer(_network(dense))
         return method.run(problem, dense, callback=callback, checkpoints=checkpoints)
     finally:
         if checkpoints is not None:

@@ -8,6 +8,7 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -16,16 +17,14 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from fairbilevel import _display, _trees, fairness, masks, models
+from fairbilevel import _display, _trees, devices, fairness, masks, models
 from fairbilevel import data as fb_data
 from fairbilevel.devices import Placement, Program
 from fairbilevel.fairness import Constraint, Custom, Measurement, Outcomes
 
 REPORTED_ROLES = ("fit", "select", "tune", "test")
 _EVALUATION_ROWS = 256  # of a compiled call
-
-
-_MOST_PARAMETERS = 10**10
+_LEAST_SKILL = 0.2  # of what lies between a constant answer and no error
 
 
 @dataclass(frozen=True)
@@ -189,11 +188,50 @@ def _placed(model: models.Model, placement: Placement) -> models.Model:
     return dataclasses.replace(model, apply=apply)
 
 
+def _counted(
+    given: Bool[np.ndarray, " groups"] | None, groups: Sequence[str]
+) -> Bool[np.ndarray, " groups"]:
+    """Which groups claims speak of, all by default."""
+    if given is None:
+        return np.ones(len(groups), bool)
+    counted = np.asarray(given)
+    if counted.shape != (len(groups),) or counted.dtype != bool or not counted.any():
+        raise ValueError(
+            f"counted holds one truth value for each of the {len(groups)} groups "
+            f"({', '.join(groups)}), some of them true, got {given!r}"
+        )
+    return counted
+
+
+def _takes_whole(model: models.Model | str, data: fb_data.Dataset, normalize: Any) -> bool:
+    """Whether whole numbers stay what they are: where the model takes nothing else, or nothing is
+    to be done to them.
+
+    Raises:
+        ValueError: the model would round what has been standardized.
+    """
+    if isinstance(model, str) or not isinstance(data.inputs, np.ndarray):
+        return False
+    shape = tuple(data.inputs.shape[1:])
+    given = data.inputs.dtype == np.int32
+    any_number = models.refusal(model, shape, jnp.float32) is None
+    if given and (normalize == "none" or not any_number):
+        return models.refusal(model, shape, jnp.int32) is None
+    if normalize == "fit" and any_number and models.rounds_inputs(model, shape):
+        raise ValueError(
+            f"model {model.name!r} turns its inputs into whole numbers, and they would be "
+            "standardized before: give normalize='none', and x as integers"
+        )
+    return False
+
+
 @functools.lru_cache(maxsize=64)
-def _layers(model: models.Model, shape: tuple[int, ...], prune_classifier: bool) -> masks.Layers:
+def _layers(
+    model: models.Model, shape: tuple[int, ...], dtype: np.dtype, prune_classifier: bool
+) -> masks.Layers:
     """What can be pruned. Shapes decide it: no array of a large model is made for it."""
     params, state = _shapes(model)
-    sample = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
+    sample = jax.ShapeDtypeStruct((2, *shape), dtype)
     found = masks.find_layers(model.apply, params, state, sample)
     return masks.select_layers(found, prune_classifier=prune_classifier)
 
@@ -217,35 +255,6 @@ def _told(tolerance: Any) -> str:
     return f"{min(tolerance):.10g} to {max(tolerance):.10g} by group"
 
 
-def _checked_roles(roles: Mapping[str, Any], rows: int) -> dict[str, np.ndarray]:
-    """Row numbers of every role: whole, in range, and each in one role only.
-
-    Raises:
-        ValueError: which role is wrong, and how.
-    """
-    missing = [name for name in fb_data.ROLES if name not in roles]
-    if missing:
-        raise ValueError(
-            f"roles lack {', '.join(missing)}: all of {', '.join(fb_data.ROLES)} are needed, "
-            "certify may be empty"
-        )
-    found = {name: np.asarray(roles[name]) for name in fb_data.ROLES}
-    for name, values in found.items():
-        if not values.size:
-            found[name] = values = np.zeros(0, np.int64)
-        if values.ndim != 1 or values.dtype.kind not in "iu":
-            raise ValueError(f"role {name} must hold row numbers, its type is {values.dtype}")
-        if values.size and not 0 <= values.min() <= values.max() < rows:
-            raise ValueError(f"role {name} names rows outside the {rows} there are")
-    times = np.bincount(np.concatenate(list(found.values())).astype(np.int64), minlength=rows)
-    if times.max(initial=0) > 1:
-        raise ValueError(
-            f"{int((times > 1).sum())} rows are in more than one role, or twice in one: roles must "
-            "be disjoint"
-        )
-    return found
-
-
 def _local(leaf: Any) -> np.ndarray:
     """The entries of an array that this process can read."""
     if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
@@ -265,7 +274,7 @@ class Reference:
         gradient_evaluations: what its training cost, 0 if it was given.
         seed: of its training, where it was trained here: its initial weights can be had again.
         rollbacks: each time its training diverged and went back (``fb.Solution.rollbacks``).
-        warnings: what makes a given network look like none for these inputs.
+        warnings: sentences a reader should know of a dense model that was given.
     """
 
     network: Network
@@ -292,11 +301,16 @@ class FairPruningProblem:
 
     Args:
         model: a ``fb.models.Model``, a ``flax.nnx.Module`` or the name of a built-in model.
-        x: rows ``[rows, ...]``: uint8 images, float features, or a ``fb.data.Dataset`` that brings
-            labels and groups with it.
+        x: rows ``[rows, ...]``: uint8 images, numbers, or a ``fb.data.Dataset`` that brings labels
+            and groups with it. Whole numbers (tokens of a text) stay what they are for a model
+            that takes nothing else, or with ``normalize="none"``.
         y: int ``[rows]``, class of each row.
         group: int or str ``[rows]``, group of each row.
-        constraints: fairness constraints, each at most once; none means accuracy alone.
+        constraints: fairness constraints, each at most once, or a single one; none means accuracy
+            alone.
+        normalize: what becomes of inputs: fit (standardized by the rows of fit), none (left as they
+            are), or mean and deviation as MEAN,STD, one number or one a channel (of images, on
+            the scale 0 to 1); as a dense model from elsewhere was trained.
         roles: row indices by role (``fb.data.split_roles``); drawn from ``seed`` by default.
         counted: bool ``[groups]``, groups that claims speak of; all by default.
         role_fractions: shares of the five roles where ``roles`` is not given.
@@ -317,11 +331,13 @@ class FairPruningProblem:
         layers: prunable layers of the model, and its coupled channels.
         placement: where rows, weights and scores lie.
         built_in: whether the model was given by name, and so can be rebuilt from a file.
+        normalization: ``normalize`` as text.
         share: float32 ``[groups]`` by role: the groups' shares among that role's rows.
 
     Raises:
         ValueError: rows, labels and groups of different lengths, values that are not finite, a
-            group or class without rows in a role, a model whose logits do not match the classes.
+            group or class without rows in a role, roles that overlap, a model that is none, is too
+            large, or whose logits do not match the classes.
     """
 
     def __init__(
@@ -331,9 +347,10 @@ class FairPruningProblem:
         y: Any = None,
         group: Any = None,
         *,
-        constraints: Any = (),
-        roles: Mapping[str, Any] | None = None,
-        counted: Any = None,
+        constraints: Constraint | Sequence[Constraint] = (),
+        normalize: fb_data.Normalize = "fit",
+        roles: Mapping[str, Int[np.ndarray, " n"]] | None = None,
+        counted: Bool[np.ndarray, " groups"] | None = None,
         role_fractions: Mapping[str, float] | None = None,
         width: int | None = None,
         prune_classifier: bool = False,
@@ -359,20 +376,26 @@ class FairPruningProblem:
                 f"each constraint can be given once, got {', '.join(names)}: a tolerance may "
                 "differ by group"
             )
-        self.counted = (
-            np.ones(len(data.groups), bool) if counted is None else np.asarray(counted, bool)
-        )
-        if self.counted.shape != (len(data.groups),):
-            raise ValueError(
-                f"counted has shape {list(self.counted.shape)} where there are {len(data.groups)} "
-                "groups"
-            )
+        self.counted = _counted(counted, data.groups)
         if roles is None:
             fractions = fb_data.FRACTIONS if role_fractions is None else role_fractions
             roles = fb_data.split_roles(data, fractions, seed, self.counted)
-        self.roles = _checked_roles(roles, len(data))
+        self.roles = fb_data.check_roles(data, roles, self.counted)
         self.select_outer, self.select_duals = fb_data.role_halves(self.roles["select"], data, seed)
-        self.encoder = fb_data.Encoder.fit(data, self.roles["fit"])
+        self.built_in, self.width = isinstance(model, str), width
+        if not isinstance(model, str):
+            model = models.as_model(model)
+            if remat:
+                raise ValueError(
+                    "remat is for built-in models, given by name: put jax.checkpoint or nnx.remat "
+                    "around the blocks of your own"
+                )
+            if width is not None:
+                raise ValueError("width is for built-in models, given by name: yours has its own")
+        self.encoder = fb_data.Encoder.fit(
+            data, self.roles["fit"], normalize, whole=_takes_whole(model, data, normalize)
+        )
+        self.normalization = fb_data.write_normalize(normalize)
         self.inputs = self.encoder.transform(data.inputs)
         if self.inputs.dtype != np.uint8 and not np.isfinite(self.inputs).all():
             raise ValueError("the inputs hold values that are not finite (NaN or infinity)")
@@ -383,7 +406,6 @@ class FairPruningProblem:
             if data.weight is None
             else np.asarray(data.weight, np.float32)
         )
-        self.built_in, self.width = isinstance(model, str), width
         if isinstance(model, str):
             model = _built_in(
                 model,
@@ -393,33 +415,15 @@ class FairPruningProblem:
                 remat,
                 jnp.dtype(jax.dtypes.canonicalize_dtype(float)),
             )
-        elif remat:
-            raise ValueError(
-                "remat is for built-in models, given by name: put jax.checkpoint or nnx.remat "
-                "around the blocks of your own"
-            )
-        elif isinstance(model, nnx.Module):
-            model = models.from_nnx(model)
-        elif not isinstance(model, models.Model):
-            raise ValueError(
-                "the model must be the name of a built-in one, a flax.nnx.Module or a "
-                f"fb.models.Model, not {type(model).__name__}: fb.models.from_linen and "
-                "from_function make one"
-            )
         if accumulate < 1:
             raise ValueError(f"accumulate must be at least 1 micro-batch, got {accumulate}")
         self.model = model
         self.precision, self.accumulate = models.check_precision(precision), accumulate
         self.share = {name: self._shares(rows) for name, rows in self.roles.items()}
+        self._check_size()
         self._check_logits()
-        self.layers = _layers(model, self.inputs.shape[1:], prune_classifier)
+        self.layers = _layers(model, self.inputs.shape[1:], self.encoder.dtype, prune_classifier)
         params, _ = _shapes(model)
-        size = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
-        if size > _MOST_PARAMETERS:
-            raise ValueError(
-                f"model {model.name!r} has {size:,} parameters on these inputs, more than a "
-                "machine holds several copies of: take a smaller width"
-            )
         shapes = {tuple(leaf.shape) for leaf in jax.tree.leaves(params)}
         self.placement = (placement or Placement.over()).splitting(shapes)
         if not self.placement.alone:
@@ -464,24 +468,44 @@ class FairPruningProblem:
         count = np.bincount(cell, minlength=shape[0] * shape[1]).reshape(shape)
         return (count / max(count.sum(), 1)).astype(np.float32)
 
-    def _check_logits(self) -> None:
-        params, state = _shapes(self.model)
-        x = jax.ShapeDtypeStruct((2, *self.inputs.shape[1:]), jnp.float32)
-        try:
-            out, _ = jax.eval_shape(
-                lambda p, s, x: self.model.apply(p, s, x, False, jax.random.key(0)),
-                params,
-                state,
-                x,
+    def _check_size(self) -> None:
+        """Refuse a model that cannot be trained here, before any array of it is made."""
+        params, _ = _shapes(self.model)
+        leaves = jax.tree.leaves(params)
+        count = sum(math.prod(leaf.shape) for leaf in leaves)
+        # Weights, their gradient, an optimizer's moment and the mask's scores.
+        needed = 4 * sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
+        there = devices.memory()
+        if needed > there:
+            raise ValueError(
+                f"model {self.model.name!r} has {count:,} parameters, which take "
+                f"{needed / 2**30:,.0f} GiB to train, and {there / 2**30:,.0f} GiB are there: make "
+                "it narrower (width), or the rows smaller"
             )
-        except (TypeError, ValueError) as error:
+
+    def _check_logits(self) -> None:
+        shape, name = self.inputs.shape[1:], self.model.name
+        why = models.refusal(self.model, shape, self.encoder.dtype)
+        if why is not None:
+            said = f"model {name!r} does not take rows of shape {list(shape)}: {why}"
+            if models.refusal(self.model, shape, jnp.int32) is None:
+                said += "; it takes whole numbers alone: give x as int32"
+            raise ValueError(said)
+        params, state = _shapes(self.model)
+        x = jax.ShapeDtypeStruct((2, *shape), self.encoder.dtype)
+        out = jax.eval_shape(
+            lambda p, s, x: self.model.apply(p, s, x, False, jax.random.key(0))[0],
+            params,
+            state,
+            x,
+        )
+        given = getattr(out, "shape", None)
+        if given is None or len(given) != 2:
+            said = "several arrays" if given is None else f"an array of shape {list(given)}"
+            raise ValueError(f"model {name!r} gives {said} for 2 rows, not logits [2, classes]")
+        if given != (2, len(self.data.classes)):
             raise ValueError(
-                f"model {self.model.name!r} does not take rows of shape "
-                f"{list(self.inputs.shape[1:])}: {str(error).splitlines()[0]}"
-            ) from error
-        if out.shape != (2, len(self.data.classes)):
-            raise ValueError(
-                f"model {self.model.name!r} gives {out.shape[-1]} logits a row, the data has "
+                f"model {name!r} gives {given[-1]} logits a row, the data has "
                 f"{len(self.data.classes)} classes"
             )
 
@@ -545,9 +569,9 @@ class FairPruningProblem:
         """Names of the groups."""
         return self.data.groups
 
-    def normalize(self, x: Array) -> Float[Array, "rows ..."]:
-        """Encoded rows as the model takes them: float32, standardized by the fit rows. Parameters
-        of a wider type widen what follows."""
+    def normalize(self, x: Array) -> Shaped[Array, "rows ..."]:
+        """Encoded rows as the model takes them: float32 and standardized, or whole numbers as they
+        are. Parameters of a wider type widen what follows."""
         return self.encoder.normalize(x)
 
     def logits(
@@ -573,13 +597,51 @@ class FairPruningProblem:
             return Network(*_START(self.model, placed, placement=self.placement))
         return Network(*self.placement.place(self.model.init(jax.random.key(seed))))
 
+    def network(self, given: Any) -> Network:
+        """Parameters and state as a network of this problem's model.
+
+        Args:
+            given: a ``Network``, a pair of parameters and state, parameters alone where the model
+                has no state, a ``flax.nnx`` module of the model's class, or its state.
+
+        Raises:
+            ValueError: none of these, or of another model.
+        """
+        if isinstance(given, nnx.Module):
+            given = nnx.state(given)
+        if isinstance(given, nnx.State):
+            given = models.named_arrays(given)
+        if isinstance(given, Network):
+            given = given.params, given.state
+        elif isinstance(given, Mapping):
+            given = given, {}
+        if not isinstance(given, tuple) or len(given) != 2:
+            how = "give a fb.Network(params, state), or a flax.nnx module of the model's class"
+            if isinstance(given, (str, PathLike)):
+                how = "that of a run is fb.load_run(path).dense"
+            raise ValueError(f"a {type(given).__name__} is no dense model: {how}")
+        return Network(
+            self._fitting("parameter tree", given[0], self.shapes.params),
+            self._fitting("state", given[1], self.shapes.state),
+        )
+
+    def _fitting(self, what: str, given: Any, like: Any) -> Any:
+        have, said = _trees.flatten_named(given), f"is not of model {self.model.name!r}"
+        try:
+            filled = _trees.fill_named(like, have)
+        except ValueError as error:
+            raise ValueError(f"the dense model {said}: {error}") from None
+        if more := have.keys() - _trees.flatten_named(like).keys():
+            raise ValueError(f"the dense model {said}, whose {what} knows no {min(more)!r}")
+        return jax.tree.map(lambda leaf, to: jnp.asarray(leaf, to.dtype), filled, like)
+
     def refer(self, network: Network, gradient_evaluations: float = 0.0) -> Reference:
         """The dense reference of a network: its outcome on every row except those of certify.
 
         Raises:
             ValueError: parameters of another model, or values that are not finite.
         """
-        self._check_parameters(network)
+        network = self.network(network)
         network = Network(*self.placement.place((network.params, network.state)))
         for name, leaf in _trees.flatten_named(network.params).items():
             if not np.isfinite(_local(leaf)).all():
@@ -591,44 +653,24 @@ class FairPruningProblem:
             rows = self.roles[name]
             logits[rows] = self.logits(network, self.inputs[rows])
             correct[rows], loss[rows] = fairness.judge(logits[rows], self.y[rows])
-        warnings = () if gradient_evaluations else self._strange(correct)
+        warnings = () if gradient_evaluations else self._doubts(correct)
         return Reference(network, correct, loss, logits, gradient_evaluations, warnings=warnings)
 
-    def _check_parameters(self, network: Network) -> None:
-        for kind, given, wanted in zip(
-            ("parameters", "state"),
-            (network.params, network.state),
-            _shapes(self.model),
-            strict=True,
-        ):
-            try:
-                shapes = [
-                    {n: tuple(np.shape(v)) for n, v in _trees.flatten_named(tree).items()}
-                    for tree in (given, wanted)
-                ]
-            except (TypeError, ValueError, AttributeError):
-                raise ValueError(f"the dense model's {kind} are no tree of named arrays") from None
-            if shapes[0] != shapes[1]:
-                names = sorted({**shapes[0], **shapes[1]})
-                other = [n for n in names if shapes[0].get(n) != shapes[1].get(n)]
-                raise ValueError(
-                    f"the dense model's {kind} are not those of {self.model.name!r}: {other[0]} is "
-                    f"{shapes[0].get(other[0], 'missing')} where "
-                    f"{shapes[1].get(other[0], 'nothing')} is expected"
-                )
-
-    def _strange(self, correct: Bool[np.ndarray, " rows"]) -> tuple[str, ...]:
-        """Whether a given network is right hardly more often than the commonest class would be."""
+    def _doubts(self, correct: Bool[np.ndarray, " rows"]) -> tuple[str, ...]:
+        """A sentence on a given dense model that is hardly better than one constant answer: it may
+        have been trained on rows of another form."""
         rows = np.concatenate([self.roles[name] for name in REPORTED_ROLES])
-        share = np.bincount(self.y[rows]).max() / len(rows)
-        right = float(correct[rows].mean())
-        if right > share + 2 * (share * (1 - share) / len(rows)) ** 0.5:
+        right, classes = float(correct[rows].mean()), self.data.classes
+        share = np.bincount(self.y[rows], minlength=len(classes)) / len(rows)
+        most = int(share.argmax())
+        if right - share[most] >= _LEAST_SKILL * (1 - share[most]):
             return ()
         return (
-            f"The dense model that was given is right in {100 * right:.1f} % of the rows, where "
-            f"the commonest class alone is {100 * share:.1f} %: was it trained on other classes, "
-            "on classes in another order, or on inputs that were scaled otherwise (here "
-            "numbers are standardized by the rows of fit)?",
+            f"the given dense model is right on {100 * right:.1f} % of the rows, where always "
+            f"answering {classes[most]!r} would be on {100 * share[most]:.1f} %: if it was better "
+            "where it was trained, its inputs were normalized in another way (normalize) or its "
+            f"classes stand in another order than {', '.join(classes[:10])}"
+            f"{', ...' * (len(classes) > 10)}",
         )
 
     def outcomes(
@@ -663,21 +705,22 @@ class FairPruningProblem:
         setattr(other, name, value)
         return other
 
-    def bound(self, constraints: Constraint | Sequence[Any]) -> tuple[Constraint, ...]:
+    def bound(self, constraints: Constraint | Sequence[Constraint]) -> tuple[Constraint, ...]:
         """Constraints with their tolerances in the order of this problem's groups.
 
         Raises:
             ValueError: no constraints, tolerances for other groups, or not for all of them.
         """
-        if isinstance(constraints, Constraint):
-            constraints = (constraints,)
-        for c in constraints:
+        given: tuple[Any, ...] = (
+            tuple(constraints) if isinstance(constraints, (tuple, list)) else (constraints,)
+        )
+        for c in given:
             if not isinstance(c, Constraint):
                 raise ValueError(
-                    f"constraints are objects such as fb.fairness.ExcessAccuracyGap(0.02), "
-                    f"got {c!r}"
+                    "constraints are objects such as fb.fairness.ExcessAccuracyGap(0.02), got "
+                    f"{c!r}; fb.fairness.parse_constraint makes one of text"
                 )
-        return tuple(c.bound_to(self.data.groups, self.data.classes) for c in constraints)
+        return tuple(c.bound_to(self.data.groups, self.data.classes) for c in given)
 
     def own_or(self, constraint: Constraint) -> Constraint:
         """This problem's own constraint of that kind if it has one, else the one given."""

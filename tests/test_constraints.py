@@ -491,7 +491,7 @@ def unequal_base_rates():
 def test_demographic_parity_is_brought_about():
     data = unequal_base_rates()
     gaps = {}
-    for tolerance in (1.0, 0.05):
+    for tolerance in (0.99, 0.05):
         problem = fb.FairPruningProblem(
             "mlp", data, width=12, constraints=[DemographicParity(tolerance)]
         )
@@ -499,7 +499,7 @@ def test_demographic_parity_is_brought_about():
             problem, sparsity=0.3, steps=600, dense_steps=100, batch_size=64, dual_step=0.2
         )
         gaps[tolerance] = solution.evaluate("test")["values"][0]
-    assert gaps[1.0] > 0.4
+    assert gaps[0.99] > 0.4
     assert gaps[0.05] < 0.2
 
 

@@ -23,6 +23,18 @@ def test_the_code_of_a_guide_runs(page, capsys):
     assert "DONE" in capsys.readouterr().out
 
 
+def test_the_models_of_a_guide_are_right(capsys):
+    page = "docs/models_from_elsewhere.md"
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    for block in blocks:
+        exec(compile(block, page, "exec"), {})
+    given, texts, _ = capsys.readouterr().out.splitlines()
+    assert float(given.split()[0]) > 0.9
+    assert given.endswith(" ()")
+    assert texts.startswith("integer ")
+    assert float(texts.split()[1]) > 0.9
+
+
 def test_the_examples_of_contributing_work_as_printed(tiny_problem):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
     # A data source is printed as a file of its room.

@@ -9,7 +9,7 @@ of fit turns inputs into numbers. Every mistake of the user is a `DataError` of 
 from ._arrays import from_arrays
 from ._classes import handle_small_classes
 from ._dataset import Dataset, Options, as_labels
-from ._encoder import Encoder, standardize
+from ._encoder import Encoder, Normalize, parse_normalize, standardize, write_normalize
 from ._errors import DataError
 from ._fingerprints import (
     RowFingerprints,
@@ -19,7 +19,7 @@ from ._fingerprints import (
 )
 from ._groups import handle_small_groups
 from ._load import load, read_table
-from ._roles import FRACTIONS, ROLES, atoms, fold_roles, role_halves, split_roles
+from ._roles import FRACTIONS, ROLES, atoms, check_roles, fold_roles, role_halves, split_roles
 
 __all__ = [
     "FRACTIONS",
@@ -27,10 +27,12 @@ __all__ = [
     "DataError",
     "Dataset",
     "Encoder",
+    "Normalize",
     "Options",
     "RowFingerprints",
     "as_labels",
     "atoms",
+    "check_roles",
     "coarse_fingerprints",
     "coarse_scale",
     "fold_roles",
@@ -38,9 +40,11 @@ __all__ = [
     "handle_small_classes",
     "handle_small_groups",
     "load",
+    "parse_normalize",
     "read_table",
     "role_halves",
     "row_fingerprints",
     "split_roles",
     "standardize",
+    "write_normalize",
 ]

@@ -46,7 +46,7 @@ def from_arrays(
         labelled: whether `y` and `group` must be there; without, missing ones are -1.
 
     Returns:
-        The data set; images stay uint8, other inputs become float32.
+        The data set; images stay uint8, whole numbers become int32, others float32.
 
     Raises:
         DataError: arrays that do not belong together, labels outside the classes, numbers that are
@@ -57,12 +57,7 @@ def from_arrays(
     if labelled and (y is None or group is None):
         raise DataError("labelled rows need y and group; give both or set labelled to False.")
     if x is None:
-        raise DataError("x is None; give the rows.")
-    if y is not None and np.ndim(y) > 1:
-        raise DataError(
-            f"y has shape {np.shape(y)}; give one class a row (of one-hot labels argmax(-1)). "
-            "Several labels a row are not supported."
-        )
+        raise DataError("x is None; give uint8 images [n, h, w, c] or numbers [n, features].")
     if classes is None and y is not None:
         _refuse_measurements(np.asarray(y))
     aside = {"ids": ids, "unit": unit, "weight": weight, "role": role}
@@ -70,13 +65,13 @@ def from_arrays(
     columns: dict[str, Any] = {k: k for k, v in aside.items() if v is not None}
     options = Options(id=columns.pop("ids", None), **columns)
     given = {k: np.asarray(v) for k, v in arrays.items() if v is not None}
-    rows = _rows(given, name, classes, groups)
+    rows = _rows(given, name, classes, groups, labelled)
     return assemble(rows, Request(options, classes, groups, labelled=labelled))
 
 
 def _refuse_measurements(y: np.ndarray) -> None:
     """Refuse labels most of which are broken numbers and different."""
-    known = y[np.isfinite(y)] if y.dtype.kind == "f" else y[:0]
+    known = y[np.isfinite(y)] if y.dtype.kind == "f" and y.ndim == 1 else y[:0]
     if y.size < 2 or not known.size:
         return
     if (known != np.floor(known)).mean() > 0.5 and len(np.unique(known)) > known.size / 2:
@@ -119,7 +114,7 @@ class Arrays(Source):
                 )
         if request.labelled and classes is None and "y" in arrays and not options.target:
             _refuse_measurements(arrays["y"])
-        return _rows(arrays, f"arrays ({path.name})", classes, groups)
+        return _rows(arrays, f"arrays ({path.name})", classes, groups, request.labelled)
 
 
 def _rows(
@@ -127,14 +122,18 @@ def _rows(
     name: str,
     classes: tuple[str, ...] | None,
     groups: tuple[str, ...] | None,
+    labelled: bool,
 ) -> Rows:
     import pandas as pd
 
     inputs = as_inputs(arrays["x"])
     n = len(inputs)
     for key in _BY_ROW:
-        if key in arrays and arrays[key].shape != (n,):
-            raise DataError(f"{key} has shape {arrays[key].shape} where x has {n} rows.")
+        if key in arrays:
+            _refuse_shape(key, arrays[key], n)
+    for key, names in (("y", classes), ("group", groups)) if labelled else ():
+        if key in arrays and names is None:
+            _refuse_missing_marks(key, arrays[key])
     columns = {
         key: _plain(values, key)
         for key, values in arrays.items()
@@ -160,8 +159,30 @@ def _rows(
     )
 
 
+def _refuse_shape(key: str, values: np.ndarray, n: int) -> None:
+    if values.shape == (n,):
+        return
+    remedy = ""
+    if key == "y" and values.ndim > 1:
+        remedy = (
+            ": a row has one label; several labels a row are not supported, and one-hot labels "
+            "are given as y.argmax(1)"
+        )
+    raise DataError(f"{key} has shape {values.shape} where x has {n} rows{remedy}.")
+
+
+def _refuse_missing_marks(key: str, values: np.ndarray) -> None:
+    """-1 beside 0, 1, ... marks what is missing; beside 1 alone it is a sign."""
+    missing = int((values == -1).sum()) if values.dtype.kind in "if" else 0
+    if missing and not np.isin(values, (-1, 1)).all():
+        raise DataError(
+            f"{key} is -1 in {missing} of {len(values)} rows, which marks a missing value: leave "
+            "these rows out, or give names as text if it is a value like the others."
+        )
+
+
 def as_inputs(x: np.ndarray) -> np.ndarray:
-    """Images as uint8 `[n, h, w, c]`, any other numbers as finite float32."""
+    """Images as uint8 `[n, h, w, c]`, whole numbers as int32, any others as finite float32."""
     if x.dtype == np.uint8 and x.ndim in (3, 4) and x.size:
         return x[..., None] if x.ndim == 3 else x
     if x.ndim < 2 or x.dtype.kind not in "fiub" or 0 in x.shape:
@@ -169,6 +190,9 @@ def as_inputs(x: np.ndarray) -> np.ndarray:
             f"x has shape {x.shape} and type {x.dtype}; give uint8 images [n, h, w, c] or "
             "numbers [n, features]."
         )
+    limits = np.iinfo(np.int32)
+    if x.dtype.kind in "iu" and limits.min <= x.min() and x.max() <= limits.max:
+        return x.astype(np.int32)
     with np.errstate(over="ignore"):
         out = x.astype(np.float32)
     bad = int((~np.isfinite(out)).reshape(len(out), -1).any(axis=1).sum())

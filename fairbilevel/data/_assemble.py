@@ -170,6 +170,8 @@ def _target(rows: Rows, request: Request, edges: dict) -> tuple[np.ndarray, tupl
         return np.full(len(rows.ids), None, dtype=object), None
     # One number against the rest needs no bins, however many numbers there are.
     most = _MAX_NUMBERS if positive is None else len(rows.ids)
+    if request.labelled and positive is None and name not in edges:
+        _refuse_fractions(_column(rows, name, "target"), name)
     text, order = _named(rows, name, "target", edges, most)
     if request.labelled:
         said = f"target {name!r} is missing"
@@ -182,6 +184,19 @@ def _target(rows: Rows, request: Request, edges: dict) -> tuple[np.ndarray, tupl
         refuse_unknown(said, positive, natural_order(text))
     names = (f"not {positive}", positive)
     return np.array([None if t is None else names[t == positive] for t in text], object), names
+
+
+def _refuse_fractions(values: pd.Series, name: str) -> None:
+    """Numbers between whole ones are measurements, and no names of classes."""
+    if not pd.api.types.is_float_dtype(values.dtype):
+        return
+    numbers = values.to_numpy(dtype=np.float64, na_value=np.nan)
+    bad = np.flatnonzero(np.isfinite(numbers) & (numbers != np.round(numbers)))
+    if bad.size:
+        raise DataError(
+            f"{name!r} holds numbers such as {numbers[bad[0]]:g}: regression is not supported; cut "
+            f"it into classes with bins, as {name}=25,45, or give classes as whole numbers or text."
+        )
 
 
 def _group(

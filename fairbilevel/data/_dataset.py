@@ -37,6 +37,11 @@ def hashes(keys: Iterable[bytes]) -> UInt64[np.ndarray, " rows"]:
     return np.frombuffer(raw, "<u8").astype(np.uint64)
 
 
+def as_hashed(inputs: np.ndarray) -> np.ndarray:
+    """Images as they are, any other numbers as float32: 1 and 1.0 are one input."""
+    return inputs if inputs.dtype == np.uint8 else inputs.astype("<f4", copy=False)
+
+
 def first_equal(values: np.ndarray) -> np.ndarray:
     """Return int64 `[n]`: where the value of each row occurs first."""
     _, first, inverse = np.unique(values, return_index=True, return_inverse=True)
@@ -135,7 +140,8 @@ class Dataset:
 
     Attributes:
         name: what was read.
-        inputs: images uint8 `[n, h, w, c]`, arrays float32 `[n, ...]`, or a table of features.
+        inputs: images uint8 `[n, h, w, c]`, arrays float32 or int32 `[n, ...]`, or a table of
+            features.
         y: int32 `[n]`, index into `classes`; -1 where the label is missing (unlabelled rows only).
         group: int32 `[n]`, index into `groups`; -1 likewise.
         ids: str `[n]`, unique.
@@ -224,7 +230,7 @@ class Dataset:
     def content(self) -> np.ndarray:
         """int64 `[n]`: equal numbers for rows with identical inputs, numbered by first row."""
         if isinstance(self.inputs, np.ndarray):
-            return first_equal(hashes(row.tobytes() for row in self.inputs))
+            return first_equal(hashes(row.tobytes() for row in as_hashed(self.inputs)))
         import pandas as pd
 
         return first_equal(pd.util.hash_pandas_object(self.inputs, index=False).to_numpy())
@@ -244,7 +250,7 @@ class Dataset:
             digest.update(f"{label} {len(text)}\n{text}".encode())
 
         if isinstance(self.inputs, np.ndarray):
-            add("inputs", self.inputs)
+            add("inputs", as_hashed(self.inputs))
         else:
             from ._attributes import as_text, is_numeric
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,12 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._dataset import Dataset
-from ._errors import DataError, listing
+from ._errors import DataError, did_you_mean, listing
 
 if TYPE_CHECKING:
     import pandas as pd
 
 MISSING_LEVEL = "(missing)"
+Normalize = str | tuple[float | Sequence[float], float | Sequence[float]]
 _FORMAT = 1
 _CHUNK = 2048
 
@@ -76,11 +77,14 @@ class CategoricalColumn:
 
 
 def standardize(kind: str, x: jax.Array, moments: tuple[Any, ...]) -> jax.Array:
-    """Rows that `Encoder.transform` gave as models take them, float32 of the same shape.
+    """Rows that `Encoder.transform` gave as models take them, of the same shape: float32, or int32
+    where they are whole numbers that mean themselves.
 
     `Encoder.moments` are an argument of what is compiled, so that rows standardized by other
     numbers need no other program.
     """
+    if kind == "integer":
+        return x
     x = x.astype(jnp.float32)
     if moments:
         x = (x / (255.0 if kind == "image" else 1.0) - moments[0]) / moments[1]
@@ -92,10 +96,11 @@ class Encoder:
     """How inputs become numbers.
 
     Attributes:
-        kind: "image", "vector" or "table".
+        kind: "image", "vector", "table", or "integer": whole numbers that stay what they are.
         input_shape: shape of one row after `transform`.
         mean: per channel (images, on the scale 0..1) or per entry of the last axis (vectors), to be
-            subtracted on the device; None for tables, which `transform` standardizes itself.
+            subtracted on the device; None for tables, which `transform` standardizes itself, and
+            where the numbers stay as they are (images: 0..255).
         std: likewise, to divide by; 1 where fit holds a constant.
         columns: the columns of a table, in order; empty otherwise.
     """
@@ -107,26 +112,54 @@ class Encoder:
     columns: tuple[NumericColumn | CategoricalColumn, ...] = ()
 
     @staticmethod
-    def fit(data: Dataset, rows: np.ndarray) -> Encoder:
-        """Learn from these row numbers and no others; `DataError` if there are none."""
+    def fit(
+        data: Dataset, rows: np.ndarray, normalize: Normalize = "fit", *, whole: bool = False
+    ) -> Encoder:
+        """Learn from these row numbers and no others.
+
+        Arguments:
+            data: labelled rows.
+            rows: row numbers of fit.
+            normalize: "fit" standardizes by these rows, "none" leaves numbers as they are, and a
+                pair of mean and deviation standardizes by those: numbers, or one a channel (of
+                images, on the scale 0..1) or entry of the last axis; "MEAN,STD" as text.
+            whole: whether the model takes whole numbers, which stay what they are.
+
+        Raises:
+            DataError: no rows, or a `normalize` that does not fit them.
+        """
         rows = np.asarray(rows, dtype=np.int64)
         if not rows.size:
             raise DataError("an encoder needs at least one row of fit.")
+        given = parse_normalize(normalize)
         if not isinstance(data.inputs, np.ndarray):
+            if not isinstance(given, str):
+                raise DataError(
+                    "a table is standardized column by column; normalize is fit or none for it."
+                )
             table = data.inputs.iloc[rows]
-            columns = tuple(_fit_column(table[c], str(c)) for c in table.columns)
+            columns = tuple(_fit_column(table[c], str(c), given == "fit") for c in table.columns)
             width = sum(len(c.feature_names) for c in columns)
             return Encoder("table", (width,), columns=columns)
         shape = tuple(int(s) for s in data.inputs.shape[1:])
         image = data.inputs.dtype == np.uint8 and data.inputs.ndim == 4
+        kind = "integer" if whole else "image" if image else "vector"
+        if not isinstance(given, str):
+            return Encoder(kind, shape, *_given_moments(given, kind, shape[-1]))
+        if whole or given == "none":
+            return Encoder(kind, shape)
         if image:
             mean, std = _image_moments(data.inputs, rows)
         else:
             values = data.inputs[rows].reshape(-1, shape[-1]).astype(np.float64)
             mean, std = values.mean(axis=0), values.std(axis=0)
         std = np.where(std > 1e-6 * np.maximum(1, np.abs(mean)), std, 1.0)
-        kind = "image" if image else "vector"
         return Encoder(kind, shape, tuple(mean.tolist()), tuple(std.tolist()))
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of rows as models take them."""
+        return np.dtype(np.int32 if self.kind == "integer" else np.float32)
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -140,8 +173,8 @@ class Encoder:
         """Encode `Dataset.inputs`; a table may have further columns, which are ignored.
 
         Returns:
-            Tables float32 `[n, d]`, standardized; images uint8 `[n, h, w, c]` and vectors float32
-            `[n, ...]` as they are: `mean` and `std` are applied on the device.
+            Tables float32 `[n, d]`, standardized; images uint8 `[n, h, w, c]`, vectors float32 and
+            whole numbers int32 `[n, ...]` as they are: `mean` and `std` are applied on the device.
 
         Raises:
             DataError: another kind or shape than the encoder was fitted on, a missing column, text
@@ -150,10 +183,12 @@ class Encoder:
         if self.kind != "table":
             from ._arrays import as_inputs
 
-            if not isinstance(inputs, np.ndarray):
+            if hasattr(inputs, "columns"):
                 raise DataError(f"this run reads {self.kind} inputs, not a table.")
-            inputs = as_inputs(inputs)
-            dtype = np.dtype(np.uint8 if self.kind == "image" else np.float32)
+            inputs = as_inputs(np.asarray(inputs))
+            if self.kind == "vector" and inputs.dtype == np.int32:
+                inputs = inputs.astype(np.float32)
+            dtype = np.dtype(np.uint8) if self.kind == "image" else self.dtype
             if inputs.dtype != dtype or inputs.shape[1:] != self.input_shape:
                 raise DataError(
                     f"rows have shape {inputs.shape[1:]} and type {inputs.dtype}; this run was "
@@ -210,10 +245,14 @@ class Encoder:
         _expect(values["format"] == _FORMAT, f"format {values['format']!r}")
         kind, shape, columns = values["kind"], values["input_shape"], values["columns"]
         mean, std = values["mean"], values["std"]
-        _expect(kind in ("image", "vector", "table"), f"kind {kind!r}")
+        _expect(kind in ("image", "vector", "table", "integer"), f"kind {kind!r}")
         whole = isinstance(shape, list) and all(type(s) is int and s > 0 for s in shape)
         _expect(whole and len(shape) > 0, f"input_shape {shape!r}")
         _expect(isinstance(columns, list), "columns")
+        if kind != "table" and mean is None and std is None:
+            _expect(not columns, "columns")
+            return Encoder(kind, tuple(shape))
+        _expect(kind != "integer", "mean and std")
         if kind != "table":
             for name, numbers in (("mean", mean), ("std", std)):
                 fits = isinstance(numbers, list) and len(numbers) == shape[-1]
@@ -228,14 +267,82 @@ class Encoder:
         return encoder
 
     def _require_columns(self, inputs: Any) -> None:
-        if isinstance(inputs, np.ndarray):
-            raise DataError("this run reads a table, and was given an array.")
+        if not hasattr(inputs, "columns"):
+            raise DataError(f"this run reads a table, and was given a {type(inputs).__name__}.")
         if missing := [c.name for c in self.columns if c.name not in inputs.columns]:
             told = listing(missing)
             raise DataError(f"the table lacks columns that the run was fitted on: {told}.")
 
 
-def _fit_column(values: pd.Series, name: str) -> NumericColumn | CategoricalColumn:
+def parse_normalize(given: Any) -> str | tuple[Any, Any]:
+    """ "fit", "none", or a pair of mean and deviation, which text writes as "MEAN,STD" (all means,
+    then all deviations).
+
+    Raises:
+        DataError: anything else.
+    """
+    pair = given
+    if isinstance(given, str):
+        if given in ("fit", "none"):
+            return given
+        try:
+            numbers = [float(word) for word in given.split(",")]
+        except ValueError:
+            numbers = []
+        half = len(numbers) // 2
+        pair = (numbers[:half], numbers[half:]) if numbers and 2 * half == len(numbers) else None
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        near = did_you_mean(given, ("fit", "none")) if isinstance(given, str) else ""
+        raise DataError(
+            f"normalize is {given!r}{near}; give fit, none, or mean and deviation as MEAN,STD."
+        )
+    return pair[0], pair[1]
+
+
+def write_normalize(given: Any) -> str:
+    """What `parse_normalize` reads back, the same text for the same numbers."""
+    parsed = parse_normalize(given)
+    if isinstance(parsed, str):
+        return parsed
+    numbers = np.concatenate([np.asarray(part, np.float64).reshape(-1) for part in parsed])
+    return ",".join(map(repr, numbers.tolist()))
+
+
+def _given_moments(
+    given: tuple[Any, Any], kind: str, channels: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    if kind == "integer":
+        raise DataError(
+            "the model takes whole numbers, which are not standardized; leave normalize out."
+        )
+    found = []
+    for name, values in zip(("mean", "deviation"), given, strict=True):
+        try:
+            numbers = np.asarray(values, np.float64).reshape(-1)
+        except (TypeError, ValueError):
+            numbers = np.array([np.nan])
+        if not np.isfinite(numbers).all() or (name == "deviation" and (numbers <= 0).any()):
+            raise DataError(
+                f"normalize has the {name} {values!r}; give finite numbers, deviations above 0."
+            )
+        if numbers.size not in (1, channels):
+            what = "channels" if kind == "image" else "entries"
+            raise DataError(
+                f"normalize has {numbers.size} numbers as {name} for {channels} {what}; give one, "
+                "or one for each."
+            )
+        if kind == "image" and np.abs(numbers).max() > 1:
+            raise DataError(
+                f"normalize has the {name} {values!r}, and images are on the scale 0 to 1 there; "
+                "divide by 255."
+            )
+        found.append(tuple(np.resize(numbers, channels).tolist()))
+    return found[0], found[1]
+
+
+def _fit_column(
+    values: pd.Series, name: str, standardized: bool
+) -> NumericColumn | CategoricalColumn:
     from ._attributes import as_text, is_numeric, natural_order
 
     if not is_numeric(values):
@@ -248,7 +355,7 @@ def _fit_column(values: pd.Series, name: str) -> NumericColumn | CategoricalColu
     # A column without any value in fit carries only the fact that it is missing.
     median = 0.0 if missing.all() else float(np.median(numbers[~missing]))
     filled = np.where(missing, median, numbers)
-    mean, std = float(filled.mean()), float(filled.std())
+    mean, std = (float(filled.mean()), float(filled.std())) if standardized else (0.0, 1.0)
     if not std > 1e-9 * max(1.0, abs(mean)):
         std = 1.0
     return NumericColumn(name, median, mean, std, bool(missing.any()))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Float32, UInt32, UInt64
 
-from ._dataset import Dataset, hashes
+from ._dataset import Dataset, as_hashed, hashes
 
 # Of the coarse picture of a row: columns it is reduced to, the width of a cell in standard
 # deviations, and the parts one of which may be anything.
@@ -35,9 +35,7 @@ class RowFingerprints:
 def row_fingerprints(data: Dataset) -> RowFingerprints:
     """Fingerprints of rows as read; the same in any order, on any machine and from any file."""
     if isinstance(data.inputs, np.ndarray):
-        kind = "<f4" if data.inputs.dtype.kind == "f" else data.inputs.dtype.newbyteorder("<")
-        inputs = np.ascontiguousarray(data.inputs, dtype=kind)
-        content = hashes(row.tobytes() for row in inputs)
+        content = hashes(row.tobytes() for row in np.ascontiguousarray(as_hashed(data.inputs)))
     else:
         from ._attributes import as_text
 

@@ -75,6 +75,11 @@ def load(
         raise DataError(
             f"{location.text!r} {what}{did_you_mean(location.text, known)}; give one of: {forms}."
         )
+    if options.image_size is not None and labelled and not reader.has_image_files:
+        raise DataError(
+            f"image_size resizes image files as they are read, and {location.text} holds none: "
+            "leave it out."
+        )
     known_classes = None if classes is None else tuple(classes)
     known_groups = None if groups is None else tuple(groups)
     request = Request(

@@ -13,7 +13,7 @@ from types import MappingProxyType
 import numpy as np
 
 from ._dataset import Dataset, first_equal, require_whole
-from ._errors import DataError, refuse_unknown
+from ._errors import DataError, listing, refuse_unknown
 
 ROLES = ("fit", "select", "tune", "certify", "test")
 FRACTIONS: Mapping[str, float] = MappingProxyType(
@@ -103,6 +103,58 @@ def fold_roles(
     roles["test"] = tests[fold]
     used = {"test", *(r for r in share if share[r] > 0)}
     return _covered(data, roles, used, counted, min_per_role)
+
+
+def check_roles(
+    data: Dataset, roles: Mapping[str, np.ndarray], counted: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """Roles that were drawn elsewhere.
+
+    Arguments:
+        data: labelled rows.
+        roles: role -> row numbers, of all five roles; tune and certify may be empty.
+        counted: bool `[G]`, groups that must occur in every role that has rows; default all.
+
+    Returns:
+        role -> int64 row numbers, as given.
+
+    Raises:
+        DataError: a role that is missing or unknown, rows that do not exist or have two roles, or a
+            class or counted group without rows in some role.
+    """
+    if not isinstance(roles, Mapping):
+        raise DataError(
+            f"roles map {', '.join(ROLES)} to row numbers (fb.data.split_roles draws them); "
+            f"given: {type(roles).__name__}."
+        )
+    for name in roles:
+        refuse_unknown(f"roles name {name!r}", str(name), ROLES)
+    if missing := [name for name in ROLES if name not in roles]:
+        raise DataError(f"roles lack {listing(missing)}; give an empty list for a role unused.")
+    found: dict[str, np.ndarray] = {}
+    taken = np.full(len(data), -1)
+    for i, name in enumerate(ROLES):
+        given = np.asarray(roles[name])
+        if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
+            raise DataError(
+                f"role {name} has shape {given.shape} and type {given.dtype}; give row numbers."
+            )
+        rows = found[name] = given.astype(np.int64)
+        outside = rows[(rows < 0) | (rows >= len(data))]
+        if outside.size:
+            raise DataError(f"role {name} has row {outside[0]}, outside the {len(data)} rows.")
+        twice = rows[taken[rows] >= 0]
+        if twice.size:
+            raise DataError(
+                f"{twice.size} rows have the roles {ROLES[taken[twice[0]]]} and {name}, row "
+                f"{twice[0]} first: a row has one role."
+            )
+        taken[rows] = i
+        if len(np.unique(rows)) < len(rows):
+            raise DataError(f"role {name} has a row more than once.")
+    _check(data, 0)
+    used = {r for r in ROLES if found[r].size} | {"fit", "test"}
+    return _covered(data, found, used, counted, 1)
 
 
 def role_halves(rows: np.ndarray, data: Dataset, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -17,6 +17,8 @@ from ._source import Location, Request, Rows, Source
 _TEXT = (".csv", ".tsv", ".tab")
 _PARQUET = (".parquet", ".pq")
 _MAX_LEVELS = 1000
+_MAX_DATES = 50  # more than weekdays, months or years
+_DATE = r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}\b"
 
 
 class Table(Source):
@@ -98,11 +100,21 @@ def _refuse_unusable(features: pd.DataFrame, name: str, rows: Rows) -> None:
                     f"column {column!r} of {name} holds {what} in {large.size} rows (the first is "
                     f"{rows.where(int(large[0]))}); make it missing."
                 )
+        elif values.nunique() > _MAX_DATES and _are_dates(values):
+            raise DataError(
+                f"column {column!r} of {name} holds {values.nunique()} different dates, each of "
+                "which would be a category of its own; exclude it (--exclude-feature), or make it "
+                "a number."
+            )
         elif values.nunique() > _MAX_LEVELS:
             raise DataError(
                 f"column {column!r} of {name} has {values.nunique()} different texts, too many for "
                 "a category; exclude it (--exclude-feature), or name it as id or unit."
             )
+
+
+def _are_dates(values: pd.Series) -> bool:
+    return bool(pd.Series(values.dropna().unique()).astype(str).str.match(_DATE).all())
 
 
 def _input_note(group: Sequence[str], target: str | None, features: list[str]) -> str:

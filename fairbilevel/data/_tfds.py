@@ -29,6 +29,7 @@ class TensorFlowDatasets(Source):
     """`tfds:NAME`, or the bare name of one of a few well-known data sets."""
 
     forms = "tfds:NAME, or cifar10, celeb_a and the like"
+    has_image_files = True
     known = ("celeb_a", "cifar10", "cifar100", "svhn_cropped", "mnist", "fashion_mnist")
 
     def matches(self, location: Location) -> bool:

@@ -2,7 +2,7 @@
 
 from fairbilevel.devices._cache import compile_cache, default_cache, saved_seconds
 from fairbilevel.devices._collectives import Collective, bytes_of, collectives
-from fairbilevel.devices._placement import AXIS, Placement, on_device
+from fairbilevel.devices._placement import AXIS, Placement, memory, on_device
 from fairbilevel.devices._processes import Processes, is_first, on_first, told_by_first
 from fairbilevel.devices._program import Program, copied
 
@@ -18,6 +18,7 @@ __all__ = [
     "copied",
     "default_cache",
     "is_first",
+    "memory",
     "on_device",
     "on_first",
     "saved_seconds",

@@ -7,6 +7,7 @@ multipliers, normalization statistics and top-k masks are therefore global by co
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,15 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, Shaped
 
 AXIS = "data"  # the mesh's only axis
+
+
+def memory() -> int:
+    """Bytes that all devices have together; on CPUs those of the machines."""
+    own = [device.memory_stats() or {} for device in jax.local_devices()]
+    limits = [stats["bytes_limit"] for stats in own if "bytes_limit" in stats]
+    if limits:
+        return sum(limits) * jax.device_count() // len(limits)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * jax.process_count()
 
 
 @dataclass(frozen=True)

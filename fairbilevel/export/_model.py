@@ -27,7 +27,7 @@ from fairbilevel import _display
 from fairbilevel._trees import fill_named, flatten_named
 from fairbilevel.data import Encoder
 from fairbilevel.masks import Channels, Layer, Layers, Masks, Slice, expand
-from fairbilevel.models import NAMES, Model, build
+from fairbilevel.models import NAMES, Model, as_model, build
 from fairbilevel.problem import Network
 from fairbilevel.records import RecordError, read_arrays, read_json, write_arrays, write_json
 from fairbilevel.train import Solution
@@ -203,14 +203,15 @@ def _check(description: Mapping[str, Any]) -> None:
         raise ValueError("'counted'")
 
 
-def load_model(folder: Path, model: Model | None = None) -> ModelFiles:
+def load_model(folder: Path, model: Any = None) -> ModelFiles:
     """Read a ``model/`` folder.
 
     Args:
         folder: the folder.
-        model: needed where the run's model was the user's own.
+        model: needed where the run's model was the user's own: a ``Model`` or ``flax.nnx`` module.
 
     Raises:
+        ValueError: ``model`` is none.
         RecordError: missing or damaged files, values that are not finite, or a model of the user's
             own that was not given.
     """
@@ -230,6 +231,7 @@ def load_model(folder: Path, model: Model | None = None) -> ModelFiles:
                 f"the run's model {name!r} is not a built-in one: pass it as model=..."
             )
         model = build(name, shape, classes, width=width)
+    model = as_model(model)
     # First what says how large the model really is: nothing of a size is made that no file holds.
     dense = load_network(folder / "dense.npz", model)
     arrays = _read(folder / "sparse.npz")

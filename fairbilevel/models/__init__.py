@@ -1,7 +1,15 @@
 """Models as pure functions: built-in classifiers and adapters for Flax and bare functions."""
 
+from fairbilevel.models._inputs import refusal, rounds_inputs
 from fairbilevel.models._mobile import MobileNetV2
-from fairbilevel.models._model import Model, from_function, from_linen, from_nnx, split_nnx
+from fairbilevel.models._model import (
+    Model,
+    as_model,
+    from_function,
+    from_linen,
+    from_nnx,
+    named_arrays,
+)
 from fairbilevel.models._plain import CNN, MLP, VGG
 from fairbilevel.models._precision import PRECISIONS, check_precision, in_precision
 from fairbilevel.models._residual import CifarResNet, ResNet
@@ -19,11 +27,14 @@ __all__ = [
     "Model",
     "ResNet",
     "ViT",
+    "as_model",
     "build",
     "check_precision",
     "from_function",
     "from_linen",
     "from_nnx",
     "in_precision",
-    "split_nnx",
+    "named_arrays",
+    "refusal",
+    "rounds_inputs",
 ]

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
+from flax import linen, nnx
 from jaxtyping import Array
 
 Params = Any
@@ -34,15 +34,37 @@ class Model:
     name: str = "model"
 
 
+def as_model(given: Any) -> Model:
+    """A model, or a ``flax.nnx`` module as one.
+
+    Raises:
+        ValueError: anything else, with the adapter that it wants.
+    """
+    if isinstance(given, Model):
+        return given
+    if isinstance(given, nnx.Module):
+        return from_nnx(given)
+    if isinstance(given, linen.Module):
+        how = "give fb.models.from_linen(module, x[:1]), whose sample shows the shape of a row"
+    elif callable(given):
+        how = (
+            "give fb.models.from_nnx(f) of a function rngs -> module, or fb.models.from_function("
+            "f, params) of a function (params, x) -> logits"
+        )
+    else:
+        how = "give a flax.nnx module, a fb.models.Model or the name of a built-in one"
+    raise ValueError(f"a {type(given).__name__} is no model yet: {how}")
+
+
+def named_arrays(state: Any) -> tuple[Params, ModelState]:
+    """Trained parameters, and everything else but random streams, of an ``nnx.State``."""
+    params, _, rest = nnx.split_state(state, nnx.Param, nnx.RngState, ...)
+    return nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
+
+
 def _parts(module: nnx.Module) -> Any:
     """Structure, trained parameters, random streams, everything else."""
     return nnx.split(module, nnx.Param, nnx.RngState, ...)
-
-
-def split_nnx(module: nnx.Module) -> tuple[Params, ModelState]:
-    """A module's parameters and its other state, as ``from_nnx`` has them."""
-    _, params, _, state = _parts(module)
-    return nnx.to_pure_dict(params), nnx.to_pure_dict(state)
 
 
 def from_nnx(
@@ -73,7 +95,7 @@ def from_nnx(
     eval_graph = nnx.graphdef(template)
 
     def init(key: Array) -> tuple[Params, ModelState]:
-        params, state = split_nnx(build(key))
+        params, state = named_arrays(nnx.state(build(key)))
         return jax.tree.map(jnp.array, params), jax.tree.map(jnp.array, state)
 
     def rng_leaf(leaf: Any, key: Array) -> Any:
@@ -88,7 +110,7 @@ def from_nnx(
         states = _restore(params_like, params), rngs, _restore(state_like, state)
         merged = nnx.merge(train_graph if train else eval_graph, *states)
         logits = merged(x)
-        return logits, split_nnx(merged)[1] if train else state
+        return logits, named_arrays(nnx.state(merged))[1] if train else state
 
     return Model(init, apply, name or type(template).__name__)
 
@@ -98,14 +120,14 @@ def _restore(like: Any, pure: Any) -> Any:
     return jax.tree.unflatten(jax.tree.structure(like), jax.tree.leaves(pure))
 
 
-def from_linen(module: Any, sample_input: Array, *, name: str | None = None) -> Model:
+def from_linen(module: Any, sample_input: Any, *, name: str | None = None) -> Model:
     """A ``Model`` from a ``flax.linen`` module.
 
     Args:
         module: a ``flax.linen.Module`` whose ``__call__`` takes the input and, if it behaves
             differently in training, one of ``train``, ``training``, ``is_training`` or
             ``deterministic``.
-        sample_input: float ``[rows, ...]``, only its shape and dtype matter.
+        sample_input: array ``[rows, ...]``, only its shape and dtype matter.
         name: what reports call it; by default the class name.
     """
     accepted = inspect.signature(module.__call__).parameters

@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from fairbilevel.masks import Masks
+from fairbilevel.problem import FairPruningProblem, Reference
 from fairbilevel.pruners._moment import Moment
 from fairbilevel.pruners._pruner import Pruner, exponential
 from fairbilevel.pruners._run import PrunerRun
+from fairbilevel.train import Plan
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,19 @@ class SynFlow(Pruner):
     def sparsity_at(self, progress: float) -> float:
         """An exponential schedule."""
         return exponential(self.sparsity, progress)
+
+    def plan(self, problem: FairPruningProblem, reference: Reference | None = None) -> Plan:
+        """As of any pruner.
+
+        Raises:
+            ValueError: the model's inputs are whole numbers, through which nothing can be sent.
+        """
+        if problem.encoder.kind == "integer":
+            raise ValueError(
+                "synflow sends ones through the network, and this one looks up whole numbers: "
+                "choose another method"
+            )
+        return super().plan(problem, reference)
 
     def scores(self, at: Moment) -> Masks:
         """``|w dR/dw|``."""

@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import tyro
 
 from fairbilevel import _options, fairness, methods
-from fairbilevel.data import ROLES, Options
+from fairbilevel.data import ROLES, Options, parse_normalize
 from fairbilevel.devices import Placement, Processes
 from fairbilevel.fairness import Constraint
 from fairbilevel.problem import FairPruningProblem
@@ -50,7 +50,7 @@ FREE_OPTIONS = (
 )
 
 _Repeat = tyro.conf.UseAppendAction
-_PROBLEM = ("width", "prune_classifier", "precision", "accumulate", "remat")
+_PROBLEM = ("normalize", "width", "prune_classifier", "precision", "accumulate", "remat")
 # Every method's, at the same values for all: the others are left to each method where not given.
 _SHARED = ("sparsity", "granularity", "steps", "batch_size")
 
@@ -87,6 +87,7 @@ def _of_problem() -> list[tuple[str, Any, Any]]:
     told = _options.documented(FairPruningProblem)
     hints = get_type_hints(FairPruningProblem.__init__)
     given = inspect.signature(FairPruningProblem.__init__).parameters
+    hints["normalize"] = str
     return [
         (n, _described(hints[n], told[n]), dataclasses.field(default=given[n].default))
         for n in _PROBLEM
@@ -152,12 +153,16 @@ class _Asked:
     method: str = "bilevel"
     """bilevel, or a rival under the same protocol: magnitude, gradual-magnitude, snip, ceag, ...;
     options after a colon, as in snip:batches=4. `fairbilevel methods` lists them all."""
-    constraint: Annotated[tuple[str, ...], _Repeat] = ("excess-accuracy-gap=2%",)
+    constraint: Annotated[
+        tuple[str, ...],
+        _Repeat,
+        tyro.conf.arg(help_behavior_hint="(repeatable; default: excess-accuracy-gap=2%)"),
+    ] = ("excess-accuracy-gap=2%",)
     """NAME=TOLERANCE, repeatable; accuracy-gap, degradation-gap, excess-accuracy-gap,
     absolute-excess-accuracy-gap, worst-group-accuracy (a floor), equalized-loss,
     equalized-loss-signed, demographic-parity, equal-opportunity or equalized-odds; the tolerance a
-    fraction (0.02) or a percentage (2%), groups with another one after it (2%,women=1%). `none`
-    drops them all."""
+    fraction (0.02) or a percentage (2%), groups with another one after it (2%,women=1%). What is
+    given replaces the default and a file's; `none`, alone, bounds nothing."""
     surrogate: str | None = None
     """Smooth harm that stands for the constraints in gradients: sigmoid, loss, logistic, hinge or
     squared-hinge; each constraint has its own default."""
@@ -242,6 +247,9 @@ class Config(_Owned):
         """
         if self.constraint == ("none",):
             return ()
+        if "none" in self.constraint:
+            others = ", ".join(text for text in self.constraint if text != "none")
+            raise ValueError(f"--constraint none bounds nothing: leave it or {others or 'one'} out")
         parsed = [fairness.parse_constraint(text) for text in self.constraint]
         if len({c.name for c in parsed}) < len(parsed):
             raise ValueError("each constraint can be given once")
@@ -339,6 +347,7 @@ class Config(_Owned):
         self.fractions()
         self.processes()
         self.options()
+        parse_normalize(self.normalize)
         if self.devices != "all" and not (self.devices.isdecimal() and int(self.devices)):
             raise ValueError(f"--devices is 'all' or a number from 1 up, got {self.devices!r}")
         with _as_typed():

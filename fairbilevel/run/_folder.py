@@ -13,7 +13,6 @@ from jaxtyping import Float, Shaped
 
 from fairbilevel import _display, export, report
 from fairbilevel.data import as_labels
-from fairbilevel.models import Model
 from fairbilevel.problem import predict, probabilities
 from fairbilevel.records import (
     ANALYSIS,
@@ -148,7 +147,12 @@ def save_run(
     """
     folder = Path(path)
     result = build_result(solution, baseline, seed=seed)
-    config = {"sparsity": solution.sparsity, "granularity": solution.granularity, "seed": seed}
+    config = {
+        "sparsity": solution.sparsity,
+        "granularity": solution.granularity,
+        "normalize": solution.problem.normalization,
+        "seed": seed,
+    }
     lines = claim(folder, config, overwrite)
     beside = [] if baseline is None else baseline.history
     told = of_baseline(sum({entry["phase"]: entry["steps"] for entry in beside}.values()))
@@ -223,12 +227,12 @@ class Run(export.ModelFiles):
         return as_labels(self.classes)[self.logits(inputs, dense=dense).argmax(-1)]
 
 
-def load_run(path: str | Path, *, model: Model | None = None) -> Run:
+def load_run(path: str | Path, *, model: Any = None) -> Run:
     """Read a finished run folder; nothing in it is executed.
 
     Args:
         path: the folder.
-        model: needed where the run's model was the user's own.
+        model: needed where the run's model was the user's own: a ``Model`` or ``flax.nnx`` module.
 
     Raises:
         ValueError: not a finished run, damaged, or from a newer schema.

@@ -16,7 +16,7 @@ from fairbilevel.data import Dataset
 from fairbilevel.devices import Placement
 from fairbilevel.masks import Budget
 from fairbilevel.problem import FairPruningProblem, Network
-from fairbilevel.records import MODEL, RecordError, is_run_folder
+from fairbilevel.records import CONFIG, MODEL, RecordError, is_run_folder, read_json
 from fairbilevel.run._config import Config
 from fairbilevel.run._rows import read_rows
 from fairbilevel.train import Method
@@ -107,8 +107,19 @@ def _given_dense(path: Path, problem: FairPruningProblem) -> Network:
         if not is_run_folder(path):
             raise RecordError(f"--dense {path} is neither a run folder nor an .npz of parameters")
         source = path / MODEL / "dense.npz"
+        _refuse_other_inputs(path, problem)
         _refuse_leak(path, problem)
     return export.load_network(source, problem.model)
+
+
+def _refuse_other_inputs(path: Path, problem: FairPruningProblem) -> None:
+    """Refuse the dense model of a run that has normalized its inputs in another way."""
+    there = fb_data.write_normalize(read_json(path / CONFIG).get("normalize", "fit"))
+    if there != problem.normalization:
+        raise ValueError(
+            f"--dense {path} was made with --normalize {there}, and here it is "
+            f"{problem.normalization}: give the same"
+        )
 
 
 def _refuse_leak(path: Path, problem: FairPruningProblem) -> None:

@@ -200,7 +200,6 @@ def build_result(
         "constant_answer": solution.constant_answer,
         "rollbacks": [*reference.rollbacks, *solution.rollbacks],
         "warnings": [
-            *reference.warnings,
             *rollback_warnings(reference.rollbacks),
             *solution.warnings,
         ],

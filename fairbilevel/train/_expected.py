@@ -47,4 +47,6 @@ def data_expected(problem: FairPruningProblem) -> dict[str, Any]:
         "precision": problem.precision,
         "accumulate": problem.accumulate,
         "constraints": [f"{c.name}={c.tolerance}" for c in problem.constraints],
+        # What former versions did, and did not write down.
+        **({} if problem.normalization == "fit" else {"normalize": problem.normalization}),
     }

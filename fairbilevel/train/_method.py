@@ -53,8 +53,9 @@ class Method(ABC):
         learning_rate: peak learning rate of the weights while pruning, of the default rule.
         budget_share: part of the phase that removes units after which the final sparsity is
             reached, on a cubic schedule.
-        constraints: what is enforced, in place of what the method or the problem has; the problem's
-            constraints stay what is measured, stops training early and is reported.
+        constraints: one or several that are enforced, in place of what the method or the problem
+            has; the problem's constraints stay what is measured, stops training early and is
+            reported.
         multiplier_rule: how multipliers move: gradient-ascent, augmented-lagrangian, nupi,
             multiplicative-weights or penalty; options after a colon, as in
             nupi:proportional=0.1,smoothing=0.9, augmented-lagrangian:penalty=1 or
@@ -90,7 +91,7 @@ class Method(ABC):
     batch_size: int = 128
     learning_rate: float = 0.2
     budget_share: float = 0.8
-    constraints: tuple[Constraint, ...] | None = None
+    constraints: Constraint | tuple[Constraint, ...] | None = None
     multiplier_rule: str = "gradient-ascent"
     dual_step: float = 0.01
     buffer_size: int = BUFFER_SIZE
@@ -111,6 +112,8 @@ class Method(ABC):
     runs: ClassVar[Callable[..., MethodRun]]
 
     def __post_init__(self) -> None:
+        if isinstance(self.constraints, Constraint):
+            object.__setattr__(self, "constraints", (self.constraints,))
         if not 0 <= self.sparsity < 1:
             raise ValueError(f"sparsity must lie in [0, 1), got {self.sparsity}")
         _options.one_of("granularity", self.granularity, get_args(Granularity))
@@ -401,7 +404,7 @@ class MethodRun(StagedRun):
                 batches = self.feed.take(rows, STREAM_REFRESH, RECALIBRATION_BATCHES, size)
                 self.costs.gradient_evaluations += self.plan.recalibration
                 network = recalibrated(problem, network, batches)
-        warnings = self.report.warnings()
+        warnings = (*self.reference.warnings, *self.report.warnings())
         if len(biased := method.matching_rows(problem)):
             with self.costs.timed():
                 self.costs.gradient_evaluations += self.plan.matching

@@ -10,10 +10,16 @@ import jax
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from fairbilevel import _display, masks
+from fairbilevel import _display, _options, masks
 from fairbilevel.data import as_labels
 from fairbilevel.masks import Budget, Masks
-from fairbilevel.problem import FairPruningProblem, Network, Reference, probabilities
+from fairbilevel.problem import (
+    REPORTED_ROLES,
+    FairPruningProblem,
+    Network,
+    Reference,
+    probabilities,
+)
 from fairbilevel.train._feasibility import Feasibility
 from fairbilevel.train._plan import Costs
 
@@ -118,7 +124,7 @@ class Solution:
     def network_cost(self) -> masks.Cost:
         """Parameters and multiply-adds of one row, dense and under the masks."""
         problem, network = self.problem, self.reference.network
-        sample = jax.ShapeDtypeStruct((1, *problem.inputs.shape[1:]), np.float32)
+        sample = jax.ShapeDtypeStruct((1, *problem.inputs.shape[1:]), problem.encoder.dtype)
         return masks.cost(
             problem.model.apply,
             network.params,
@@ -130,7 +136,20 @@ class Solution:
         )
 
     def evaluate(self, role: str = "test") -> dict[str, Any]:
-        """Performance, gaps and violations on a role's rows."""
+        """Performance, gaps and violations on a role's rows.
+
+        Args:
+            role: fit, select, tune or test.
+
+        Raises:
+            ValueError: no such role, or certify, whose rows are kept for ``fb.certify``.
+        """
+        if role == "certify":
+            raise ValueError(
+                "certify rows are looked at once, for a certificate: fb.certify, or `fairbilevel "
+                "certify RUN`"
+            )
+        _options.one_of("role", role, REPORTED_ROLES)
         rows = self.problem.roles[role]
         return self.problem.summarize(
             self.problem.outcomes(self.network, self.reference, rows), rows

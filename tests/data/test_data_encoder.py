@@ -99,7 +99,7 @@ def test_the_encoder_refuses_other_tables():
         encoder.transform(frame.drop(columns="b"))
     with pytest.raises(DataError, match="'b' holds 'many' where a finite number"):
         encoder.transform(frame.astype({"b": object}).replace({"b": {0: "many"}}))
-    with pytest.raises(DataError, match="given an array"):
+    with pytest.raises(DataError, match="given a ndarray"):
         encoder.transform(np.zeros((3, 5), np.float32))
     with pytest.raises(DataError, match="at least one row"):
         Encoder.fit(as_data(frame), np.array([], int))
