@@ -16,6 +16,7 @@ from fairbilevel import (
     analysis,
     certificates,
     data,
+    deploy,
     devices,
     fairness,
     hypergrad,
@@ -26,18 +27,20 @@ from fairbilevel import (
     train,
 )
 from fairbilevel.certificates import Certificate, certify
+from fairbilevel.deploy import Artifact, compact, read_artifact
 from fairbilevel.devices import Placement
 from fairbilevel.hypergrad import hypergradient
 from fairbilevel.methods import solve
 from fairbilevel.problem import FairPruningProblem, Network, Reference
 from fairbilevel.records import TensorBoard
-from fairbilevel.run import Run, analyze, load_run, save_run
+from fairbilevel.run import Run, analyze, export, load_run, save_run
 from fairbilevel.solver import BilevelSolver
 from fairbilevel.train import DivergenceError, Method, Solution
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Artifact",
     "BilevelSolver",
     "Certificate",
     "DivergenceError",
@@ -53,8 +56,11 @@ __all__ = [
     "analyze",
     "certificates",
     "certify",
+    "compact",
     "data",
+    "deploy",
     "devices",
+    "export",
     "fairness",
     "hypergrad",
     "hypergradient",
@@ -63,6 +69,7 @@ __all__ = [
     "methods",
     "models",
     "pruners",
+    "read_artifact",
     "save_run",
     "solve",
     "train",

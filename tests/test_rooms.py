@@ -17,7 +17,7 @@ ROWS = (
     ("cli",),
     ("comparison",),
     ("run",),
-    ("report", "certificates", "export"),
+    ("report", "certificates", "deploy"),
     ("methods",),
     ("solver", "pruners"),
     ("train",),

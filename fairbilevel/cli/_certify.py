@@ -38,6 +38,9 @@ class Certify:
     """Of everything that is ever certified from these rows together."""
     data: str | None = None
     """New data for a run, of the form it was made with."""
+    artifact: Path | None = None
+    """File written by fairbilevel export from this run: it answers in place of the run's pruned
+    network, and the certificate names its digest."""
     split: str | None = None
     """Split of a TensorFlow data set."""
     predictions: Path | None = None
@@ -97,6 +100,8 @@ class Verify:
     """The run it is of: the counts are made again from its certify rows, or those of --data."""
     data: str | None = None
     """The new data that the run was certified on."""
+    artifact: Path | None = None
+    """The file that answered in place of the run's pruned network."""
     predictions: Path | None = None
     """The predictions it is of, with columns y, dense, pruned and group."""
 
@@ -173,6 +178,7 @@ def verify(options: Verify, console: Console) -> int:
 
 def _again(options: Verify, certificate: Certificate) -> dict[str, Any]:
     """The certificate that run or predictions give for the same claim at the same look."""
+    from fairbilevel.deploy import read_artifact
     from fairbilevel.run import certify_run, load_run
 
     claim = certificate.claim.to_json()
@@ -180,7 +186,11 @@ def _again(options: Verify, certificate: Certificate) -> dict[str, Any]:
     trained_on = certificate.context.dense_trained_on
     if options.run is not None:
         made = certify_run(
-            load_run(options.run), data=options.data, dense_trained_on=trained_on, **claim
+            load_run(options.run),
+            artifact=None if options.artifact is None else read_artifact(options.artifact),
+            data=options.data,
+            dense_trained_on=trained_on,
+            **claim,
         )
     else:
         assert options.predictions is not None
@@ -210,23 +220,32 @@ def _tolerance(gap: str, text: str) -> float:
 
 
 def _of_run(options: Certify, claim: dict[str, Any]) -> tuple[Certificate, Path]:
+    from fairbilevel.deploy import read_artifact
     from fairbilevel.run import certify_run, load_run
 
     assert options.run is not None
     run = load_run(options.run)
     certificate = certify_run(
-        run, data=options.data, split=options.split, ledger=options.ledger, **claim
+        run,
+        artifact=None if options.artifact is None else read_artifact(options.artifact),
+        data=options.data,
+        split=options.split,
+        ledger=options.ledger,
+        **claim,
     )
-    return certificate, options.out or _place(options.run, options.data, certificate)
+    return certificate, options.out or _place(options, certificate)
 
 
-def _place(run: Path, data: str | None, certificate: Certificate) -> Path:
-    """Of the run's own rows ``certificate.json``; of new data a file for each question."""
-    if data is None:
-        return run / CERTIFICATE
+def _place(options: Certify, certificate: Certificate) -> Path:
+    """Of the run's own rows and network ``certificate.json``; of others a file for each
+    question."""
+    assert options.run is not None
+    given = [Path(p).name for p in (options.artifact, options.data) if p is not None]
+    if not given:
+        return options.run / CERTIFICATE
     from fairbilevel.certificates import certificate_name
 
-    return run / certificate_name(Path(data).name, certificate)
+    return options.run / certificate_name("-".join(given), certificate)
 
 
 def _of_predictions(
@@ -237,8 +256,9 @@ def _of_predictions(
 
     path = options.predictions
     assert path is not None
-    if options.data is not None or options.split is not None:
-        raise ValueError("--data and --split belong to a run, not to --predictions")
+    for name in ("data", "split", "artifact"):
+        if getattr(options, name) is not None:
+            raise ValueError(f"--{name} belongs to a run, not to --predictions")
     columns = _read(path, options)
     certificate = certify_rows(
         columns["y"],
@@ -253,6 +273,7 @@ def _of_predictions(
         min_group_rows=options.min_group_rows,
         ledger=(options.ledger or path.parent / LEDGER) if count else None,
         data=path.name,
+        pruned_model=_model(columns.pop("model", None)),
         as_given=options.as_given,
         **claim,
     )
@@ -268,8 +289,8 @@ def _read(path: Path, options: Certify) -> dict[str, np.ndarray]:
     read = read_table(path)
     rows = read.table
     wanted = {k: getattr(options, k) for k in ("y", "dense", "pruned", "group", "quantity")}
-    for name in ("unit", "id"):
-        wanted[name] = getattr(options, name) or (name if name in rows.columns else None)
+    for name in ("unit", "id", "model"):
+        wanted[name] = getattr(options, name, None) or (name if name in rows.columns else None)
     found = {}
     for use, name in wanted.items():
         if name is None:
@@ -286,6 +307,13 @@ def _read(path: Path, options: Certify) -> dict[str, np.ndarray]:
             )
         found[use] = rows[name].to_numpy()
     return found
+
+
+def _model(column: np.ndarray | None) -> str | None:
+    """The digest of what made the predictions, where one file made them all and they say so."""
+    digests = set() if column is None else {str(value) for value in column}
+    (digest,) = digests if len(digests) == 1 else ("",)
+    return digest.removeprefix("sha256:") if digest.startswith("sha256:") else None
 
 
 def _show(console: Console, certificate: Certificate) -> None:

@@ -47,6 +47,8 @@ commands:
              exit code 0 certified, 3 violated, 4 undecided
   verify     compute a certificate again: fairbilevel verify certificate.json
              exit code 0 the same, 1 different
+  export     a run's pruned network as one file to serve: fairbilevel export RUN --out FILE.onnx
+  predict    what a run or an exported file answers on data: fairbilevel predict FILE --data SOURCE
   report     write a finished run's report.html again: fairbilevel report RUN
 
 `fairbilevel COMMAND --help` explains the options of a command.
@@ -97,6 +99,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "analyze": _analyze,
         "certify": _certify,
         "verify": _verify,
+        "export": _export,
+        "predict": _predict,
         "report": _report,
     }
     if not words or words[0] in ("-h", "--help", "help"):
@@ -319,6 +323,18 @@ def _verify(words: list[str]) -> int:
     from fairbilevel.cli._certify import Verify, verify
 
     return verify(parse(Verify, "verify", words), _console())
+
+
+def _export(words: list[str]) -> int:
+    from fairbilevel.cli._export import Export, export
+
+    return export(parse(Export, "export", words), _console())
+
+
+def _predict(words: list[str]) -> int:
+    from fairbilevel.cli._export import Predict, predict
+
+    return predict(parse(Predict, "predict", words), _console())
 
 
 def _report(words: list[str]) -> int:

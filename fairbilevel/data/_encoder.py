@@ -41,9 +41,20 @@ class NumericColumn:
         """Names of the columns it becomes."""
         return (self.name, f"{self.name} {MISSING_LEVEL}") if self.indicator else (self.name,)
 
+    def raw(self, values: Any) -> np.ndarray:
+        """Return float64 `[n]`, NaN where a value is missing."""
+        return _as_numbers(values, self.name)
+
+    def traced(self, raw: jax.Array) -> jax.Array:
+        """What `encode` gives, of `raw` numbers inside a compiled function."""
+        missing = jnp.isnan(raw)
+        scaled = (jnp.where(missing, self.median, raw) - self.mean) / self.std
+        columns = [scaled, missing.astype(scaled.dtype)] if self.indicator else [scaled]
+        return jnp.stack(columns, axis=1)
+
     def encode(self, values: Any) -> np.ndarray:
         """Return float64 `[n, 1 or 2]`."""
-        numbers = _as_numbers(values, self.name)
+        numbers = self.raw(values)
         missing = np.isnan(numbers)
         scaled = (np.where(missing, self.median, numbers) - self.mean) / self.std
         return np.stack([scaled, missing] if self.indicator else [scaled], axis=1)
@@ -70,6 +81,15 @@ class CategoricalColumn:
         known = {level: i for i, level in enumerate(self.levels)}
         text = as_text(values)
         return np.array([known.get(MISSING_LEVEL if t is None else t, -1) for t in text], np.int64)
+
+    def raw(self, values: Any) -> np.ndarray:
+        """Return float64 `[n]`: `index`."""
+        return self.index(values).astype(np.float64)
+
+    def traced(self, raw: jax.Array) -> jax.Array:
+        """What `encode` gives, of `raw` indices inside a compiled function."""
+        levels = jnp.arange(len(self.levels), dtype=raw.dtype)
+        return (raw[:, None] == levels).astype(raw.dtype)
 
     def encode(self, values: Any) -> np.ndarray:
         """Return float64 `[n, levels]`."""
@@ -207,6 +227,30 @@ class Encoder:
                 )
             encoded.append(numbers)
         return np.concatenate(encoded, axis=1)
+
+    def raw(self, inputs: np.ndarray | pd.DataFrame) -> np.ndarray:
+        """`Dataset.inputs` as one array that still means what was read: what `traced` takes.
+
+        Returns:
+            Arrays as `transform` gives them; of a table float32 `[n, columns]` in the order of
+            `columns`: numbers as they are (NaN: missing), of text the index of its level (-1:
+            never seen).
+
+        Raises:
+            DataError: as `transform`.
+        """
+        encoded = self.transform(inputs)
+        if self.kind != "table":
+            return encoded
+        columns = [column.raw(inputs[column.name]) for column in self.columns]
+        return np.stack(columns, axis=1).astype(np.float32)
+
+    def traced(self, raw: jax.Array) -> jax.Array:
+        """Rows as models take them, of rows as `raw` gives them, inside a compiled function."""
+        if self.kind != "table":
+            return self.normalize(raw)
+        parts = [column.traced(raw[:, i]) for i, column in enumerate(self.columns)]
+        return jnp.concatenate(parts, axis=1)
 
     def normalize(self, x: jax.Array) -> jax.Array:
         """Rows as `transform` gives them, standardized on the device: float32, of their shape."""

@@ -1,6 +1,6 @@
 """Masks: prunable layers, budgets, exact thresholds, relaxations, score starts."""
 
-from fairbilevel.masks._apply import apply, collect, compact, expand
+from fairbilevel.masks._apply import apply, collect, compact, expand, wrap
 from fairbilevel.masks._budget import (
     BUDGETS,
     Budget,
@@ -65,4 +65,5 @@ __all__ = [
     "start_scores",
     "top_k_masks",
     "uniform_removed",
+    "wrap",
 ]

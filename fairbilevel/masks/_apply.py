@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array
 
 from fairbilevel._trees import flatten_named, map_named
@@ -70,6 +71,53 @@ def collect(entries: Any, layers: Layers, granularity: str) -> Masks:
             parts = [channel_sums(named[m.leaf], m, unit.size) for m in unit.members]
             gradient[unit.name] = sum(parts[1:], parts[0])
     return gradient
+
+
+def wrap(
+    rule: optax.GradientTransformation, masks: Any, layers: Layers | None = None
+) -> optax.GradientTransformation:
+    """An optax rule that leaves removed weights where they are, decay and momentum too.
+
+    ``fb.masks.wrap(optax.adam(1e-3), solution.masks)`` trains a pruned network on and keeps it
+    sparse, since removed weights are zero.
+
+    Args:
+        rule: any rule.
+        masks: of single weights by name, as in ``solution.masks``; of filters, with ``layers``; or
+            a pytree like the parameters, of arrays that broadcast to them.
+        layers: what masks of filters belong to: ``problem.layers``.
+
+    Returns:
+        The rule; its ``update`` raises ``ValueError`` where masks are not of these parameters.
+    """
+
+    def factors(like: Any) -> Any:
+        if jax.tree.structure(masks) == jax.tree.structure(like):
+            return masks
+        if layers is not None:
+            by_weight = masks.keys() == {layer.name for layer in layers.kernels}
+            return expand(masks, like, layers, "weight" if by_weight else "filter")
+        found = {}
+        for name, leaf in flatten_named(like).items():
+            of = name.rpartition("/")[0]
+            if of in masks and np.shape(masks[of]) == np.shape(leaf):
+                found[name] = masks[of]
+        if len(found) != len(masks):
+            missing = next(n for n in masks if not any(k.startswith(f"{n}/") for k in found))
+            raise ValueError(
+                f"no parameter has the shape of mask {missing!r}: masks of filters need layers "
+                "(problem.layers), and all masks the parameters that they are of"
+            )
+        return map_named(lambda name, leaf: found.get(name, jnp.ones(())), like)
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        updates, state = rule.update(updates, state, params)
+        kept = jax.tree.map(
+            lambda m, u: jnp.where(m != 0, u, 0).astype(u.dtype), factors(updates), updates
+        )
+        return kept, state
+
+    return optax.GradientTransformation(rule.init, update)
 
 
 def compact(masks: Masks, params: Any, state: Any, layers: Layers) -> tuple[Any, Any]:

@@ -27,11 +27,14 @@ class Model:
             ``[rows, ...]``, ``train`` a Python bool, ``key`` a JAX random key (dropout) and
             ``logits`` ``[rows, classes]``.
         name: what reports call it.
+        module: ``module(params, state)`` is the same as a ``flax.nnx`` module in evaluation mode,
+            where the model is made of one.
     """
 
     init: Callable[[Array], tuple[Params, ModelState]]
     apply: Callable[[Params, ModelState, Array, bool, Array], tuple[Array, ModelState]]
     name: str = "model"
+    module: Callable[[Params, ModelState], nnx.Module] | None = None
 
 
 def as_model(given: Any) -> Model:
@@ -101,18 +104,24 @@ def from_nnx(
     def rng_leaf(leaf: Any, key: Array) -> Any:
         return key if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else jnp.zeros((), leaf.dtype)
 
-    def apply(
-        params: Params, state: ModelState, x: Array, train: bool, key: Array
-    ) -> tuple[Array, ModelState]:
+    def states(params: Params, state: ModelState, key: Array) -> tuple[Any, ...]:
         leaves, structure = jax.tree.flatten(rngs_like)
         keys = jax.random.split(key, max(len(leaves), 1))
         rngs = jax.tree.unflatten(structure, map(rng_leaf, leaves, keys))
-        states = _restore(params_like, params), rngs, _restore(state_like, state)
-        merged = nnx.merge(train_graph if train else eval_graph, *states)
+        return _restore(params_like, params), rngs, _restore(state_like, state)
+
+    def apply(
+        params: Params, state: ModelState, x: Array, train: bool, key: Array
+    ) -> tuple[Array, ModelState]:
+        merged = nnx.merge(train_graph if train else eval_graph, *states(params, state, key))
         logits = merged(x)
         return logits, named_arrays(nnx.state(merged))[1] if train else state
 
-    return Model(init, apply, name or type(template).__name__)
+    def rebuilt(params: Params, state: ModelState) -> nnx.Module:
+        copied = jax.tree.map(jnp.array, (params, state))
+        return nnx.merge(eval_graph, *states(copied[0], copied[1], jax.random.key(0)))
+
+    return Model(init, apply, name or type(template).__name__, rebuilt)
 
 
 def _restore(like: Any, pure: Any) -> Any:

@@ -127,7 +127,7 @@ class VGG(nnx.Module):
             begin, end = end, end + count
             x = run_block(layers[begin:end], x, self.remat, _convolved)
             if self.pools[end - 1]:
-                x = nnx.max_pool(x, (2, 2), (2, 2))
+                x = nnx.max_pool(x, window_shape=(2, 2), strides=(2, 2))
         x = x.mean((1, 2)) if self.averaged else x.reshape(x.shape[0], -1)
         for layer in self.hidden:
             x = self.dropout(nnx.relu(layer(x)))

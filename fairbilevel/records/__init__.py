@@ -10,10 +10,12 @@ from fairbilevel.records._checkpoints import (
 from fairbilevel.records._files import (
     JsonLines,
     RecordError,
+    arrays_bytes,
     read_arrays,
     read_json,
     read_json_lines,
     write_arrays,
+    write_bytes,
     write_json,
     write_text,
 )
@@ -60,6 +62,7 @@ __all__ = [
     "JsonLines",
     "RecordError",
     "TensorBoard",
+    "arrays_bytes",
     "check_completed",
     "differences",
     "is_locked",
@@ -70,6 +73,7 @@ __all__ = [
     "read_json_lines",
     "read_result",
     "write_arrays",
+    "write_bytes",
     "write_json",
     "write_result",
     "write_text",

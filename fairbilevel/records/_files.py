@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import tempfile
@@ -39,10 +40,15 @@ def _replacing(path: Path) -> Iterator[IO[bytes]]:
         raise
 
 
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file atomically."""
+    with _replacing(path) as stream:
+        stream.write(data)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file atomically."""
-    with _replacing(path) as stream:
-        stream.write(text.encode())
+    write_bytes(path, text.encode())
 
 
 def json_text(value: Any) -> str:
@@ -85,7 +91,19 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], *, compressed: bo
 
     Members carry a fixed time stamp, so that equal arrays give equal files.
     """
-    with _replacing(path) as stream, zipfile.ZipFile(stream, "w") as archive:
+    with _replacing(path) as stream:
+        _archive(stream, arrays, compressed)
+
+
+def arrays_bytes(arrays: Mapping[str, np.ndarray], *, compressed: bool = False) -> bytes:
+    """What ``write_arrays`` would write."""
+    stream = io.BytesIO()
+    _archive(stream, arrays, compressed)
+    return stream.getvalue()
+
+
+def _archive(stream: Any, arrays: Mapping[str, np.ndarray], compressed: bool) -> None:
+    with zipfile.ZipFile(stream, "w") as archive:
         for name, value in arrays.items():
             member = zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0))
             member.compress_type = zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED

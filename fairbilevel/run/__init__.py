@@ -11,7 +11,8 @@ from fairbilevel.run._analyze import (
 )
 from fairbilevel.run._certify import certify_run
 from fairbilevel.run._config import FREE_OPTIONS, PLACE_OPTIONS, SWITCHES, Config, read_config
-from fairbilevel.run._evaluate import evaluate_run
+from fairbilevel.run._evaluate import evaluate_run, read_like
+from fairbilevel.run._export import export, open_model, predict_source, write_answers
 from fairbilevel.run._folder import Run, check_free, load_run, save_run
 from fairbilevel.run._frontier import frontier_run
 from fairbilevel.run._listing import RunSummary, list_runs, summarize_run
@@ -42,6 +43,7 @@ __all__ = [
     "complete",
     "describe_machine",
     "evaluate_run",
+    "export",
     "follow_run",
     "frontier_run",
     "has_result",
@@ -49,9 +51,12 @@ __all__ = [
     "load_run",
     "machine",
     "make_plan",
+    "open_model",
+    "predict_source",
     "prepare",
     "read_config",
     "read_data",
+    "read_like",
     "run_folder",
     "save_run",
     "solution_line",
@@ -61,4 +66,5 @@ __all__ = [
     "summarize_run",
     "versions",
     "write_analysis",
+    "write_answers",
 ]

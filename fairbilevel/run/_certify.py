@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,9 @@ from fairbilevel import certificates, fairness
 from fairbilevel import data as fb_data
 from fairbilevel.certificates import LEDGER, RECORD, Certificate
 from fairbilevel.data import Dataset
+from fairbilevel.deploy import Artifact
 from fairbilevel.records import MODEL, ROWS
-from fairbilevel.run._evaluate import read_like
+from fairbilevel.run._evaluate import file_hash, read_like
 from fairbilevel.run._folder import Run
 from fairbilevel.run._roles import role_rows
 from fairbilevel.run._rows import UsedRows, read_rows
@@ -22,6 +22,7 @@ from fairbilevel.run._rows import UsedRows, read_rows
 def certify_run(
     run: Run,
     *,
+    artifact: Artifact | None = None,
     data: str | None = None,
     split: str | None = None,
     ledger: Path | None = None,
@@ -34,6 +35,8 @@ def certify_run(
 
     Args:
         run: the run.
+        artifact: the file that ships in place of the run's own network: it answers, and the
+            certificate names its digest.
         data: new data, as ``--data`` of solve; by default the run's own certify rows.
         split: of a TensorFlow data set.
         ledger: file that numbers the looks at these rows; by default ``ledger.json`` in the run.
@@ -54,7 +57,13 @@ def certify_run(
     else:
         rows, alike, left_out, notes = _new_rows(run, data, split)
     trained_on = _trained_on(run, rows, alike) or dense_trained_on
-    dense, pruned = run.logits(rows.inputs, dense=True), run.logits(rows.inputs)
+    dense = run.logits(rows.inputs, dense=True)
+    pruned = (run if artifact is None else artifact).logits(rows.inputs)
+    if artifact is not None and artifact.classes != run.classes:
+        raise ValueError(
+            f"{artifact.path} answers {', '.join(artifact.classes)} and the run "
+            f"{', '.join(run.classes)}: it was exported from another one"
+        )
     classes = np.asarray(run.classes)
     more: dict[str, Any] = {}
     if upper is not None:
@@ -81,8 +90,10 @@ def certify_run(
         unit_name=unit_name,
         row_keys=fb_data.row_fingerprints(rows).row,
         data=rows.name if data is not None else f"{rows.name} (certify rows)",
-        dense_model=_file_hash(run.path / MODEL / "dense.npz"),
-        pruned_model=_file_hash(run.path / MODEL / "sparse.npz"),
+        dense_model=file_hash(run.path / MODEL / "dense.npz"),
+        pruned_model=(
+            file_hash(run.path / MODEL / "sparse.npz") if artifact is None else artifact.digest
+        ),
         dense_trained_on=trained_on,
         duplicates=twins,
         alike=alike,
@@ -204,7 +215,3 @@ def _trained_on(run: Run, rows: Dataset, alike: int) -> str | None:
             "that the dense model comes from: nothing can be certified from them"
         )
     return f"the fit rows of the run {given}{apart}"
-
-
-def _file_hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import hashlib
 import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +24,42 @@ from fairbilevel.run._rows import read_rows
 _FORMER = ("merged", "merged_classes", "dropped_classes")
 
 
-def run_options(run: Run, **changes: Any) -> Options:
-    """How to read other data for a run: as its own, with changes."""
+def reading(run: Run) -> dict[str, Any]:
+    """How other data is read for a run: as its own. JSON values, which files that ship carry."""
     known = {f.name for f in dataclasses.fields(Options)}
     values = {k: v for k, v in run.config.items() if k in known}
     # What the run predicted and compared, though it may have left that to its source.
     values |= {name: run.description[name] for name in ("target", "group")}
-    # Roles, units and row weights belong to the run's own rows; trials' subsets too.
-    values |= {"role": None, "unit": None, "weight": None, "max_rows": None, **changes}
-    return Options.from_json(values)
+    # Roles, units and row weights belong to the run's own rows; trials' subsets too. Where data
+    # lies is a matter of the machine.
+    values |= dict.fromkeys(("role", "unit", "weight", "max_rows", "data_dir"))
+    former = {name: list(run.description.get(name, ())) for name in _FORMER}
+    return {
+        "options": Options.from_json(values).to_json(),
+        "classes": list(run.classes),
+        "groups": list(run.groups),
+        **former,
+    }
+
+
+def read_as(how: Mapping[str, Any], source: str, **changes: Any) -> Dataset:
+    """Other data in a form that ``reading`` told, with changes; labels may be missing."""
+    groups = tuple(how["groups"]) if "groups" in how else None
+    former = {name: tuple(how.get(name, ())) for name in _FORMER}
+    options = Options.from_json({**how.get("options", {}), **changes})
+    return load(
+        source, options, classes=tuple(how["classes"]), groups=groups, labelled=False, **former
+    )
 
 
 def read_like(run: Run, source: str, **changes: Any) -> Dataset:
     """Other data in the form of a run's own, with its classes and groups; labels may be missing."""
-    former = {n: tuple(run.description.get(n, ())) for n in _FORMER}
-    options = run_options(run, **changes)
-    return load(source, options, classes=run.classes, groups=run.groups, labelled=False, **former)
+    return read_as(reading(run), source, **{"data_dir": run.config.get("data_dir"), **changes})
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def evaluate_run(
@@ -99,7 +121,8 @@ def evaluate_run(
         )
     results["gaps"] = fairness.gaps(right["dense"], right["pruned"], group, run.groups, counted)
     if predictions is not None:
-        _write_predictions(predictions, run, data, {"dense": dense, "pruned": pruned})
+        answers = {"dense": dense, "pruned": pruned}
+        write_predictions(predictions, data, answers, run.classes, run.groups)
     return results
 
 
@@ -121,19 +144,35 @@ def _used(run: Run, data: Dataset) -> list[str]:
     return []
 
 
-def _write_predictions(
-    path: Path, run: Run, data: Dataset, logits: dict[str, Float[np.ndarray, "rows classes"]]
+def write_predictions(
+    path: Path,
+    data: Dataset,
+    logits: Mapping[str, Float[np.ndarray, "rows classes"]],
+    classes: Sequence[str],
+    groups: Sequence[str],
+    model: str | None = None,
 ) -> None:
+    """A CSV row per data row: id, group, y, each model's class, then its probabilities.
+
+    Args:
+        path: the file.
+        data: rows.
+        logits: of ``dense`` and ``pruned``, or of one of them.
+        classes: names.
+        groups: names.
+        model: what the pruned answers come from, a column of its own.
+    """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    columns = [f"{model}_p_{name}" for model in logits for name in run.classes]
-    writer.writerow(["id", "group", "y", *logits, *columns])
+    columns = [f"{name}_p_{label}" for name in logits for label in classes]
+    head, tail = (["model"], [model]) if model is not None else ([], [])
+    writer.writerow(["id", "group", "y", *logits, *head, *columns])
     # The last name, which an index of -1 picks, is that of what is missing.
-    groups, classes = (*run.groups, ""), (*run.classes, "")
+    groups, classes = (*groups, ""), (*classes, "")
     answers = [values.argmax(-1) for values in logits.values()]
     chances = np.concatenate([probabilities(values) for values in logits.values()], axis=-1)
     for i in range(len(data)):
         named = [data.ids[i], groups[data.group[i]], classes[data.y[i]]]
         named += [classes[answer[i]] for answer in answers]
-        writer.writerow([*named, *(f"{p:.6g}" for p in chances[i])])
+        writer.writerow([*named, *tail, *(f"{p:.6g}" for p in chances[i])])
     write_text(path, stream.getvalue())

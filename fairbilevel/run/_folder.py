@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from fairbilevel import _display, export, report
+from fairbilevel import _display, deploy, report
 from fairbilevel.data import as_labels
 from fairbilevel.problem import predict, probabilities
 from fairbilevel.records import (
@@ -119,7 +119,7 @@ def of_baseline(steps: int) -> Callable[[dict[str, Any]], dict[str, Any]]:
 def finish(path: Path, solution: Solution, result: dict[str, Any]) -> None:
     """Model files and rows, the result, the report: a folder with a result is complete."""
     (path / MODEL).mkdir(exist_ok=True)
-    export.save_model(path / MODEL, solution)
+    deploy.save_model(path / MODEL, solution)
     write_rows(path, solution.problem)
     write_result(path, result)
     report.write_report(path)
@@ -164,7 +164,7 @@ def save_run(
 
 
 @dataclass(frozen=True)
-class Run(export.ModelFiles):
+class Run(deploy.ModelFiles):
     """A finished run, read back: its ``model/`` folder, and beside it:
 
     Attributes:
@@ -194,16 +194,6 @@ class Run(export.ModelFiles):
             f"{of(self.result, 'sparsity', 'unit')}s",
             f"accuracy on test {pruned}, dense {dense}",
         )
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names."""
-        return tuple(self.description["classes"])
-
-    @property
-    def groups(self) -> tuple[str, ...]:
-        """Group names."""
-        return tuple(self.description["groups"])
 
     def logits(self, inputs: Any, *, dense: bool = False) -> Float[np.ndarray, "rows classes"]:
         """Logits of rows in the form the data came in.
@@ -241,7 +231,7 @@ def load_run(path: str | Path, *, model: Any = None) -> Run:
     result = read_result(folder)
     check_completed(folder, result)
     return Run(
-        **vars(export.load_model(folder / MODEL, model)),
+        **vars(deploy.load_model(folder / MODEL, model)),
         path=folder,
         config=read_json(folder / CONFIG),
         result=result,

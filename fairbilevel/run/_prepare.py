@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from fairbilevel import data as fb_data
-from fairbilevel import export
+from fairbilevel import deploy
 from fairbilevel.data import Dataset
 from fairbilevel.devices import Placement
 from fairbilevel.masks import Budget
@@ -109,7 +109,7 @@ def _given_dense(path: Path, problem: FairPruningProblem) -> Network:
         source = path / MODEL / "dense.npz"
         _refuse_other_inputs(path, problem)
         _refuse_leak(path, problem)
-    return export.load_network(source, problem.model)
+    return deploy.load_network(source, problem.model)
 
 
 def _refuse_other_inputs(path: Path, problem: FairPruningProblem) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fairbilevel import devices, export
+from fairbilevel import deploy, devices
 from fairbilevel.problem import Reference
 from fairbilevel.records import (
     CHECKPOINTS,
@@ -219,7 +219,7 @@ def _record_failure(path: Path, prepared: Prepared, error: ValueError, typed: st
     status: dict[str, Any] = {"status": "failed", "diagnosis": str(error)}
     if isinstance(error, DivergenceError):
         (path / MODEL).mkdir(exist_ok=True)
-        export.save_network(path / MODEL / "last_good.npz", error.last_good)
+        deploy.save_network(path / MODEL / "last_good.npz", error.last_good)
         status |= {"status": "diverged", "phase": error.phase, "step": error.step}
     write_json(
         path / RESULT,

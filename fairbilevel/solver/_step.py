@@ -26,7 +26,6 @@ from fairbilevel.train import (
     StretchLog,
     all_finite,
     at,
-    frozen,
     masked,
     maybe_dual_step,
     repeated,
@@ -135,7 +134,7 @@ class OuterStep:
     def _bound(self, factors: Any, rate: Any) -> Hypergradient:
         """The method, moving weights as the weight step does where it moves any itself."""
         if isinstance(self.method, (Unrolled, FirstOrder)):
-            rule = frozen(scaled(self.steps.optimizer, rate), factors)
+            rule = masks.wrap(scaled(self.steps.optimizer, rate), factors)
             method = dataclasses.replace(self.method, optimizer=rule)
             if isinstance(method, Unrolled):  # each of its steps moves the statistics on
                 return dataclasses.replace(method, threads=lambda aux: aux.model_state)

@@ -30,7 +30,7 @@ from fairbilevel.train._plan import (
 from fairbilevel.train._report import Best, Callback, Noise, TuneRecord, rollback_warnings
 from fairbilevel.train._run import Rules, RunState, StagedRun
 from fairbilevel.train._solution import Solution
-from fairbilevel.train._steps import DualState, StepLog, Steps, WeightState, frozen, masked, scaled
+from fairbilevel.train._steps import DualState, StepLog, Steps, WeightState, masked, scaled
 from fairbilevel.train._stretch import (
     Stretch,
     StretchLog,
@@ -86,7 +86,6 @@ __all__ = [
     "dense_start",
     "dense_steps",
     "every",
-    "frozen",
     "gather",
     "held_then_falling",
     "learning_rates",

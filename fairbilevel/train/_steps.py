@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from fairbilevel import fairness
+from fairbilevel import fairness, masks
 from fairbilevel.fairness import Buffers, Constraint, Custom, GroupStatistics, Outcomes, RowWeights
 from fairbilevel.problem import Numbers, Structure
 from fairbilevel.train._accumulate import accumulated, swept
@@ -98,17 +98,6 @@ class Aux(NamedTuple):
 def masked(factors: Any, params: Any) -> Any:
     """``z = m * theta``, leaf by leaf."""
     return jax.tree.map(lambda m, p: m * p, factors, params)
-
-
-def frozen(rule: optax.GradientTransformation, factors: Any) -> optax.GradientTransformation:
-    """``rule`` on the weights whose factor is not zero; the others stay, decay and momentum too."""
-
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        updates, state = rule.update(updates, state, params)
-        kept = jax.tree.map(lambda m, u: jnp.where(m != 0, u, 0).astype(u.dtype), factors, updates)
-        return kept, state
-
-    return optax.GradientTransformation(rule.init, update)
 
 
 @dataclass(frozen=True)
@@ -341,7 +330,7 @@ class Steps:
         self, gradient: Any, optimizer: optax.OptState, params: Any, factors: Any, rate: Any
     ) -> tuple[Any, optax.OptState]:
         """Weights, and the rule's state, after an update along their gradient."""
-        rule = frozen(scaled(self.optimizer, rate), factors)
+        rule = masks.wrap(scaled(self.optimizer, rate), factors)
         updates, optimizer = rule.update(gradient, optimizer, params)
         return optax.apply_updates(params, updates), optimizer
 

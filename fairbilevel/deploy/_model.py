@@ -136,8 +136,30 @@ class ModelFiles:
     description: dict[str, Any]
 
     def __repr__(self) -> str:
-        name, granularity = self.description["name"], self.description["granularity"]
-        return _display.line("ModelFiles", name, repr(self.network), f"masks of {granularity}s")
+        name = self.description["name"]
+        return _display.line(
+            "ModelFiles", name, repr(self.network), f"masks of {self.granularity}s"
+        )
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names."""
+        return tuple(self.description["classes"])
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Group names."""
+        return tuple(self.description["groups"])
+
+    @property
+    def granularity(self) -> str:
+        """What was removed: ``"weight"`` or ``"filter"``."""
+        return self.description["granularity"]
+
+    @property
+    def layers(self) -> Layers:
+        """What the masks belong to."""
+        return _layers(self.description)
 
 
 def _masked(layers: Layers, granularity: str) -> tuple[str, ...]:

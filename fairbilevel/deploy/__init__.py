@@ -1,0 +1,22 @@
+"""What leaves: the ``model/`` folder of a run, the compact network, and files that others serve."""
+
+from fairbilevel.deploy._artifact import Artifact, format_of, read_artifact, write_artifact
+from fairbilevel.deploy._compact import Compact, compact, forward
+from fairbilevel.deploy._formats import FORMATS
+from fairbilevel.deploy._model import ModelFiles, load_model, load_network, save_model, save_network
+
+__all__ = [
+    "FORMATS",
+    "Artifact",
+    "Compact",
+    "ModelFiles",
+    "compact",
+    "format_of",
+    "forward",
+    "load_model",
+    "load_network",
+    "read_artifact",
+    "save_model",
+    "save_network",
+    "write_artifact",
+]

@@ -1,0 +1,294 @@
+"""One file that holds a pruned network: written, read back, run, and compared with it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Shaped
+
+from fairbilevel import _display, _options, _trees
+from fairbilevel.data import DataError, Encoder, as_labels
+from fairbilevel.deploy._compact import Compact, Pruned, compact
+from fairbilevel.deploy._formats import FORMATS, About, Damaged, Run, require
+from fairbilevel.deploy._model import ModelFiles
+from fairbilevel.models import as_model
+from fairbilevel.problem import predict, probabilities
+from fairbilevel.records import RecordError, write_bytes
+from fairbilevel.train import Solution
+
+VERSION = 1
+LARGEST_DIFFERENCE = 1e-4  # of a logit
+_MOST_ROWS = 4096  # that an artifact is checked on
+_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A file written by ``fb.export``, read back.
+
+    Attributes:
+        path: the file.
+        format: ``"stablehlo"``, ``"onnx"``, ``"safetensors"`` or ``"npz"``.
+        about: its description: classes, input, sparsity, provenance, what was checked.
+        digest: SHA-256 of the file, hexadecimal.
+        encoder: from rows as read to rows as the file takes them.
+    """
+
+    path: Path
+    format: str
+    about: About
+    digest: str
+    encoder: Encoder
+    _run: Run = dataclasses.field(repr=False)
+
+    def __repr__(self) -> str:
+        return _display.line(
+            "Artifact",
+            str(self.path),
+            f"{self.about['model']['name']} as {self.format}",
+            f"{self.about['parameters']:,} parameters",
+        )
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names, in the order of the logits."""
+        return tuple(self.about["classes"])
+
+    def rows(self, inputs: Any) -> np.ndarray:
+        """Rows as read, as the file takes them: what any other runtime is fed.
+
+        Raises:
+            DataError: rows of another form.
+        """
+        return _rows(self.encoder, inputs, self.about["input"]["encoded"])
+
+    def logits(self, inputs: Any) -> Float[np.ndarray, "rows classes"]:
+        """Logits of rows in the form the run's data came in, by the file's own runtime.
+
+        Raises:
+            ValueError: rows of another form, or the runtime fails on them.
+        """
+        return _logits(self._run, self.rows(inputs), len(self.classes), self.path)
+
+    def predict_proba(self, inputs: Any) -> Float[np.ndarray, "rows classes"]:
+        """Probabilities in the order of ``classes``."""
+        return probabilities(self.logits(inputs))
+
+    def predict(self, inputs: Any) -> Shaped[np.ndarray, " rows"]:
+        """Names of the rows' classes in the type of the labels."""
+        return as_labels(self.classes)[self.logits(inputs).argmax(-1)]
+
+
+def _rows(encoder: Encoder, inputs: Any, encoded: bool) -> np.ndarray:
+    if not encoded:
+        return encoder.raw(inputs)
+    return np.asarray(encoder.normalize(jnp.asarray(encoder.transform(inputs))))
+
+
+def _logits(run: Run, rows: np.ndarray, classes: int, path: Path) -> np.ndarray:
+    parts = [np.zeros((0, classes), np.float32)]
+    for start in range(0, len(rows), _BATCH):
+        try:
+            part = np.asarray(run(rows[start : start + _BATCH]))
+        except Exception as error:  # each runtime has its own
+            said = next(iter(str(error).splitlines()), type(error).__name__)
+            raise RecordError(f"{path} does not run on these rows: {said}") from None
+        if part.shape != (len(rows[start : start + _BATCH]), classes):
+            raise RecordError(
+                f"{path} gives {list(part.shape)} where {classes} logits a row are expected"
+            )
+        parts.append(part.astype(np.float32, copy=False))
+    return np.concatenate(parts)
+
+
+def format_of(path: Path, given: str | None = None) -> str:
+    """The format asked for, by default that of the file's ending.
+
+    Raises:
+        ValueError: there is no such format.
+    """
+    if given is not None:
+        _options.one_of("format", given, tuple(FORMATS))
+        return given
+    for name, kind in FORMATS.items():
+        if path.suffix == kind.suffix:
+            return name
+    endings = ", ".join(kind.suffix for kind in FORMATS.values())
+    raise ValueError(f"{path.name} ends in none of {endings}: give format")
+
+
+def write_artifact(
+    source: Solution | ModelFiles,
+    path: Path,
+    format: str | None = None,
+    *,
+    inputs: Any,
+    encoded: bool = False,
+    more: Mapping[str, Any] | None = None,
+) -> Artifact:
+    """Write a pruned network as one file, read it back, and compare it with the network.
+
+    Args:
+        source: a solution or a run.
+        path: the file; its folder is there.
+        format: by default that of the file's ending.
+        inputs: rows as read to compare on; the first 4,096 are taken.
+        encoded: the file takes rows as the model does, in place of rows as read.
+        more: provenance.
+
+    Returns:
+        The artifact; ``about["checked"]`` says on how many rows it was compared and how far the
+        logits lie apart.
+
+    Raises:
+        ValueError: the format cannot be written here, or the file answers otherwise than the
+            network: then no file is left.
+    """
+    name = format_of(path, format)
+    kind, given = FORMATS[name], Pruned.of(source)
+    require(f"the format {name}", name, kind.writes_with)
+    network, encoder = compact(source), given.encoder
+    some = inputs[:_MOST_ROWS]
+    rows = _rows(encoder, some, encoded)
+    first = (lambda x: x) if encoded else encoder.traced
+    about = {
+        "schema_version": VERSION,
+        "format": name,
+        **describe(given, network, source),
+        "input": _input(encoder, rows, encoded),
+        **(more or {}),
+    }
+    try:
+        content = kind.convert(network, first, rows.shape[1:], rows.dtype, about)
+    except (NotImplementedError, TypeError, ValueError) as error:
+        said = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(f"{given.model.name!r} cannot be written as {name}: {said}") from None
+    about["digest"] = kind.digest(content)
+    run = kind.run(*kind.unpack(kind.pack(content, about)), first, given.model)
+    expected = predict(given.model, encoder, given.network, encoder.transform(some))
+    about["checked"] = _compared(_logits(run, rows, len(given.classes), path), expected)
+    write_bytes(path, kind.pack(content, about))
+    return read_artifact(path, model=given.model)
+
+
+def _compared(found: np.ndarray, expected: np.ndarray) -> dict[str, Any]:
+    """How far logits lie apart.
+
+    Raises:
+        ValueError: too far, or another class.
+    """
+    apart = float(np.abs(found - expected).max(initial=0))
+    changed = int((found.argmax(-1) != expected.argmax(-1)).sum())
+    if changed or not apart <= LARGEST_DIFFERENCE:
+        raise ValueError(
+            f"the exported network answers otherwise than the run: logits differ by up to "
+            f"{apart:.2g} ({LARGEST_DIFFERENCE:g} is allowed) and {changed} of {len(found)} rows "
+            "get another class; nothing was written. Numbers far larger than their spread lose "
+            "digits where they are standardized in the file: --encoded leaves that out of it"
+        )
+    return {"rows": len(found), "largest_difference": apart, "changed": changed}
+
+
+def describe(given: Pruned, network: Compact, source: Solution | ModelFiles) -> About:
+    """What a network is, for people and for reading it back."""
+    if isinstance(source, Solution):
+        built_in, width = source.problem.built_in, source.problem.width
+    else:
+        built_in, width = source.description["built_in"], source.description["width"]
+    entries = [np.asarray(m) for m in given.masks.values()]
+    units = sum(m.size for m in entries)
+    kept = sum(int(np.count_nonzero(m)) for m in entries)
+    leaves = _trees.flatten_named(network.params).values()
+    return {
+        "model": {
+            "name": given.model.name,
+            "width": width,
+            "built_in": built_in,
+            "input_shape": list(given.encoder.input_shape),
+        },
+        "classes": list(given.classes),
+        "granularity": given.granularity,
+        "sparsity": {"units": units, "kept": kept, "achieved": 1 - kept / units},
+        "parameters": int(sum(np.size(leaf) for leaf in leaves)),
+        "nonzero_parameters": int(sum(np.count_nonzero(np.asarray(leaf)) for leaf in leaves)),
+        "encoder": given.encoder.to_json(),
+    }
+
+
+def _input(encoder: Encoder, rows: np.ndarray, encoded: bool) -> About:
+    """What one row of the file's input is."""
+    columns = []
+    if encoder.kind == "table" and not encoded:
+        for column in encoder.columns:
+            levels = getattr(column, "levels", None)
+            columns.append({"name": column.name, "levels": None if levels is None else [*levels]})
+    return {
+        "name": "rows",
+        "kind": encoder.kind,
+        "encoded": encoded,
+        "shape": list(rows.shape[1:]),
+        "dtype": str(rows.dtype),
+        **({"columns": columns} if columns else {}),
+    }
+
+
+def read_artifact(path: str | Path, *, model: Any = None) -> Artifact:
+    """Read a file written by ``fb.export``.
+
+    Args:
+        path: the file.
+        model: where it holds weights alone, and those of a model of the user's own.
+
+    Raises:
+        ValueError: missing, damaged, of another kind or from a newer version, or what runs it is
+            not installed.
+    """
+    file = Path(path)
+    name = format_of(file)
+    kind = FORMATS[name]
+    require(f"reading {file}", name, kind.runs_with)
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError:
+        raise RecordError(f"{file} does not exist") from None
+    except OSError as error:
+        raise RecordError(f"{file} cannot be read: {error.strerror or error}") from None
+    try:
+        content, about = kind.unpack(data)
+        version = about.get("schema_version")
+        if not isinstance(version, int) or version > VERSION:
+            raise Damaged(f"it is of version {version}, and this fairbilevel reads {VERSION}")
+        if kind.digest(content) != about.get("digest"):
+            raise Damaged("its content is not what was written")
+        encoder = Encoder.from_json(about["encoder"])
+        _check(about)
+        first = (lambda x: x) if about["input"]["encoded"] else encoder.traced
+        run = kind.run(content, about, first, None if model is None else as_model(model))
+    except (KeyError, TypeError, AttributeError, DataError) as error:
+        raise RecordError(f"{file} is damaged: its description lacks or distorts {error}") from None
+    except Damaged as error:
+        raise RecordError(f"{file} cannot be used: {error}") from None
+    return Artifact(file, name, about, hashlib.sha256(data).hexdigest(), encoder, run)
+
+
+def _check(about: About) -> None:
+    """Refuse what would surprise later.
+
+    Raises:
+        Damaged: what.
+    """
+    classes, given = about["classes"], about["input"]
+    texts = isinstance(classes, list) and all(isinstance(c, str) for c in classes)
+    if not texts or len(set(classes)) != len(classes) or not classes:
+        raise Damaged("its classes are no names")
+    if type(given["encoded"]) is not bool or not isinstance(about["model"]["name"], str):
+        raise Damaged("its description is not one of a network")
+    if type(about["parameters"]) is not int:
+        raise Damaged("its number of parameters is none")

@@ -1,0 +1,340 @@
+"""What ships: compact networks, files of every format, and what reads them without this library."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import fairbilevel as fb
+from fairbilevel.cli import main
+
+RNG = np.random.default_rng(0)
+N = 600
+Y, GROUP = RNG.integers(0, 2, N), RNG.integers(0, 2, N)
+PIXELS = RNG.integers(0, 256, (N, 32, 32, 3)).astype(np.uint8)
+NUMBERS = (RNG.normal(size=(N, 12)) * 3 + 5).astype(np.float32)
+WIDTHS = {
+    "mlp": 32, "cnn": 8, "resnet10": 8, "resnet18": 8, "cifar-resnet56": 4, "mobilenetv2": 8,
+    "vgg19": 8, "vit": 48,
+}  # fmt: skip
+FORMATS = ("stablehlo", "onnx", "safetensors", "npz")
+NEEDS = {"onnx": ("jax2onnx", "onnxruntime"), "safetensors": ("safetensors",)}
+
+
+class Own(nnx.Module):
+    """A network of one's own, with everything that its mode changes."""
+
+    def __init__(self, rngs):
+        self.conv = nnx.Conv(3, 8, (3, 3), 2, rngs=rngs)
+        self.norm = nnx.BatchNorm(8, rngs=rngs)
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+        self.hidden = nnx.Linear(8, 16, rngs=rngs)
+        self.head = nnx.Linear(16, 2, rngs=rngs)
+
+    def __call__(self, x):
+        x = nnx.relu(self.norm(self.conv(x))).mean((1, 2))
+        return self.head(nnx.relu(self.hidden(self.dropout(x))))
+
+
+def needs(name):
+    for package in NEEDS.get(name, ()):
+        if find_spec(package) is None:
+            pytest.skip(f"{package} is not installed: pip install 'fairbilevel[{name}]'")
+
+
+def problem(name):
+    x = NUMBERS if name == "mlp" else PIXELS
+    if name == "own":
+        return fb.FairPruningProblem(Own(nnx.Rngs(0)), x, Y, GROUP)
+    return fb.FairPruningProblem(name, x, Y, GROUP, width=WIDTHS[name])
+
+
+def solved(name, granularity, sparsity=0.5, **more):
+    given = problem(name)
+    options = {"sparsity": sparsity, "steps": 4, "batch_size": 16, "granularity": granularity}
+    options |= more
+    return fb.solve(given, "magnitude", dense=given.initial_network(), **options)
+
+
+EVERY = [(name, granularity) for name in (*WIDTHS, "own") for granularity in ("weight", "filter")]
+
+
+@pytest.fixture(scope="module", params=EVERY, ids="-".join)
+def solution(request):
+    return solved(*request.param)
+
+
+READ = """
+import sys
+import numpy as np
+file, rows, out = sys.argv[1:]
+x = np.load(rows)
+if file.endswith(".onnx"):
+    import onnxruntime
+    session = onnxruntime.InferenceSession(file)
+    logits = session.run(None, {session.get_inputs()[0].name: x})[0]
+else:
+    import jax.export
+    with open(file, "rb") as stream:
+        logits = jax.export.deserialize(bytearray(stream.read())).call(x)
+assert not {"fairbilevel", "flax"} & set(sys.modules)
+np.save(out, logits)
+"""
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_file_answers_as_the_network_does(solution, name, tmp_path):
+    needs(name)
+    file = tmp_path / f"network{fb.deploy.FORMATS[name].suffix}"
+    inputs = solution.problem.data.inputs[:500]
+    made = fb.export(solution, file, inputs=inputs)
+    expected = solution.logits(inputs)
+    assert made.about["checked"] == {
+        "rows": 500, "changed": 0, "largest_difference": made.about["checked"]["largest_difference"]
+    }  # fmt: skip
+    again = fb.read_artifact(file, model=solution.problem.model)
+    np.testing.assert_allclose(again.logits(inputs), expected, atol=1e-4)
+    assert np.array_equal(again.predict(inputs), solution.predict(inputs))
+    assert again.classes == ("0", "1")
+    if name in ("stablehlo", "onnx"):
+        np.save(tmp_path / "rows.npy", made.rows(inputs))
+        words = [sys.executable, "-c", READ, file, tmp_path / "rows.npy", tmp_path / "out.npy"]
+        subprocess.run(list(map(str, words)), check=True, cwd=tmp_path)
+        alone = np.load(tmp_path / "out.npy")
+        np.testing.assert_allclose(alone, expected, atol=1e-4)
+        assert np.array_equal(alone.argmax(-1), expected.argmax(-1))
+
+
+def test_what_is_left_runs_and_trains_as_any_network(solution):
+    model, params, state = left = fb.compact(solution)
+    x = solution.problem.inputs[:50]
+    encoded = solution.problem.encoder.normalize(jnp.asarray(x))
+    logits, _ = model.apply(params, state, encoded, False, jax.random.key(0))
+    np.testing.assert_allclose(
+        logits, solution.logits(solution.problem.data.inputs[:50]), atol=1e-4
+    )
+    whole = sum(leaf.size for leaf in jax.tree.leaves(solution.network.params))
+    size = sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert size < whole if solution.granularity == "filter" else size == whole
+    module = left.module
+    np.testing.assert_allclose(module(encoded), logits, atol=1e-6)
+    if solution.problem.model.name == "Own":
+        assert isinstance(module, Own)
+    module.train()
+    loss = lambda m: optax.softmax_cross_entropy_with_integer_labels(m(encoded), Y[:50]).mean()  # noqa: E731
+    gradients = nnx.grad(loss)(module)
+    assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradients))
+
+
+@pytest.mark.parametrize("granularity", ["weight", "filter"])
+def test_wrapped_rules_keep_what_was_removed(granularity):
+    solution = solved("cnn", granularity)
+    layers = None if granularity == "weight" else solution.problem.layers
+    rule = fb.masks.wrap(optax.adamw(1e-2), solution.masks, layers)
+    params, state = solution.network.params, solution.network.state
+    x = solution.problem.encoder.normalize(jnp.asarray(solution.problem.inputs[:64]))
+
+    def loss(params):
+        logits, _ = solution.problem.model.apply(params, state, x, False, jax.random.key(0))
+        return optax.softmax_cross_entropy_with_integer_labels(logits, Y[:64]).mean()
+
+    slope, memory = jax.jit(jax.grad(loss)), rule.init(params)
+    for _ in range(5):
+        updates, memory = rule.update(slope(params), memory, params)
+        params = optax.apply_updates(params, updates)
+    before, after = (fb.masks.apply(solution.masks, p, solution.problem.layers, granularity)
+                     for p in (solution.network.params, params))  # fmt: skip
+    jax.tree.map(np.testing.assert_array_equal, after, params)
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), before, after)
+    assert any(jax.tree.leaves(moved))
+
+
+def test_wrapped_rules_refuse_masks_of_other_parameters():
+    solution = solved("cnn", "filter")
+    rule = fb.masks.wrap(optax.sgd(0.1), solution.masks)
+    params = solution.network.params
+    with pytest.raises(ValueError, match="masks of filters need layers"):
+        rule.update(params, rule.init(params), params)
+
+
+def test_mostly_zero_dense_layers_are_multiplied_by_what_is_left():
+    solution = solved("mlp", "weight", 0.95, budget="uniform")
+    left = fb.compact(solution)
+    x = solution.problem.encoder.normalize(jnp.asarray(solution.problem.inputs[:64]))
+    plain, quick = (fb.deploy.forward(left, sparse_layers=s) for s in (False, True))
+    np.testing.assert_allclose(jax.jit(quick)(x), plain(x), atol=1e-5)
+    said = str(jax.make_jaxpr(quick)(x))
+    assert said.count("bcsr_dot_general") >= 2
+    assert "bcsr_dot_general" not in str(jax.make_jaxpr(plain)(x))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run on a table with text, missing numbers and groups, by the command line."""
+    place = tmp_path_factory.mktemp("shipped")
+    rng = np.random.default_rng(1)
+    n = 500
+    age = rng.integers(18, 90, n).astype(float)
+    job = rng.choice(["clerk", "cook", "none"], n)
+    pay = rng.lognormal(10, 1, n).round(2)
+    label = np.where(age + 20 * (job == "cook") + rng.normal(size=n) * 10 > 55, "yes", "no")
+    lines = ["age,job,pay,sex,label"]
+    for i in range(n):
+        shown = "" if i % 13 == 0 else f"{age[i]:g}"
+        lines.append(f"{shown},{job[i]},{pay[i]},{'fm'[i % 2]},{label[i]}")
+    (place / "rows.csv").write_text("\n".join(lines))
+    words = ["--data", str(place / "rows.csv"), "--target", "label", "--group", "sex"]
+    words += ["--model", "mlp", "--width", "16", "--steps", "40", "--dense-steps", "60"]
+    words += ["--no-baseline", "--sparsity", "0.5", "--out", str(place / "run")]
+    assert main(["solve", *words]) == 0
+    return place
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("encoded", [False, True])
+def test_a_table_goes_in_raw(run, name, encoded, tmp_path, capsys):
+    needs(name)
+    file = str(tmp_path / f"table{fb.deploy.FORMATS[name].suffix}")
+    words = ["export", str(run / "run"), "--out", file]
+    assert main([*words, "--encoded"] if encoded else words) == 0
+    said = capsys.readouterr().out
+    assert "changed verdicts 0" in said
+    assert "float32 [rows, " in said
+    loaded = fb.load_run(run / "run")
+    read = fb.read_artifact(file)
+    table = fb.data.read_table(run / "rows.csv").table
+    np.testing.assert_allclose(read.logits(table), loaded.logits(table), atol=1e-4)
+    columns = read.about["input"].get("columns")
+    names = None if columns is None else [c["name"] for c in columns]
+    assert names == (None if encoded else ["age", "job", "pay", "sex"])
+    assert read.about["run"]["data"] == loaded.result["data"]["fingerprint"]
+
+
+def test_predictions_of_a_file_are_those_of_the_run(run, tmp_path, capsys):
+    file = str(tmp_path / "table.stablehlo")
+    assert main(["export", str(run / "run"), "--out", file]) == 0
+    out = {}
+    for model in (file, str(run / "run")):
+        out[model] = tmp_path / f"answers{len(out)}.csv"
+        words = ["predict", model, "--data", str(run / "rows.csv"), "--out", str(out[model])]
+        assert main([*words, "--run", str(run / "run")]) == 0
+    assert "accuracy on 500 labelled rows" in capsys.readouterr().out
+    first, second = (path.read_text().splitlines() for path in out.values())
+    assert first[0] == second[0]
+    assert first[0].startswith("id,group,y,dense,pruned,model,dense_p_no,dense_p_yes,pruned_p_no")
+    for a, b in zip(first[1:], second[1:], strict=True):
+        assert a.split(",")[:5] == b.split(",")[:5]
+    digest = fb.read_artifact(file).digest
+    assert f"sha256:{digest}" in first[1]
+    words = ["certify", "--predictions", str(out[file]), "--tolerance", "40%"]
+    assert main([*words, "--dense-trained-on", "other rows"]) in (0, 3, 4)
+    written = json.loads(out[file].with_suffix(".certificate.json").read_text())
+    assert written["context"]["pruned_model"] == digest
+
+
+def test_a_certificate_of_the_file_that_ships(run, tmp_path, capsys):
+    file = tmp_path / "table.stablehlo"
+    assert main(["export", str(run / "run"), "--out", str(file)]) == 0
+    words = ["certify", str(run / "run"), "--artifact", str(file), "--tolerance", "60%"]
+    out = tmp_path / "certificate.json"
+    assert main([*words, "--out", str(out)]) in (0, 4)
+    assert json.loads(out.read_text())["context"]["pruned_model"] == fb.read_artifact(file).digest
+    again = ["verify", str(out), "--run", str(run / "run"), "--artifact", str(file)]
+    assert main(again) == 0
+    assert main(again[:4]) == 1  # of the run's own network
+    assert "pruned_model" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- what cannot be
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    place, solution = tmp_path_factory.mktemp("files"), solved("mlp", "weight")
+    for name in FORMATS:
+        if all(find_spec(p) for p in NEEDS.get(name, ())):
+            fb.export(solution, place / f"net{fb.deploy.FORMATS[name].suffix}")
+    return place
+
+
+def newer(data, name):
+    """The same file, of a version to come."""
+    if name != "npz":
+        for mark in (b'"schema_version": ', b'\\"schema_version\\": '):
+            data = data.replace(mark + b"1", mark + b"7")
+        return data
+    with np.load(io.BytesIO(data)) as read:
+        arrays = dict(read)
+    arrays["fairbilevel"] = np.array(
+        str(arrays["fairbilevel"]).replace('version": 1', 'version": 7')
+    )
+    stream = io.BytesIO()
+    np.savez(stream, **arrays)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_damaged_file_is_refused(files, name, tmp_path, capsys):
+    needs(name)
+    suffix = fb.deploy.FORMATS[name].suffix
+    good = (files / f"net{suffix}").read_bytes()
+    file = tmp_path / f"bad{suffix}"
+    np.savez(tmp_path / "rows.npz", x=NUMBERS)
+    middle = len(good) // 3
+    for data in (
+        good[: len(good) // 2], good[:-20], b"", b"nonsense" * 40,
+        good[:middle] + bytes([good[middle] ^ 0x40]) + good[middle + 1 :],
+        newer(good, name),
+    ):  # fmt: skip
+        file.write_bytes(data)
+        with pytest.raises(ValueError, match=r"bad\.") as caught:
+            fb.read_artifact(file)
+        assert "\n" not in str(caught.value)
+        assert main(["predict", str(file), "--data", str(tmp_path / "rows.npz")]) == 2
+        said = capsys.readouterr().err.splitlines()
+        assert len(said) == 1
+
+
+def test_rows_of_another_shape_are_refused(files, tmp_path, capsys):
+    np.savez(tmp_path / "rows.npz", x=NUMBERS[:, :5])
+    words = ["predict", str(files / "net.stablehlo"), "--data", str(tmp_path / "rows.npz")]
+    assert main(words) == 2
+    assert "rows have shape (5,)" in capsys.readouterr().err
+
+
+def test_a_file_that_answers_otherwise_is_not_written(tmp_path, monkeypatch):
+    solution = solved("mlp", "weight")
+    right = fb.deploy.forward
+
+    def wrong(*arguments, **options):
+        return lambda x: right(*arguments, **options)(x) + jnp.array([0.0, 3.0])
+
+    monkeypatch.setattr("fairbilevel.deploy._formats.forward", wrong)
+    with pytest.raises(ValueError, match="answers otherwise than the run"):
+        fb.export(solution, tmp_path / "net.stablehlo")
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_calls_of_export(tmp_path):
+    solution = solved("mlp", "weight")
+    for call, message in (
+        (lambda: fb.export(solution, tmp_path / "net.pb"), "ends in none of .stablehlo"),
+        (lambda: fb.export(solution, tmp_path / "net", "tflite"), "tflite"),
+        (lambda: fb.export(solution, tmp_path / "no" / "net.npz"), "there is no folder"),
+        (lambda: fb.export(solution.network, tmp_path / "net.npz"), "is no pruned network"),
+        (lambda: fb.compact(None), "is no pruned network"),
+        (lambda: fb.read_artifact(tmp_path / "no.npz"), "does not exist"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+    assert not list(tmp_path.iterdir())
