@@ -27,12 +27,19 @@ from fairbilevel.masks._relaxation import (
     TopK,
     spread,
 )
-from fairbilevel.masks._score import magnitude, magnitude_scale, median_distance, start_scores
+from fairbilevel.masks._score import (
+    MAGNITUDES,
+    magnitude,
+    magnitude_scales,
+    median_distance,
+    start_scores,
+)
 from fairbilevel.masks._threshold import Masks, Scores, capped_simplex, kth_largest, top_k_masks
 
 __all__ = [
     "BUDGETS",
     "GRANULARITIES",
+    "MAGNITUDES",
     "RELAXATIONS",
     "Budget",
     "CappedSimplex",
@@ -57,7 +64,7 @@ __all__ = [
     "find_layers",
     "kth_largest",
     "magnitude",
-    "magnitude_scale",
+    "magnitude_scales",
     "median_distance",
     "removed",
     "select_layers",

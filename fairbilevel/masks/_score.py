@@ -14,7 +14,8 @@ from fairbilevel.masks._apply import channel_sums
 from fairbilevel.masks._layers import Layer, Layers, Slice
 from fairbilevel.masks._threshold import Masks
 
-STARTS = ("magnitude", "random", "constant")
+MAGNITUDES = ("magnitude", "layer-magnitude")
+STARTS = (*MAGNITUDES, "random", "constant")
 
 
 def magnitude(params: Any, layers: Layers, granularity: str) -> Masks:
@@ -80,12 +81,21 @@ def magnitude_scale(magnitudes: Masks) -> Float[Array, ""]:
     return jnp.where(mean > 0, mean, 1)
 
 
+def magnitude_scales(kind: str, magnitudes: Masks) -> dict[str, Float[Array, ""]]:
+    """The unit of each layer's magnitudes as scores: one for all (``"magnitude"``), or the layer's
+    own mean (``"layer-magnitude"``)."""
+    if kind == "magnitude":
+        return dict.fromkeys(magnitudes, magnitude_scale(magnitudes))
+    return {name: magnitude_scale({name: m}) for name, m in magnitudes.items()}
+
+
 def start_scores(kind: str, params: Any, layers: Layers, granularity: str, key: Array) -> Masks:
     """Scores to begin with.
 
     Args:
-        kind: ``"magnitude"`` (scaled to mean one, default everywhere), ``"random"`` (uniform in
-            [0, 2]) or ``"constant"`` (one everywhere: the first masks are decided by index alone).
+        kind: ``"magnitude"`` (scaled to mean one over all layers), ``"layer-magnitude"`` (scaled to
+            mean one in every layer), ``"random"`` (uniform in [0, 2]) or ``"constant"`` (one
+            everywhere: the first masks are decided by index alone).
         params: dense parameters.
         layers: prunable layers.
         granularity: ``"weight"`` or ``"filter"``.
@@ -95,10 +105,10 @@ def start_scores(kind: str, params: Any, layers: Layers, granularity: str, key: 
         ValueError: unknown kind.
     """
     _options.one_of("score start", kind, STARTS)
-    if kind == "magnitude":
+    if kind in MAGNITUDES:
         scores = magnitude(params, layers, granularity)
-        scale = magnitude_scale(scores)
-        return {name: s / scale for name, s in scores.items()}
+        scales = magnitude_scales(kind, scores)
+        return {name: s / scales[name] for name, s in scores.items()}
     shapes = {unit.name: unit.shape for unit in layers.units(granularity)}
     if kind == "constant":
         return {name: jnp.ones(shape) for name, shape in shapes.items()}

@@ -37,7 +37,7 @@ SELECT_SHARE = 1 / 4  # of a nominal batch that is split between the levels
 SCORE_TRAVEL, LARGEST_STEP = 5.0, 0.1
 
 RelaxationName = Literal["top-k", "sigmoid", "capped-simplex"]
-ScoreStart = Literal["magnitude", "random", "constant"]
+ScoreStart = Literal["magnitude", "layer-magnitude", "random", "constant"]
 ScoreRule = Literal["adam", "momentum"]
 MultipliersFrom = Literal["start", "pruned"]
 WeightsOn = Literal["fit", "fit+select"]
@@ -51,7 +51,10 @@ class BilevelSolver(Method):
     Attributes:
         relaxation: how scores become masks: top-k (straight-through), sigmoid (annealed
             temperature) or capped-simplex (projection); in Python also an object of one's own.
-        score_start: where mask scores start: magnitude, random or constant.
+        score_start: where mask scores start: magnitude, layer-magnitude (in units of each layer's
+            mean: the magnitudes of filters say more of how wide a layer's input is than of what
+            they are worth), random or constant. By default layer-magnitude at granularity filter,
+            else magnitude.
         hypergradient: bilinear (closed form), none (no implicit term), cg, neumann, gmres,
             bicgstab, single-loop, unrolled or first-order; options after a colon, as in
             bilinear:gamma=10 or cg:iterations=10,damping=0.1; in Python any method of
@@ -70,9 +73,10 @@ class BilevelSolver(Method):
         violation_every: steps between measurements of the true violations; the dual step is scaled
             by it.
         multipliers_from: multipliers move from the start, or only once the mask is final (pruned).
-        follow_weights: scores that started as magnitudes also move with their weights, so that what
-            the inner problem makes of a weight counts beside the hypergradient. At a score step of
-            zero they are the scores of gradual magnitude pruning.
+        follow_weights: scores that started as magnitudes of either kind also move with their
+            weights, so that what the inner problem makes of a weight counts beside the
+            hypergradient. At a score step of zero and by magnitude they are the scores of gradual
+            magnitude pruning.
         weights_on: fit+select: while the mask is searched, the weights also take the gradient on
             select that its scores take, so that no row of the batch is lost to them; or fit, which
             keeps what moves the scores from the weights. By default fit where the hypergradient
@@ -93,7 +97,7 @@ class BilevelSolver(Method):
     distill: float = 0.5
     match_dense: bool = True
     relaxation: RelaxationName | Relaxation = "top-k"
-    score_start: ScoreStart = "magnitude"
+    score_start: ScoreStart | None = None
     hypergradient: Hypergradient = field(default_factory=Bilinear)
     bilevel_share: float = 0.75
     split_batch: bool = True
@@ -119,12 +123,13 @@ class BilevelSolver(Method):
         if isinstance(self.relaxation, str):
             _options.one_of("relaxation", self.relaxation, masks.RELAXATIONS)
         for name, kind in (
-            ("score_start", ScoreStart),
             ("score_rule", ScoreRule),
             ("multipliers_from", MultipliersFrom),
             ("fine_tune_on", FineTuneOn),
         ):
             _options.one_of(name, getattr(self, name), get_args(kind))
+        if self.score_start is not None:
+            _options.one_of("score_start", self.score_start, get_args(ScoreStart))
         if self.weights_on is not None:
             _options.one_of("weights_on", self.weights_on, get_args(WeightsOn))
         if self.weights_on == "fit+select" and self._moves_weights:
@@ -148,6 +153,13 @@ class BilevelSolver(Method):
             return 0.0
         fit, select = self.sizes(problem)
         return select / (fit + select)
+
+    @property
+    def starts(self) -> str:
+        """Where scores start."""
+        if self.score_start is not None:
+            return self.score_start
+        return "layer-magnitude" if self.granularity == "filter" else "magnitude"
 
     @property
     def relaxes(self) -> Relaxation:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from fairbilevel.fairness import AccuracyGap, Constraint
 from fairbilevel.problem import FairPruningProblem
-from fairbilevel.solver._bilevel import BilevelSolver, WeightsOn
+from fairbilevel.solver._bilevel import BilevelSolver, ScoreStart, WeightsOn
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class BiFP(BilevelSolver):
     Without ``constrain_masks``, ``constrain_weights`` or both it is the paper's ablations.
     """
 
+    score_start: ScoreStart | None = "magnitude"
     distill: float = 0.0
     match_dense: bool = False
     follow_weights: bool = False
@@ -56,6 +57,7 @@ class BiP(BilevelSolver):
     fine-tuning and early stopping are those of the solver: the same protocol for all.
     """
 
+    score_start: ScoreStart | None = "magnitude"
     distill: float = 0.0
     match_dense: bool = False
     follow_weights: bool = False

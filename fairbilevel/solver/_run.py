@@ -69,7 +69,7 @@ class BilevelRun(MethodRun):
             self.budget,
             method.granularity,
             self.sizes[0],
-            method.follow_weights and method.score_start == "magnitude",
+            method.starts if method.follow_weights and method.starts in masks.MAGNITUDES else "",
             method.constrain_masks,
             method.constrain_weights,
             method.of_select(self.problem),
@@ -92,7 +92,7 @@ class BilevelRun(MethodRun):
         network, seed = self.reference.network, np.uint32(method.seed)
         weights = self.begun(network, self.fresh())
         arguments = place.place((network.params, self._keep(self._sparsity_at(1)), seed))
-        structure = (self.outer_step, method.score_start)
+        structure = (self.outer_step, method.starts)
         with self.costs.timed():
             scores, outer = _BEGUN(structure, *arguments, placement=place, costs=self.costs)
         return RunState(weights, self.everything(), scores, outer)

@@ -40,13 +40,13 @@ class OuterState(NamedTuple):
         rule: state of the outer optimizer.
         method: state of the hypergradient method.
         spread: unit of the score step: the scores' standard deviation at their start.
-        magnitude: unit of scaled magnitudes, where scores follow their weights.
+        magnitude: units of scaled magnitudes by layer, where scores follow their weights.
     """
 
     rule: optax.OptState
     method: Any
     spread: Float[Array, ""]
-    magnitude: Float[Array, ""]
+    magnitude: dict[str, Float[Array, ""]]
 
 
 class OuterStretch(NamedTuple):
@@ -97,8 +97,8 @@ class OuterStep:
         budget: what may be kept.
         granularity: ``"weight"`` or ``"filter"``.
         fit_rows: rows of a batch that an outer step takes of fit, the first of them.
-        follows: whether scores follow their weights (a weight that the inner problem grows gains
-            as much score).
+        follows: which magnitudes (``fb.masks.MAGNITUDES``) scores follow: a weight that the inner
+            problem grows gains as much score; or nothing.
         constrain_masks: whether constraints act on the scores.
         constrain_weights: whether they act on the weights.
         both: share of the weights' gradient that is the outer one's; 0 leaves it to fit.
@@ -113,7 +113,7 @@ class OuterStep:
     budget: Budget
     granularity: str
     fit_rows: int
-    follows: bool
+    follows: str
     constrain_masks: bool = True
     constrain_weights: bool = True
     both: float = 0.0
@@ -129,7 +129,8 @@ class OuterStep:
         spread = jnp.maximum(masks.spread(scores), 0.1) if self.relative else jnp.ones(())
         method = self._bound(factors, 1.0).init(scores, params)
         rule = self.outer.init(scores)
-        return scores, OuterState(rule, method, spread, masks.magnitude_scale(magnitudes))
+        units = masks.magnitude_scales(self.follows, magnitudes) if self.follows else {}
+        return scores, OuterState(rule, method, spread, units)
 
     def _bound(self, factors: Any, rate: Any) -> Hypergradient:
         """The method, moving weights as the weight step does where it moves any itself."""
@@ -254,11 +255,11 @@ class OuterStep:
         nothing = OuterLog(jnp.zeros(()), jnp.asarray(-1, jnp.int32))
         return state, masked(factors, weights.params), (log, nothing)
 
-    def _follow(self, scores: Masks, before: Any, after: Any, unit: Float[Array, ""]) -> Masks:
+    def _follow(self, scores: Masks, before: Any, after: Any, units: Any) -> Masks:
         layers = self.steps.structure.layers
         old = masks.magnitude(before, layers, self.granularity)
         new = masks.magnitude(after, layers, self.granularity)
-        return {n: s + (new[n] - old[n]) / unit for n, s in scores.items()}
+        return {n: s + (new[n] - old[n]) / units[n] for n, s in scores.items()}
 
 
 def _first(batch: Any, rows: int, axis: int) -> Any:
