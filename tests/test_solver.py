@@ -374,11 +374,17 @@ def test_the_multipliers_answer_to_violations(tiny_problem, dense, base):
     assert bits(base) != bits(loose)
 
 
+@pytest.mark.parametrize("start", [None, *masks.MAGNITUDES])
 @pytest.mark.parametrize("granularity", masks.GRANULARITIES)
-def test_scores_that_follow_their_weights_alone_are_magnitudes(granularity, tiny_problem, dense):
+def test_scores_that_follow_their_weights_alone_are_magnitudes(
+    granularity, start, tiny_problem, dense
+):
     """At a score step of zero nothing but the weights moves them."""
     problem = tiny_problem()
-    solver = fb.BilevelSolver(sparsity=0.6, granularity=granularity, score_step=0.0, **QUICK)
+    solver = fb.BilevelSolver(
+        sparsity=0.6, granularity=granularity, score_step=0.0, score_start=start, **QUICK
+    )
+    assert solver.starts == start or start is None
     run = solver.start(problem, problem.refer(dense))
     state = run.init()
     start = flatten_named(dense.params)
@@ -386,7 +392,7 @@ def test_scores_that_follow_their_weights_alone_are_magnitudes(granularity, tiny
         state = run.step(state)
     now = flatten_named(state.weights.params)
     key = jax.random.key(0)
-    begun = masks.start_scores("magnitude", dense.params, problem.layers, granularity, key)
+    begun = masks.start_scores(solver.starts, dense.params, problem.layers, granularity, key)
     for layer in problem.layers:
         axes = tuple(a for a in range(2) if a != layer.out_axis)
 

@@ -92,7 +92,8 @@ def wrap(
     """
 
     def factors(like: Any) -> Any:
-        if jax.tree.structure(masks) == jax.tree.structure(like):
+        shaped: Any = jax.tree.structure(like)
+        if jax.tree.structure(masks) == shaped:
             return masks
         if layers is not None:
             by_weight = masks.keys() == {layer.name for layer in layers.kernels}
