@@ -317,10 +317,13 @@ class Arrays(Format):
             arrays = self.ours(content, about)
             like = jax.eval_shape(model.init, jax.random.key(0))
             trees = _filled(like[0], arrays, "param"), _filled(like[1], arrays, "state")
-            function = jax.jit(lambda x: forward(Compact(model, *trees))(first(x)))
+            # Parameters are arguments: as constants they would be folded, which takes long.
+            function = jax.jit(
+                lambda params, state, x: forward(Compact(model, params, state))(first(x))
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise Damaged(f"its arrays are not those of its model ({error})") from None
-        return lambda x: np.asarray(function(x))
+        return lambda x: np.asarray(function(*trees, x))
 
     def ours(self, content: dict[str, np.ndarray], about: About) -> dict[str, np.ndarray]:
         """Content by our names."""
