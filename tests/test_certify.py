@@ -560,6 +560,13 @@ def test_new_rows_are_taken_and_used_ones_refused(place, finished, capsys):
     assert any("1 rows are test rows" in note for note in context["notes"])
     assert any("1 clusters, 1 of them with conflicting labels" in n for n in context["notes"])
     assert (context["duplicates"], context["kind"]) == (2, "distinct images")
+    # Each question has a line of its own in the list of runs.
+    written = sorted((place / "run").glob("certificate-*.json"))
+    capsys.readouterr()
+    assert main(["runs", str(place)]) == 0
+    listed = [line for line in capsys.readouterr().out.splitlines() if "certificate-" in line]
+    verdicts = [json.loads(p.read_text())["verdict"] for p in written]
+    assert listed == [f"run/{p.name}: {v}" for p, v in zip(written, verdicts, strict=True)]
 
 
 def changed(run, name, values):

@@ -17,7 +17,9 @@ import pytest
 from flax import nnx
 
 import fairbilevel as fb
+from fairbilevel._trees import fill_named, flatten_named
 from fairbilevel.cli import main
+from fairbilevel.deploy._torch import from_torch, to_torch
 
 RNG = np.random.default_rng(0)
 N = 600
@@ -284,6 +286,64 @@ def test_a_certificate_of_the_file_that_ships(run, tmp_path, capsys):
     assert main(again) == 0
     assert main(again[:4]) == 1  # of the run's own network
     assert "pruned_model" in capsys.readouterr().out
+
+
+TORCH = {  # entries of timm's state dictionaries, and some of their names
+    "resnet18": (122, ["conv1.weight", "layer1.0.bn1.running_var", "layer4.0.downsample.1.bias",
+                       "layer2.1.conv2.weight", "fc.weight"]),
+    "resnet50": (320, ["layer1.0.downsample.0.weight", "layer3.5.conv3.weight", "bn1.weight"]),
+    "mobilenetv2": (314, ["conv_stem.weight", "blocks.0.0.conv_pw.weight", "conv_head.weight",
+                          "blocks.6.0.conv_pwl.weight", "blocks.1.1.bn3.num_batches_tracked"]),
+    "vit": (152, ["cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.11.mlp.fc2.bias",
+                  "blocks.0.attn.qkv.weight", "blocks.3.attn.proj.weight", "head.bias"]),
+}  # fmt: skip
+TIMM = {"resnet18": "resnet18", "resnet50": "resnet50", "mobilenetv2": "mobilenetv2_100",
+        "vit": "vit_tiny_patch16_224"}  # fmt: skip
+
+
+def arrays_of(name, pixels=32):
+    model = fb.models.build(name, (pixels, pixels, 3), 10)
+    trees = jax.eval_shape(model.init, jax.random.key(0))
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for part, tree in zip(("param", "state"), trees, strict=True):
+        for leaf, value in flatten_named(tree).items():
+            drawn = rng.normal(size=value.shape) * 0.05
+            arrays[f"{part}/{leaf}"] = np.abs(drawn + 1 * (part == "state")).astype(np.float32)
+    return model, arrays
+
+
+@pytest.mark.parametrize("name", TORCH)
+def test_weights_go_to_torch_and_back(name):
+    _, arrays = arrays_of(name)
+    theirs, made = to_torch(name, arrays)
+    count, names = TORCH[name]
+    assert len(theirs) == count
+    assert set(names) <= theirs.keys()
+    back = from_torch(name, theirs, made)
+    assert back.keys() == arrays.keys()
+    for key, values in arrays.items():
+        np.testing.assert_array_equal(back[key], values)
+
+
+@pytest.mark.parametrize("name", TORCH)
+def test_timm_reads_the_weights(name):
+    """timm's own module answers as ours does."""
+    timm = pytest.importorskip("timm", reason="timm and torch are not installed")
+    torch = pytest.importorskip("torch")
+    model, arrays = arrays_of(name, 224)
+    theirs, _ = to_torch(name, arrays)
+    module = timm.create_model(TIMM[name], num_classes=10).eval()
+    module.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in theirs.items()})
+    x = np.random.default_rng(1).normal(size=(2, 224, 224, 3)).astype(np.float32)
+    with torch.no_grad():
+        expected = module(torch.from_numpy(x.transpose(0, 3, 1, 2).copy())).numpy()
+    like = jax.eval_shape(model.init, jax.random.key(0))
+    own = [{k.split("/", 1)[1]: v for k, v in arrays.items() if k.startswith(part)}
+           for part in ("param", "state")]  # fmt: skip
+    params, state = (fill_named(tree, named) for tree, named in zip(like, own, strict=True))
+    logits, _ = model.apply(params, state, jnp.asarray(x), False, jax.random.key(0))
+    np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
 
 
 # ---------------------------------------------------------------- what cannot be

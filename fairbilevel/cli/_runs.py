@@ -64,6 +64,9 @@ def runs(options: Runs, console: Console) -> int:
             "a group beyond the average in points, and whether the fairness limits were kept.",
             highlight=False,
         )
+    for run in listed:
+        for file, verdict in run.certificates.items():
+            console.print(plain(f"{name(run)}/{file}: {verdict}"), highlight=False, soft_wrap=True)
     for run in found:
         if run.note is not None:
             said = f"{name(run)}: {run.status}: {run.note}"

@@ -64,6 +64,7 @@ _FAMILIES: dict[str, tuple[Any, str, int]] = {
 _FAMILIES["mobilenetv2"] = (_MOBILE, "blocks.{0}.{1}", 0)
 _FAMILIES["vit"] = (_VIT, "", 0)
 _WHOLE = {"vit": {"token": "cls_token", "position": "pos_embed"}}
+_QKV = ("query", "key", "value")
 _ENDS = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 
 
@@ -105,40 +106,37 @@ def to_torch(model: str, arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np
         The arrays, and for each of theirs what it was made of: our name and shape (of query, key
         and value, which timm keeps in one array, three of them), for ``from_torch``.
     """
-    out: dict[str, np.ndarray] = {}
-    made: dict[str, list[list[Any]]] = {}
+    parts: dict[str, list[tuple[str, np.ndarray, list[int]]]] = {}
     for ours, values in arrays.items():
         name = ours.split("/", 1)[1]
         module, _, leaf = name.rpartition("/")
-        shape = list(values.shape)
-        joined = re.fullmatch(r"(blocks/\d+)/attention/(query|key|value)", module)
+        shape, end = list(values.shape), _ENDS.get(leaf, leaf)
+        joined = model == "vit" and re.fullmatch(
+            rf"(blocks/\d+)/attention/({'|'.join(_QKV)})", module
+        )
         if name in _WHOLE.get(model, {}):
             theirs = _WHOLE[model][name]
-        elif model == "vit" and joined:
+        elif joined:
             # [width, heads, size] -> [heads * size, width]; bias [heads, size] -> [heads * size].
-            theirs = f"{joined[1].replace('/', '.')}.attn.qkv.{_ENDS.get(leaf, leaf)}"
+            theirs = f"{joined[1].replace('/', '.')}.attn.qkv.{end}"
             values = values.reshape(shape[0], -1).T if leaf == "kernel" else values.reshape(-1)
         else:
-            theirs = f"{_module(model, module)}.{_ENDS.get(leaf, leaf)}".lstrip(".")
+            theirs = f"{_module(model, module)}.{end}".lstrip(".")
             if leaf == "kernel":
-                if model == "vit" and module.endswith("attention/out"):
+                if model == "vit" and module.endswith("attention/out"):  # [heads, size, width]
                     values = values.reshape(-1, shape[-1])
                 values = values.transpose(_axes(values.ndim))
-        made.setdefault(theirs, []).append([ours, shape])
-        if theirs in out:  # query, key, value: they come in the order key, query, value
-            out[theirs] = np.concatenate([out[theirs], values])
-        else:
-            out[theirs] = values
-    for theirs, parts in made.items():
-        if len(parts) == 3:
-            order = sorted(
-                range(3),
-                key=lambda i: ("query", "key", "value").index(parts[i][0].split("/")[-2]),
-            )
-            pieces = np.split(out[theirs], 3)
-            out[theirs] = np.concatenate([pieces[i] for i in order])
-            made[theirs] = [parts[i] for i in order]
-    return {n: np.ascontiguousarray(v) for n, v in out.items()}, made
+        parts.setdefault(theirs, []).append((ours, values, shape))
+    out, made = {}, {}
+    for theirs, some in parts.items():
+        if len(some) > 1:
+            some = sorted(some, key=lambda part: _QKV.index(part[0].split("/")[-2]))
+        out[theirs] = np.concatenate([part[1] for part in some]) if len(some) > 1 else some[0][1]
+        made[theirs] = [[ours, shape] for ours, _, shape in some]
+    # A count that torch keeps beside running statistics, and misses where it is not there.
+    counts = [n.replace("running_mean", "num_batches_tracked") for n in out if "running_mean" in n]
+    out |= {name: np.zeros((), np.int64) for name in counts}
+    return {name: np.asarray(values, order="C") for name, values in out.items()}, made
 
 
 def from_torch(
@@ -154,13 +152,7 @@ def from_torch(
     for theirs, parts in made.items():
         pieces = np.split(arrays[theirs], len(parts))
         for (ours, shape), piece in zip(parts, pieces, strict=True):
-            module, _, leaf = ours.rpartition("/")
-            if leaf == "kernel":
-                if model == "vit" and "/attention/" in f"/{module}/":
-                    flat = piece.transpose(_axes(2))
-                    out[ours] = flat.reshape(shape)
-                    continue
-                back = np.argsort(_axes(piece.ndim))
-                piece = piece.transpose(back)
+            if ours.endswith("/kernel"):
+                piece = piece.transpose(np.argsort(_axes(piece.ndim)))
             out[ours] = np.ascontiguousarray(piece.reshape(shape))
     return out

@@ -5,8 +5,8 @@ from __future__ import annotations
 import datetime
 import os
 import shlex
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,8 @@ class RunSummary:
         largest_gap: largest excess accuracy gap of a group on test, a fraction.
         limits: fairness limits on test: ``"kept"``, ``"not kept"``, ``"none"``, ``"not measured"``;
             ``"in doubt"`` where they are kept on test but not on other rows, or test has too few.
-        certificate: verdict of its certificate.
+        certificate: verdict of the certificate of its own certify rows.
+        certificates: verdicts of those of new data or of exported files, by file name.
         date: when its newest record was written, ISO 8601 in UTC.
     """
 
@@ -72,6 +73,7 @@ class RunSummary:
     largest_gap: float | None = None
     limits: str | None = None
     certificate: str | None = None
+    certificates: Mapping[str, str] = field(default_factory=dict)
     date: str | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -164,7 +166,9 @@ def _summary(path: Path) -> RunSummary:
     }
     note = _text(result, "diagnosis")
     try:
-        known["certificate"] = _certificate(path)
+        known["certificate"] = _certificate(path / CERTIFICATE)
+        of_others = sorted(path.glob("certificate-*.json"))
+        known["certificates"] = {p.name: _certificate(p) for p in of_others}
     except RecordError as error:
         note = _sentence(error)
     if status == "completed":
@@ -178,11 +182,11 @@ def _summary(path: Path) -> RunSummary:
 
 
 def _certificate(path: Path) -> str | None:
-    if not (path / CERTIFICATE).is_file():
+    if not path.is_file():
         return None
-    verdict = _text(read_json(path / CERTIFICATE), "verdict")
+    verdict = _text(read_json(path), "verdict")
     if verdict is None:
-        raise RecordError(f"{path / CERTIFICATE} says no verdict")
+        raise RecordError(f"{path} says no verdict")
     return verdict
 
 
