@@ -434,7 +434,7 @@ def test_columns_are_the_users(tmp_path):
         ),
         (["--predictions", "mine.csv", "--tolerance", "3%", "--confidence", "95"], "confidence"),
         (["--predictions", "mine.csv", "--tolerance", "3%", "--group", "grup"], "mean 'group'"),
-        (["--predictions", "mine.csv", "--tolerance", "3%", "--data", "x"], "belong to a run"),
+        (["--predictions", "mine.csv", "--tolerance", "3%", "--data", "x"], "belongs to a run"),
         (["--predictions", "empty.csv", "--tolerance", "3%"], "empty.csv is empty"),
         (["--predictions", "gaps.csv", "--tolerance", "3%"], "is empty in 1 rows"),
         (["no/such/run", "--tolerance", "3%"], "there is no run folder"),
