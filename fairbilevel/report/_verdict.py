@@ -408,7 +408,8 @@ def _infeasible(result: dict[str, Any], bounds: list[Limit]) -> list[str]:
     """Which limits could not be reached: groups, distances, and what was reached."""
     sentences = []
     by_name = {limit.name: limit for limit in bounds}
-    for found in dig(result, "feasibility", "constraints") or []:
+    listed = dig(result, "feasibility", "constraints")
+    for found in listed if isinstance(listed, list) else []:
         limit = by_name.get(str(dig(found, "name")))
         if limit is None or dig(found, "status") != "infeasible within this budget":
             continue

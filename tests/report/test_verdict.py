@@ -320,3 +320,10 @@ def test_the_terminal_shows_the_ends_of_many_groups(example_run: MakeRun) -> Non
 
 def test_the_terminal_prints_an_empty_result() -> None:
     assert printed({})
+
+
+@pytest.mark.parametrize("found", [7, "text", {"name": "x"}, [7], None])
+def test_a_distorted_list_of_limits_breaks_nothing(found: Any) -> None:
+    """Found by the fuzzer."""
+    result = small_result(feasibility={"constraints": found})
+    assert verdict(result) == verdict(small_result())
