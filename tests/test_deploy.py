@@ -396,6 +396,33 @@ def test_a_damaged_file_is_refused(files, name, tmp_path, capsys):
         assert len(said) == 1
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_ending_need_not_tell(files, name, tmp_path):
+    needs(name)
+    held = (files / f"net{fb.deploy.FORMATS[name].suffix}").read_bytes()
+    (tmp_path / "net.bin").write_bytes(held)
+    assert fb.read_artifact(tmp_path / "net.bin").format == name
+    made = fb.export(solved("mlp", "weight"), tmp_path / "network", name)
+    assert made.format == name
+    assert made.path == tmp_path / "network"
+
+
+def test_a_file_that_is_none_is_refused(tmp_path):
+    (tmp_path / "net.bin").write_bytes(b"nothing of ours")
+    with pytest.raises(ValueError, match="is no file written by fairbilevel export"):
+        fb.read_artifact(tmp_path / "net.bin")
+
+
+def test_a_runtime_that_cannot_load_it_is_named(tmp_path, monkeypatch):
+    def refuse(*arguments):
+        raise fb.deploy._formats.Damaged("it says no")
+
+    monkeypatch.setattr(fb.deploy._formats.StableHLO, "run", refuse)
+    with pytest.raises(ValueError, match="cannot be written as stablehlo: it says no"):
+        fb.export(solved("mlp", "weight"), tmp_path / "net.stablehlo")
+    assert not list(tmp_path.iterdir())
+
+
 def test_rows_of_another_shape_are_refused(files, tmp_path, capsys):
     np.savez(tmp_path / "rows.npz", x=NUMBERS[:, :5])
     words = ["predict", str(files / "net.stablehlo"), "--data", str(tmp_path / "rows.npz")]

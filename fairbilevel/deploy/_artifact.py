@@ -167,15 +167,15 @@ def write_artifact(
     }
     try:
         content = kind.convert(network, first, rows.shape[1:], rows.dtype, about)
-    except (NotImplementedError, TypeError, ValueError) as error:
+        about["digest"] = kind.digest(content)
+        run = kind.run(*kind.unpack(kind.pack(content, about)), first, given.model)
+    except Exception as error:  # each converter and each runtime has its own
         said = next(iter(str(error).splitlines()), type(error).__name__)
         raise ValueError(f"{given.model.name!r} cannot be written as {name}: {said}") from None
-    about["digest"] = kind.digest(content)
-    run = kind.run(*kind.unpack(kind.pack(content, about)), first, given.model)
     expected = predict(given.model, encoder, given.network, encoder.transform(some))
     about["checked"] = _compared(_logits(run, rows, len(given.classes), path), expected)
     write_bytes(path, kind.pack(content, about))
-    return read_artifact(path, model=given.model)
+    return read_artifact(path, name, model=given.model)
 
 
 def _compared(found: np.ndarray, expected: np.ndarray) -> dict[str, Any]:
@@ -239,11 +239,12 @@ def _input(encoder: Encoder, rows: np.ndarray, encoded: bool) -> About:
     }
 
 
-def read_artifact(path: str | Path, *, model: Any = None) -> Artifact:
+def read_artifact(path: str | Path, format: str | None = None, *, model: Any = None) -> Artifact:
     """Read a file written by ``fb.export``.
 
     Args:
         path: the file.
+        format: by default that of the file's ending, or of what it holds.
         model: where it holds weights alone, and those of a model of the user's own.
 
     Raises:
@@ -251,15 +252,15 @@ def read_artifact(path: str | Path, *, model: Any = None) -> Artifact:
             not installed.
     """
     file = Path(path)
-    name = format_of(file)
-    kind = FORMATS[name]
-    require(f"reading {file}", name, kind.runs_with)
     try:
         data = file.read_bytes()
     except FileNotFoundError:
         raise RecordError(f"{file} does not exist") from None
     except OSError as error:
         raise RecordError(f"{file} cannot be read: {error.strerror or error}") from None
+    name = _format_held(file, data) if format is None else format_of(file, format)
+    kind = FORMATS[name]
+    require(f"reading {file}", name, kind.runs_with)
     try:
         content, about = kind.unpack(data)
         version = about.get("schema_version")
@@ -276,6 +277,21 @@ def read_artifact(path: str | Path, *, model: Any = None) -> Artifact:
     except Damaged as error:
         raise RecordError(f"{file} cannot be used: {error}") from None
     return Artifact(file, name, about, hashlib.sha256(data).hexdigest(), encoder, run)
+
+
+def _format_held(path: Path, data: bytes) -> str:
+    """The format of a file's ending, else of its content.
+
+    Raises:
+        RecordError: neither tells.
+    """
+    for name, kind in FORMATS.items():
+        if path.suffix == kind.suffix:
+            return name
+    for name, kind in FORMATS.items():
+        if kind.holds(data):
+            return name
+    raise RecordError(f"{path} is no file written by fairbilevel export")
 
 
 def _check(about: About) -> None:

@@ -73,6 +73,10 @@ class Format(ABC):
         """The bytes of a file."""
 
     @abstractmethod
+    def holds(self, data: bytes) -> bool:
+        """Whether bytes look like this format, where a file's ending does not tell."""
+
+    @abstractmethod
     def unpack(self, data: bytes) -> tuple[Any, About]:
         """Content and description.
 
@@ -149,6 +153,10 @@ class StableHLO(Format):
         text = json.dumps(about, ensure_ascii=False).encode()
         return content + text + struct.pack("<Q", len(text)) + _END
 
+    def holds(self, data: bytes) -> bool:
+        """The mark is at its end."""
+        return data.endswith(_END)
+
     def unpack(self, data: bytes) -> tuple[bytes, About]:
         """What ``pack`` was given."""
         tail = len(_END) + 8
@@ -211,6 +219,10 @@ class ONNX(Format):
         whole.CopyFrom(content)
         onnx.helper.set_model_props(whole, {"fairbilevel": json.dumps(about, ensure_ascii=False)})
         return whole.SerializeToString(deterministic=True)
+
+    def holds(self, data: bytes) -> bool:
+        """Its first field is the version."""
+        return data[:1] == b"\x08"
 
     def unpack(self, data: bytes) -> tuple[Any, About]:
         """The model without its properties, and the description."""
@@ -348,6 +360,10 @@ class NPZ(Arrays):
         text = np.array(json.dumps(about, ensure_ascii=False))
         return arrays_bytes({**content, "fairbilevel": text}, compressed=True)
 
+    def holds(self, data: bytes) -> bool:
+        """A zip."""
+        return data[:2] == b"PK"
+
     def unpack(self, data: bytes) -> tuple[Any, About]:
         """What ``pack`` was given."""
         try:
@@ -380,6 +396,10 @@ class Safetensors(Arrays):
         from safetensors.numpy import save
 
         return save(content, {"fairbilevel": json.dumps(about, ensure_ascii=False)})
+
+    def holds(self, data: bytes) -> bool:
+        """A header of JSON behind its length."""
+        return data[8:9] == b"{"
 
     def unpack(self, data: bytes) -> tuple[Any, About]:
         """What ``pack`` was given."""
