@@ -20,7 +20,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -72,13 +71,14 @@ def pruned(
         count = min(max(kept, min(multiple, score.size)), score.size)
         hard |= masks.top_k_masks({name: score}, count)
     sparse = fb.Network(masks.apply(hard, network.params, layers, granularity), network.state)
-    description = {
-        "name": problem.model.name, "width": problem.width, "built_in": problem.built_in,
-        "classes": list(problem.data.classes), "groups": list(problem.groups),
-        "granularity": granularity, "layers": [asdict(layer) for layer in layers.kernels],
-        "channels": [asdict(channels) for channels in layers.channels],
-    }  # fmt: skip
-    return deploy.ModelFiles(problem.model, sparse, network, hard, problem.encoder, description)
+    return deploy.ModelFiles(
+        problem.model,
+        sparse,
+        network,
+        hard,
+        problem.encoder,
+        deploy.model_description(problem, granularity),
+    )
 
 
 def medians(calls: dict[Any, Callable[[], Any]], seconds: float) -> dict[Any, float]:

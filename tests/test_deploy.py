@@ -6,7 +6,6 @@ import io
 import json
 import subprocess
 import sys
-from dataclasses import asdict
 from importlib.util import find_spec
 
 import jax
@@ -83,15 +82,13 @@ def pruned(name, granularity):
     scores = fb.masks.magnitude(network.params, layers, granularity)
     hard = budget.top_k(scores, budget.keep(0.5))
     sparse = fb.Network(fb.masks.apply(hard, network.params, layers, granularity), network.state)
-    description = {
-        "name": given.model.name, "width": given.width, "built_in": given.built_in,
-        "classes": list(given.data.classes), "groups": list(given.groups),
-        "granularity": granularity,
-        "layers": [asdict(layer) for layer in layers.kernels],
-        "channels": [asdict(channels) for channels in layers.channels],
-    }  # fmt: skip
     return given, fb.deploy.ModelFiles(
-        given.model, sparse, network, hard, given.encoder, description
+        given.model,
+        sparse,
+        network,
+        hard,
+        given.encoder,
+        fb.deploy.model_description(given, granularity),
     )
 
 

@@ -3,7 +3,14 @@
 from fairbilevel.deploy._artifact import Artifact, format_of, read_artifact, write_artifact
 from fairbilevel.deploy._compact import Compact, compact, forward
 from fairbilevel.deploy._formats import FORMATS
-from fairbilevel.deploy._model import ModelFiles, load_model, load_network, save_model, save_network
+from fairbilevel.deploy._model import (
+    ModelFiles,
+    load_model,
+    load_network,
+    model_description,
+    save_model,
+    save_network,
+)
 
 __all__ = [
     "FORMATS",
@@ -15,6 +22,7 @@ __all__ = [
     "forward",
     "load_model",
     "load_network",
+    "model_description",
     "read_artifact",
     "save_model",
     "save_network",

@@ -28,7 +28,7 @@ from fairbilevel._trees import fill_named, flatten_named
 from fairbilevel.data import Encoder
 from fairbilevel.masks import Channels, Layer, Layers, Masks, Slice, expand
 from fairbilevel.models import NAMES, Model, as_model, build
-from fairbilevel.problem import Network
+from fairbilevel.problem import FairPruningProblem, Network
 from fairbilevel.records import RecordError, read_arrays, read_json, write_arrays, write_json
 from fairbilevel.train import Solution
 
@@ -80,10 +80,9 @@ def load_network(path: Path, model: Model) -> Network:
     return _fill(model, _part(arrays, "param/"), _part(arrays, "state/"))
 
 
-def save_model(folder: Path, solution: Solution) -> None:
-    """Write the ``model/`` folder of a solution; ``folder`` exists."""
-    problem = solution.problem
-    description = {
+def model_description(problem: FairPruningProblem, granularity: str) -> dict[str, Any]:
+    """What ``model.json`` says of a network of a problem, pruned at a granularity."""
+    return {
         "name": problem.model.name,
         "width": problem.width,
         "built_in": problem.built_in,
@@ -96,11 +95,16 @@ def save_model(folder: Path, solution: Solution) -> None:
         "dropped_classes": list(problem.data.dropped_classes),
         "target": problem.data.target,
         "group": list(problem.data.attributes),
-        "granularity": solution.granularity,
+        "granularity": granularity,
         "layers": [asdict(layer) for layer in problem.layers.kernels],
         "channels": [asdict(channels) for channels in problem.layers.channels],
         "encoder": problem.encoder.to_json(),
     }
+
+
+def save_model(folder: Path, solution: Solution) -> None:
+    """Write the ``model/`` folder of a solution; ``folder`` exists."""
+    problem = solution.problem
     arrays, granularity = _network_arrays(solution.network), solution.granularity
     every = expand(solution.masks, solution.network.params, problem.layers, granularity)
     factors = flatten_named(every)
@@ -112,7 +116,7 @@ def save_model(folder: Path, solution: Solution) -> None:
         arrays[f"kept/{kernel}"] = whole[kept]
     write_arrays(folder / "sparse.npz", arrays)
     save_network(folder / "dense.npz", solution.reference.network)
-    write_json(folder / "model.json", description)
+    write_json(folder / "model.json", model_description(problem, granularity))
 
 
 @dataclass(frozen=True)
