@@ -82,9 +82,20 @@ def _read_parquet(path: Path) -> CsvTable:
     for column in table.columns:
         values = table[column]
         if not is_numeric(values):
-            text = pd.Series(as_text(values), index=values.index, dtype=object)
-            table[column] = text.where(~text.isin(MISSING_TEXT), None)
+            table[column] = _text(values, column, path.name)
     return CsvTable(table, np.arange(len(table)))
+
+
+def _text(values: pd.Series, column: str, name: str) -> pd.Series:
+    """A column of a Parquet file as text, None where missing."""
+    try:
+        found = as_text(values)
+    except Exception as error:  # bytes that are no UTF-8 are found only here
+        raise DataError(f"{name}: column {column!r} cannot be read ({reason(error)}).") from None
+    if any("\0" in t for t in found if t is not None):
+        raise DataError(f"{name}: column {column!r} holds bytes that are no text.")
+    text = pd.Series(found, index=values.index, dtype=object)
+    return text.where(~text.isin(MISSING_TEXT), None)
 
 
 def _refuse_unusable(features: pd.DataFrame, name: str, rows: Rows) -> None:

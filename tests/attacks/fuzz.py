@@ -27,12 +27,16 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 SECONDS, BYTES = 10, 2 * 2**30
+ARTIFACTS = [".npz", ".stablehlo"]
+ARTIFACTS += [".onnx"] if find_spec("jax2onnx") and find_spec("onnxruntime") else []
+ARTIFACTS += [".safetensors"] if find_spec("safetensors") else []
 
 
 class Hang(BaseException):
@@ -349,6 +353,35 @@ def read_run(folder: Path) -> None:
         found(tiny_data())
 
 
+def make_artifacts(folder: Path) -> None:
+    import fairbilevel as fb
+
+    problem = fb.FairPruningProblem("mlp", tiny_data(), width=8)
+    solution = fb.solve(problem, "magnitude", sparsity=0.5, dense_steps=10, batch_size=16)
+    for suffix in ARTIFACTS:
+        fb.export(solution, folder / f"m{suffix}")
+
+
+def read_artifacts(folder: Path) -> None:
+    import fairbilevel as fb
+
+    read = 0
+    for suffix in ARTIFACTS:
+        try:
+            artifact = fb.read_artifact(folder / f"m{suffix}")
+            logits = artifact.logits(np.ones((2, 4), np.float32))
+        except ValueError as error:
+            refusal = error
+            continue
+        read += 1
+        json.dumps(artifact.about)
+        repr(artifact)
+        claim(logits.shape == (2, len(artifact.classes)), f"logits of shape {logits.shape}")
+        claim(np.isfinite(logits).all(), "logits that are not finite")
+    if read < len(ARTIFACTS):
+        raise refusal
+
+
 def make_certificate(folder: Path) -> None:
     import fairbilevel as fb
 
@@ -406,10 +439,21 @@ def make_table(folder: Path) -> None:
     (folder / "t.csv").write_text("\n".join(lines) + "\n")
 
 
+def make_parquet(folder: Path) -> None:
+    import pandas as pd
+
+    make_table(folder)
+    table = pd.read_csv(folder / "t.csv")
+    table["job"] = table["job"].astype("category")
+    table.to_parquet(folder / "t.parquet")
+    (folder / "t.csv").unlink()
+
+
 def read_table(folder: Path) -> None:
     from fairbilevel.data import Encoder, Options, load, split_roles
 
-    data = load(folder / "t.csv", Options(target="y", group=("sex",)))
+    (file,) = folder.iterdir()
+    data = load(file, Options(target="y", group=("sex",)))
     sound(data)
     with contextlib.suppress(ValueError):
         split_roles(data)
@@ -530,9 +574,11 @@ READERS = {
     for reader in (
         Reader("npz", make_npz, "*.npz", read_npz),
         Reader("run", make_run, "run/**/*.[jn]*", read_run, renewed=True),
+        Reader("artifacts", make_artifacts, "m.*", read_artifacts),
         Reader("certificate", make_certificate, "*.json", read_certificate),
         Reader("ledger", make_ledger, "*.json", read_ledger, renewed=True),
         Reader("csv", make_table, "*.csv", read_table),
+        Reader("parquet", make_parquet, "*.parquet", read_table),
         Reader("predictions", make_predictions, "*.csv", read_predictions, renewed=True),
         Reader("images", make_images, "*.zip", read_images),
         Reader("arrays", make_arrays, "*.npz", read_data_arrays),

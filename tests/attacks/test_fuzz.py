@@ -29,9 +29,11 @@ from tests.attacks import fuzz
 FILES = {
     "npz": 400,
     "run": 10,
+    "artifacts": 30,
     "certificate": 60,
     "ledger": 150,
     "csv": 60,
+    "parquet": 60,
     "predictions": 15,
     "images": 60,
     "arrays": 120,
@@ -363,3 +365,17 @@ def test_predictions_with_a_field_too_many_everywhere(tmp_path, capsys):
     assert "5 fields in line 2 where its header has 4" in capsys.readouterr().err
     (tmp_path / "p.csv").write_text("\n".join(["y,dense,pruned,group", *(li[:-1] for li in lines)]))
     assert main(words) == 0
+
+
+def test_parquet_with_bytes_that_are_no_text(tmp_path):
+    fuzz.make_parquet(tmp_path)
+    sound = (tmp_path / "t.parquet").read_bytes()
+    for code, said in ((b"\x00", "bytes that are no text"), (b"\xff", "cannot be read")):
+        (tmp_path / "t.parquet").write_bytes(sound.replace(b"cook", code * 4))
+        with pytest.raises(DataError, match=rf"column 'job' .*{said}|not a readable"):
+            fuzz.read_table(tmp_path)
+        damaged = sound.replace(b"\x01\x00\x00\x00m", b"\x01\x00\x00\x00" + code)
+        assert damaged != sound
+        (tmp_path / "t.parquet").write_bytes(damaged)
+        with pytest.raises(DataError, match=rf"column 'sex' .*{said}"):
+            fuzz.read_table(tmp_path)
