@@ -14,17 +14,18 @@ from collections.abc import Mapping
 import numpy as np
 
 from experiments._presets import Setting, Summary, line_of, points, run_presets
-from experiments.claim import PARTS, SOLVER
-from fairbilevel import comparison
+from experiments.claim import SOLVER
+from fairbilevel import BilevelSolver, comparison
 
 RIVAL = "gradual-magnitude"
-SPARSITY = 0.98
+SPARSITY, STEPS = 0.98, 3000
+STRONG = f"{RIVAL}:distill={BilevelSolver(steps=STEPS).distilled:.2g},match_dense=true"
 
 PRESETS = {
     "small": {
         "resnet10": Setting(
             "utkface48.zip",
-            (RIVAL, f"{RIVAL}:{PARTS}", SOLVER),
+            (RIVAL, STRONG, SOLVER),
             (SPARSITY,),
             {
                 "target": "gender",
@@ -33,7 +34,7 @@ PRESETS = {
                 "model": "resnet10",
                 "width": 8,
                 "dense_steps": 400,
-                "steps": 3000,
+                "steps": STEPS,
                 "seed": 10,
             },
             rounds=2,
@@ -51,7 +52,7 @@ def reading(summaries: Mapping[str, Summary]) -> list[str]:
         dense = next(x for x in summary["lines"] if x["method"] == "dense")
         if not own:  # a trial without the solver
             continue
-        rivals = [line_of(summary, m, SPARSITY) for m in (RIVAL, f"{RIVAL}:{PARTS}")]
+        rivals = [line_of(summary, m, SPARSITY) for m in (RIVAL, STRONG)]
         for other in (dense, *(line for line in rivals if line)):
             each = np.subtract(own["test_accuracy_each"], other["test_accuracy_each"])
             found = comparison.corrected_t(each, rows["test"], rows["fit"] + rows["select"])

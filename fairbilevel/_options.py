@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 import re
 from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType, UnionType
@@ -69,6 +70,15 @@ def choose(given: str, names: Collection[str]) -> str:
     near = difflib.get_close_matches(given, list(names), 1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return f"{hint}choose from {', '.join(names)}" if names else "it has none"
+
+
+def fraction(text: str) -> float | None:
+    """A finite number as ``0.5`` or ``50%``; ``None`` where the text is none."""
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
 
 
 def one_of(name: str, value: Any, allowed: Collection[str]) -> None:

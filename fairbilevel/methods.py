@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from fairbilevel import _options, hypergrad, masks, pruners
-from fairbilevel.masks import Budget
 from fairbilevel.problem import FairPruningProblem, Reference
 from fairbilevel.records import Checkpoints
 from fairbilevel.solver import BiFP, BilevelSolver, BiP
@@ -228,7 +227,7 @@ def solve(
             f"the method brings its options along: give {', '.join(map(repr, options))} to "
             f"{type(method).__name__} itself, or the method by name"
         )
-    Budget.of(problem.layers, method.granularity, method.budget).keep(method.sparsity)
+    method.allocation(problem)
     method.plan(problem)  # refused before any work
     if dense is not None and not isinstance(dense, Reference):
         dense = problem.refer(problem.network(dense))

@@ -227,13 +227,17 @@ def _takes_whole(model: models.Model | str, data: fb_data.Dataset, normalize: An
 
 @functools.lru_cache(maxsize=64)
 def _layers(
-    model: models.Model, shape: tuple[int, ...], dtype: np.dtype, prune_classifier: bool
+    model: models.Model,
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    prune_classifier: bool,
+    keep: tuple[str, ...],
 ) -> masks.Layers:
     """What can be pruned. Shapes decide it: no array of a large model is made for it."""
     params, state = _shapes(model)
     sample = jax.ShapeDtypeStruct((2, *shape), dtype)
     found = masks.find_layers(model.apply, params, state, sample)
-    return masks.select_layers(found, prune_classifier=prune_classifier)
+    return masks.select_layers(found, prune_classifier=prune_classifier, keep=keep)
 
 
 def _shapes(model: models.Model) -> tuple[Any, Any]:
@@ -318,6 +322,8 @@ class FairPruningProblem:
             of a built-in model.
         prune_classifier: prune the classifier's weights too; its outputs are never removed as
             filters.
+        keep_layer: names of layers that stay whole, as in ``problem.layers``; * stands for anything
+            (blocks/0/*). They do not count among what sparsity is a share of.
         precision: float32, or bfloat16 for the passes of training: parameters, statistics and
             everything that is reported stay float32 (``fb.models.in_precision``).
         accumulate: micro-batches that each gradient is summed over, one after the other: a batch
@@ -354,6 +360,7 @@ class FairPruningProblem:
         role_fractions: Mapping[str, float] | None = None,
         width: int | None = None,
         prune_classifier: bool = False,
+        keep_layer: tuple[str, ...] = (),
         precision: Literal["float32", "bfloat16"] = "float32",
         accumulate: int = 1,
         remat: bool = False,
@@ -422,7 +429,9 @@ class FairPruningProblem:
         self.share = {name: self._shares(rows) for name, rows in self.roles.items()}
         self._check_size()
         self._check_logits()
-        self.layers = _layers(model, self.inputs.shape[1:], self.encoder.dtype, prune_classifier)
+        self.keep_layer = (keep_layer,) if isinstance(keep_layer, str) else tuple(keep_layer)
+        row = self.inputs.shape[1:], self.encoder.dtype
+        self.layers = _layers(model, *row, prune_classifier, self.keep_layer)
         params, _ = _shapes(model)
         shapes = {tuple(leaf.shape) for leaf in jax.tree.leaves(params)}
         self.placement = (placement or Placement.over()).splitting(shapes)
@@ -508,6 +517,13 @@ class FairPruningProblem:
                 f"model {name!r} gives {given[-1]} logits a row, the data has "
                 f"{len(self.data.classes)} classes"
             )
+
+    def cost_model(self, granularity: str = "weight") -> masks.CostModel:
+        """Parameters and multiply-adds of one row by how much each layer keeps."""
+        sample = jax.ShapeDtypeStruct((1, *self.inputs.shape[1:]), self.encoder.dtype)
+        return masks.CostModel(
+            self.model.apply, *_shapes(self.model), sample, self.layers, granularity
+        )
 
     @property
     def structure(self) -> Structure:

@@ -66,7 +66,7 @@ def test_pairs_differ_by_what_was_asked(prepared, reference):
     for sparsity, tolerance in ((0.6, 0.02), (0.3, 0.02), (0.6, 0.5)):
         method = dataclasses.replace(prepared.method, sparsity=sparsity)
         solution = method.run(tolerated(prepared, tolerance), reference)
-        told = solution.budget.describe(solution.masks)
+        told = solution.allocation.describe(solution.masks)
         prunable = sum(int(np.size(m)) for m in solution.masks.values())
         assert told["kept"] == prunable - int(sparsity * prunable + 1e-9)
         assert 0 <= solution.evaluate("test")["performance"]["accuracy"] <= 1

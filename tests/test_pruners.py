@@ -22,7 +22,7 @@ from fairbilevel.pruners._run import training_rows
 from fairbilevel.run import Config
 from fairbilevel.train import STREAM_DUALS, STREAM_FIT, Feed, Rules, WeightState, gather
 
-QUICK = {"sparsity": 0.7, "steps": 40, "batch_size": 16}
+QUICK = {"sparsity": 0.7, "steps": 40, "batch_size": 16, "round_channels": 1}
 
 
 @pytest.fixture(scope="module")

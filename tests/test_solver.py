@@ -76,7 +76,12 @@ CASES = {
         [fairness.DegradationGap(0.02)],
     ),
     "filter uniform": (
-        {"granularity": "filter", "budget": "uniform", "score_start": "constant"},
+        {
+            "granularity": "filter",
+            "budget": "uniform",
+            "round_channels": 1,
+            "score_start": "constant",
+        },
         [fairness.EqualizedLoss(0.02)],
     ),
     "several constraints": (
@@ -320,7 +325,7 @@ def test_weights_take_the_outer_gradient_for_its_part_of_the_batch(name, tiny_pr
                 zip(parts, (problem.roles["fit"], run.select_rows), (fit, select), strict=True)
             )
         ]
-        keep = run._keep(0.5)
+        keep = run.counts(None, 0.5)
         after, _, _ = run.outer_step(
             state, run.numbers, *batch, keep, jnp.zeros(()), jnp.asarray(0.1), jnp.asarray(0.0)
         )

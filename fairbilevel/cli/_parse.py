@@ -64,11 +64,11 @@ def configuration(name: str, words: list[str], default: Any = None) -> Any:
     # A repeated option on the command line replaces the file's or default's values; tyro alone
     # would append to them.
     given = {w.split("=", 1)[0].lstrip("-").replace("-", "_") for w in rest if w.startswith("--")}
-    repeated = ("group", "exclude_feature", "bins", "constraint")
+    repeated = [f.name for f in dataclasses.fields(Config) if isinstance(f.default, tuple)]
     no_values: dict[str, Any] = dict.fromkeys(repeated, ())
     cleared = dataclasses.replace(default, **no_values)
     help_default = default if {"help", "h"} & given or "-h" in rest else cleared
-    parsed = parse(Config, name, _said(rest), help_default)
+    parsed = parse(Config, name, _said(_budgets(rest)), help_default)
     if help_default is cleared:
         kept: dict[str, Any] = {n: getattr(default, n) for n in repeated if n not in given}
         parsed = dataclasses.replace(parsed, **kept)
@@ -76,6 +76,37 @@ def configuration(name: str, words: list[str], default: Any = None) -> Any:
     if name != "solve" and parsed.processes() is not None:
         raise ValueError(f"only `fairbilevel solve` runs in several processes, not {name}")
     return parsed
+
+
+def _budgets(words: list[str]) -> list[str]:
+    """``--target multiply-adds=50%``, the share of the dense network that is left, as the sparsity
+    that it is; ``--target COLUMN`` stays the column to predict.
+
+    Raises:
+        ValueError: a share outside (0, 1].
+    """
+    from fairbilevel.masks import MEASURES
+
+    joined: list[str] = []
+    for word in words:
+        if joined and joined[-1] == "--target":
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    said: list[str] = []
+    for word in joined:
+        option, _, text = word.partition("=")
+        measure, equals, amount = text.partition("=")
+        if option != "--target" or not equals or measure not in MEASURES:
+            said += word.split("=", 1) if option == "--target" else [word]
+            continue
+        share = _options.fraction(amount)
+        if share is None or not 0 < share <= 1:
+            raise ValueError(
+                f"--target {measure} takes the share that is left, as {measure}=50%, got {amount!r}"
+            )
+        said += ["--sparsity-of", measure, "--sparsity", repr(round(1 - share, 12))]
+    return said
 
 
 def _said(words: list[str]) -> list[str]:

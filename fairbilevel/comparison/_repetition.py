@@ -176,7 +176,7 @@ def _run(
         "gradient_evaluations": solution.costs.gradient_evaluations,
         "seconds": solution.costs.seconds,
         "compile_seconds": solution.costs.compile_seconds,
-        "sparsity": solution.budget.describe(solution.masks),
+        "sparsity": solution.allocation.describe(solution.masks),
         **solution.network_cost().to_json(),
         "warnings": list(solution.warnings),
         "constant_answer": solution.constant_answer,

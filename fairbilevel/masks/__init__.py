@@ -1,5 +1,11 @@
 """Masks: prunable layers, budgets, exact thresholds, relaxations, score starts."""
 
+from fairbilevel.masks._allocation import (
+    MEASURES,
+    Allocation,
+    layer_shares,
+    multiple_of,
+)
 from fairbilevel.masks._apply import apply, collect, compact, expand, wrap
 from fairbilevel.masks._budget import (
     BUDGETS,
@@ -9,7 +15,7 @@ from fairbilevel.masks._budget import (
     removed,
     uniform_removed,
 )
-from fairbilevel.masks._cost import Cost, cost
+from fairbilevel.masks._cost import Cost, CostModel, cost
 from fairbilevel.masks._layers import (
     GRANULARITIES,
     Channels,
@@ -40,11 +46,14 @@ __all__ = [
     "BUDGETS",
     "GRANULARITIES",
     "MAGNITUDES",
+    "MEASURES",
     "RELAXATIONS",
+    "Allocation",
     "Budget",
     "CappedSimplex",
     "Channels",
     "Cost",
+    "CostModel",
     "CubicSchedule",
     "Layer",
     "Layers",
@@ -63,9 +72,11 @@ __all__ = [
     "expand",
     "find_layers",
     "kth_largest",
+    "layer_shares",
     "magnitude",
     "magnitude_scales",
     "median_distance",
+    "multiple_of",
     "removed",
     "select_layers",
     "spread",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -39,7 +39,7 @@ def uniform_removed(sparsity: float, units: Mapping[str, int]) -> dict[str, int]
 
 @dataclass(frozen=True)
 class Budget:
-    """What may be kept, as counts. Both kinds offer the same three operations on scores.
+    """What may be kept, as counts. Both kinds offer the same operations on scores.
 
     Hashable and compared by value: programs are compiled for a budget.
 
@@ -51,15 +51,17 @@ class Budget:
             each layer).
         units: prunable units by layer, or by set of coupled channels.
         essential: layers (or sets) that always keep at least one unit.
+        by_layer: counts are given layer by layer (``Allocation``), whatever the kind.
     """
 
     kind: str
     units: Mapping[str, int]
     essential: tuple[str, ...] = ()
+    by_layer: bool = False
 
     def __hash__(self) -> int:
         """Of the values."""
-        return hash((self.kind, tuple(self.units.items()), self.essential))
+        return hash((self.kind, tuple(self.units.items()), self.essential, self.by_layer))
 
     @staticmethod
     def of(layers: Layers, granularity: str, kind: str) -> Budget:
@@ -77,6 +79,15 @@ class Budget:
             )
         counts = {unit.name: int(np.prod(unit.shape)) for unit in units}
         return Budget(kind, counts, tuple(unit.name for unit in units if unit.essential))
+
+    def by_layers(self) -> Budget:
+        """The same, counts to be given by layer."""
+        return replace(self, by_layer=True)
+
+    @property
+    def together(self) -> bool:
+        """Whether one count speaks of all layers."""
+        return self.kind == "global" and not self.by_layer
 
     @property
     def prunable(self) -> int:
@@ -110,7 +121,7 @@ class Budget:
         return keep
 
     def _parts(self, scores: Scores, keep: Mapping[str, Any]) -> list[tuple[dict[str, Array], Any]]:
-        if self.kind == "global":
+        if self.together:
             return [(dict(scores), keep["all"])]
         return [({name: score}, keep[name]) for name, score in scores.items()]
 
@@ -118,7 +129,7 @@ class Budget:
         """Exact hard masks of the best scores."""
         masks: Masks = {}
         for part, count in self._parts(scores, keep):
-            reserved = self.essential if self.kind == "global" else ()
+            reserved = self.essential if self.together else ()
             masks.update(top_k_masks(part, count, reserved))
         return masks
 
@@ -136,11 +147,6 @@ class Budget:
         for part, count in self._parts(scores, keep):
             masks.update(capped_simplex(part, count))
         return masks
-
-    def describe(self, masks: Masks) -> dict[str, Any]:
-        """Counts of a hard mask: ``prunable``, ``kept``, ``achieved`` sparsity."""
-        kept = int(sum(np.count_nonzero(np.asarray(m)) for m in masks.values()))
-        return {"prunable": self.prunable, "kept": kept, "achieved": 1 - kept / self.prunable}
 
 
 @dataclass(frozen=True)

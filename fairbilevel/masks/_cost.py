@@ -47,6 +47,72 @@ class Cost:
         }
 
 
+class CostModel:
+    """What a network costs, as a function of how many units each layer keeps.
+
+    Args and errors as of ``cost``; nothing is computed, only shapes matter.
+    """
+
+    def __init__(
+        self,
+        apply: Callable[..., Any],
+        params: Any,
+        state: Any,
+        sample: Any,
+        layers: Layers = Layers(),  # noqa: B008, an empty tuple of a frozen class
+        granularity: str = "weight",
+    ):
+        row = jax.ShapeDtypeStruct((1, *np.shape(sample)[1:]), sample.dtype)
+        self.trace, _, _ = walk(apply, params, state, row)
+        self.layers, self.granularity = layers, granularity
+        self.units = layers.units(granularity)
+        self._sizes = {name: math.prod(leaf.shape) for name, leaf in flatten_named(params).items()}
+        trace = self.trace
+        self._whole = [p.repeats * _entries(trace, p.axes, {}) for p in trace.products]
+        if granularity == "filter":
+            self._nodes = {c.name: _node(trace, c) for c in layers.channels}
+
+    @property
+    def dense_parameters(self) -> int:
+        """Entries of all parameters."""
+        return sum(self._sizes.values())
+
+    @property
+    def dense_multiply_adds(self) -> int:
+        """Of one row's forward pass."""
+        return sum(self._whole)
+
+    def parameters(self, kept: Mapping[str, int]) -> int:
+        """Entries of all parameters that are left, of so many units by layer."""
+        if self.granularity == "weight":
+            return sum((self._sizes | self._entries_kept(kept)).values())
+        counts = self._counts(kept)
+        return sum(
+            _entries(self.trace, [(axis,) for axis in axes], counts)
+            for leaf, axes in zip(self.trace.leaves, self.trace.leaf_axes, strict=True)
+            if not leaf.state
+        )
+
+    def multiply_adds(self, kept: Mapping[str, int]) -> int:
+        """Of one row's forward pass, with so many units by layer."""
+        products = self.trace.products
+        if self.granularity == "weight":
+            entries = self._entries_kept(kept)
+            return sum(
+                count // self._sizes[p.kernel] * entries[p.kernel] if p.kernel in entries else count
+                for p, count in zip(products, self._whole, strict=True)
+            )
+        counts = self._counts(kept)
+        return sum(p.repeats * _entries(self.trace, p.axes, counts) for p in products)
+
+    def _entries_kept(self, kept: Mapping[str, int]) -> dict[str, int]:
+        return {layer.kernel: kept[layer.name] for layer in self.layers.kernels}
+
+    def _counts(self, kept: Mapping[str, int]) -> dict[int, int]:
+        # Where all channels of a set are removed, one stays when it is cut.
+        return {node: max(1, kept[name]) for name, node in self._nodes.items()}
+
+
 def cost(
     apply: Callable[..., Any],
     params: Any,
@@ -77,29 +143,17 @@ def cost(
     Raises:
         ValueError: unknown granularity, or layers of another model.
     """
-    row = jax.ShapeDtypeStruct((1, *np.shape(sample)[1:]), sample.dtype)
-    trace, _, _ = walk(apply, params, state, row)
-    units = layers.units(granularity)
-    kept = {u.name: int(np.count_nonzero(np.asarray(hard[u.name]))) for u in units} if hard else {}
-    sizes = {name: math.prod(leaf.shape) for name, leaf in flatten_named(params).items()}
-    whole = [p.repeats * _entries(trace, p.axes, {}) for p in trace.products]
-    if granularity == "weight":
-        entries = {layer.kernel: kept[layer.name] for layer in layers if kept}
-        total = sum(
-            count // sizes[p.kernel] * entries[p.kernel] if p.kernel in entries else count
-            for p, count in zip(trace.products, whole, strict=True)
-        )
-        left = sum(entries.get(name, size) for name, size in sizes.items())
+    model = CostModel(apply, params, state, sample, layers, granularity)
+    if hard is None:
+        kept = {unit.name: math.prod(unit.shape) for unit in model.units}
     else:
-        # Where all channels of a set are removed, one stays when it is cut.
-        counts = {_node(trace, c): max(1, kept[c.name]) for c in layers.channels if kept}
-        total = sum(p.repeats * _entries(trace, p.axes, counts) for p in trace.products)
-        left = sum(
-            _entries(trace, [(axis,) for axis in axes], counts)
-            for leaf, axes in zip(trace.leaves, trace.leaf_axes, strict=True)
-            if not leaf.state
-        )
-    return Cost(left, sum(sizes.values()), total, sum(whole))
+        kept = {u.name: int(np.count_nonzero(np.asarray(hard[u.name]))) for u in model.units}
+    return Cost(
+        model.parameters(kept),
+        model.dense_parameters,
+        model.multiply_adds(kept),
+        model.dense_multiply_adds,
+    )
 
 
 def _entries(trace: Trace, axes: Any, counts: Mapping[int, int]) -> int:

@@ -7,6 +7,7 @@ serves ``flax.nnx``, ``flax.linen`` and bare functions.
 
 from __future__ import annotations
 
+import fnmatch
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -273,13 +274,22 @@ def kept_entries(
     return grid[:, kept].reshape(-1)
 
 
-def select_layers(layers: Layers, *, prune_classifier: bool = False) -> Layers:
-    """The layers that pruning touches: all but the classifier unless asked.
+def select_layers(
+    layers: Layers, *, prune_classifier: bool = False, keep: Sequence[str] = ()
+) -> Layers:
+    """The layers that pruning touches: all but the classifier unless asked, and those that stay.
 
     The classifier's outputs are never among the channels: logits stay.
 
+    Args:
+        layers: all of them.
+        prune_classifier: single weights of the classifier may go.
+        keep: names of layers that stay whole, ``*`` for anything; channels that one of them makes
+            stay with it.
+
     Raises:
-        ValueError: nothing is left to prune (a linear model without ``prune_classifier``).
+        ValueError: a name that no layer has, or nothing is left to prune (a linear model without
+            ``prune_classifier``).
     """
     chosen = tuple(layer for layer in layers if prune_classifier or not layer.classifier)
     if not chosen:
@@ -287,4 +297,24 @@ def select_layers(layers: Layers, *, prune_classifier: bool = False) -> Layers:
             "nothing to prune: the classifier is the model's only layer; ask for it with "
             "prune_classifier"
         )
-    return Layers(chosen, layers.channels)
+    names = [layer.name for layer in layers]
+    stays = {name for pattern in keep for name in matching(pattern, names, "keep_layer")}
+    kernels = {layer.kernel for layer in layers if layer.name in stays}
+    left = tuple(layer for layer in chosen if layer.name not in stays)
+    if not left:
+        raise ValueError("nothing to prune: keep_layer names every layer")
+    channels = tuple(c for c in layers.channels if kernels.isdisjoint(c.kernels))
+    return Layers(left, channels)
+
+
+def matching(pattern: str, names: Sequence[str], what: str) -> list[str]:
+    """The names that a pattern means, ``*`` standing for anything.
+
+    Raises:
+        ValueError: there are none; names the nearest.
+    """
+    chosen = [n for n in names if fnmatch.fnmatchcase(n, pattern)]
+    if not chosen:
+        known = _options.choose(pattern, names)
+        raise ValueError(f"{what} names {pattern!r}, which is no prunable layer: {known}")
+    return chosen

@@ -67,8 +67,8 @@ class FairGRAPE(Pruner):
     def select(self, run: PrunerRun, scores: Any, kept: Masks, sparsity: float) -> Masks:
         """The greedy choice, in each part of the budget."""
         budget = run.budget
-        keep = budget.keep(sparsity)
-        parts = [list(scores)] if budget.kind == "global" else [[name] for name in scores]
+        keep = run.counted(self.ranking(scores), kept, sparsity)
+        parts = [list(scores)] if budget.together else [[name] for name in scores]
         masks: Masks = {}
         for names in parts:
             size = [int(np.size(kept[n])) for n in names]
@@ -81,7 +81,7 @@ class FairGRAPE(Pruner):
                 for n, begin, end in zip(names, ends - size, ends, strict=True)
                 if n in budget.essential
             ]
-            count = keep["all"] if budget.kind == "global" else keep[names[0]]
+            count = keep["all"] if budget.together else keep[names[0]]
             chosen = keep_shares(importance, alive, count, np.asarray(reserved[:count], int))
             for n, part in zip(names, np.split(chosen, ends[:-1]), strict=True):
                 masks[n] = jnp.asarray(part.reshape(kept[n].shape), kept[n].dtype)

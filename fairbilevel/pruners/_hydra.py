@@ -46,13 +46,10 @@ class HydraRun(PrunerRun):
         """The state at the dense weights, scores at their start."""
         state = super().init()
         scores = self.score(state)
-        kept, outer = _BEGUN(self.budget, scores, self._keep, placement=self.problem.placement)
+        keep = self.counts(scores, self.method.sparsity)
+        kept, outer = _BEGUN(self.budget, scores, keep, placement=self.problem.placement)
         self.removed = self.split.rounds
         return state._replace(scores=scores, kept=kept, outer=outer)
-
-    @property
-    def _keep(self) -> Any:
-        return masks.as_counts(self.budget.keep(self.method.sparsity))
 
     def stretch(
         self, state: RunState, part: slice, factors: Any
@@ -71,7 +68,7 @@ class HydraRun(PrunerRun):
             state,
             self.numbers,
             place(stretch(rates, phase.measures[part], self.length, 1.0)),
-            place(self._keep),
+            place(self.counts(state.scores, self.method.sparsity)),
             batches,
             placement=self.problem.placement,
             costs=self.costs,

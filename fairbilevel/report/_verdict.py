@@ -334,10 +334,14 @@ def _removed(result: dict[str, Any]) -> str:
     if prunable is None or kept is None:
         return f"{percent(achieved)} of the prunable {unit}s were removed."
     removed = prunable - kept
-    return (
+    said = (
         f"{percent(achieved)} of the prunable {unit}s were removed "
         f"({count(removed)} of {count(prunable)})."
     )
+    of, share = dig(result, "sparsity", "of"), number(result, "sparsity", "achieved_of")
+    if isinstance(of, str) and share is not None:
+        return f"{percent(share)} of the {printable(of)} were removed. {said}"
+    return said
 
 
 def _accuracy(result: dict[str, Any]) -> str:

@@ -50,9 +50,12 @@ FREE_OPTIONS = (
 )
 
 _Repeat = tyro.conf.UseAppendAction
-_PROBLEM = ("normalize", "width", "prune_classifier", "precision", "accumulate", "remat")
+_TEXTS: Any = Annotated[tuple[str, ...], _Repeat]
+_PROBLEM = (
+    "normalize", "width", "prune_classifier", "keep_layer", "precision", "accumulate", "remat",
+)  # fmt: skip
 # Every method's, at the same values for all: the others are left to each method where not given.
-_SHARED = ("sparsity", "granularity", "steps", "batch_size")
+_SHARED = ("sparsity", "sparsity_of", "granularity", "layer_sparsity", "steps", "batch_size")
 
 
 def _plain(hint: Any) -> Any:
@@ -76,9 +79,7 @@ def _of_data() -> list[tuple[str, Any, Any]]:
     told, hints = _options.documented(Options), get_type_hints(Options)
     found = []
     for f in dataclasses.fields(Options):
-        hint = hints[f.name]
-        if isinstance(f.default, tuple):
-            hint = Annotated[tuple[str, ...], _Repeat]
+        hint = _TEXTS if isinstance(f.default, tuple) else hints[f.name]
         found.append((f.name, _described(hint, told[f.name]), dataclasses.field(default=f.default)))
     return found
 
@@ -89,7 +90,11 @@ def _of_problem() -> list[tuple[str, Any, Any]]:
     given = inspect.signature(FairPruningProblem.__init__).parameters
     hints["normalize"] = str
     return [
-        (n, _described(hints[n], told[n]), dataclasses.field(default=given[n].default))
+        (
+            n,
+            _described(_TEXTS if given[n].default == () else hints[n], told[n]),
+            dataclasses.field(default=given[n].default),
+        )
         for n in _PROBLEM
     ]
 
@@ -101,6 +106,7 @@ def _of_methods() -> list[tuple[str, Any, Any]]:
     hints, found = get_type_hints(BilevelSolver), []
     for f in dataclasses.fields(BilevelSolver):
         hint = str if f.name == "hypergradient" else _plain(hints[f.name])
+        hint = _TEXTS if f.default == () else hint
         if f.name == "seed" or hint is None:
             continue
         if f.name in _SHARED:

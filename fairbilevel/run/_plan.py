@@ -10,7 +10,6 @@ import numpy as np
 from fairbilevel import fairness, train
 from fairbilevel.certificates import Claim, least_rows, least_scale, least_tolerance, likely_upper
 from fairbilevel.data import ROLES
-from fairbilevel.masks import Budget, removed
 from fairbilevel.run._prepare import Prepared
 from fairbilevel.run._solve import BASELINE
 from fairbilevel.train import dense_steps
@@ -124,7 +123,7 @@ def make_plan(prepared: Prepared, *, confidence: float = 0.95, measure: bool = T
     smallest = min((n for n, c in zip(held, problem.counted, strict=True) if c and n), default=None)
     power, need = _power(smallest, held, tolerance, delta)
     method = prepared.method
-    budget = Budget.of(problem.layers, method.granularity, method.budget)
+    allocation = method.allocation(problem)
     planned = method.plan(problem)
     work = {"pruning": planned.evaluations}
     if prepared.dense is None:
@@ -144,8 +143,8 @@ def make_plan(prepared: Prepared, *, confidence: float = 0.95, measure: bool = T
         confidence,
         power,
         need,
-        budget.prunable,
-        removed(method.sparsity, budget.prunable),
+        allocation.budget.prunable,
+        allocation.budget.prunable - sum(allocation.keep(method.sparsity).values()),
         work,
         tuple(planned.describe()),
         planned.weight_updates,

@@ -14,7 +14,6 @@ from fairbilevel import data as fb_data
 from fairbilevel import deploy
 from fairbilevel.data import Dataset
 from fairbilevel.devices import Placement
-from fairbilevel.masks import Budget
 from fairbilevel.problem import FairPruningProblem, Network
 from fairbilevel.records import CONFIG, MODEL, RecordError, is_run_folder, read_json
 from fairbilevel.run._config import Config
@@ -73,7 +72,7 @@ def prepare(config: Config) -> Prepared:
     data, counted = read_data(config)
     roles = fb_data.split_roles(data, config.fractions() or fb_data.FRACTIONS, config.seed, counted)
     problem = build_problem(config, data, counted, roles, config.seed, placement)
-    Budget.of(problem.layers, method.granularity, method.budget).keep(method.sparsity)
+    method.allocation(problem)
     method.plan(problem)
     dense = None if config.dense is None else _given_dense(Path(config.dense), problem)
     return Prepared(config, method, problem, dense)

@@ -166,11 +166,11 @@ def build_result(
         "model": {"name": problem.model.name, "parameters": _trees.size(reference.network.params)},
         "sparsity": {
             "requested": solution.sparsity,
-            **solution.budget.describe(solution.masks),
+            **solution.allocation.describe(solution.masks),
             **solution.network_cost().to_json(),
             "unit": unit,
             "granularity": solution.granularity,
-            "budget": solution.budget.kind,
+            "budget": solution.allocation.budget.kind,
         },
         "layers": [
             {

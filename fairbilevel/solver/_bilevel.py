@@ -7,6 +7,7 @@ schedule, and multipliers moved by rows that no gradient uses (Cotter et al. 201
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args
 
@@ -31,6 +32,7 @@ from fairbilevel.train import (
     stages,
 )
 
+DISTILL, DISTILL_STEPS = 0.5, 300  # share up to so many steps, falling as their root beyond
 STAGES = 20  # of the mask search at most; the budget moves between them
 SELECT_SHARE = 1 / 4  # of a nominal batch that is split between the levels
 # Spreads that a score can come in a whole search, and in a step, by default.
@@ -49,6 +51,9 @@ class BilevelSolver(Method):
     """Finds mask and weights in one run.
 
     Attributes:
+        distill: share of a training row's loss that is its divergence from the dense model's
+            classes, in [0, 1], falling as of every method; by default 0.5 up to 300 steps, beyond
+            less by the root of their number (0.27 at 1,000).
         relaxation: how scores become masks: top-k (straight-through), sigmoid (annealed
             temperature) or capped-simplex (projection); in Python also an object of one's own.
         score_start: where mask scores start: magnitude, layer-magnitude (in units of each layer's
@@ -94,7 +99,7 @@ class BilevelSolver(Method):
         ValueError: an option outside its range.
     """
 
-    distill: float = 0.5
+    distill: float | None = None  # type: ignore[assignment]
     match_dense: bool = True
     relaxation: RelaxationName | Relaxation = "top-k"
     score_start: ScoreStart | None = None
@@ -146,6 +151,13 @@ class BilevelSolver(Method):
     @property
     def _moves_weights(self) -> bool:
         return isinstance(self.hypergradient, (Unrolled, FirstOrder))
+
+    @property
+    def distilled(self) -> float:
+        """The longer a run, the nearer its network comes to the dense one by labels alone."""
+        if self.distill is not None:
+            return self.distill
+        return DISTILL * min(1.0, math.sqrt(DISTILL_STEPS / self.steps))
 
     def of_select(self, problem: FairPruningProblem) -> float:
         """Share of select's gradient in the weights' while the mask is searched."""

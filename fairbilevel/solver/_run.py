@@ -34,14 +34,16 @@ if TYPE_CHECKING:
 def _begin(
     structure: tuple[OuterStep, str], params: Any, keep: dict[str, Any], seed: Array
 ) -> tuple[Masks, Any]:
+    return structure[0].init(_starts(structure, params, seed), params, keep)
+
+
+def _starts(structure: tuple[OuterStep, str], params: Any, seed: Array) -> Masks:
     outer, start = structure
     key = jax.random.split(jax.random.key(seed))[1]
-    layers = outer.steps.structure.layers
-    scores = masks.start_scores(start, params, layers, outer.granularity, key)
-    return outer.init(scores, params, keep)
+    return masks.start_scores(start, params, outer.steps.structure.layers, outer.granularity, key)
 
 
-_BEGUN = Program(_begin, once=True)
+_BEGUN, _STARTED = Program(_begin, once=True), Program(_starts, once=True)
 
 
 class BilevelRun(MethodRun):
@@ -91,14 +93,15 @@ class BilevelRun(MethodRun):
         method, place = self.method, self.problem.placement
         network, seed = self.reference.network, np.uint32(method.seed)
         weights = self.begun(network, self.fresh())
-        arguments = place.place((network.params, self._keep(self._sparsity_at(1)), seed))
         structure = (self.outer_step, method.starts)
         with self.costs.timed():
-            scores, outer = _BEGUN(structure, *arguments, placement=place, costs=self.costs)
+            params, seed = place.place((network.params, seed))
+            scores = None
+            if self.budget.by_layer:
+                scores = _STARTED(structure, params, seed, placement=place, costs=self.costs)
+            keep = place.place(self.counts(scores, self._sparsity_at(1)))
+            scores, outer = _BEGUN(structure, params, keep, seed, placement=place, costs=self.costs)
         return RunState(weights, self.everything(), scores, outer)
-
-    def _keep(self, sparsity: float) -> dict[str, Any]:
-        return masks.as_counts(self.budget.keep(sparsity))
 
     def _sparsity_at(self, stage: int) -> float:
         """After so many stages of the search."""
@@ -160,7 +163,7 @@ class BilevelRun(MethodRun):
             scale * (falling if method.outer_optimizer is None else np.ones(phase.steps))[part],
             steps / phase.steps,
             searches,
-            self._keep(self.sparsity),
+            self.counts(state.scores, self.sparsity),
             self.length,
         )
         measures = phase.measures[part]

@@ -17,7 +17,7 @@ from jaxtyping import Array, Int
 from fairbilevel import _options, fairness, masks
 from fairbilevel.devices import Program
 from fairbilevel.fairness import Constraint
-from fairbilevel.masks import Budget, Masks
+from fairbilevel.masks import Allocation, Budget, Masks
 from fairbilevel.problem import FairPruningProblem, Network, Reference
 from fairbilevel.records import Activity, Checkpoints
 from fairbilevel.train._batches import STREAM_REFRESH
@@ -35,6 +35,7 @@ MATCHING_SHARE = 0.05  # of the steps, at most, for the output biases
 
 Granularity = Literal["weight", "filter"]
 BudgetKind = Literal["global", "uniform"]
+Measure = Literal["units", "multiply-adds", "parameters"]
 DualUnit = Literal["multiplier", "row-weight"]
 
 
@@ -44,9 +45,16 @@ class Method(ABC):
 
     Attributes:
         sparsity: share of the prunable weights (or coupled channels) to remove, in [0, 1).
+        sparsity_of: what that is a share of: units (weights or channels), or of the whole network
+            multiply-adds, or parameters.
         granularity: weight, or filter (channels of convolutions, neurons of dense layers and
             attention heads, each with everything coupled to it).
         budget: global (the best of all layers together) or uniform (the same share of each layer).
+        layer_sparsity: sparsity of single layers, as NAME=SHARE; * in a name stands for anything,
+            and the others take the rest.
+        round_channels: at granularity filter the number of channels that a layer keeps is a
+            multiple of this, which hardware likes, of its half, quarter, ... where the layer has
+            fewer than four times as many; 1 for any number. No layer is emptied by it.
         steps: gradient evaluations to spend on pruning (one is forward and backward on one nominal
             batch), dense training apart.
         batch_size: rows of a nominal batch.
@@ -85,8 +93,11 @@ class Method(ABC):
     """
 
     sparsity: float = 0.9
+    sparsity_of: Measure = "units"
     granularity: Granularity = "weight"
     budget: BudgetKind = "global"
+    layer_sparsity: tuple[str, ...] = ()
+    round_channels: int = 8
     steps: int = 1000
     batch_size: int = 128
     learning_rate: float = 0.2
@@ -116,6 +127,9 @@ class Method(ABC):
             object.__setattr__(self, "constraints", (self.constraints,))
         if not 0 <= self.sparsity < 1:
             raise ValueError(f"sparsity must lie in [0, 1), got {self.sparsity}")
+        if isinstance(self.layer_sparsity, str):
+            object.__setattr__(self, "layer_sparsity", (self.layer_sparsity,))
+        _options.one_of("sparsity_of", self.sparsity_of, get_args(Measure))
         _options.one_of("granularity", self.granularity, get_args(Granularity))
         if self.granularity not in self.granularities:
             raise ValueError(
@@ -124,11 +138,11 @@ class Method(ABC):
             )
         _options.one_of("budget", self.budget, get_args(BudgetKind))
         _options.one_of("dual_unit", self.dual_unit, get_args(DualUnit))
-        _options.at_least(self, 1, "steps", "batch_size")
+        _options.at_least(self, 1, "steps", "batch_size", "round_channels")
         _options.at_least(self, self.least_buffer, "buffer_size")
         _options.share(self, "budget_share")
-        _options.finite(self, "learning_rate", "dual_step", "distill", "distill_temperature")
-        if self.distill > 1:
+        _options.finite(self, "learning_rate", "dual_step", "distill_temperature")
+        if self.distill is not None and not 0 <= self.distill <= 1:
             raise ValueError(f"distill must lie in [0, 1], got {self.distill}")
         if not self.distill_temperature:
             raise ValueError("distill_temperature must be above 0")
@@ -145,6 +159,11 @@ class Method(ABC):
         return self.name
 
     @property
+    def distilled(self) -> float:
+        """Share of a row's loss that is measured against the dense model."""
+        return self.distill
+
+    @property
     def joint(self) -> bool:
         """Whether multipliers move on each training batch's own forward pass."""
         return False
@@ -159,6 +178,27 @@ class Method(ABC):
             return self.bounds(problem)
         return problem.bound(self.constraints)
 
+    def allocation(self, problem: FairPruningProblem) -> Allocation:
+        """How many units each layer keeps.
+
+        Raises:
+            ValueError: a sparsity that cannot be reached, a layer that is not there, or nothing to
+                prune at the granularity.
+        """
+        budget = Budget.of(problem.layers, self.granularity, self.budget)
+        measure = None
+        if self.sparsity_of != "units":
+            model = problem.cost_model(self.granularity)
+            measure = getattr(model, self.sparsity_of.replace("-", "_"))
+        return Allocation.over(
+            budget,
+            self.sparsity,
+            of=self.sparsity_of,
+            measure=measure,
+            multiple=self.round_channels if self.granularity == "filter" else 1,
+            shares=masks.layer_shares(self.layer_sparsity, budget.units),
+        )
+
     def rules(self, problem: FairPruningProblem) -> Rules:
         """Constraints, optimizers and buffers of a run.
 
@@ -169,7 +209,7 @@ class Method(ABC):
         step = self.dual_step * self.violation_every
         duals = self.dual_optimizer or fairness.multiplier_rule(self.multiplier_rule, step)
         optimizer = self.inner_optimizer or SGD
-        soft: Any = {"distill": self.distill, "temperature": self.distill_temperature}
+        soft: Any = {"distill": self.distilled, "temperature": self.distill_temperature}
         if not enforced:
             return Rules(problem.constraints, optimizer, **soft)
         return Rules(
@@ -289,8 +329,8 @@ class MethodRun(StagedRun):
             callback=callback,
         )
         self.method, self.checkpoints = method, checkpoints
-        self.budget = Budget.of(problem.layers, method.granularity, method.budget)
-        self.budget.keep(method.sparsity)  # refuses what cannot be reached, before any work
+        self.allocation = method.allocation(problem)
+        self.budget = self.allocation.budget
         self.enforced = method.enforced(problem)
         self.plan = method.plan(problem, reference)
         self.watch = Watch(problem.under(self.enforced), reference)
@@ -375,8 +415,23 @@ class MethodRun(StagedRun):
     def selected(self, scores: Masks, kept: Masks, sparsity: float) -> Masks:
         """Masks of exactly the budget: the best scores among the units that are still there."""
         place = self.problem.placement
-        keep = place.place(masks.as_counts(self.budget.keep(sparsity)))
+        keep = place.place(masks.as_counts(self.counted(scores, kept, sparsity)))
         return _SELECTED(self.budget, scores, kept, keep, placement=place, costs=self.costs)
+
+    def counted(self, scores: Any, kept: Masks | None, sparsity: float) -> dict[str, int]:
+        """What the budget keeps at a sparsity, of scores among the units that are still there."""
+        if not self.budget.by_layer:
+            return self.allocation.keep(sparsity)
+        scores, kept = self.problem.placement.readable((scores, kept or {}))
+        left = {
+            name: np.where(np.asarray(kept[name]) > 0, s, -np.inf) if name in kept else s
+            for name, s in jax.tree.map(np.asarray, scores).items()
+        }
+        return self.allocation.keep(sparsity, left)
+
+    def counts(self, scores: Any, sparsity: float) -> dict[str, Array]:
+        """The same of all units, as device scalars."""
+        return masks.as_counts(self.counted(scores, None, sparsity))
 
     def expanded(self, kept: Masks, state: RunState) -> Any:
         """The multiplier of every parameter under these masks."""
@@ -428,7 +483,7 @@ class MethodRun(StagedRun):
                 (r["multipliers"] for r in reversed(self.report.history) if "multipliers" in r), {}
             ),
             granularity=method.granularity,
-            budget=self.budget,
+            allocation=self.allocation,
             sparsity=method.sparsity,
             costs=self.costs,
             history=self.report.history,

@@ -12,7 +12,7 @@ from jaxtyping import Float, Shaped
 
 from fairbilevel import _display, _options, masks
 from fairbilevel.data import as_labels
-from fairbilevel.masks import Budget, Masks
+from fairbilevel.masks import Allocation, Budget, Masks
 from fairbilevel.problem import (
     REPORTED_ROLES,
     FairPruningProblem,
@@ -37,7 +37,7 @@ class Solution:
         scores: final scores by layer name.
         multipliers: final multipliers by constraint name and label.
         granularity: ``"weight"`` or ``"filter"``.
-        budget: what could be kept.
+        allocation: how many units each layer could keep.
         sparsity: requested sparsity.
         costs: spent on pruning; the dense model's cost is in ``reference``.
         history: the records of ``metrics.jsonl``.
@@ -57,7 +57,7 @@ class Solution:
     scores: Masks
     multipliers: dict[str, dict[str, float]]
     granularity: str
-    budget: Budget
+    allocation: Allocation
     sparsity: float
     costs: Costs
     history: list[dict[str, Any]]
@@ -82,9 +82,14 @@ class Solution:
         for name, value in networks.items():
             object.__setattr__(self, name, value)
 
+    @property
+    def budget(self) -> Budget:
+        """What could be kept."""
+        return self.allocation.budget
+
     def _facts(self) -> list[tuple[str, str]]:
         """What a reader wants to know, by name; nothing is measured for it."""
-        kept, units = self.budget.describe(self.masks), f"{self.granularity}s"
+        kept, units = self.allocation.describe(self.masks), f"{self.granularity}s"
         removed = kept["prunable"] - kept["kept"]
         spent = f"{self.costs.gradient_evaluations:,.0f} gradient evaluations"
         answer = self.constant_answer
