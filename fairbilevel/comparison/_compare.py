@@ -20,7 +20,7 @@ from fairbilevel.comparison._repetition import (
 )
 from fairbilevel.comparison._summary import summarize
 from fairbilevel.comparison._tables import write_tables
-from fairbilevel.records import SCHEMA_VERSION, read_json, write_json
+from fairbilevel.records import SCHEMA_VERSION, read_object, write_json
 from fairbilevel.run import FREE_OPTIONS, Config, machine, versions
 from fairbilevel.run import command as typed
 
@@ -104,7 +104,7 @@ def _claim(comparison: Comparison, folder: Path) -> None:
         raise ValueError(f"{folder} is a file: choose another --out")
     if path.is_file():
         given = _as_json(settings)
-        known = read_json(path).get("settings", {})
+        known = read_object(path).get("settings", {})
         # Options that came later were at their defaults then; those that no number depends on may
         # have been written down by a former version.
         defaults = {k: v for k, v in _as_json(Config().to_json()).items() if k in given}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -117,15 +117,20 @@ def compact(source: Solution | ModelFiles) -> Compact:
     Returns:
         Model, parameters, state. At granularity ``filter`` arrays are smaller and the logits those
         of the masked network (up to rounding); at granularity ``weight`` they are as they were:
-        zeros of convolutions cannot be cut out. ``fb.masks.wrap`` keeps them zero in training.
+        zeros of convolutions cannot be cut out. Of a removed block one zero channel stays, which
+        is not computed where the network is exported or run by ``forward``. ``fb.masks.wrap``
+        keeps zeros zero in training.
 
     Raises:
         ValueError: neither a solution nor a run.
     """
     given = Pruned.of(source)
     params, state = given.network.params, given.network.state
-    if given.granularity == "filter":
-        params, state = masks.compact(given.masks, params, state, given.layers)
+    if given.granularity != "weight":
+        hard = given.masks
+        if given.granularity == "block":
+            hard = masks.filters_of(hard, given.layers)
+        params, state = masks.compact(hard, params, state, given.layers)
     return Compact(given.model, params, state)
 
 
@@ -146,26 +151,28 @@ def forward(network: Compact, *, sparse_layers: bool = False) -> Forward:
         out, _ = model.apply(params, state, x, False, jax.random.key(0))
         return out.astype(jnp.float32)
 
-    if not sparse_layers:
-        return lambda x: logits(params, x)
+    leaves = flatten_named(params)
+    zero = {name for name, leaf in leaves.items() if np.size(leaf) and not np.any(leaf)}
     kernels = {
         name: sparse.BCSR.fromdense(np.asarray(leaf).T)
-        for name, leaf in flatten_named(params).items()
-        if np.ndim(leaf) == 2 and np.mean(np.asarray(leaf) == 0) >= SPARSE_FROM
+        for name, leaf in leaves.items()
+        if sparse_layers and np.ndim(leaf) == 2 and np.mean(np.asarray(leaf) == 0) >= SPARSE_FROM
     }
-    return lambda x: _with_sparse_products(logits, params, x, kernels)
+    if not kernels and all(np.ndim(leaves[name]) < 2 for name in zero):
+        return lambda x: logits(params, x)
+    values = [
+        _Zero(tuple(np.shape(leaf)), leaf.dtype)
+        if name in zero
+        else _Kernel(leaf, kernels.get(name))
+        for name, leaf in leaves.items()
+    ]
 
+    def simplified(x: Array) -> Array:
+        closed = jax.make_jaxpr(logits)(params, x)
+        (out,) = _evaluate(closed.jaxpr, closed.consts, [*values, x])
+        return _plain(out)
 
-def _with_sparse_products(
-    function: Callable[[Any, Array], Array], params: Any, x: Array, kernels: Mapping[str, Any]
-) -> Array:
-    """``function(params, x)`` whose matrix products by some parameters take their transposes from
-    ``kernels``, where these are what is multiplied by."""
-    closed = jax.make_jaxpr(function)(params, x)
-    leaves = flatten_named(params)
-    values: list[Any] = [_Kernel(leaf, kernels.get(name)) for name, leaf in leaves.items()]
-    (out,) = _evaluate(closed.jaxpr, closed.consts, [*values, x])
-    return _plain(out)
+    return simplified
 
 
 @dataclass(frozen=True)
@@ -176,12 +183,38 @@ class _Kernel:
     transposed: Any
 
 
+@dataclass(frozen=True)
+class _Zero:
+    """Zeros that are not computed: of a removed block."""
+
+    shape: tuple[Any, ...]
+    dtype: Any
+
+
 def _plain(value: Any) -> Any:
+    if isinstance(value, _Zero):
+        return jnp.zeros(value.shape, value.dtype)
     return value.dense if isinstance(value, _Kernel) else value
 
 
+def _without_zeros(eqn: Any, given: list[Any]) -> list[Any] | None:
+    """Results of an equation some of whose operands are zeros, where it need not be computed."""
+    zeros = [isinstance(g, _Zero) for g in given]
+    if not any(zeros):
+        return None
+    outs = [(tuple(v.aval.shape), v.aval.dtype) for v in eqn.outvars]
+    if masks.stays_zero(eqn.primitive.name, zeros):
+        return [_Zero(*out) for out in outs]
+    if eqn.primitive.name in ("add", "add_any"):
+        (other,) = (g for g, zero in zip(given, zeros, strict=True) if not zero)
+        value = _plain(other)
+        if (tuple(jnp.shape(value)), jnp.result_type(value)) == outs[0]:
+            return [other]
+    return None
+
+
 def _evaluate(jaxpr: Any, consts: Any, arguments: list[Any]) -> list[Any]:
-    """The outputs of a program, sparse kernels used where they can be."""
+    """The outputs of a program: sparse kernels used where they can be, zeros not computed."""
     names = [*jaxpr.constvars, *jaxpr.invars]
     known: dict[Any, Any] = dict(zip(names, [*consts, *arguments], strict=True))
 
@@ -192,9 +225,12 @@ def _evaluate(jaxpr: Any, consts: Any, arguments: list[Any]) -> list[Any]:
         given = [read(v) for v in eqn.invars]
         inner = next((p for p in eqn.params.values() if isinstance(p, jex_core.ClosedJaxpr)), None)
         reached = any(isinstance(g, _Kernel) and g.transposed is not None for g in given)
-        if reached and _multiplies_rows(eqn):
+        without = _without_zeros(eqn, given)
+        if without is not None:
+            out = without
+        elif reached and _multiplies_rows(eqn):
             out = [_product(given[0], given[1])]
-        elif reached and eqn.primitive.name in _CALLS and inner is not None:
+        elif eqn.primitive.name in _CALLS and inner is not None and _passes(given):
             out = _evaluate(inner.jaxpr, inner.consts, given)
         else:
             how = eqn.primitive.get_bind_params(eqn.params)
@@ -203,6 +239,11 @@ def _evaluate(jaxpr: Any, consts: Any, arguments: list[Any]) -> list[Any]:
             out = list(out) if eqn.primitive.multiple_results else [out]
         known.update(zip(eqn.outvars, out, strict=True))
     return [read(v) for v in jaxpr.outvars]
+
+
+def _passes(given: list[Any]) -> bool:
+    """Whether what goes into a call makes it worth to be opened."""
+    return any(isinstance(g, _Zero) or getattr(g, "transposed", None) is not None for g in given)
 
 
 _CALLS = (

@@ -29,7 +29,7 @@ from fairbilevel.data import Encoder
 from fairbilevel.masks import Channels, Layer, Layers, Masks, Slice, expand
 from fairbilevel.models import NAMES, Model, as_model, build
 from fairbilevel.problem import FairPruningProblem, Network
-from fairbilevel.records import RecordError, read_arrays, read_json, write_arrays, write_json
+from fairbilevel.records import RecordError, read_arrays, read_object, write_arrays, write_json
 from fairbilevel.train import Solution
 
 
@@ -98,6 +98,7 @@ def model_description(problem: FairPruningProblem, granularity: str) -> dict[str
         "granularity": granularity,
         "layers": [asdict(layer) for layer in problem.layers.kernels],
         "channels": [asdict(channels) for channels in problem.layers.channels],
+        "blocks": [asdict(block) for block in problem.layers.blocks],
         "encoder": problem.encoder.to_json(),
     }
 
@@ -157,7 +158,7 @@ class ModelFiles:
 
     @property
     def granularity(self) -> str:
-        """What was removed: ``"weight"`` or ``"filter"``."""
+        """What was removed: ``"weight"``, ``"filter"`` or ``"block"``."""
         return self.description["granularity"]
 
     @property
@@ -181,6 +182,8 @@ def _layers(description: Mapping[str, Any]) -> Layers:
     return Layers(
         tuple(Layer(**{**la, "shape": tuple(la["shape"])}) for la in description["layers"]),
         tuple(channels(entry) for entry in description["channels"]),
+        # Former versions knew none.
+        tuple(channels(entry) for entry in description.get("blocks", ())),
     )
 
 
@@ -241,7 +244,7 @@ def load_model(folder: Path, model: Any = None) -> ModelFiles:
         RecordError: missing or damaged files, values that are not finite, or a model of the user's
             own that was not given.
     """
-    description = read_json(folder / "model.json")
+    description = read_object(folder / "model.json")
     try:
         _check(description)
         layers, granularity = _layers(description), description["granularity"]

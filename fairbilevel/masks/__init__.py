@@ -6,7 +6,7 @@ from fairbilevel.masks._allocation import (
     layer_shares,
     multiple_of,
 )
-from fairbilevel.masks._apply import apply, collect, compact, expand, wrap
+from fairbilevel.masks._apply import apply, collect, compact, expand, filters_of, wrap
 from fairbilevel.masks._budget import (
     BUDGETS,
     Budget,
@@ -16,6 +16,7 @@ from fairbilevel.masks._budget import (
     uniform_removed,
 )
 from fairbilevel.masks._cost import Cost, CostModel, cost
+from fairbilevel.masks._essential import stays_zero
 from fairbilevel.masks._layers import (
     GRANULARITIES,
     Channels,
@@ -70,6 +71,7 @@ __all__ = [
     "compact",
     "cost",
     "expand",
+    "filters_of",
     "find_layers",
     "kth_largest",
     "layer_shares",
@@ -81,6 +83,7 @@ __all__ = [
     "select_layers",
     "spread",
     "start_scores",
+    "stays_zero",
     "top_k_masks",
     "uniform_removed",
     "wrap",

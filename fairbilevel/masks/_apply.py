@@ -11,7 +11,7 @@ import optax
 from jaxtyping import Array
 
 from fairbilevel._trees import flatten_named, map_named
-from fairbilevel.masks._layers import Layer, Layers, Slice, kept_entries
+from fairbilevel.masks._layers import GRANULARITIES, Layer, Layers, Slice, kept_entries
 from fairbilevel.masks._threshold import Masks
 
 
@@ -96,8 +96,7 @@ def wrap(
         if jax.tree.structure(masks) == shaped:
             return masks
         if layers is not None:
-            by_weight = masks.keys() == {layer.name for layer in layers.kernels}
-            return expand(masks, like, layers, "weight" if by_weight else "filter")
+            return expand(masks, like, layers, _granularity(masks, layers))
         found = {}
         for name, leaf in flatten_named(like).items():
             of = name.rpartition("/")[0]
@@ -119,6 +118,26 @@ def wrap(
         return kept, state
 
     return optax.GradientTransformation(rule.init, update)
+
+
+def _granularity(masks: Masks, layers: Layers) -> str:
+    """What masks are of, by their names and shapes.
+
+    Raises:
+        ValueError: they are those of no granularity.
+    """
+    shapes = {name: tuple(np.shape(mask)) for name, mask in masks.items()}
+    for granularity in GRANULARITIES:
+        if shapes == {unit.name: unit.shape for unit in layers.units(granularity)}:
+            return granularity
+    raise ValueError("the masks are not those of these layers")
+
+
+def filters_of(masks: Masks, layers: Layers) -> Masks:
+    """Masks of filters that keep all but the channels inside removed blocks: what ``compact`` can
+    cut out of them."""
+    gone = {c.name for b in layers.blocks if not np.any(masks[b.name]) for c in layers.within(b)}
+    return {c.name: jnp.full(c.shape, float(c.name not in gone)) for c in layers.channels}
 
 
 def compact(masks: Masks, params: Any, state: Any, layers: Layers) -> tuple[Any, Any]:

@@ -69,8 +69,11 @@ class CostModel:
         self._sizes = {name: math.prod(leaf.shape) for name, leaf in flatten_named(params).items()}
         trace = self.trace
         self._whole = [p.repeats * _entries(trace, p.axes, {}) for p in trace.products]
-        if granularity == "filter":
-            self._nodes = {c.name: _node(trace, c) for c in layers.channels}
+        self._nodes = {c.name: _node(trace, c) for c in layers.channels if granularity != "weight"}
+        self._blocks = {
+            b.name: ({m.leaf for m in b.members}, [c.name for c in layers.within(b)])
+            for b in layers.blocks
+        }
 
     @property
     def dense_parameters(self) -> int:
@@ -86,11 +89,11 @@ class CostModel:
         """Entries of all parameters that are left, of so many units by layer."""
         if self.granularity == "weight":
             return sum((self._sizes | self._entries_kept(kept)).values())
-        counts = self._counts(kept)
+        counts, gone = self._counts(kept), self._gone(kept)
         return sum(
             _entries(self.trace, [(axis,) for axis in axes], counts)
             for leaf, axes in zip(self.trace.leaves, self.trace.leaf_axes, strict=True)
-            if not leaf.state
+            if not leaf.state and leaf.name not in gone
         )
 
     def multiply_adds(self, kept: Mapping[str, int]) -> int:
@@ -102,15 +105,28 @@ class CostModel:
                 count // self._sizes[p.kernel] * entries[p.kernel] if p.kernel in entries else count
                 for p, count in zip(products, self._whole, strict=True)
             )
-        counts = self._counts(kept)
-        return sum(p.repeats * _entries(self.trace, p.axes, counts) for p in products)
+        counts, gone = self._counts(kept), self._gone(kept)
+        return sum(
+            p.repeats * _entries(self.trace, p.axes, counts)
+            for p in products
+            if p.kernel not in gone
+        )
 
     def _entries_kept(self, kept: Mapping[str, int]) -> dict[str, int]:
         return {layer.kernel: kept[layer.name] for layer in self.layers.kernels}
 
     def _counts(self, kept: Mapping[str, int]) -> dict[int, int]:
+        if self.granularity == "block":
+            inside = [c for b, (_, sets) in self._blocks.items() if not kept[b] for c in sets]
+            return {self._nodes[name]: 0 for name in inside}
         # Where all channels of a set are removed, one stays when it is cut.
         return {node: max(1, kept[name]) for name, node in self._nodes.items()}
+
+    def _gone(self, kept: Mapping[str, int]) -> set[str]:
+        """Arrays of removed blocks."""
+        if self.granularity != "block":
+            return set()
+        return set().union(*(leaves for b, (leaves, _) in self._blocks.items() if not kept[b]))
 
 
 def cost(
@@ -127,7 +143,8 @@ def cost(
     At granularity ``weight`` a removed entry of a kernel saves one multiply-add at each position
     where the kernel is applied. At granularity ``filter`` the network is counted as ``compact``
     cuts it: what makes the removed channels is smaller, and so is what reads them, products without
-    a kernel (attention) included. A loop whose length is not known beforehand counts once.
+    a kernel (attention) included. A removed block counts as nothing. A loop whose length is not
+    known beforehand counts once.
 
     Nothing is computed: only shapes matter, so ``jax.eval_shape`` results do in place of arrays.
 
@@ -138,7 +155,7 @@ def cost(
         sample: float ``[rows, ...]``; one row of it is counted.
         layers: what the masks belong to.
         hard: 0/1 masks by name; nothing is removed where ``None``.
-        granularity: ``"weight"`` or ``"filter"``.
+        granularity: ``"weight"``, ``"filter"`` or ``"block"``.
 
     Raises:
         ValueError: unknown granularity, or layers of another model.

@@ -27,10 +27,10 @@ def dependence(jaxpr: Any, consts: Sequence[Any], inputs: Sequence[int]) -> list
     An upper bound: what is not known to be lower varies if anything that enters it does.
     """
     env: dict[Any, int] = dict(zip(jaxpr.invars, inputs, strict=True))
-    env.update((v, _of(c)) for v, c in zip(jaxpr.constvars, consts, strict=True))
+    env.update((v, constant_level(c)) for v, c in zip(jaxpr.constvars, consts, strict=True))
 
     def read(atom: Any) -> int:
-        return _of(atom.val) if isinstance(atom, jex_core.Literal) else env[atom]
+        return constant_level(atom.val) if isinstance(atom, jex_core.Literal) else env[atom]
 
     for eqn in jaxpr.eqns:
         values, name = [read(v) for v in eqn.invars], eqn.primitive.name
@@ -38,12 +38,13 @@ def dependence(jaxpr: Any, consts: Sequence[Any], inputs: Sequence[int]) -> list
         if name in CALL_NAMES and inner is not None:
             outs = dependence(getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), values)
         else:
-            outs = [_step(name, values)] * len(eqn.outvars)
+            outs = [level_of(name, values)] * len(eqn.outvars)
         env.update(zip(eqn.outvars, outs, strict=True))
     return [read(v) for v in jaxpr.outvars]
 
 
-def _step(name: str, values: list[int]) -> int:
+def level_of(name: str, values: list[int]) -> int:
+    """Of an operation's results, given that of what goes in."""
     highest = max(values, default=SAME)
     if name in _PRODUCTS:
         return ZERO if ZERO in values else highest
@@ -56,7 +57,13 @@ def _step(name: str, values: list[int]) -> int:
     return max(highest, SAME)
 
 
-def _of(value: Any) -> int:
+def stays_zero(name: str, zeros: Sequence[bool]) -> bool:
+    """Whether an operation gives zeros, given which of its operands are zero everywhere."""
+    return level_of(name, [ZERO if zero else VARIES for zero in zeros]) == ZERO
+
+
+def constant_level(value: Any) -> int:
+    """Of a constant."""
     try:
         return ZERO if not np.any(np.asarray(value)) else SAME
     except TypeError:

@@ -1,4 +1,4 @@
-"""What can be pruned: kernels for single weights, coupled channels for filters.
+"""What can be pruned: kernels for single weights, coupled channels for filters, residual blocks.
 
 No naming convention is trusted: a kernel is what a convolution or matrix product multiplies
 features by, and channels are coupled by what the model's jaxpr does with them. So the same code
@@ -18,10 +18,11 @@ from jaxtyping import Int
 
 from fairbilevel import _display, _options
 from fairbilevel.masks._axes import FIXED, FREE, Axis
+from fairbilevel.masks._blocks import find_branches
 from fairbilevel.masks._essential import SAME, VARIES, ZERO, dependence
 from fairbilevel.masks._trace import Trace, walk
 
-GRANULARITIES = ("weight", "filter")
+GRANULARITIES = ("weight", "filter", "block")
 
 
 @dataclass(frozen=True)
@@ -107,10 +108,12 @@ class Layers(Sequence[Layer]):
     Attributes:
         kernels: the layers, in the order in which data meets them.
         channels: sets of coupled channels, in the order in which data meets them.
+        blocks: residual blocks, each a set of one channel: all that its parameters hold.
     """
 
     kernels: tuple[Layer, ...] = ()
     channels: tuple[Channels, ...] = ()
+    blocks: tuple[Channels, ...] = ()
 
     def units(self, granularity: str) -> tuple[Layer | Channels, ...]:
         """What has a mask of its own: each has a ``name``, a ``shape`` and may be ``essential``.
@@ -119,14 +122,26 @@ class Layers(Sequence[Layer]):
             ValueError: unknown granularity.
         """
         _options.one_of("granularity", granularity, GRANULARITIES)
-        return self.kernels if granularity == "weight" else self.channels
+        if granularity == "weight":
+            return self.kernels
+        return self.channels if granularity == "filter" else self.blocks
+
+    def within(self, block: Channels) -> tuple[Channels, ...]:
+        """Sets of channels that nothing outside a block makes or reads."""
+        inside = {m.leaf for m in block.members}
+        return tuple(
+            c
+            for c in self.channels
+            if all(p.leaf in inside for p in (*c.members, *c.readers) if not p.state)
+        )
 
     def __repr__(self) -> str:
         weights = sum(math.prod(layer.shape) for layer in self.kernels)
         kernels = f"{_display.counted(len(self.kernels), 'layer')} with {weights:,} weights"
         filters = sum(channels.size for channels in self.channels)
         coupled = f"{_display.counted(len(self.channels), 'set')} of channels, {filters:,} filters"
-        return _display.line("Layers", kernels, coupled)
+        blocks = _display.counted(len(self.blocks), "block") if self.blocks else ""
+        return _display.line("Layers", kernels, coupled, blocks)
 
     def __len__(self) -> int:
         """Number of layers."""
@@ -165,8 +180,8 @@ def find_layers(apply: Callable[..., Any], params: Any, state: Any, sample: Any)
         sample: float ``[rows, ...]``.
 
     Returns:
-        One ``Layer`` per kernel, classifier included (``classifier=True``), and one ``Channels``
-        per set of coupled channels.
+        One ``Layer`` per kernel, classifier included (``classifier=True``), one ``Channels`` per
+        set of coupled channels, and one per residual block.
 
     Raises:
         ValueError: no layer was found (the model multiplies its input by no parameter).
@@ -193,7 +208,29 @@ def find_layers(apply: Callable[..., Any], params: Any, state: Any, sample: Any)
         Channels(name, size, made_by, members, readers, essential({m.leaf for m in members}))
         for name, size, made_by, members, readers in _coupled(trace)
     )
-    return Layers(kernels, channels)
+    return Layers(kernels, channels, tuple(_blocks(trace, closed)))
+
+
+def _blocks(trace: Trace, closed: Any) -> Iterator[Channels]:
+    """Residual blocks whose arrays can all be multiplied by one number each."""
+    found: list[tuple[str, tuple[str, ...], tuple[Slice, ...]]] = []
+    for branch in find_branches(closed, len(trace.leaves)):
+        own = [leaf for n in branch if not (leaf := trace.leaves[n]).state]
+        made_by = tuple(k for k in trace.found if k in {leaf.name for leaf in own})
+        if made_by and all(leaf.shape for leaf in own):
+            members = tuple(Slice(leaf.name, 0, 1, leaf.shape[0]) for leaf in own)
+            found.append((_common([leaf.name for leaf in own]), made_by, members))
+    commons = [common for common, _, _ in found]
+    for common, made_by, members in found:
+        alone = common and commons.count(common) == 1
+        yield Channels(common if alone else _name(made_by[0]), 1, made_by, members)
+
+
+def _common(names: list[str]) -> str:
+    """The path that all names begin with."""
+    parts = [name.split("/") for name in names]
+    shared = [first for first, *rest in zip(*parts, strict=False) if all(r == first for r in rest)]
+    return "/".join(shared[: min(map(len, parts)) - 1])
 
 
 def _name(kernel: str) -> str:
@@ -304,7 +341,8 @@ def select_layers(
     if not left:
         raise ValueError("nothing to prune: keep_layer names every layer")
     channels = tuple(c for c in layers.channels if kernels.isdisjoint(c.kernels))
-    return Layers(left, channels)
+    blocks = tuple(b for b in layers.blocks if kernels.isdisjoint(b.kernels))
+    return Layers(left, channels, blocks)
 
 
 def matching(pattern: str, names: Sequence[str], what: str) -> list[str]:

@@ -86,6 +86,18 @@ def read_json(path: Path, *, unique: bool = False) -> Any:
         raise RecordError(f"{path} cannot be read as JSON: {error}") from None
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """Read JSON that is an object.
+
+    Raises:
+        RecordError: missing, unreadable, not JSON or no object.
+    """
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise RecordError(f"{path} holds no JSON object")
+    return found
+
+
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], *, compressed: bool = False) -> None:
     """Write named arrays as an ``.npz``, atomically and without pickle.
 

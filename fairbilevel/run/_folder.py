@@ -31,8 +31,8 @@ from fairbilevel.records import (
     JsonLines,
     check_completed,
     is_run_folder,
-    read_json,
     read_json_lines,
+    read_object,
     read_result,
     write_json,
     write_result,
@@ -233,7 +233,7 @@ def load_run(path: str | Path, *, model: Any = None) -> Run:
     return Run(
         **vars(deploy.load_model(folder / MODEL, model)),
         path=folder,
-        config=read_json(folder / CONFIG),
+        config=read_object(folder / CONFIG),
         result=result,
         metrics=read_json_lines(folder / METRICS),
     )

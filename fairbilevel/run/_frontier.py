@@ -17,7 +17,7 @@ from fairbilevel.records import (
     SCHEMA_VERSION,
     Checkpoints,
     differences,
-    read_json,
+    read_object,
     write_json,
     write_text,
 )
@@ -118,7 +118,7 @@ def _claim(
     asked = {k: v for k, v in config.to_json().items() if k not in FREE_OPTIONS}
     asked |= {"sparsities": list(sparsities), "tolerances": list(tolerances)}
     if (path / CONFIG).is_file() and not (path / TABLE).exists():
-        other = differences(read_json(path / CONFIG), asked)
+        other = differences(read_object(path / CONFIG), asked)
         if other:
             raise ValueError(
                 f"{path} holds an unfinished frontier with other options: {other}; choose another "

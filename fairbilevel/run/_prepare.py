@@ -15,7 +15,7 @@ from fairbilevel import deploy
 from fairbilevel.data import Dataset
 from fairbilevel.devices import Placement
 from fairbilevel.problem import FairPruningProblem, Network
-from fairbilevel.records import CONFIG, MODEL, RecordError, is_run_folder, read_json
+from fairbilevel.records import CONFIG, MODEL, RecordError, is_run_folder, read_object
 from fairbilevel.run._config import Config
 from fairbilevel.run._rows import read_rows
 from fairbilevel.train import Method
@@ -113,7 +113,7 @@ def _given_dense(path: Path, problem: FairPruningProblem) -> Network:
 
 def _refuse_other_inputs(path: Path, problem: FairPruningProblem) -> None:
     """Refuse the dense model of a run that has normalized its inputs in another way."""
-    there = fb_data.write_normalize(read_json(path / CONFIG).get("normalize", "fit"))
+    there = fb_data.write_normalize(read_object(path / CONFIG).get("normalize", "fit"))
     if there != problem.normalization:
         raise ValueError(
             f"--dense {path} was made with --normalize {there}, and here it is "

@@ -20,7 +20,7 @@ from fairbilevel.records import (
     differences,
     is_locked,
     is_run_folder,
-    read_json,
+    read_object,
     read_result,
 )
 from fairbilevel.run._config import FREE_OPTIONS, Config
@@ -64,9 +64,7 @@ def stored_config(path: Path) -> Config:
     """
     if not is_run_folder(path):
         raise RecordError(f"there is no run in {path} to go on with")
-    values = read_json(path / CONFIG)
-    if not isinstance(values, dict):
-        raise RecordError(f"{path / CONFIG} holds no options")
+    values = read_object(path / CONFIG)
     try:
         return Config.from_mapping({**values, "out": str(path), "overwrite": False})
     except ValueError as error:

@@ -33,7 +33,7 @@ from fairbilevel.train._solution import Solution
 
 MATCHING_SHARE = 0.05  # of the steps, at most, for the output biases
 
-Granularity = Literal["weight", "filter"]
+Granularity = Literal["weight", "filter", "block"]
 BudgetKind = Literal["global", "uniform"]
 Measure = Literal["units", "multiply-adds", "parameters"]
 DualUnit = Literal["multiplier", "row-weight"]
@@ -44,11 +44,13 @@ class Method(ABC):
     """A way to make a network sparse: options, checked once, and ``run``.
 
     Attributes:
-        sparsity: share of the prunable weights (or coupled channels) to remove, in [0, 1).
+        sparsity: share of the prunable weights (or coupled channels, or blocks) to remove, in
+            [0, 1).
         sparsity_of: what that is a share of: units (weights or channels), or of the whole network
             multiply-adds, or parameters.
-        granularity: weight, or filter (channels of convolutions, neurons of dense layers and
-            attention heads, each with everything coupled to it).
+        granularity: weight; filter (channels of convolutions, neurons of dense layers and
+            attention heads, each with everything coupled to it); or block (residual blocks whose
+            shortcut changes nothing: the network gets less deep).
         budget: global (the best of all layers together) or uniform (the same share of each layer).
         layer_sparsity: sparsity of single layers, as NAME=SHARE; * in a name stands for anything,
             and the others take the rest.

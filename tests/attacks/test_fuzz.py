@@ -379,3 +379,13 @@ def test_parquet_with_bytes_that_are_no_text(tmp_path):
         (tmp_path / "t.parquet").write_bytes(damaged)
         with pytest.raises(DataError, match=rf"column 'sex' .*{said}"):
             fuzz.read_table(tmp_path)
+
+
+@pytest.mark.parametrize("text", [b"[]", b"3", b"null"])
+def test_a_configuration_that_is_none(text, tmp_path):
+    fuzz.make_run(tmp_path)
+    (tmp_path / "run" / "config.json").write_bytes(text)
+    (tmp_path / "run" / "manifest.json").unlink()
+    fuzz.seal(tmp_path / "run")
+    with pytest.raises(RecordError):
+        fb.load_run(tmp_path / "run")
