@@ -18,7 +18,6 @@ import csv
 import io
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,7 +27,7 @@ import jax
 import numpy as np
 
 import fairbilevel as fb
-from fairbilevel import deploy, masks
+from fairbilevel import deploy, devices, masks
 from fairbilevel.records import write_text
 from fairbilevel.run import machine, versions
 
@@ -81,23 +80,10 @@ def pruned(
     )
 
 
-def medians(calls: dict[Any, Callable[[], Any]], seconds: float) -> dict[Any, float]:
-    """Milliseconds of each call, in rounds that take each once."""
-    times: dict[Any, list[float]] = {key: [] for key in calls}
-    for call in calls.values():
-        call()
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(next(iter(times.values()))) < 5:
-        for key, call in calls.items():
-            begin = time.perf_counter()
-            call()
-            times[key].append(time.perf_counter() - begin)
-    return {key: 1e3 * float(np.median(values)) for key, values in times.items()}
-
-
 def measure(name: str, seconds: float) -> list[dict[str, Any]]:
     """A line for each variant of a family."""
-    problem, lines, calls = problem_of(name), [], {}
+    problem, lines = problem_of(name), []
+    calls: dict[Any, Callable[[], Any]] = {}
     with_onnx = find_spec("jax2onnx") is not None and find_spec("onnxruntime") is not None
     with tempfile.TemporaryDirectory() as folder:
         for variant, (granularity, share, multiple) in VARIANTS.items():
@@ -136,11 +122,11 @@ def measure(name: str, seconds: float) -> list[dict[str, Any]]:
                     x = raw[:batch]
                     calls[variant, "onnx", batch] = lambda run=made._run, x=x: run(x)
             lines.append(line)
-        times = medians(calls, seconds)
+        times = devices.timed(calls, seconds=seconds)
     for line in lines:
         for engine in ("jax", "onnx") if with_onnx else ("jax",):
             for batch in BATCHES:
-                line[f"{engine}_ms_{batch}"] = times[line["variant"], engine, batch]
+                line[f"{engine}_ms_{batch}"] = times[line["variant"], engine, batch].median
     return lines
 
 

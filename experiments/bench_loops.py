@@ -12,17 +12,16 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 import fairbilevel as fb
-from fairbilevel import _xla
+from fairbilevel import _xla, devices
 from fairbilevel.records import write_text
 from fairbilevel.run import machine, versions
 
@@ -68,14 +67,14 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=3)
     arguments = parser.parse_args()
     runs, start = programs(arguments.model, arguments.batch, arguments.width)
-    results = {name: jax.block_until_ready(run(start)) for name, run in runs.items()}
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(arguments.repetitions):
-        for name, run in runs.items():
-            begin = time.perf_counter()
-            jax.block_until_ready(run(start))
-            times[name].append(time.perf_counter() - begin)
-    medians = {name: float(np.median(t)) for name, t in times.items()}
+    results: dict[str, Any] = {}
+
+    def call(name: str) -> None:
+        results[name] = jax.block_until_ready(runs[name](start))
+
+    calls = {name: partial(call, name) for name in runs}
+    times = devices.timed(calls, rounds=arguments.repetitions)
+    medians = {name: t.median / 1e3 for name, t in times.items()}
     # Several steps amplify rounding, so parameters are compared to their own size.
     reference = results["one by one"]
     rows = []

@@ -1,10 +1,11 @@
-"""Devices: where arrays lie, what is compiled for them, how several processes find each other."""
+"""Devices: where arrays lie, what is compiled for them, how long it takes, how processes meet."""
 
 from fairbilevel.devices._cache import compile_cache, default_cache, saved_seconds
 from fairbilevel.devices._collectives import Collective, bytes_of, collectives
 from fairbilevel.devices._placement import AXIS, Placement, memory, on_device
 from fairbilevel.devices._processes import Processes, is_first, on_first, told_by_first
 from fairbilevel.devices._program import Program, copied
+from fairbilevel.devices._timing import Times, timed
 
 __all__ = [
     "AXIS",
@@ -12,6 +13,7 @@ __all__ = [
     "Placement",
     "Processes",
     "Program",
+    "Times",
     "bytes_of",
     "collectives",
     "compile_cache",
@@ -22,5 +24,6 @@ __all__ = [
     "on_device",
     "on_first",
     "saved_seconds",
+    "timed",
     "told_by_first",
 ]

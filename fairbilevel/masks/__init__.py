@@ -26,6 +26,7 @@ from fairbilevel.masks._layers import (
     find_layers,
     select_layers,
 )
+from fairbilevel.masks._memory import peak_activations
 from fairbilevel.masks._relaxation import (
     RELAXATIONS,
     CappedSimplex,
@@ -79,6 +80,7 @@ __all__ = [
     "magnitude_scales",
     "median_distance",
     "multiple_of",
+    "peak_activations",
     "removed",
     "select_layers",
     "spread",

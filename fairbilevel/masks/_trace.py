@@ -44,6 +44,7 @@ _NARY = {
     "add", "sub", "mul", "div", "max", "min", "pow", "select_n", "add_any", "rem", "atan2", "clamp",
     "eq", "ne", "lt", "le", "gt", "ge", "and", "or", "xor", "nextafter",
 }  # fmt: skip
+ENTRYWISE = _UNARY | _NARY
 CALLS = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 CALL_NAMES = {
     "jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call",
