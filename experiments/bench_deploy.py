@@ -122,7 +122,11 @@ def measure(name: str, seconds: float) -> list[dict[str, Any]]:
                     x = raw[:batch]
                     calls[variant, "onnx", batch] = lambda run=made._run, x=x: run(x)
             lines.append(line)
-        times = devices.timed(calls, seconds=seconds)
+        places = list(dict.fromkeys(key[1:] for key in calls))
+        times: dict[Any, devices.Times] = {}
+        for place in places:
+            some = {key: call for key, call in calls.items() if key[1:] == place}
+            times |= devices.timed(some, seconds=seconds / len(places))
     for line in lines:
         for engine in ("jax", "onnx") if with_onnx else ("jax",):
             for batch in BATCHES:

@@ -27,13 +27,13 @@ from fairbilevel import (
     train,
 )
 from fairbilevel.certificates import Certificate, certify
-from fairbilevel.deploy import Artifact, compact, read_artifact
+from fairbilevel.deploy import Artifact, Profile, compact, read_artifact
 from fairbilevel.devices import Placement
 from fairbilevel.hypergrad import hypergradient
 from fairbilevel.methods import solve
 from fairbilevel.problem import FairPruningProblem, Network, Reference
 from fairbilevel.records import TensorBoard
-from fairbilevel.run import Run, analyze, export, load_run, save_run
+from fairbilevel.run import Run, analyze, export, load_run, profile, save_run
 from fairbilevel.solver import BilevelSolver
 from fairbilevel.train import DivergenceError, Method, Solution
 
@@ -48,6 +48,7 @@ __all__ = [
     "Method",
     "Network",
     "Placement",
+    "Profile",
     "Reference",
     "Run",
     "Solution",
@@ -68,6 +69,7 @@ __all__ = [
     "masks",
     "methods",
     "models",
+    "profile",
     "pruners",
     "read_artifact",
     "save_run",

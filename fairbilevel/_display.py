@@ -37,6 +37,13 @@ def percent(fraction: float | None) -> str:
     return "unknown" if fraction is None else f"{100 * fraction:.1f} %"
 
 
+def storage(count: float | None) -> str:
+    """``1536`` bytes as ``1.5 KiB``."""
+    if count is None:
+        return "unknown"
+    return f"{count / 2**20:,.1f} MiB" if count >= 2**20 else f"{count / 2**10:.1f} KiB"
+
+
 def listed(names: Sequence[str], most: int = 6) -> str:
     """Names with commas between, and how many are left out."""
     more = [f"{len(names) - most:,} more"] if len(names) > most else []

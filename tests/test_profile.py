@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
+import re
+import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +15,12 @@ import pytest
 from flax import nnx
 from jax import lax
 
+import fairbilevel as fb
 from fairbilevel import devices, masks, models
+from fairbilevel.cli import main
+from fairbilevel.deploy import Speed
+from fairbilevel.run import write_profile
+from fairbilevel.run._folder import claim
 
 KEY = jax.random.key(0)
 
@@ -147,10 +156,12 @@ def test_a_pruned_network_holds_less(name):
 def test_every_round_takes_each_call_once():
     order = []
     calls = {name: (lambda name=name: order.append(name)) for name in "abc"}
-    found = devices.timed(calls, rounds=3)
-    assert order == list("abc") * 4  # one round is not counted
+    found = devices.timed(calls, rounds=40)
+    assert order[:3] == list("abc")  # one round is not counted
+    assert [sorted(order[i : i + 3]) for i in range(0, len(order), 3)] == [list("abc")] * 41
+    assert len({tuple(order[i : i + 3]) for i in range(3, len(order), 3)}) == 6
     for times in found.values():
-        assert times.rounds == 3
+        assert times.rounds == 40
         assert 0 <= times.low <= times.median <= times.high
 
 
@@ -160,3 +171,285 @@ def test_rounds_go_on_until_the_time_is_over(monkeypatch):
     found = devices.timed({"a": lambda: None}, rounds=2, seconds=8.0)
     assert found["a"].rounds > 2
     assert found["a"].median == found["a"].low == found["a"].high == 500.0
+
+
+# ---------------------------------------------------------------- a profile
+
+
+def solved(granularity, sparsity, model="mlp"):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(300, 10)).astype(np.float32)
+    y, group = np.arange(300) % 3, np.arange(300) // 3 % 2
+    options = {"width": 40} if model == "mlp" else {}
+    problem = fb.FairPruningProblem(model, x, y, group, **options)
+    return fb.solve(
+        problem, "magnitude", dense=problem.initial_network(), sparsity=sparsity, steps=4,
+        batch_size=16, granularity=granularity, budget="uniform",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def solutions():
+    return {"weight": solved("weight", 0.95), "filter": solved("filter", 0.5)}
+
+
+@pytest.fixture(scope="module")
+def profiles(solutions):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(fb.deploy.FORMATS["onnx"]), "writes_with", ("no_such_package",))
+        return {
+            name: fb.profile(solution, batch_sizes=[1, 4], seconds=0)
+            for name, solution in solutions.items()
+        }
+
+
+# 10 numbers, layers of 40 and 20 neurons, 3 classes; biases everywhere.
+LAYERS = (10 * 40, 40 * 20, 20 * 3)
+BIASES = 40 + 20 + 3
+
+
+def test_counts_at_granularity_weight(profiles):
+    dense, pruned = profiles["weight"].dense, profiles["weight"].pruned
+    kept = 20 + 40 + 60  # a twentieth of the hidden layers, all of the classifier
+    for network in (dense, pruned):
+        assert network.parameters == sum(LAYERS) + BIASES
+        assert network.multiply_adds == sum(LAYERS)
+        assert network.activation_bytes == 4 * (40 + 20)
+        assert network.onnx_bytes is None
+    assert (dense.kept_parameters, dense.kept_multiply_adds) == (sum(LAYERS) + BIASES, sum(LAYERS))
+    assert (pruned.kept_parameters, pruned.kept_multiply_adds) == (kept + BIASES, kept)
+    # Zeros are smaller only where they are compressed.
+    assert pruned.file_bytes == dense.file_bytes > 4 * dense.parameters
+    assert pruned.compressed_bytes < dense.compressed_bytes / 2
+
+
+def test_counts_at_granularity_filter(profiles):
+    pruned = profiles["filter"].pruned
+    layers = 10 * 20 + 20 * 10 + 10 * 3
+    assert pruned.parameters == pruned.kept_parameters == layers + 20 + 10 + 3
+    assert pruned.multiply_adds == pruned.kept_multiply_adds == layers
+    assert pruned.activation_bytes == 4 * (10 + 20)
+    dense = profiles["filter"].dense
+    assert dense.file_bytes - pruned.file_bytes == 4 * (dense.parameters - pruned.parameters)
+
+
+def test_times_are_there_for_every_way(profiles):
+    weight, filters = profiles["weight"], profiles["filter"]
+    assert weight.sparse_layers == ("hidden/0/kernel", "hidden/1/kernel")
+    assert filters.sparse_layers == ()
+    ways = {("jax", network, batch) for network in ("dense", "pruned") for batch in (1, 4)}
+    sparse = {("jax", "sparse layers", batch) for batch in (1, 4)}
+    for profile, expected in ((weight, ways | sparse), (filters, ways)):
+        assert {(s.engine, s.network, s.batch) for s in profile.speeds} == expected
+        for speed in profile.speeds:
+            times = speed.times
+            assert 0 < times.low <= times.median <= times.high
+            assert times.rounds >= 5
+            assert speed.rows_per_second == pytest.approx(1e3 * speed.batch / times.median)
+
+
+def test_the_notes_say_what_cannot_be_gained(profiles):
+    said = " ".join(profiles["weight"].notes)
+    assert "nothing faster by themselves" in said
+    assert "sparse_layers=True" in said
+    assert "in hidden/0, hidden/1" in said
+    assert "cut out" in " ".join(profiles["filter"].notes)
+    for profile in profiles.values():
+        assert "pip install 'fairbilevel[onnx]'" in " ".join(profile.notes)
+        assert "Times are of this one machine" in profile.notes[-1]
+        assert jax.devices()[0].device_kind in profile.notes[-1]
+
+
+def test_a_factor_is_clear_where_the_middle_halves_lie_apart():
+    dense = Speed("jax", "dense", 1, devices.Times(2.0, 1.9, 2.1, 9))
+    for times, clear in (((1.0, 0.9, 1.1), True), ((1.0, 0.9, 1.9), False), ((4, 3, 5), True)):
+        speed = Speed("jax", "pruned", 1, devices.Times(*map(float, times), 9))
+        assert speed.beside(dense) == (2.0 / times[0], clear)
+
+
+def test_a_profile_shows_itself_and_is_plain_json(profiles):
+    for name, profile in profiles.items():
+        assert repr(profile).startswith("Profile(mlp; file ")
+        assert len(repr(profile)) < 600
+        assert profile._repr_html_().count("<tr>") == len(profile.rows()) + 1
+        content = profile.to_json()
+        assert json.loads(json.dumps(content, allow_nan=False)) == content
+        assert content["granularity"] == name
+        assert content["pruned"]["parameters"] == profile.pruned.parameters
+        assert {"machine", "versions"} <= set(content)
+        for speed in content["speeds"]:
+            if speed["network"] == "dense":
+                assert (speed["times_as_fast"], speed["clear"]) == (1.0, False)
+
+
+def test_onnx_runtime_is_timed_where_it_is_installed(solutions):
+    pytest.importorskip("jax2onnx")
+    pytest.importorskip("onnxruntime")
+    found = fb.profile(solutions["filter"], batch_sizes=[2], seconds=0)
+    assert {s.engine for s in found.speeds} == {"jax", "onnxruntime"}
+    assert 0 < found.pruned.onnx_bytes < found.dense.onnx_bytes
+    assert "ONNX Runtime on the CPU" in found.notes[-1]
+
+
+def test_a_model_that_onnx_does_not_take_is_profiled_without(solutions, monkeypatch):
+    pytest.importorskip("jax2onnx")
+
+    def fail(*arguments):
+        raise NotImplementedError("no such operation\nand more")
+
+    monkeypatch.setattr(type(fb.deploy.FORMATS["onnx"]), "convert", fail)
+    found = fb.profile(solutions["filter"], batch_sizes=[2], seconds=0)
+    assert {s.engine for s in found.speeds} == {"jax"}
+    assert found.pruned.onnx_bytes is None
+    assert any(note.endswith("does not take this model: no such operation") for note in found.notes)
+
+
+@pytest.mark.parametrize("sizes", [[], [0], [1, -3], [2, 2]])
+def test_batch_sizes_that_are_none_are_refused(solutions, sizes):
+    with pytest.raises(ValueError, match="batch_sizes must be different whole numbers"):
+        fb.profile(solutions["filter"], batch_sizes=sizes)
+
+
+@pytest.mark.parametrize("seconds", [-1.0, float("nan"), float("inf")])
+def test_a_time_that_is_none_is_refused(solutions, seconds):
+    with pytest.raises(ValueError, match="seconds must be a number of at least 0"):
+        fb.profile(solutions["filter"], seconds=seconds)
+
+
+def test_bad_calls_of_profile_are_refused(solutions):
+    with pytest.raises(ValueError, match="a str is no pruned network"):
+        fb.profile("runs/mine")
+
+
+# ---------------------------------------------------------------- in a run's folder
+
+
+class Own(nnx.Module):
+    """A network of one's own."""
+
+    def __init__(self, rngs):
+        self.hidden = nnx.Linear(10, 16, rngs=rngs)
+        self.head = nnx.Linear(16, 3, rngs=rngs)
+
+    def __call__(self, x):
+        return self.head(nnx.relu(self.hidden(x)))
+
+
+@pytest.fixture(scope="module")
+def runs(solutions, tmp_path_factory):
+    place = tmp_path_factory.mktemp("profiled")
+    for name, solution in solutions.items():
+        fb.save_run(solution, place / name)
+    fb.save_run(solved("filter", 0.5, Own(nnx.Rngs(0))), place / "own")
+    return place
+
+
+@pytest.fixture
+def run(runs, tmp_path):
+    def copied(name):
+        shutil.copytree(runs / name, tmp_path / name)
+        return tmp_path / name
+
+    return copied
+
+
+FAST = ["--seconds", "0", "--batch-sizes", "1,2"]
+
+
+@pytest.mark.parametrize("name", ["weight", "filter"])
+def test_the_command_writes_the_file_and_the_report(run, name, capsys):
+    path = run(name)
+    before = {p.name for p in path.iterdir()}
+    assert "What it takes to serve" not in (path / "report.html").read_text()
+    assert main(["profile", str(path), *FAST]) == 0
+    shown = capsys.readouterr().out
+    assert "Multiply-adds a row" in shown
+    assert "Times are of this one machine" in shown
+    assert {p.name for p in path.iterdir()} - before == {"profile.json"}
+    content = json.loads((path / "profile.json").read_text())
+    assert content["schema_version"] == 1
+    assert {speed["batch"] for speed in content["speeds"]} == {1, 2}
+    page = (path / "report.html").read_text()
+    section = page[page.index("What it takes to serve") :]
+    assert ("sparse_layers=True" in section) == (name == "weight")
+    assert f"{content['dense']['multiply_adds']:,}" in section
+    assert "config.json, metrics.jsonl, result.json and profile.json" in page
+    fb.load_run(path)  # its manifest says nothing of what was added
+    # Over the first, as JSON.
+    assert main(["profile", str(path), *FAST, "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads((path / "profile.json").read_text())
+    # A new run takes it away.
+    claim(path, {}, overwrite=True).close()
+    assert not (path / "profile.json").exists()
+
+
+def test_a_profile_of_another_network_is_not_shown(run):
+    path, other = run("filter"), run("weight")
+    assert main(["profile", str(other), *FAST]) == 0
+    shutil.copy(other / "profile.json", path / "profile.json")
+    assert main(["report", str(path)]) == 0
+    page = (path / "report.html").read_text()
+    assert "profile.json in the run folder is not of this run’s network" in page
+    assert "Activations" not in page
+    found = fb.profile(fb.load_run(other), seconds=0)
+    with pytest.raises(ValueError, match="not of the network in"):
+        write_profile(fb.load_run(path), found)
+
+
+def test_a_model_of_ones_own_is_profiled_in_python(run, capsys):
+    path = run("own")
+    assert main(["profile", str(path), *FAST]) == 2
+    said = capsys.readouterr().err
+    assert "not a built-in one: pass it as model=... to fb.load_run" in said
+    loaded = fb.load_run(path, model=Own(nnx.Rngs(0)))
+    content = write_profile(loaded, fb.profile(loaded, seconds=0))
+    assert content["pruned"]["parameters"] == 10 * 8 + 8 + 8 * 3 + 3
+    assert "What it takes to serve" in (path / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "damage", "message"),
+    [
+        (["--batch-sizes", "0"], None, "whole numbers of at least 1, got 0"),
+        (["--batch-sizes", "1,x"], None, "--batch-sizes are whole numbers"),
+        (["--batch-sizes", ""], None, "--batch-sizes are whole numbers"),
+        (["--seconds", "-1"], None, "seconds must be a number of at least 0"),
+        (["--seconds", "nan"], None, "seconds must be a number of at least 0"),
+        (["--batches", "1"], None, "--batch-sizes"),
+        ([], lambda run: run.rename(run.parent / "elsewhere"), "there is no run folder"),
+        ([], lambda run: (run / "result.json").unlink(), "did not finish"),
+        ([], lambda run: (run / "model" / "sparse.npz").write_text("x"), "sparse.npz"),
+    ],
+)
+def test_what_cannot_be_profiled(run, words, damage, message, tmp_path, capsys):
+    path = run("filter")
+    if damage is not None:
+        damage(path)
+    assert main(["profile", str(path), *words]) == 2
+    err = capsys.readouterr().err
+    assert len(err.splitlines()) == 1
+    assert message in err
+    assert not list(tmp_path.rglob("profile.json"))
+
+
+def test_the_guide_to_the_folder_names_every_field(run):
+    path = run("weight")
+    assert main(["profile", str(path), *FAST]) == 0
+    page = (Path(__file__).parents[1] / "docs/run_folder.md").read_text()
+    section = page.split("## Fields of `profile.json`")[1].split("\n## ")[0]
+    known = set(re.findall(r"^\| `([^`]+)` \|", section, re.MULTILINE))
+
+    def fields(value, name=""):
+        if name in ("machine", "sparse_layers", "notes"):
+            return {name}
+        if name == "versions":
+            return {"versions.PACKAGE"}
+        if isinstance(value, list):
+            return set().union(*(fields(v, f"{name}[]") for v in value))
+        if isinstance(value, dict):
+            name = "NETWORK" if name in ("dense", "pruned") else name
+            return set().union(*(fields(v, f"{name}.{k}".lstrip(".")) for k, v in value.items()))
+        return {name}
+
+    assert fields(json.loads((path / "profile.json").read_text())) == known

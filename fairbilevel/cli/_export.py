@@ -10,6 +10,7 @@ import numpy as np
 import tyro
 from rich.console import Console
 
+from fairbilevel._display import storage
 from fairbilevel.cli._show import percent, plain, say, table
 
 
@@ -65,7 +66,7 @@ def export(options: Export, console: Console) -> int:
     about, size = made.about, made.path.stat().st_size
     checked, given = about["checked"], about["input"]
     form = f"{given['dtype']} [rows, {', '.join(map(str, given['shape']))}]"
-    say(console, f"{plain(str(made.path))}: {_bytes(size)}, {about['parameters']:,} parameters")
+    say(console, f"{plain(str(made.path))}: {storage(size)}, {about['parameters']:,} parameters")
     say(console, f"input: {form}{', standardized' if options.encoded else ''}")
     say(
         console,
@@ -74,10 +75,6 @@ def export(options: Export, console: Console) -> int:
     )
     say(console, f"sha256: {made.digest}")
     return 0
-
-
-def _bytes(count: int) -> str:
-    return f"{count / 2**20:.1f} MiB" if count >= 2**20 else f"{count / 2**10:.1f} KiB"
 
 
 def predict(options: Predict, console: Console) -> int:

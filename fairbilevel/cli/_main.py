@@ -49,6 +49,8 @@ commands:
              exit code 0 the same, 1 different
   export     a run's pruned network as one file to serve: fairbilevel export RUN --out FILE.onnx
   predict    what a run or an exported file answers on data: fairbilevel predict FILE --data SOURCE
+  profile    file sizes, counts, latency and throughput of a run's network beside the dense one:
+             fairbilevel profile RUN
   report     write a finished run's report.html again: fairbilevel report RUN
 
 `fairbilevel COMMAND --help` explains the options of a command.
@@ -101,6 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "verify": _verify,
         "export": _export,
         "predict": _predict,
+        "profile": _profile,
         "report": _report,
     }
     if not words or words[0] in ("-h", "--help", "help"):
@@ -335,6 +338,12 @@ def _predict(words: list[str]) -> int:
     from fairbilevel.cli._export import Predict, predict
 
     return predict(parse(Predict, "predict", words), _console())
+
+
+def _profile(words: list[str]) -> int:
+    from fairbilevel.cli._profile import MakeProfile, profile
+
+    return profile(parse(MakeProfile, "profile", words), _console())
 
 
 def _report(words: list[str]) -> int:

@@ -11,17 +11,29 @@ from fairbilevel.deploy._model import (
     save_model,
     save_network,
 )
+from fairbilevel.deploy._profile import (
+    Footprint,
+    Profile,
+    Speed,
+    check_profile,
+    measure,
+)
 
 __all__ = [
     "FORMATS",
     "Artifact",
     "Compact",
+    "Footprint",
     "ModelFiles",
+    "Profile",
+    "Speed",
+    "check_profile",
     "compact",
     "format_of",
     "forward",
     "load_model",
     "load_network",
+    "measure",
     "model_description",
     "read_artifact",
     "save_model",

@@ -34,6 +34,7 @@ class Pruned:
     Attributes:
         model: the pure functions.
         network: under its masks: removed weights are zero.
+        dense: the network before.
         masks: hard 0/1 masks by name.
         layers: what they belong to.
         granularity: of the masks.
@@ -43,6 +44,7 @@ class Pruned:
 
     model: models.Model
     network: Network
+    dense: Network
     masks: Masks
     layers: Layers
     granularity: str
@@ -61,6 +63,7 @@ class Pruned:
             return Pruned(
                 problem.model,
                 source.network,
+                source.reference.network,
                 source.masks,
                 problem.layers,
                 source.granularity,
@@ -71,6 +74,7 @@ class Pruned:
             return Pruned(
                 source.model,
                 source.network,
+                source.dense,
                 source.masks,
                 source.layers,
                 source.granularity,
@@ -153,11 +157,8 @@ def forward(network: Compact, *, sparse_layers: bool = False) -> Forward:
 
     leaves = flatten_named(params)
     zero = {name for name, leaf in leaves.items() if np.size(leaf) and not np.any(leaf)}
-    kernels = {
-        name: sparse.BCSR.fromdense(np.asarray(leaf).T)
-        for name, leaf in leaves.items()
-        if sparse_layers and np.ndim(leaf) == 2 and np.mean(np.asarray(leaf) == 0) >= SPARSE_FROM
-    }
+    names = mostly_zero(params) if sparse_layers else ()
+    kernels = {name: sparse.BCSR.fromdense(np.asarray(leaves[name]).T) for name in names}
     if not kernels and all(np.ndim(leaves[name]) < 2 for name in zero):
         return lambda x: logits(params, x)
     values = [
@@ -173,6 +174,15 @@ def forward(network: Compact, *, sparse_layers: bool = False) -> Forward:
         return _plain(out)
 
     return simplified
+
+
+def mostly_zero(params: Any) -> tuple[str, ...]:
+    """Names of the dense layers' kernels that ``sparse_layers`` multiplies by what is left."""
+    return tuple(
+        name
+        for name, leaf in flatten_named(params).items()
+        if np.ndim(leaf) == 2 and np.mean(np.asarray(leaf) == 0) >= SPARSE_FROM
+    )
 
 
 @dataclass(frozen=True)

@@ -257,7 +257,8 @@ def load_model(folder: Path, model: Any = None) -> ModelFiles:
     if model is None:
         if not built_in or name not in NAMES:
             raise RecordError(
-                f"the run's model {name!r} is not a built-in one: pass it as model=..."
+                f"the run's model {name!r} is not a built-in one: pass it as model=... to "
+                "fb.load_run in Python, commands know built-in models alone"
             )
         model = build(name, shape, classes, width=width)
     model = as_model(model)

@@ -1,5 +1,10 @@
 """How long calls take beside each other: in rounds that take each once, so that whatever else the
-machine does meanwhile falls on all of them alike."""
+machine does meanwhile falls on all of them alike.
+
+Their order is drawn anew for every round: what a call leaves behind (caches, threads that still
+wait for work) would otherwise fall on the same next one every time. Calls that leave much behind
+for the others, such as those of another runtime, are timed apart.
+"""
 
 from __future__ import annotations
 
@@ -44,12 +49,14 @@ def timed(
     spent: dict[K, list[float]] = {key: [] for key in calls}
     for call in calls.values():
         call()
+    keys, rng = list(calls), np.random.default_rng(0)
     end, done = time.perf_counter() + seconds, 0
     while done < rounds or time.perf_counter() < end:
-        for key, call in calls.items():
+        for i in rng.permutation(len(keys)):
+            call = calls[keys[i]]
             begin = time.perf_counter()
             call()
-            spent[key].append(time.perf_counter() - begin)
+            spent[keys[i]].append(time.perf_counter() - begin)
         done += 1
     return {key: _times(1e3 * np.array(values)) for key, values in spent.items()}
 

@@ -1,4 +1,4 @@
-"""Peak memory of activations: what one row's forward pass must hold at once, at the least.
+"""Peak memory of activations: what one row's forward pass holds at once.
 
 Counted on the traced program in evaluation mode, so it is the same number on every backend.
 Activations are the row as the model takes it and every array computed from it. Operations run one
@@ -6,7 +6,7 @@ after another in the order in which the model computes; a result lies beside wha
 an array is given back after its last reader. As every compiler does, an operation entry by entry
 writes over an operand that nobody reads again, and reshaped or spread arrays take no room of their
 own. Parameters, what is computed from them alone, and the scratch memory of single kernels are left
-out. A runtime that keeps more than it must, or works on many rows at once, takes more.
+out. A runtime that fuses more holds less, one that gives back later or runs more rows holds more.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _VIEWS = ("reshape", "squeeze", "expand_dims", "broadcast_in_dim", "sharding_con
 
 
 def peak_activations(apply: Callable[..., Any], params: Any, state: Any, sample: Any) -> int:
-    """Bytes that the activations of one row take at once at the least, as this file defines it.
+    """Most bytes that the activations of one row take at once, as this file defines it.
 
     Nothing is computed: only shapes matter, so ``jax.eval_shape`` results do in place of arrays.
 
@@ -91,9 +91,10 @@ class _Program:
             elif name in _VIEWS:
                 outs = [reads[0]]
             else:
-                outs = [self.new(_bytes(v.aval)) for v in eqn.outvars]
+                makes = [self.new(_bytes(v.aval)) for v in eqn.outvars]
                 inside = max((_peak(*body) for body in _bodies(eqn, values)), default=0)
-                self.steps.append(_Step(reads, list(outs), name in ENTRYWISE, inside))
+                outs = [*makes]
+                self.steps.append(_Step(reads, makes, name in ENTRYWISE, inside))
             known.update(zip(eqn.outvars, outs, strict=True))
         return [read(v) for v in jaxpr.outvars]
 

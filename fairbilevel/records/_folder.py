@@ -13,6 +13,7 @@ CONFIG, METRICS, RESULT, MODEL = "config.json", "metrics.jsonl", "result.json", 
 ROWS, CERTIFICATE = "rows.npz", "certificate.json"
 MANIFEST = "manifest.json"
 ANALYSIS, ANALYSIS_TABLE = "analysis.json", "analysis.csv"
+PROFILE = "profile.json"
 EVENTS, CHECKPOINTS = "events.jsonl", "checkpoints"
 
 

@@ -8,11 +8,13 @@ from fairbilevel.report._forest import Panel, forest_svg
 from fairbilevel.report._numbers import dig, number
 from fairbilevel.report._page import render, write_report
 from fairbilevel.report._scatter import frontier_svg
+from fairbilevel.report._serving import counted_rows, timed_rows
 from fairbilevel.report._terminal import summary_table
 from fairbilevel.report._verdict import judge, verdict
 
 __all__ = [
     "Panel",
+    "counted_rows",
     "dig",
     "forest_svg",
     "frontier_svg",
@@ -20,6 +22,7 @@ __all__ = [
     "number",
     "render",
     "summary_table",
+    "timed_rows",
     "verdict",
     "write_report",
 ]

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from fairbilevel._display import esc
-from fairbilevel.records import read_json, read_json_lines, write_text
+from fairbilevel.records import MANIFEST, PROFILE, read_json, read_json_lines, write_text
 from fairbilevel.report._certificate import certificate_section
 from fairbilevel.report._course import cost_section, course_section, limits_section, origin_section
 from fairbilevel.report._numbers import dig
@@ -14,6 +14,7 @@ from fairbilevel.report._sections import (
     roles_section,
     verdict_section,
 )
+from fairbilevel.report._serving import serving_section
 from fairbilevel.report._style import CSS
 from fairbilevel.report._tradeoff import tradeoff_section
 
@@ -26,6 +27,9 @@ def render(
     result: dict[str, Any],
     metrics: list[dict[str, Any]],
     certificate: dict[str, Any] | None = None,
+    *,
+    profile: dict[str, Any] | None = None,
+    network: str | None = None,
 ) -> str:
     """The report of one run as a self-contained HTML page.
 
@@ -37,6 +41,9 @@ def render(
         result: the run's outcome, from `result.json`.
         metrics: the run's progress lines, from `metrics.jsonl`, in the order written.
         certificate: from `certificate.json`, if one was made.
+        profile: from `profile.json`, if one was made.
+        network: SHA-256 of the pruned network, from `manifest.json`: a profile is of it or not
+            shown.
     """
     model = str(dig(result, "model", "name") or "a model")
     data = str(dig(result, "data", "name") or "unnamed data")
@@ -50,14 +57,16 @@ def render(
             course_section(result, metrics),
             layers_section(result),
             tradeoff_section(result, metrics),
+            serving_section(profile, network),
             cost_section(result),
             origin_section(config, result),
             limits_section(result, certificate),
         )
     )
-    files = "metrics.jsonl and result.json"
-    if certificate:
-        files = "metrics.jsonl, result.json and certificate.json"
+    names = ["metrics.jsonl", "result.json"]
+    names += ["certificate.json"] if certificate else []
+    names += ["profile.json"] if profile else []
+    files = f"{', '.join(names[:-1])} and {names[-1]}"
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
@@ -89,7 +98,9 @@ def write_report(run_dir: Path) -> Path:
     config = _read_object(run_dir / "config.json") or {}
     certificate = _read_object(run_dir / "certificate.json")
     lines = [line for line in read_json_lines(run_dir / "metrics.jsonl") if isinstance(line, dict)]
-    page = render(config, result, lines, certificate)
+    profile = _read_object(run_dir / PROFILE)
+    network = dig(_read_object(run_dir / MANIFEST), "sha256", "model/sparse.npz")
+    page = render(config, result, lines, certificate, profile=profile, network=network)
     path = run_dir / "report.html"
     write_text(path, page.encode("utf-8", "replace").decode())
     return path

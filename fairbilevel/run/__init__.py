@@ -18,6 +18,7 @@ from fairbilevel.run._frontier import frontier_run
 from fairbilevel.run._listing import RunSummary, list_runs, summarize_run
 from fairbilevel.run._plan import Plan, make_plan
 from fairbilevel.run._prepare import Prepared, build_problem, prepare, read_data
+from fairbilevel.run._profile import profile, write_profile
 from fairbilevel.run._result import command, describe_machine, machine, versions
 from fairbilevel.run._resume import check_resumable, complete, has_result, run_folder, stored_config
 from fairbilevel.run._solve import follow_run, solve_run
@@ -54,6 +55,7 @@ __all__ = [
     "open_model",
     "predict_source",
     "prepare",
+    "profile",
     "read_config",
     "read_data",
     "read_like",
@@ -67,4 +69,5 @@ __all__ = [
     "versions",
     "write_analysis",
     "write_answers",
+    "write_profile",
 ]

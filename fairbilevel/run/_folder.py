@@ -25,6 +25,7 @@ from fairbilevel.records import (
     MANIFEST,
     METRICS,
     MODEL,
+    PROFILE,
     RESULT,
     ROWS,
     TENSORBOARD,
@@ -84,7 +85,7 @@ def claim(
         # Only what a run writes is removed: whatever else a user keeps there stays.
         # The ledger of looks stays too: rows do not forget that they were looked at.
         written = (RESULT, MANIFEST, "report.html", CERTIFICATE, ANALYSIS, ANALYSIS_TABLE, ROWS)
-        for name in (*written, METRICS, EVENTS, CONFIG):
+        for name in (*written, PROFILE, METRICS, EVENTS, CONFIG):
             (path / name).unlink(missing_ok=True)
         for other in path.glob("certificate-*.json"):
             other.unlink()

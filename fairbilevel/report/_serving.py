@@ -1,0 +1,209 @@
+"""What the pruned network takes where it is served, beside the dense one: sizes, counts, times."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+from fairbilevel._display import esc, storage
+from fairbilevel.report._bars import Bars, bar_chart
+from fairbilevel.report._markup import Row, bullets, figure, section, table
+from fairbilevel.report._numbers import count, dig, number, percent, strings
+
+_COUNTS: tuple[tuple[str, str, Callable[[float | None], str]], ...] = (
+    ("file_bytes", "Weights file", storage),
+    ("compressed_bytes", "Weights file, compressed", storage),
+    ("onnx_bytes", "ONNX file", storage),
+    ("parameters", "Parameters", count),
+    ("kept_parameters", "Parameters not removed", count),
+    ("multiply_adds", "Multiply-adds a row", count),
+    ("kept_multiply_adds", "Multiply-adds by what is not removed", count),
+    ("activation_bytes", "Activations of a row, peak", storage),
+)
+_ENGINES = {"jax": "JAX", "onnxruntime": "ONNX Runtime"}
+_MOST_TIMES = 60
+_ACTIVATIONS = (
+    "Activations: the most bytes that a row and what is computed from it take at once, one "
+    "operation after another; counted on the traced program, before any runtime fuses operations."
+)
+
+
+class Counted(NamedTuple):
+    """A count of both networks, in words, and the share of the dense one's that is left."""
+
+    name: str
+    dense: str
+    pruned: str
+    share: float | None
+
+
+class Timed(NamedTuple):
+    """One way of running the pruned network, beside the dense one by the same engine and batch.
+
+    ``dense`` and ``pruned`` are (median, low, high) in milliseconds, ``rates`` rows a second.
+    """
+
+    way: str
+    batch: int
+    dense: tuple[float, float, float]
+    pruned: tuple[float, float, float]
+    rates: tuple[float, float]
+    factor: float
+    clear: bool
+
+    @property
+    def gain(self) -> str:
+        """How many times as fast as the dense network."""
+        return f"× {self.factor:.2f}"
+
+
+def counted_rows(profile: dict[str, Any]) -> list[Counted]:
+    """What was counted; where nothing but what was removed differs, that is not told twice."""
+    rows = []
+    for key, name, form in _COUNTS:
+        dense, pruned = (number(profile, which, key) for which in ("dense", "pruned"))
+        if dense is None or pruned is None:
+            continue
+        whole = key.removeprefix("kept_")
+        if key != whole and pruned == number(profile, "pruned", whole):
+            continue
+        share = pruned / dense if dense else None
+        rows.append(Counted(name, form(dense), form(pruned), share))
+    return rows
+
+
+def timed_rows(profile: dict[str, Any]) -> list[Timed]:
+    """What was timed, an engine after another."""
+    found = dig(profile, "speeds")
+    speeds = [s for s in found if isinstance(s, dict)] if isinstance(found, list) else []
+    dense = {(s.get("engine"), s.get("batch")): s for s in speeds if s.get("network") == "dense"}
+    rows = []
+    for speed in speeds:
+        beside = dense.get((speed.get("engine"), speed.get("batch")))
+        if beside is None or speed is beside:
+            continue
+        engine = str(speed.get("engine"))
+        way = _ENGINES.get(engine, engine)
+        way += "" if speed.get("network") == "pruned" else f", {speed.get('network')}"
+        one, two = (_spread(s) for s in (beside, speed))
+        rates = [number(s, "rows_per_second") for s in (beside, speed)]
+        batch, factor = number(speed, "batch"), number(speed, "times_as_fast")
+        if one is None or two is None or rates[0] is None or rates[1] is None:
+            continue
+        if batch is not None and factor is not None:
+            clear = speed.get("clear") is True
+            rows.append(Timed(way, int(batch), one, two, (rates[0], rates[1]), factor, clear))
+    ways = list(dict.fromkeys(row.way for row in rows))
+    return sorted(rows, key=lambda row: (ways.index(row.way), row.batch))[:_MOST_TIMES]
+
+
+def _spread(speed: dict[str, Any]) -> tuple[float, float, float] | None:
+    middle, low, high = (number(speed, key) for key in ("milliseconds", "low", "high"))
+    return None if middle is None or low is None or high is None else (middle, low, high)
+
+
+def serving_section(profile: dict[str, Any] | None, network: str | None) -> str:
+    """Counts and times of both networks; nothing where none were taken.
+
+    Args:
+        profile: from `profile.json`.
+        network: SHA-256 of the run's pruned network, from `manifest.json`: numbers of another one
+            are not shown.
+    """
+    if not profile:
+        return ""
+    heading = "What it takes to serve"
+    if network is None or dig(profile, "pruned_model") != network:
+        said = (
+            "profile.json in the run folder is not of this run’s network, so its numbers are not "
+            "shown: fairbilevel profile RUN takes them anew."
+        )
+        return section("serving", heading, f'<p class="caution">{esc(said)}</p>')
+    counts, times = counted_rows(profile), timed_rows(profile)
+    if not counts and not times:
+        return ""
+    first, *rest = strings(profile, "notes") or [""]
+    intro = f"<p>{esc(first)}</p>" if first else ""
+    charts = _share_chart(counts) + _time_charts(times)
+    charts = f'<div class="charts three">{charts}</div>' if charts else ""
+    notes = bullets([_ACTIVATIONS, *rest])
+    return section("serving", heading, intro, _counts(counts), charts, _times(times), notes)
+
+
+def _counts(rows: list[Counted]) -> str:
+    head = ["Counted", "Dense", "Pruned", "Pruned, of dense"]
+    body = [Row(r.name, [esc(r.dense), esc(r.pruned), percent(r.share)]) for r in rows]
+    return table(head, body) if body else ""
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:.3g}" if value < 1000 else count(value)
+
+
+def _times(rows: list[Timed]) -> str:
+    head = ["Timed", "Batch", "Dense, ms", "Pruned, ms", "Times as fast"]
+    head += ["Dense, rows a second", "Pruned, rows a second"]
+
+    def spread(values: tuple[float, float, float]) -> str:
+        middle, low, high = map(_milliseconds, values)
+        return f"{middle}<small>{low} to {high}</small>"
+
+    body = []
+    for r in rows:
+        gain = r.gain + ("" if r.clear else "<small>within the scatter</small>")
+        rates = [count(rate) for rate in r.rates]
+        cells = [count(r.batch), spread(r.dense), spread(r.pruned), gain, *rates]
+        body.append(Row(r.way, cells))
+    caption = "Milliseconds a call: median and, in small print, the middle half of the rounds"
+    return table(head, body, caption=caption) if body else ""
+
+
+def _share_chart(rows: list[Counted]) -> str:
+    shares = [(r.name, 100 * r.share) for r in rows if r.share is not None]
+    if not shares:
+        return ""
+    draw = partial(
+        bar_chart,
+        title="What is left of the dense network",
+        categories=[name for name, _ in shares],
+        series=[Bars("Pruned", [share for _, share in shares], "pruned")],
+        form=lambda v: percent(v / 100),
+        axis="of the dense network, %",
+        domain=(0, max(100.0, *(share for _, share in shares))),
+    )
+    text = "The pruned network in percent of the dense one."
+    return figure("serving-left", "What is left", text, draw, wide=330, narrow=350)
+
+
+def _time_charts(rows: list[Timed]) -> str:
+    if not rows:
+        return ""
+    batches = {row.batch for row in rows}
+    small = [row for row in rows if row.batch == min(batches)]
+    large = [row for row in rows if row.batch == max(batches)]
+    latency = partial(
+        bar_chart,
+        title=f"Latency at batch {min(batches)}",
+        categories=[row.way for row in small],
+        series=[
+            Bars("Dense", [r.dense[0] for r in small], "dense", [r.dense[1:] for r in small]),
+            Bars("Pruned", [r.pruned[0] for r in small], "pruned", [r.pruned[1:] for r in small]),
+        ],
+        form=lambda v: f"{_milliseconds(v)} ms",
+        axis="milliseconds a call",
+    )
+    throughput = partial(
+        bar_chart,
+        title=f"Throughput at batch {max(batches)}",
+        categories=[row.way for row in large],
+        series=[
+            Bars("Dense", [r.rates[0] for r in large], "dense"),
+            Bars("Pruned", [r.rates[1] for r in large], "pruned"),
+        ],
+        form=count,
+        axis="rows a second",
+    )
+    less = f"Batch {min(batches)}; shorter is better. Whiskers: the middle half of the rounds."
+    more = f"Batch {max(batches)}; longer is better."
+    return figure("latency", "Latency", less, latency, wide=330, narrow=350) + figure(
+        "throughput", "Throughput", more, throughput, wide=330, narrow=350
+    )
