@@ -43,7 +43,7 @@ def test_both_halves_of_a_transformers_layer():
     assert kinds[:2] == [4, 2]  # query, key, value, projection; then the hidden layer's two
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenetv2", "vit"])
+@pytest.mark.parametrize("name", ["resnet18", "vit"])
 def test_a_removed_block_changes_nothing_but_itself(name):
     """The masked network, and what is left of it, beside one whose branch is replaced by zeros."""
     model = models.build(name, (16, 16, 3), 4, width=16 if name == "vit" else 4)
@@ -57,19 +57,19 @@ def test_a_removed_block_changes_nothing_but_itself(name):
     named = masks.expand(hard, noisy, layers, "block")
     zeroed = sum(int(np.size(m)) for m in jax.tree.leaves(named) if not np.any(m))
     assert zeroed
-    masked, _ = model.apply(z, state, x, False, jax.random.key(0))
+    apply = jax.jit(lambda p: model.apply(p, state, x, False, jax.random.key(0))[0])
+    masked = apply(z)
     # Whatever a removed block held before, its mask leaves nothing of it.
     other = jax.tree.map(lambda p: p + 1.0, noisy)
     mixed = jax.tree.map(lambda m, a, b: a if np.any(m) else b, named, noisy, other)
-    again, _ = model.apply(masks.apply(hard, mixed, layers, "block"), state, x, False, None)
-    np.testing.assert_array_equal(masked, again)
+    np.testing.assert_array_equal(masked, apply(masks.apply(hard, mixed, layers, "block")))
     small, less = masks.compact(masks.filters_of(hard, layers), z, state, layers)
-    ours = deploy.forward(deploy.Compact(model, small, less))(x)
+    ours = jax.jit(deploy.forward(deploy.Compact(model, small, less)))(x)
     np.testing.assert_allclose(ours, masked, atol=2e-5)
-    whole = jax.make_jaxpr(lambda x: model.apply(z, state, x, False, None)[0])(x)
+    whole = jax.make_jaxpr(lambda x: model.apply(z, state, x, False, jax.random.key(0))[0])(x)
     left = jax.make_jaxpr(deploy.forward(deploy.Compact(model, small, less)))(x)
     cost = masks.cost(model.apply, params, state, x, layers, hard, "block")
-    assert products(whole.jaxpr) * 2 * 0 + cost.multiply_adds * len(x) == products(left.jaxpr)
+    assert cost.multiply_adds * len(x) == products(left.jaxpr)
     assert products(whole.jaxpr) == cost.dense_multiply_adds * len(x)
     members = {m.leaf for b in gone for m in b.members}
     assert cost.dense_parameters - cost.parameters == sum(
@@ -111,29 +111,44 @@ def test_what_is_no_block():
     assert [block.name for block in layers.blocks] == ["own"]
 
 
+class Deep(nnx.Module):
+    """Five blocks of two layers, one after the other."""
+
+    def __init__(self, rngs):
+        pairs = range(5)
+        self.first = nnx.Linear(12, 8, rngs=rngs)
+        self.into = nnx.List([nnx.Linear(8, 8 + 4 * i, rngs=rngs) for i in pairs])
+        self.out = nnx.List([nnx.Linear(8 + 4 * i, 8, rngs=rngs) for i in pairs])
+        self.head = nnx.Linear(8, 2, rngs=rngs)
+
+    def __call__(self, x):
+        x = self.first(x)
+        for into, out in zip(self.into, self.out, strict=True):
+            x = x + out(nnx.relu(into(x)))
+        return self.head(x)
+
+
 @pytest.fixture(scope="module")
 def problem():
     rng = np.random.default_rng(0)
-    x = rng.integers(0, 256, (400, 16, 16, 3), dtype=np.uint8)
-    y, group = np.arange(400) % 2, np.arange(400) // 2 % 2
-    x[y == 1, :8] //= 2
-    return fb.FairPruningProblem(
-        "mobilenetv2", x, y, group, width=4, constraints=fb.fairness.ExcessAccuracyGap(0.05)
-    )
+    x = rng.normal(size=(400, 12)).astype(np.float32)
+    y, group = (x[:, 0] > 0).astype(int), np.arange(400) // 2 % 2
+    gap = fb.fairness.ExcessAccuracyGap(0.05)
+    return fb.FairPruningProblem(Deep(nnx.Rngs(0)), x, y, group, constraints=gap)
 
 
-@pytest.mark.parametrize("method", ["bilevel", "gradual-magnitude", "snip"])
+@pytest.mark.parametrize("method", ["bilevel", "gradual-magnitude", "snip", "fairgrape"])
 def test_methods_remove_blocks(method, problem, tmp_path):
     dense = problem.refer(problem.initial_network())
     solution = fb.solve(
         problem, method, dense=dense, sparsity=0.5, granularity="block", steps=30, batch_size=16
     )
     kept = {n: int(m.sum()) for n, m in solution.masks.items()}
-    assert sum(kept.values()) == 5
+    assert sum(kept.values()) == 3  # of five
     cost = solution.network_cost()
     assert cost.multiply_adds < cost.dense_multiply_adds
     fb.save_run(solution, tmp_path / "run")
-    run = fb.load_run(tmp_path / "run")
+    run = fb.load_run(tmp_path / "run", model=Deep(nnx.Rngs(1)))
     x = problem.data.inputs[:50]
     np.testing.assert_allclose(run.logits(x), solution.logits(x), atol=1e-5)
     artifact = fb.export(run, tmp_path / "m.stablehlo", inputs=problem.data.inputs)
