@@ -412,9 +412,9 @@ def test_a_file_that_is_none_is_refused(tmp_path):
 
 def test_a_runtime_that_cannot_load_it_is_named(tmp_path, monkeypatch):
     def refuse(*arguments):
-        raise fb.deploy._formats.Damaged("it says no")
+        raise fb.deploy._format.Damaged("it says no")
 
-    monkeypatch.setattr(fb.deploy._formats.StableHLO, "run", refuse)
+    monkeypatch.setattr(fb.deploy._stablehlo.StableHLO, "run", refuse)
     with pytest.raises(ValueError, match="cannot be written as stablehlo: it says no"):
         fb.export(solved("mlp", "weight"), tmp_path / "net.stablehlo")
     assert not list(tmp_path.iterdir())
@@ -434,7 +434,7 @@ def test_a_file_that_answers_otherwise_is_not_written(tmp_path, monkeypatch):
     def wrong(*arguments, **options):
         return lambda x: right(*arguments, **options)(x) + jnp.array([0.0, 3.0])
 
-    monkeypatch.setattr("fairbilevel.deploy._formats.forward", wrong)
+    monkeypatch.setattr("fairbilevel.deploy._stablehlo.forward", wrong)
     with pytest.raises(ValueError, match="answers otherwise than the run"):
         fb.export(solution, tmp_path / "net.stablehlo")
     assert not list(tmp_path.iterdir())

@@ -16,7 +16,8 @@ from jaxtyping import Float, Shaped
 from fairbilevel import _display, _options, _trees
 from fairbilevel.data import DataError, Encoder, as_labels
 from fairbilevel.deploy._compact import Compact, Pruned, compact
-from fairbilevel.deploy._formats import FORMATS, About, Damaged, Run, require
+from fairbilevel.deploy._format import About, Damaged, Run, require
+from fairbilevel.deploy._formats import FORMATS
 from fairbilevel.deploy._model import ModelFiles
 from fairbilevel.models import as_model
 from fairbilevel.problem import predict, probabilities

@@ -1,0 +1,151 @@
+"""A network as named arrays: numpy's archive, and safetensors as torch users read them."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import struct
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fairbilevel._npz import read_npz
+from fairbilevel._trees import flatten_named, map_named
+from fairbilevel.deploy._compact import Compact, forward
+from fairbilevel.deploy._format import NOT_OURS, About, Damaged, Format, Run, description, line
+from fairbilevel.deploy._torch import from_torch, to_torch
+from fairbilevel.models import NAMES, build
+from fairbilevel.records import arrays_bytes
+
+
+class Arrays(Format):
+    """Weights alone, for code that has the model."""
+
+    def convert(
+        self, network: Compact, first: Callable[[Any], Any], shape: Any, dtype: Any, about: About
+    ) -> dict[str, np.ndarray]:
+        """``param/NAME`` and ``state/NAME``."""
+        parts = {"param": network.params, "state": network.state}
+        return {
+            f"{part}/{name}": np.asarray(leaf)
+            for part, tree in parts.items()
+            for name, leaf in flatten_named(tree).items()
+        }
+
+    def digest(self, content: Mapping[str, np.ndarray]) -> str:
+        """Of names, types, shapes and values."""
+        whole = hashlib.sha256()
+        for name in sorted(content):
+            values = np.ascontiguousarray(content[name])
+            whole.update(f"{name} {values.dtype.str} {values.shape};".encode())
+            whole.update(values.tobytes())
+        return whole.hexdigest()
+
+    def run(self, content: Any, about: About, first: Any, model: Any) -> Run:
+        """The model with these arrays.
+
+        Raises:
+            Damaged: the model is not a built-in one and was not given, or other arrays.
+        """
+        try:
+            name, shape = about["model"]["name"], tuple(about["model"]["input_shape"])
+            width, classes = about["model"]["width"], len(about["classes"])
+            if model is None:
+                if not about["model"]["built_in"] or name not in NAMES:
+                    raise Damaged(f"it holds the weights of {name!r}, no built-in model: give it")
+                model = build(name, shape, classes, width=width)
+            arrays = self.ours(content, about)
+            like = jax.eval_shape(model.init, jax.random.key(0))
+            trees = _filled(like[0], arrays, "param"), _filled(like[1], arrays, "state")
+            # Parameters are arguments: as constants they would be folded, which takes long.
+            function = jax.jit(
+                lambda params, state, x: forward(Compact(model, params, state))(first(x))
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise Damaged(f"its arrays are not those of its model ({error})") from None
+        return lambda x: np.asarray(function(*trees, x))
+
+    def ours(self, content: dict[str, np.ndarray], about: About) -> dict[str, np.ndarray]:
+        """Content by our names."""
+        return content
+
+
+def _filled(tree: Any, arrays: Mapping[str, np.ndarray], part: str) -> Any:
+    """A tree of arrays by name; they may be smaller than the whole model's."""
+    names = {f"{part}/{name}" for name in flatten_named(tree)}
+    if other := names ^ {name for name in arrays if name.startswith(f"{part}/")}:
+        raise KeyError(min(other))
+    return map_named(lambda name, _: jnp.asarray(arrays[f"{part}/{name}"]), tree)
+
+
+class NPZ(Arrays):
+    """numpy's archive, compressed: zeros take hardly any room."""
+
+    suffix = ".npz"
+
+    def pack(self, content: Mapping[str, np.ndarray], about: About) -> bytes:
+        """Arrays, and the description as one more."""
+        text = np.array(json.dumps(about, ensure_ascii=False))
+        return arrays_bytes({**content, "fairbilevel": text}, compressed=True)
+
+    def holds(self, data: bytes) -> bool:
+        """A zip."""
+        return data[:2] == b"PK"
+
+    def unpack(self, data: bytes) -> tuple[Any, About]:
+        """What ``pack`` was given."""
+        try:
+            arrays = read_npz(io.BytesIO(data))
+        except (OSError, ValueError) as error:
+            raise Damaged(line(error)) from None
+        text = arrays.pop("fairbilevel", None)
+        if text is None:
+            raise Damaged(NOT_OURS)
+        return arrays, description(str(text))
+
+
+class Safetensors(Arrays):
+    """safetensors under torch's names and layouts, timm's where it has the family."""
+
+    suffix = ".safetensors"
+    writes_with = runs_with = ("safetensors",)
+
+    def convert(
+        self, network: Compact, first: Callable[[Any], Any], shape: Any, dtype: Any, about: About
+    ) -> dict[str, np.ndarray]:
+        """Arrays by torch's names."""
+        arrays = super().convert(network, first, shape, dtype, about)
+        content, made = to_torch(network.model.name, arrays)
+        about["made_of"] = made
+        return content
+
+    def pack(self, content: dict[str, np.ndarray], about: About) -> bytes:
+        """Arrays, the description in the header."""
+        from safetensors.numpy import save
+
+        return save(content, {"fairbilevel": json.dumps(about, ensure_ascii=False)})
+
+    def holds(self, data: bytes) -> bool:
+        """A header of JSON behind its length."""
+        return data[8:9] == b"{"
+
+    def unpack(self, data: bytes) -> tuple[Any, About]:
+        """What ``pack`` was given."""
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
+
+        try:
+            arrays = load(data)
+            (length,) = struct.unpack("<Q", data[:8])
+            text = json.loads(data[8 : 8 + length])["__metadata__"]["fairbilevel"]
+        except (SafetensorError, struct.error, ValueError, KeyError, TypeError) as error:
+            raise Damaged(f"it is no such file, or without description ({line(error)})") from None
+        return arrays, description(text)
+
+    def ours(self, content: dict[str, np.ndarray], about: About) -> dict[str, np.ndarray]:
+        """Back to our names."""
+        return from_torch(about["model"]["name"], content, about["made_of"])

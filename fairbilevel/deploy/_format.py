@@ -1,0 +1,114 @@
+"""What a format is: how a network becomes a file, and a file a function of rows.
+
+A format turns a network into content, content and a description into the bytes of one file, and
+these back into a function on rows. Content is what the description's digest speaks of.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from typing import Any, ClassVar
+
+import numpy as np
+from jaxtyping import Float
+
+from fairbilevel.deploy._compact import Compact
+
+About = dict[str, Any]
+Run = Callable[[np.ndarray], Float[np.ndarray, "rows classes"]]
+
+
+class Damaged(Exception):
+    """What a file holds is not what its format says; the text says what."""
+
+
+class Format(ABC):
+    """One format.
+
+    Attributes:
+        suffix: of its files.
+        writes_with: packages that write it, beside this one's dependencies.
+        runs_with: packages that read and run it, likewise.
+    """
+
+    suffix: ClassVar[str]
+    writes_with: ClassVar[tuple[str, ...]] = ()
+    runs_with: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def convert(
+        self, network: Compact, first: Callable[[Any], Any], shape: Any, dtype: Any, about: About
+    ) -> Any:
+        """The network as content.
+
+        Args:
+            network: what is left.
+            first: what is done to rows before the model takes them.
+            shape: of a row.
+            dtype: of rows.
+            about: the description, to which the format may add.
+        """
+
+    @abstractmethod
+    def pack(self, content: Any, about: About) -> bytes:
+        """The bytes of a file."""
+
+    @abstractmethod
+    def holds(self, data: bytes) -> bool:
+        """Whether bytes look like this format, where a file's ending does not tell."""
+
+    @abstractmethod
+    def unpack(self, data: bytes) -> tuple[Any, About]:
+        """Content and description.
+
+        Raises:
+            Damaged: they are not there.
+        """
+
+    @abstractmethod
+    def digest(self, content: Any) -> str:
+        """SHA-256 of the content, hexadecimal."""
+
+    @abstractmethod
+    def run(self, content: Any, about: About, first: Callable[[Any], Any], model: Any) -> Run:
+        """Content as a function of rows on this machine.
+
+        Args:
+            content: as ``unpack`` gives it.
+            about: the description.
+            first: what is done to rows, where the content does not do it.
+            model: where the content does not hold it and it is no built-in one.
+
+        Raises:
+            Damaged: it cannot be loaded.
+        """
+
+
+def require(what: str, name: str, packages: Sequence[str]) -> None:
+    """That packages of a format are installed.
+
+    Raises:
+        ValueError: how to install them.
+    """
+    if missing := [p for p in packages if find_spec(p) is None]:
+        raise ValueError(f"{what} needs {' and '.join(missing)}: pip install 'fairbilevel[{name}]'")
+
+
+def description(text: str | bytes) -> About:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        raise Damaged("its description is no JSON") from None
+    if not isinstance(found, dict):
+        raise Damaged("its description is no JSON object")
+    return found
+
+
+NOT_OURS = "it has no description: was it made by fairbilevel export?"
+
+
+def line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -1,0 +1,123 @@
+"""A network as an ONNX model."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.export  # not an attribute of jax until it is imported
+from jax.extend import core as jex_core
+from jax.interpreters import partial_eval
+
+from fairbilevel.deploy._compact import Compact, Forward, forward
+from fairbilevel.deploy._format import NOT_OURS, About, Damaged, Format, Run, description, line
+
+
+class ONNX(Format):
+    """ONNX through ``jax2onnx``, run by ONNX Runtime; any number of rows."""
+
+    suffix = ".onnx"
+    writes_with = ("jax2onnx", "onnxruntime")
+    runs_with = ("onnx", "onnxruntime")
+
+    def convert(
+        self, network: Compact, first: Callable[[Any], Any], shape: Any, dtype: Any, about: About
+    ) -> Any:
+        """An ``onnx.ModelProto``."""
+        with _quiet():
+            import jax2onnx
+
+            function = forward(network)
+            whole = _without_dead(lambda x: function(first(x)))
+            row = jax.ShapeDtypeStruct((jax.export.symbolic_shape("rows")[0], *shape), dtype)
+            proto = jax2onnx.to_onnx(
+                whole, [row], model_name=network.model.name, input_names=["rows"],
+                output_names=["logits"],
+            )  # fmt: skip
+        # Its shapes of what lies between are not always right; a runtime infers them itself.
+        del proto.graph.value_info[:]
+        return proto
+
+    def pack(self, content: Any, about: About) -> bytes:
+        """The model, the description among its properties."""
+        import onnx
+
+        whole = onnx.ModelProto()
+        whole.CopyFrom(content)
+        onnx.helper.set_model_props(whole, {"fairbilevel": json.dumps(about, ensure_ascii=False)})
+        return whole.SerializeToString(deterministic=True)
+
+    def holds(self, data: bytes) -> bool:
+        """Its first field is the version."""
+        return data[:1] == b"\x08"
+
+    def unpack(self, data: bytes) -> tuple[Any, About]:
+        """The model without its properties, and the description."""
+        import onnx
+        from google.protobuf.message import DecodeError
+
+        try:
+            proto = onnx.load_model_from_string(data)
+        except DecodeError:
+            raise Damaged("it is no ONNX model") from None
+        found = {p.key: p.value for p in proto.metadata_props}
+        if "fairbilevel" not in found:
+            raise Damaged(NOT_OURS)
+        del proto.metadata_props[:]
+        return proto, description(found["fairbilevel"])
+
+    def digest(self, content: Any) -> str:
+        """Of the model without its properties."""
+        return hashlib.sha256(_serialized(content)).hexdigest()
+
+    def run(self, content: Any, about: About, first: Any, model: Any) -> Run:
+        """A session on the CPU."""
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        data, where = _serialized(content), ["CPUExecutionProvider"]
+        try:
+            session = onnxruntime.InferenceSession(data, options, providers=where)
+        except Exception as error:  # its own hierarchy, which is not exported
+            raise Damaged(f"ONNX Runtime cannot load it ({line(error)})") from None
+        (rows,) = session.get_inputs()
+        return lambda x: session.run(None, {rows.name: x})[0]
+
+
+def _serialized(proto: Any) -> bytes:
+    return proto.SerializeToString(deterministic=True)
+
+
+def _without_dead(function: Forward) -> Forward:
+    """The same function without operations whose results are not used, such as the keys of dropout
+    in evaluation mode, which no converter knows."""
+
+    def alive(x: Any) -> Any:
+        closed = jax.make_jaxpr(function)(jax.ShapeDtypeStruct(x.shape, x.dtype))
+        jaxpr, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True], instantiate=True)
+        return jex_core.jaxpr_as_fun(jex_core.ClosedJaxpr(jaxpr, closed.consts))(x)[0]
+
+    return alive
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the converter says of its own plugins."""
+    logs = [logging.getLogger(name) for name in ("jax2onnx", "onnx_ir")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
