@@ -135,7 +135,7 @@ def certify(options: Certify, console: Console) -> int:
     else:
         certificate, path = _of_predictions(options, claim)
     certificate.save(path)
-    if options.run is not None and path == options.run / CERTIFICATE:
+    if options.run is not None and path.parent == options.run:
         from fairbilevel import report
 
         report.write_report(options.run)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import tyro
@@ -13,12 +13,15 @@ from rich.console import Console
 from fairbilevel._display import storage
 from fairbilevel.cli._show import percent, plain, say, table
 
+_MOST_GROUPS = 40
+
 
 @dataclass(frozen=True)
 class Export:
     """Write a run's pruned network as one file, raw rows in and logits out, any batch size; removed
     channels are cut out. It is read back and compared on test rows: logits that differ by more than
-    1e-4, or another class, are an error."""
+    1e-4, or another class, are an error. In lower precision it is told what that did to every
+    group, here and in the run's report."""
 
     run: tyro.conf.Positional[Path]
     """Run folder."""
@@ -27,6 +30,11 @@ class Export:
     format: Literal["stablehlo", "onnx", "safetensors", "npz"] | None = None
     """By default what the ending of --out says. stablehlo: read by JAX alone, on CPU, CUDA and TPU;
     onnx: needs fairbilevel[onnx]; safetensors: weights under torch's names; npz: weights."""
+    precision: Literal["float32", "bfloat16", "int8"] = "float32"
+    """bfloat16: all formats but onnx; int8: onnx alone, calibrated on select rows."""
+    allow_changed: str | None = None
+    """In lower precision the largest share of rows that may get another class than by the run's
+    network, as 5% or 0.05; by default 10%."""
     encoded: bool = False
     """Rows go in as the model takes them, standardized, and the encoder stays out of the file."""
     data: str | None = None
@@ -57,24 +65,76 @@ def export(options: Export, console: Console) -> int:
     Raises:
         ValueError: anything wrong with run, options or rows, or a file that answers otherwise.
     """
+    from fairbilevel.fairness import parse_tolerance
     from fairbilevel.run import export as write
-    from fairbilevel.run import load_run, read_like
+    from fairbilevel.run import load_run, read_like, record_export
 
     run = load_run(options.run)
-    inputs = None if options.data is None else read_like(run, options.data).inputs
-    made = write(run, options.out, options.format, encoded=options.encoded, inputs=inputs)
+    inputs = None if options.data is None else read_like(run, options.data)
+    allowed = None if options.allow_changed is None else parse_tolerance(options.allow_changed)
+    made = write(
+        run, options.out, options.format, precision=options.precision, encoded=options.encoded,
+        inputs=inputs, allow_changed=allowed,
+    )  # fmt: skip
     about, size = made.about, made.path.stat().st_size
     checked, given = about["checked"], about["input"]
     form = f"{given['dtype']} [rows, {', '.join(map(str, given['shape']))}]"
-    say(console, f"{plain(str(made.path))}: {storage(size)}, {about['parameters']:,} parameters")
+    lower = f", {made.precision}" if made.precision != "float32" else ""
+    say(
+        console,
+        f"{plain(str(made.path))}: {storage(size)}, {about['parameters']:,} parameters{lower}",
+    )
     say(console, f"input: {form}{', standardized' if options.encoded else ''}")
+    if "calibration" in about:
+        taken = about["calibration"]
+        say(console, f"calibrated on {taken['rows']:,} of {taken['of']:,} select rows")
     say(
         console,
         f"compared with the run on {checked['rows']:,} rows: largest difference of a logit "
         f"{checked['largest_difference']:.1e}, changed verdicts {checked['changed']}",
     )
+    if "by_group" in about:
+        _show_groups(console, about["by_group"], made.precision)
     say(console, f"sha256: {made.digest}")
+    if lower:
+        try:
+            say(console, f"report: {record_export(run, made).parent / 'report.html'}")
+        except OSError as error:
+            say(console, f"the report of {options.run} does not show it: {error.strerror or error}")
     return 0
+
+
+def _show_groups(console: Console, told: dict[str, Any], precision: str) -> None:
+    """What lower precision did to every group, most verdicts changed first."""
+    names = ["rows", "dense", "pruned", precision, "changed", "beyond average", f"in {precision}"]
+    shown = table(["group"], names)
+
+    def share(name: str) -> float:
+        return told["changed"][name] / max(told["file"]["group_size"][name], 1)
+
+    ranked = sorted(told["groups"], key=share, reverse=True)
+    for name in ranked[:_MOST_GROUPS]:
+        accuracy = [told[m]["group_accuracy"][name] for m in ("dense", "pruned", "file")]
+        excess = [told[g]["excess_accuracy_gap"][name] for g in ("gaps", "file_gaps")]
+        shown.add_row(
+            plain(name if name in told["counted_groups"] else f"{name} †"),
+            f"{told['file']['group_size'][name]:,}",
+            *(percent(value) for value in accuracy),
+            f"{told['changed'][name]:,}",
+            *("-" if value is None else f"{100 * value:+.1f}" for value in excess),
+        )
+    console.print(shown, highlight=False)
+    if len(told["counted_groups"]) < len(ranked):
+        say(console, "† too few rows: outside every limit and claim")
+    if len(ranked) > _MOST_GROUPS:
+        say(console, f"({len(ranked) - _MOST_GROUPS} groups with fewer changes not shown)")
+    for key, name, unit in (
+        ("worst_group_accuracy", "worst group's accuracy", " %"),
+        ("accuracy_gap", "accuracy gap", " points"),
+        ("max_excess_accuracy_gap", "largest excess accuracy gap", " points"),
+    ):
+        before, after = (percent(told[g][key], unit) for g in ("gaps", "file_gaps"))
+        say(console, f"{name}: {before} pruned, {after} in {precision}")
 
 
 def predict(options: Predict, console: Console) -> int:

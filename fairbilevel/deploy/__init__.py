@@ -1,7 +1,16 @@
 """What leaves: the ``model/`` folder of a run, the compact network, and files that others serve."""
 
-from fairbilevel.deploy._artifact import Artifact, format_of, read_artifact, write_artifact
+from fairbilevel.deploy._artifact import (
+    ALLOWED_CHANGED,
+    Artifact,
+    Judge,
+    check_precision,
+    format_of,
+    read_artifact,
+    write_artifact,
+)
 from fairbilevel.deploy._compact import Compact, compact, forward
+from fairbilevel.deploy._format import PRECISIONS
 from fairbilevel.deploy._formats import FORMATS
 from fairbilevel.deploy._model import (
     ModelFiles,
@@ -20,13 +29,17 @@ from fairbilevel.deploy._profile import (
 )
 
 __all__ = [
+    "ALLOWED_CHANGED",
     "FORMATS",
+    "PRECISIONS",
     "Artifact",
     "Compact",
     "Footprint",
+    "Judge",
     "ModelFiles",
     "Profile",
     "Speed",
+    "check_precision",
     "check_profile",
     "compact",
     "format_of",

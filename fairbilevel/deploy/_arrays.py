@@ -1,4 +1,7 @@
-"""A network as named arrays: numpy's archive, and safetensors as torch users read them."""
+"""A network as named arrays: numpy's archive, and safetensors as torch users read them.
+
+In bfloat16 parameters are; normalization statistics stay float32.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from fairbilevel._trees import flatten_named, map_named
 from fairbilevel.deploy._compact import Compact, forward
 from fairbilevel.deploy._format import NOT_OURS, About, Damaged, Format, Run, description, line
 from fairbilevel.deploy._torch import from_torch, to_torch
-from fairbilevel.models import NAMES, build
+from fairbilevel.models import NAMES, build, in_precision
 from fairbilevel.records import arrays_bytes
 
 
@@ -58,6 +61,7 @@ class Arrays(Format):
                 if not about["model"]["built_in"] or name not in NAMES:
                     raise Damaged(f"it holds the weights of {name!r}, no built-in model: give it")
                 model = build(name, shape, classes, width=width)
+            model = in_precision(model, about.get("precision", "float32"))
             arrays = self.ours(content, about)
             like = jax.eval_shape(model.init, jax.random.key(0))
             trees = _filled(like[0], arrays, "param"), _filled(like[1], arrays, "state")
@@ -83,14 +87,22 @@ def _filled(tree: Any, arrays: Mapping[str, np.ndarray], part: str) -> Any:
 
 
 class NPZ(Arrays):
-    """numpy's archive, compressed: zeros take hardly any room."""
+    """numpy's archive, compressed: zeros take hardly any room.
+
+    numpy has no bfloat16: its bits are kept as uint16, which are the upper half of the float32
+    (``(bits.astype(np.uint32) << 16).view(np.float32)``); no array of a network is uint16 itself.
+    """
 
     suffix = ".npz"
 
     def pack(self, content: Mapping[str, np.ndarray], about: About) -> bytes:
         """Arrays, and the description as one more."""
         text = np.array(json.dumps(about, ensure_ascii=False))
-        return arrays_bytes({**content, "fairbilevel": text}, compressed=True)
+        arrays = {
+            name: values.view(np.uint16) if values.dtype == jnp.bfloat16 else values
+            for name, values in content.items()
+        }
+        return arrays_bytes({**arrays, "fairbilevel": text}, compressed=True)
 
     def holds(self, data: bytes) -> bool:
         """A zip."""
@@ -105,7 +117,11 @@ class NPZ(Arrays):
         text = arrays.pop("fairbilevel", None)
         if text is None:
             raise Damaged(NOT_OURS)
-        return arrays, description(str(text))
+        content = {
+            name: values.view(jnp.bfloat16) if values.dtype == np.uint16 else values
+            for name, values in arrays.items()
+        }
+        return content, description(str(text))
 
 
 class Safetensors(Arrays):
@@ -135,11 +151,13 @@ class Safetensors(Arrays):
 
     def unpack(self, data: bytes) -> tuple[Any, About]:
         """What ``pack`` was given."""
-        from safetensors import SafetensorError
-        from safetensors.numpy import load
+        from safetensors import SafetensorError, deserialize
 
         try:
-            arrays = load(data)
+            arrays = {
+                name: np.frombuffer(view["data"], _type(view["dtype"])).reshape(view["shape"])
+                for name, view in deserialize(data)
+            }
             (length,) = struct.unpack("<Q", data[:8])
             text = json.loads(data[8 : 8 + length])["__metadata__"]["fairbilevel"]
         except (SafetensorError, struct.error, ValueError, KeyError, TypeError) as error:
@@ -149,3 +167,15 @@ class Safetensors(Arrays):
     def ours(self, content: dict[str, np.ndarray], about: About) -> dict[str, np.ndarray]:
         """Back to our names."""
         return from_torch(about["model"]["name"], content, about["made_of"])
+
+
+def _type(name: str) -> np.dtype:
+    """What safetensors calls ``F32``, ``BF16``, ``I64``; its own reader of numpy arrays knows no
+    bfloat16.
+
+    Raises:
+        ValueError: numpy has no such type.
+    """
+    if name == "BF16":
+        return np.dtype(jnp.bfloat16)
+    return np.dtype(bool) if name == "BOOL" else np.dtype(f"{name[0].lower()}{int(name[1:]) // 8}")

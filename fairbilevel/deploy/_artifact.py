@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ from jaxtyping import Float, Shaped
 
 from fairbilevel import _display, _options, _trees
 from fairbilevel.data import DataError, Encoder, as_labels
-from fairbilevel.deploy._compact import Compact, Pruned, compact
-from fairbilevel.deploy._format import About, Damaged, Run, require
+from fairbilevel.deploy._compact import Compact, Pruned, compact, in_bfloat16
+from fairbilevel.deploy._format import PRECISIONS, About, Damaged, Run, line, require
 from fairbilevel.deploy._formats import FORMATS
+from fairbilevel.deploy._int8 import chosen, quantized
 from fairbilevel.deploy._model import ModelFiles
 from fairbilevel.models import as_model
 from fairbilevel.problem import predict, probabilities
@@ -25,9 +26,14 @@ from fairbilevel.records import RecordError, write_bytes
 from fairbilevel.train import Solution
 
 VERSION = 1
-LARGEST_DIFFERENCE = 1e-4  # of a logit
-_MOST_ROWS = 4096  # that an artifact is checked on
+LARGEST_DIFFERENCE = 1e-4  # of a logit, in float32
+ALLOWED_CHANGED = 0.1  # share of rows, in lower precision
+_MOST_ROWS = 4096  # that an artifact in float32 is checked on
 _BATCH = 256
+
+
+Judge = Callable[[np.ndarray, np.ndarray], dict[str, Any]]
+"""From logits of a file and of the network that it was made of, on the rows compared."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,7 @@ class Artifact:
     Attributes:
         path: the file.
         format: ``"stablehlo"``, ``"onnx"``, ``"safetensors"`` or ``"npz"``.
-        about: its description: classes, input, sparsity, provenance, what was checked.
+        about: its description: classes, input, precision, sparsity, provenance, what was checked.
         digest: SHA-256 of the file, hexadecimal.
         encoder: from rows as read to rows as the file takes them.
     """
@@ -53,9 +59,14 @@ class Artifact:
         return _display.line(
             "Artifact",
             str(self.path),
-            f"{self.about['model']['name']} as {self.format}",
+            f"{self.about['model']['name']} as {self.format} in {self.precision}",
             f"{self.about['parameters']:,} parameters",
         )
+
+    @property
+    def precision(self) -> str:
+        """``"float32"``, ``"bfloat16"`` or ``"int8"``."""
+        return self.about.get("precision", "float32")
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -99,8 +110,7 @@ def _logits(run: Run, rows: np.ndarray, classes: int, path: Path) -> np.ndarray:
         try:
             part = np.asarray(run(rows[start : start + _BATCH]))
         except Exception as error:  # each runtime has its own
-            said = next(iter(str(error).splitlines()), type(error).__name__)
-            raise RecordError(f"{path} does not run on these rows: {said}") from None
+            raise RecordError(f"{path} does not run on these rows: {line(error)}") from None
         if part.shape != (len(rows[start : start + _BATCH]), classes):
             raise RecordError(
                 f"{path} gives {list(part.shape)} where {classes} logits a row are expected"
@@ -125,6 +135,21 @@ def format_of(path: Path, given: str | None = None) -> str:
     raise ValueError(f"{path.name} ends in none of {endings}: give format")
 
 
+def check_precision(format: str, precision: str) -> None:
+    """Refuse a precision that a format is not written in.
+
+    Raises:
+        ValueError: names the formats that are.
+    """
+    _options.one_of("precision", precision, PRECISIONS)
+    if precision not in FORMATS[format].precisions:
+        able = [name for name, kind in FORMATS.items() if precision in kind.precisions]
+        raise ValueError(
+            f"the format {format} is written in {' or '.join(FORMATS[format].precisions)}, not in "
+            f"{precision}, which is for {', '.join(able)}"
+        )
+
+
 def write_artifact(
     source: Solution | ModelFiles,
     path: Path,
@@ -132,6 +157,10 @@ def write_artifact(
     *,
     inputs: Any,
     encoded: bool = False,
+    precision: str = "float32",
+    calibration: Any = None,
+    allow_changed: float = ALLOWED_CHANGED,
+    judge: Judge | None = None,
     more: Mapping[str, Any] | None = None,
 ) -> Artifact:
     """Write a pruned network as one file, read it back, and compare it with the network.
@@ -140,41 +169,62 @@ def write_artifact(
         source: a solution or a run.
         path: the file; its folder is there.
         format: by default that of the file's ending.
-        inputs: rows as read to compare on; the first 4,096 are taken.
+        inputs: rows as read to compare on; in float32 the first 4,096 are taken.
         encoded: the file takes rows as the model does, in place of rows as read.
+        precision: ``"float32"``, ``"bfloat16"`` or ``"int8"``.
+        calibration: rows as read that give int8 its ranges: those of select.
+        allow_changed: the largest share of rows that may get another class in lower precision.
+        judge: what else is told of the answers in lower precision, as ``about["by_group"]``.
         more: provenance.
 
     Returns:
-        The artifact; ``about["checked"]`` says on how many rows it was compared and how far the
-        logits lie apart.
+        The artifact; ``about["checked"]`` says on how many rows it was compared, how far the
+        logits lie apart and how many rows get another class.
 
     Raises:
-        ValueError: the format cannot be written here, or the file answers otherwise than the
-            network: then no file is left.
+        ValueError: the format or precision cannot be written here, or the file answers otherwise
+            than the network: then no file is left.
     """
     name = format_of(path, format)
     kind, given = FORMATS[name], Pruned.of(source)
+    check_precision(name, precision)
     require(f"the format {name}", name, kind.writes_with)
     network, encoder = compact(source), given.encoder
-    some = inputs[:_MOST_ROWS]
+    some = inputs[:_MOST_ROWS] if precision == "float32" else inputs
     rows = _rows(encoder, some, encoded)
     first = (lambda x: x) if encoded else encoder.traced
     about = {
         "schema_version": VERSION,
         "format": name,
+        "precision": precision,
         **describe(given, network, source),
         "input": _input(encoder, rows, encoded),
         **(more or {}),
     }
+    if precision == "int8":
+        take = chosen(len(calibration))
+        about["calibration"] = {"rows": len(take), "of": len(calibration)}
+        if not isinstance(calibration, np.ndarray):
+            calibration = calibration.iloc
+        calibration = _rows(encoder, calibration[take], encoded)
     try:
-        content = kind.convert(network, first, rows.shape[1:], rows.dtype, about)
+        shipped = in_bfloat16(network) if precision == "bfloat16" else network
+        content = kind.convert(shipped, first, rows.shape[1:], rows.dtype, about)
+        if precision == "int8":
+            content = quantized(content, calibration)
         about["digest"] = kind.digest(content)
         run = kind.run(*kind.unpack(kind.pack(content, about)), first, given.model)
     except Exception as error:  # each converter and each runtime has its own
-        said = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ValueError(f"{given.model.name!r} cannot be written as {name}: {said}") from None
+        what = f"{given.model.name!r} cannot be written as {name}"
+        raise ValueError(f"{what} in {precision}: {line(error)}") from None
     expected = predict(given.model, encoder, given.network, encoder.transform(some))
-    about["checked"] = _compared(_logits(run, rows, len(given.classes), path), expected)
+    found = _logits(run, rows, len(given.classes), path)
+    if precision == "float32":
+        about["checked"] = _compared(found, expected)
+    else:
+        about["checked"] = _measured(found, expected, precision, allow_changed)
+        if judge is not None:
+            about["by_group"] = judge(found, expected)
     write_bytes(path, kind.pack(content, about))
     return read_artifact(path, name, model=given.model)
 
@@ -194,6 +244,29 @@ def _compared(found: np.ndarray, expected: np.ndarray) -> dict[str, Any]:
             "get another class; nothing was written. Numbers far larger than their spread lose "
             "digits where they are standardized in the file: --encoded leaves that out of it"
         )
+    return {"rows": len(found), "largest_difference": apart, "changed": changed}
+
+
+def _measured(
+    found: np.ndarray, expected: np.ndarray, precision: str, allowed: float
+) -> dict[str, Any]:
+    """How far logits in lower precision lie apart.
+
+    Raises:
+        ValueError: no rows, logits that are not finite, or another class on too many rows.
+    """
+    changed = int((found.argmax(-1) != expected.argmax(-1)).sum())
+    if not len(found):
+        raise ValueError(f"there are no rows to compare the network in {precision} on: give some")
+    if not np.isfinite(found).all():
+        raise ValueError(f"logits in {precision} are not finite; nothing was written")
+    if changed > allowed * len(found):
+        raise ValueError(
+            f"in {precision} {changed} of {len(found)} rows get another class than by the run's "
+            f"network, and {allowed:.4g} of them may; nothing was written. --allow-changed allows "
+            "more"
+        )
+    apart = float(np.abs(found - expected).max())
     return {"rows": len(found), "largest_difference": apart, "changed": changed}
 
 
@@ -307,5 +380,7 @@ def _check(about: About) -> None:
         raise Damaged("its classes are no names")
     if type(given["encoded"]) is not bool or not isinstance(about["model"]["name"], str):
         raise Damaged("its description is not one of a network")
+    if about.get("precision", "float32") not in PRECISIONS:
+        raise Damaged("its precision is none")
     if type(about["parameters"]) is not int:
         raise Damaged("its number of parameters is none")

@@ -138,6 +138,12 @@ def compact(source: Solution | ModelFiles) -> Compact:
     return Compact(given.model, params, state)
 
 
+def in_bfloat16(network: Compact) -> Compact:
+    """The same, parameters rounded to bfloat16 and multiplied in it; logits come out in float32."""
+    model = models.in_precision(network.model, "bfloat16")
+    return Compact(model, models.rounded(network.params), network.state)
+
+
 Forward = Callable[[Array], Float[Array, "rows classes"]]
 
 

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from fairbilevel.deploy._compact import Compact
 
 About = dict[str, Any]
+PRECISIONS = ("float32", "bfloat16", "int8")
 Run = Callable[[np.ndarray], Float[np.ndarray, "rows classes"]]
 
 
@@ -30,11 +31,13 @@ class Format(ABC):
 
     Attributes:
         suffix: of its files.
+        precisions: that it can be written in.
         writes_with: packages that write it, beside this one's dependencies.
         runs_with: packages that read and run it, likewise.
     """
 
     suffix: ClassVar[str]
+    precisions: ClassVar[tuple[str, ...]] = ("float32", "bfloat16")
     writes_with: ClassVar[tuple[str, ...]] = ()
     runs_with: ClassVar[tuple[str, ...]] = ()
 

@@ -23,6 +23,8 @@ class ONNX(Format):
     """ONNX through ``jax2onnx``, run by ONNX Runtime; any number of rows."""
 
     suffix = ".onnx"
+    # ONNX Runtime has no kernels for convolutions and dense layers in bfloat16 on a CPU.
+    precisions = ("float32", "int8")
     writes_with = ("jax2onnx", "onnxruntime")
     runs_with = ("onnx", "onnxruntime")
 
@@ -30,7 +32,7 @@ class ONNX(Format):
         self, network: Compact, first: Callable[[Any], Any], shape: Any, dtype: Any, about: About
     ) -> Any:
         """An ``onnx.ModelProto``."""
-        with _quiet():
+        with quiet():
             import jax2onnx
 
             function = forward(network)
@@ -108,10 +110,13 @@ def _without_dead(function: Forward) -> Forward:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what the converter says of its own plugins."""
-    logs = [logging.getLogger(name) for name in ("jax2onnx", "onnx_ir")]
+def quiet() -> Iterator[None]:
+    """Without what converter and quantizer say of their own doings."""
+    logs = [logging.getLogger(name) for name in ("jax2onnx", "onnx_ir", "")]
     levels = [log.level for log in logs]
+    # ``logging.warning`` gives the root a handler for good where it has none.
+    nowhere = logging.NullHandler()
+    logs[-1].addHandler(nowhere)
     for log in logs:
         log.setLevel(logging.ERROR)
     try:
@@ -119,5 +124,6 @@ def _quiet() -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
+        logs[-1].removeHandler(nowhere)
         for log, level in zip(logs, levels, strict=True):
             log.setLevel(level)

@@ -21,7 +21,8 @@ import numpy as np
 from fairbilevel import _display, masks
 from fairbilevel._display import storage
 from fairbilevel.deploy._compact import SPARSE_FROM, Compact, Pruned, compact, forward, mostly_zero
-from fairbilevel.deploy._formats import FORMATS, require
+from fairbilevel.deploy._format import require
+from fairbilevel.deploy._formats import FORMATS
 from fairbilevel.deploy._model import ModelFiles
 from fairbilevel.devices import Times, timed
 from fairbilevel.records import arrays_bytes

@@ -11,7 +11,7 @@ from fairbilevel.models._model import (
     named_arrays,
 )
 from fairbilevel.models._plain import CNN, MLP, VGG
-from fairbilevel.models._precision import PRECISIONS, check_precision, in_precision
+from fairbilevel.models._precision import PRECISIONS, check_precision, in_precision, rounded
 from fairbilevel.models._residual import CifarResNet, ResNet
 from fairbilevel.models._transformer import ViT
 from fairbilevel.models._zoo import NAMES, build
@@ -36,5 +36,6 @@ __all__ = [
     "in_precision",
     "named_arrays",
     "refusal",
+    "rounded",
     "rounds_inputs",
 ]

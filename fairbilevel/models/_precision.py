@@ -50,7 +50,7 @@ def in_precision(model: Model, precision: str) -> Model:
         return model
 
     def apply(params: Any, state: Any, x: Array, train: bool, key: Array) -> tuple[Array, Any]:
-        logits, moved = model.apply(_rounded(params), state, _rounded(x), train, key)
+        logits, moved = model.apply(rounded(params), state, rounded(x), train, key)
         # A bare function may have made its new state of rounded activations.
         moved = jax.tree.map(lambda new, old: new.astype(jnp.result_type(old)), moved, state)
         return logits.astype(jnp.float32), moved
@@ -58,7 +58,9 @@ def in_precision(model: Model, precision: str) -> Model:
     return dataclasses.replace(model, apply=apply)
 
 
-def _rounded(tree: Any) -> Any:
+def rounded(tree: Any) -> Any:
+    """A tree's floating-point leaves in bfloat16, the others as they are."""
+
     def leaf(x: Array) -> Array:
         return x.astype(jnp.bfloat16) if jnp.issubdtype(x.dtype, jnp.floating) else x
 

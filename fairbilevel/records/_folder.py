@@ -14,6 +14,7 @@ ROWS, CERTIFICATE = "rows.npz", "certificate.json"
 MANIFEST = "manifest.json"
 ANALYSIS, ANALYSIS_TABLE = "analysis.json", "analysis.csv"
 PROFILE = "profile.json"
+EXPORT = "export-*.json"  # what lower precision did, for each format and precision
 EVENTS, CHECKPOINTS = "events.jsonl", "checkpoints"
 
 

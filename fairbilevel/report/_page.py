@@ -1,13 +1,22 @@
 """The page as a whole, and the file in the run folder."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from fairbilevel._display import esc
-from fairbilevel.records import MANIFEST, PROFILE, read_json, read_json_lines, write_text
+from fairbilevel.records import (
+    EXPORT,
+    MANIFEST,
+    PROFILE,
+    read_json,
+    read_json_lines,
+    write_text,
+)
 from fairbilevel.report._certificate import certificate_section
 from fairbilevel.report._course import cost_section, course_section, limits_section, origin_section
 from fairbilevel.report._numbers import dig
+from fairbilevel.report._precision import precision_section
 from fairbilevel.report._sections import (
     groups_section,
     layers_section,
@@ -30,6 +39,8 @@ def render(
     *,
     profile: dict[str, Any] | None = None,
     network: str | None = None,
+    exports: Sequence[dict[str, Any]] = (),
+    certificates: Sequence[dict[str, Any]] = (),
 ) -> str:
     """The report of one run as a self-contained HTML page.
 
@@ -44,6 +55,8 @@ def render(
         profile: from `profile.json`, if one was made.
         network: SHA-256 of the pruned network, from `manifest.json`: a profile is of it or not
             shown.
+        exports: from `export-*.json`, of files in lower precision.
+        certificates: from `certificate-*.json`, those of such files among them.
     """
     model = str(dig(result, "model", "name") or "a model")
     data = str(dig(result, "data", "name") or "unnamed data")
@@ -53,6 +66,7 @@ def render(
             verdict_section(result, certificate),
             groups_section(result),
             certificate_section(certificate),
+            precision_section(exports, certificates),
             roles_section(result),
             course_section(result, metrics),
             layers_section(result),
@@ -66,6 +80,7 @@ def render(
     names = ["metrics.jsonl", "result.json"]
     names += ["certificate.json"] if certificate else []
     names += ["profile.json"] if profile else []
+    names += [EXPORT] if exports else []
     files = f"{', '.join(names[:-1])} and {names[-1]}"
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -97,10 +112,21 @@ def write_report(run_dir: Path) -> Path:
         )
     config = _read_object(run_dir / "config.json") or {}
     certificate = _read_object(run_dir / "certificate.json")
+    exports = _read_objects(run_dir, EXPORT)
+    certificates = _read_objects(run_dir, "certificate-*.json") if exports else []
     lines = [line for line in read_json_lines(run_dir / "metrics.jsonl") if isinstance(line, dict)]
     profile = _read_object(run_dir / PROFILE)
     network = dig(_read_object(run_dir / MANIFEST), "sha256", "model/sparse.npz")
-    page = render(config, result, lines, certificate, profile=profile, network=network)
+    page = render(
+        config,
+        result,
+        lines,
+        certificate,
+        profile=profile,
+        network=network,
+        exports=exports,
+        certificates=certificates,
+    )
     path = run_dir / "report.html"
     write_text(path, page.encode("utf-8", "replace").decode())
     return path
@@ -113,3 +139,7 @@ def _read_object(path: Path) -> dict[str, Any] | None:
     if not isinstance(found, dict):
         raise ValueError(f"{path} must hold a JSON object, it holds a {type(found).__name__}")
     return found
+
+
+def _read_objects(run_dir: Path, pattern: str) -> list[dict[str, Any]]:
+    return [found for path in sorted(run_dir.glob(pattern)) if (found := _read_object(path))]

@@ -12,7 +12,13 @@ from fairbilevel.run._analyze import (
 from fairbilevel.run._certify import certify_run
 from fairbilevel.run._config import FREE_OPTIONS, PLACE_OPTIONS, SWITCHES, Config, read_config
 from fairbilevel.run._evaluate import evaluate_run, read_like
-from fairbilevel.run._export import export, open_model, predict_source, write_answers
+from fairbilevel.run._export import (
+    export,
+    open_model,
+    predict_source,
+    record_export,
+    write_answers,
+)
 from fairbilevel.run._folder import Run, check_free, load_run, save_run
 from fairbilevel.run._frontier import frontier_run
 from fairbilevel.run._listing import RunSummary, list_runs, summarize_run
@@ -59,6 +65,7 @@ __all__ = [
     "read_config",
     "read_data",
     "read_like",
+    "record_export",
     "run_folder",
     "save_run",
     "solution_line",

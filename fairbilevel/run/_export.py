@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from fairbilevel import deploy
+from fairbilevel import deploy, fairness, report
 from fairbilevel.data import Dataset
 from fairbilevel.deploy import Artifact
-from fairbilevel.records import MODEL, is_run_folder
+from fairbilevel.problem import predict
+from fairbilevel.records import EXPORT, MODEL, SCHEMA_VERSION, is_run_folder, write_json
 from fairbilevel.run._evaluate import file_hash, read_as, reading, write_predictions
 from fairbilevel.run._folder import Run, load_run
 from fairbilevel.run._result import versions
-from fairbilevel.run._roles import role_rows
+from fairbilevel.run._roles import rows_by_role
 from fairbilevel.train import Solution
 
 
@@ -24,13 +25,21 @@ def export(
     path: str | Path,
     format: str | None = None,
     *,
+    precision: str = "float32",
     encoded: bool = False,
     inputs: Any = None,
+    allow_changed: float | None = None,
 ) -> Artifact:
     """Write a pruned network as one file for others to serve; then read it back and compare.
 
     The encoder goes along: the file takes raw rows (images uint8; of a table one number a column,
     as ``about["input"]`` says). Channels that were removed are cut out. The batch size is free.
+
+    In lower precision answers differ, and ``about["by_group"]`` says what that did to every group:
+    on rows with label and group the performance of the ``dense`` model, the ``pruned`` network and
+    the ``file``, ``gaps`` of the pruned network and ``file_gaps`` to the dense model, as in
+    ``result.json``, ``step_gaps`` of the file to the pruned network, and how many rows of each
+    group get another class (``changed``).
 
     Args:
         source: what ``fb.solve`` or ``fb.load_run`` returned.
@@ -38,16 +47,23 @@ def export(
         format: ``"stablehlo"`` (JAX alone reads it, on CPU, CUDA and TPU), ``"onnx"``,
             ``"safetensors"`` (weights under torch's names, timm's where it has the family) or
             ``"npz"`` (weights); by default what the file's ending says.
+        precision: ``"float32"``; ``"bfloat16"`` for all but ONNX (parameters and products; logits
+            and normalization statistics stay float32); ``"int8"`` for ONNX (ONNX Runtime's static
+            quantization, calibrated on up to 1,024 select rows, evenly spaced in their order).
         encoded: rows go in as the model takes them, standardized, and the encoder stays out.
-        inputs: rows as read to compare on; by default the test rows (of a run as its data is now).
+        inputs: rows as read to compare on, or a ``Dataset``, whose labels and groups are judged
+            too; by default the test rows (of a run as its data is now).
+        allow_changed: in lower precision the largest share of rows that may get another class; by
+            default 0.1.
 
     Returns:
         The file, read back: ``.logits(inputs)``, ``.predict(inputs)``, ``.about``, ``.digest``.
 
     Raises:
-        ValueError: neither solution nor run, an unknown format, one whose package is not installed,
-            or a file that answers otherwise than the network: logits that differ by more than 1e-4
-            or another class; then no file is written.
+        ValueError: neither solution nor run, an unknown format or precision, a format that is not
+            written in it or whose package is not installed, too few select rows, or a file that
+            answers otherwise than the network: in float32 logits that differ by more than 1e-4 or
+            another class, below it another class on more rows than may; then no file is written.
     """
     if not isinstance(source, (Solution, Run)):
         raise ValueError(
@@ -55,18 +71,120 @@ def export(
             "returned"
         )
     file = Path(path)
-    deploy.format_of(file, format)
+    deploy.check_precision(deploy.format_of(file, format), precision)
+    lower = precision != "float32"
+    if allow_changed is not None and not (lower and 0 <= allow_changed <= 1):
+        what = "a share between 0 and 1" if lower else "of lower precision: in float32 none may be"
+        raise ValueError(f"allow_changed is {what}, got {allow_changed}")
     if not file.parent.is_dir():
         raise ValueError(f"there is no folder {file.parent}")
-    if inputs is None:
-        if isinstance(source, Run):
-            rows = role_rows(source, "test", "give rows to compare on (--data, inputs=)")
-        else:
-            rows = source.problem.data.take(source.problem.roles["test"])
-        inputs = rows.inputs
+    needed = ("test",) * (inputs is None) + ("select",) * (precision == "int8")
+    rows = _rows(source, needed)
+    compared = rows["test"] if inputs is None else inputs
+    judged = isinstance(compared, Dataset)
     return deploy.write_artifact(
-        source, file, format, inputs=inputs, encoded=encoded, more=_provenance(source)
+        source,
+        file,
+        format,
+        inputs=compared.inputs if judged else compared,
+        encoded=encoded,
+        precision=precision,
+        calibration=rows["select"].inputs if "select" in rows else None,
+        allow_changed=deploy.ALLOWED_CHANGED if allow_changed is None else allow_changed,
+        judge=_judge(source, compared, inputs is None) if judged and lower else None,
+        more=_provenance(source),
     )
+
+
+def _rows(source: Solution | Run, roles: tuple[str, ...]) -> dict[str, Dataset]:
+    if isinstance(source, Solution):
+        problem = source.problem
+        return {role: problem.data.take(problem.roles[role]) for role in roles}
+    if not roles:
+        return {}
+    # No other rows calibrate: a certificate could not tell that it is made of them.
+    instead = "export the solution from Python (fb.export), which has its rows"
+    if roles == ("test",):
+        instead = "give rows to compare on (--data, inputs=)"
+    return rows_by_role(source, roles, instead)
+
+
+def _judge(source: Solution | Run, rows: Dataset, own: bool) -> deploy.Judge:
+    """What a file's answers on some rows did to every group."""
+    if isinstance(source, Solution):
+        problem = source.problem
+        encoder, groups, counted = problem.encoder, problem.groups, problem.counted
+        model, dense = problem.model, source.reference.network
+    else:
+        encoder, groups, counted = source.encoder, source.groups, source.description["counted"]
+        model, dense = source.model, source.dense
+    classes = problem.data.classes if isinstance(source, Solution) else source.classes
+    if tuple(rows.groups) != tuple(groups) or tuple(rows.classes) != tuple(classes):
+        raise ValueError(f"{rows.name} has other groups or classes than the network was made with")
+
+    def judge(found: np.ndarray, expected: np.ndarray) -> dict[str, Any]:
+        scored = np.flatnonzero((rows.y >= 0) & (rows.group >= 0))
+        some = rows.take(scored)
+        answers = {
+            "dense": predict(model, encoder, dense, encoder.transform(some.inputs)),
+            "pruned": expected[scored],
+            "file": found[scored],
+        }
+        right, told = {}, {}
+        for name, logits in answers.items():
+            right[name], loss = fairness.judge(logits, some.y)
+            told[name] = fairness.performance(right[name], loss, some.group, groups)
+        use = np.asarray(counted, bool)
+        pairs = {
+            "gaps": ("dense", "pruned"),
+            "file_gaps": ("dense", "file"),
+            "step_gaps": ("pruned", "file"),
+        }
+        changed = answers["file"].argmax(-1) != answers["pruned"].argmax(-1)
+        by_group = np.bincount(some.group[changed], minlength=len(groups))
+        return {
+            "rows_of": "test" if own else rows.name,
+            "rows": len(some),
+            "groups": list(groups),
+            "counted_groups": [g for g, c in zip(groups, use, strict=True) if c],
+            **told,
+            **{
+                name: fairness.gaps(right[a], right[b], some.group, groups, use)
+                for name, (a, b) in pairs.items()
+            },
+            "changed": {name: int(n) for name, n in zip(groups, by_group, strict=True)},
+        }
+
+    return judge
+
+
+def record_export(run: Run, made: Artifact) -> Path:
+    """Leave what a file in lower precision did to every group in the run folder, for its report.
+
+    One record a format and precision; a later file replaces it.
+
+    Args:
+        run: the run that the file was exported from.
+        made: the file.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    about = made.about
+    kept = ("precision", "format", "checked", "calibration", "by_group", "versions")
+    path = run.path / EXPORT.replace("*", f"{made.format}-{made.precision}")
+    write_json(
+        path,
+        {
+            "schema_version": SCHEMA_VERSION,
+            "file": made.path.name,
+            "bytes": made.path.stat().st_size,
+            "digest": made.digest,
+            **{name: about[name] for name in kept if name in about},
+        },
+    )
+    report.write_report(run.path)
+    return path
 
 
 def _provenance(source: Solution | Run) -> dict[str, Any]:

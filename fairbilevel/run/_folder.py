@@ -21,6 +21,7 @@ from fairbilevel.records import (
     CHECKPOINTS,
     CONFIG,
     EVENTS,
+    EXPORT,
     LOCK,
     MANIFEST,
     METRICS,
@@ -87,7 +88,7 @@ def claim(
         written = (RESULT, MANIFEST, "report.html", CERTIFICATE, ANALYSIS, ANALYSIS_TABLE, ROWS)
         for name in (*written, PROFILE, METRICS, EVENTS, CONFIG):
             (path / name).unlink(missing_ok=True)
-        for other in path.glob("certificate-*.json"):
+        for other in [*path.glob("certificate-*.json"), *path.glob(EXPORT)]:
             other.unlink()
         for name in (MODEL, CHECKPOINTS, TENSORBOARD):
             shutil.rmtree(path / name, ignore_errors=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fairbilevel import data as fb_data
 from fairbilevel.data import Dataset
 from fairbilevel.run._config import Config
@@ -20,6 +22,12 @@ def role_rows(run: Run, role: str, instead: str) -> Dataset:
     Raises:
         ValueError: a run that does not say where its data is, or data that changed since.
     """
+    return rows_by_role(run, (role,), instead)[role]
+
+
+def rows_by_role(run: Run, roles: Sequence[str], instead: str) -> dict[str, Dataset]:
+    """Rows of several roles, the data read once; otherwise as ``role_rows``."""
+    named = " and ".join(roles)
     if "data" not in run.config:
         raise ValueError(
             f"the run in {run.path} was saved from Python and does not say where its data is: "
@@ -29,8 +37,9 @@ def role_rows(run: Run, role: str, instead: str) -> Dataset:
     data, counted = read_data(config)
     if data.fingerprint != run.result["data"]["fingerprint"]:
         raise ValueError(
-            f"the data at {config.data} has changed since the run, so its {role} rows cannot be "
+            f"the data at {config.data} has changed since the run, so its {named} rows cannot be "
             f"told: restore it, or {instead}"
         )
     fractions = config.fractions() or fb_data.FRACTIONS
-    return data.take(fb_data.split_roles(data, fractions, config.seed, counted)[role])
+    rows = fb_data.split_roles(data, fractions, config.seed, counted)
+    return {role: data.take(rows[role]) for role in roles}
