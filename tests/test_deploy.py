@@ -381,7 +381,8 @@ def test_a_damaged_file_is_refused(files, name, tmp_path, capsys):
     middle = len(good) // 3
     for data in (
         good[: len(good) // 2], good[:-20], b"", b"nonsense" * 40,
-        good[:middle] + bytes([good[middle] ^ 0x40]) + good[middle + 1 :],
+        # Every bit of a byte: of one alone it can be that the same zeros are copied from elsewhere.
+        good[:middle] + bytes([good[middle] ^ 0xFF]) + good[middle + 1 :],
         newer(good, name),
     ):  # fmt: skip
         file.write_bytes(data)

@@ -216,7 +216,8 @@ def write_artifact(
         run = kind.run(*kind.unpack(kind.pack(content, about)), first, given.model)
     except Exception as error:  # each converter and each runtime has its own
         what = f"{given.model.name!r} cannot be written as {name}"
-        raise ValueError(f"{what} in {precision}: {line(error)}") from None
+        what += "" if precision == "float32" else f" in {precision}"
+        raise ValueError(f"{what}: {line(error)}") from None
     expected = predict(given.model, encoder, given.network, encoder.transform(some))
     found = _logits(run, rows, len(given.classes), path)
     if precision == "float32":
