@@ -18,7 +18,7 @@ from flax import nnx
 import fairbilevel as fb
 from fairbilevel._trees import fill_named, flatten_named
 from fairbilevel.cli import main
-from fairbilevel.deploy._torch import from_torch, to_torch
+from fairbilevel.models import from_torch, to_torch
 
 RNG = np.random.default_rng(0)
 N = 600
@@ -323,13 +323,16 @@ def test_weights_go_to_torch_and_back(name):
         np.testing.assert_array_equal(back[key], values)
 
 
-@pytest.mark.parametrize("name", TORCH)
-def test_timm_reads_the_weights(name):
-    """timm's own module answers as ours does."""
+@pytest.mark.parametrize(("name", "options"), [
+    ("resnet18", ":padding=symmetric"), ("resnet50", ":padding=symmetric"),
+    ("mobilenetv2", ":padding=symmetric"), ("vit", ""),
+])  # fmt: skip
+def test_timm_reads_the_weights(name, options):
+    """timm's own module answers as ours does, where strided convolutions are padded as torch's."""
     timm = pytest.importorskip("timm", reason="timm and torch are not installed")
-    torch = pytest.importorskip("torch")
-    model, arrays = arrays_of(name, 224)
-    theirs, _ = to_torch(name, arrays)
+    torch = pytest.importorskip("torch", reason="timm and torch are not installed")
+    model, arrays = arrays_of(name + options, 224)
+    theirs, _ = to_torch(model.name, arrays)
     module = timm.create_model(TIMM[name], num_classes=10).eval()
     module.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in theirs.items()})
     x = np.random.default_rng(1).normal(size=(2, 224, 224, 3)).astype(np.float32)

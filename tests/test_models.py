@@ -145,6 +145,64 @@ def test_refused_builds():
         models.build("cnn", (12,), 4)
     with pytest.raises(ValueError, match="width must be at least 1, got 0"):
         models.build("mlp", (12,), 4, width=0)
+    for name, said in (
+        ("resnet18:paddding=same", "model 'resnet18' has no option 'paddding': did you mean"),
+        ("resnet18:padding=valid", "model 'resnet18:padding=valid': unknown padding 'valid'"),
+        ("resnet18:small_images=1", "small_images must be true or false, got '1'"),
+        ("vit:depth=101", "depth must be at most 100, got 101"),
+        ("vit:heads=0", "heads must be at least 1, got 0"),
+        ("mlp:depth=2", "model 'mlp' has no option 'depth': it has none"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            models.build(name, (16, 16, 3), 4)
+    with pytest.raises(ValueError, match="images of 16x16 pixels hold no patch of 32x32"):
+        jax.eval_shape(models.build("vit:patch=32", (16, 16, 3), 4).init, KEY)
+
+
+def paddings(name):
+    """Of every convolution and pooling of 32 pixels with a stride."""
+    model = models.build(name, (32, 32, 3), 5, width=2)
+    x = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    shapes = jax.eval_shape(model.init, KEY)
+    jaxpr = jax.make_jaxpr(lambda p, s, x: model.apply(p, s, x, False, KEY)[0])(*shapes, x)
+    found = set()
+
+    def walk(jaxpr):
+        for eqn in jaxpr.eqns:
+            p = eqn.params
+            if eqn.primitive.name == "conv_general_dilated" and p["window_strides"] == (2, 2):
+                found.add((eqn.invars[1].aval.shape[0], p["padding"]))
+            if eqn.primitive.name == "reduce_window_max":
+                found.add(("pool", p["padding"][1:3]))
+            for value in p.values():
+                if hasattr(value, "jaxpr"):
+                    walk(value.jaxpr)
+
+    walk(jaxpr.jaxpr)
+    return found
+
+
+def test_padding_of_strided_convolutions():
+    """As JAX and TensorFlow, or as torch."""
+    none, one, three = ((0, 0), (0, 0)), ((1, 1), (1, 1)), ((3, 3), (3, 3))
+    behind, odd = ((0, 1), (0, 1)), ((2, 3), (2, 3))
+    large = ":small_images=false"
+    assert paddings("resnet18") == {(1, none), (3, behind)}
+    assert paddings(f"resnet18{large}") == {(1, none), (3, behind), (7, odd), ("pool", behind)}
+    both = f"{large},padding=symmetric"
+    for name in ("resnet18", "resnet50"):
+        assert paddings(name + both) == {(1, none), (3, one), (7, three), ("pool", one)}
+    assert paddings("mobilenetv2") == {(3, behind)}
+    assert paddings(f"mobilenetv2{both}") == {(3, one)}
+
+
+def test_a_transformer_of_other_patches_depth_and_heads():
+    params, _ = jax.eval_shape(
+        models.build("vit:patch=8,depth=3,heads=6", (32, 32, 3), 5).init, KEY
+    )
+    assert len(params["blocks"]) == 3
+    assert params["embedding"]["kernel"].shape == (8, 8, 3, 192)
+    assert params["blocks"][0]["attention"]["query"]["kernel"].shape == (192, 6, 32)
 
 
 # ---------------------------------------------------------------- adapters: the same net three ways

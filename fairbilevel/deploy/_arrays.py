@@ -20,8 +20,7 @@ from fairbilevel._npz import read_npz
 from fairbilevel._trees import flatten_named, map_named
 from fairbilevel.deploy._compact import Compact, forward
 from fairbilevel.deploy._format import NOT_OURS, About, Damaged, Format, Run, description, line
-from fairbilevel.deploy._torch import from_torch, to_torch
-from fairbilevel.models import NAMES, build, in_precision
+from fairbilevel.models import NAMES, build, family_of, from_torch, in_precision, to_torch
 from fairbilevel.records import arrays_bytes
 
 
@@ -58,7 +57,7 @@ class Arrays(Format):
             name, shape = about["model"]["name"], tuple(about["model"]["input_shape"])
             width, classes = about["model"]["width"], len(about["classes"])
             if model is None:
-                if not about["model"]["built_in"] or name not in NAMES:
+                if not about["model"]["built_in"] or family_of(name) not in NAMES:
                     raise Damaged(f"it holds the weights of {name!r}, no built-in model: give it")
                 model = build(name, shape, classes, width=width)
             model = in_precision(model, about.get("precision", "float32"))

@@ -27,7 +27,7 @@ from fairbilevel import _display
 from fairbilevel._trees import fill_named, flatten_named
 from fairbilevel.data import Encoder
 from fairbilevel.masks import Channels, Layer, Layers, Masks, Slice, expand
-from fairbilevel.models import NAMES, Model, as_model, build
+from fairbilevel.models import NAMES, Model, as_model, build, family_of
 from fairbilevel.problem import FairPruningProblem, Network
 from fairbilevel.records import RecordError, read_arrays, read_object, write_arrays, write_json
 from fairbilevel.train import Solution
@@ -255,12 +255,15 @@ def load_model(folder: Path, model: Any = None) -> ModelFiles:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RecordError(f"{folder / 'model.json'} lacks or distorts {error}") from None
     if model is None:
-        if not built_in or name not in NAMES:
+        if not built_in or family_of(name) not in NAMES:
             raise RecordError(
                 f"the run's model {name!r} is not a built-in one: pass it as model=... to "
                 "fb.load_run in Python, commands know built-in models alone"
             )
-        model = build(name, shape, classes, width=width)
+        try:
+            model = build(name, shape, classes, width=width)
+        except ValueError as error:
+            raise RecordError(f"{folder / 'model.json'} names no model: {error}") from None
     model = as_model(model)
     # First what says how large the model really is: nothing of a size is made that no file holds.
     dense = load_network(folder / "dense.npz", model)

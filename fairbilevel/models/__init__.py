@@ -13,8 +13,9 @@ from fairbilevel.models._model import (
 from fairbilevel.models._plain import CNN, MLP, VGG
 from fairbilevel.models._precision import PRECISIONS, check_precision, in_precision, rounded
 from fairbilevel.models._residual import CifarResNet, ResNet
+from fairbilevel.models._torch import from_torch, to_torch
 from fairbilevel.models._transformer import ViT
-from fairbilevel.models._zoo import NAMES, build
+from fairbilevel.models._zoo import NAMES, build, family_of
 
 __all__ = [
     "CNN",
@@ -30,12 +31,15 @@ __all__ = [
     "as_model",
     "build",
     "check_precision",
+    "family_of",
     "from_function",
     "from_linen",
     "from_nnx",
+    "from_torch",
     "in_precision",
     "named_arrays",
     "refusal",
     "rounded",
     "rounds_inputs",
+    "to_torch",
 ]

@@ -1,11 +1,11 @@
-"""What the built-in models share: their batch normalization, and blocks computed again."""
+"""What built-in models share: batch normalization, padding, and blocks computed again."""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from flax import nnx
 from jaxtyping import Array
@@ -26,6 +26,18 @@ class BatchNorm(nnx.BatchNorm):
 # The field's usual value; Flax's 0.99 would still remember the dense network's statistics hundreds
 # of steps after pruning changed them.
 batch_norm = partial(BatchNorm, momentum=0.9)
+
+
+Padding = Literal["same", "symmetric"]
+"""Pixels around an image before a strided convolution: ``"same"`` as JAX and TensorFlow place them,
+one fewer before than behind where their number is odd; ``"symmetric"`` as torch does, half of the
+window on every side. They differ where the stride is 2 and the image's size even."""
+
+
+def around(window: int, padding: Padding) -> str | tuple[tuple[int, int], tuple[int, int]]:
+    """The padding of a window of odd size, as convolutions and poolings take it."""
+    half = window // 2
+    return "SAME" if padding == "same" else ((half, half), (half, half))
 
 
 def run_block(

@@ -9,7 +9,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
-from fairbilevel.models._blocks import batch_norm, run_block
+from fairbilevel.models._blocks import Padding, around, batch_norm, run_block
 
 # Expansion, output channels, blocks, stride of the first block (the paper's table 2).
 STAGES = (
@@ -26,10 +26,10 @@ STAGES = (
 class Depthwise(nnx.Module):
     """A 3x3 convolution of each channel by itself, as many as its kernel has."""
 
-    def __init__(self, channels: int, stride: int, *, rngs: nnx.Rngs):
+    def __init__(self, channels: int, stride: int, padding: Padding, *, rngs: nnx.Rngs):
         start = nnx.initializers.lecun_normal()
         self.kernel = nnx.Param(start(rngs.params(), (3, 3, 1, channels)))
-        self.stride = stride
+        self.stride, self.padding = stride, around(3, padding)
 
     def __call__(self, x: Array) -> Array:
         """Channels as they came, the image smaller by the stride."""
@@ -37,7 +37,7 @@ class Depthwise(nnx.Module):
             x,
             self.kernel[...],
             (self.stride, self.stride),
-            "SAME",
+            self.padding,
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
             feature_group_count=x.shape[-1],
         )
@@ -46,14 +46,23 @@ class Depthwise(nnx.Module):
 class InvertedResidual(nnx.Module):
     """Expand, filter each channel by itself, project back, add (the paper's figure 3b)."""
 
-    def __init__(self, inputs: int, outputs: int, expansion: int, stride: int, *, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        expansion: int,
+        stride: int,
+        padding: Padding = "same",
+        *,
+        rngs: nnx.Rngs,
+    ):
         conv = partial(nnx.Conv, kernel_size=(1, 1), use_bias=False, rngs=rngs)
         inside = expansion * inputs
         self.expands, self.adds = expansion != 1, stride == 1 and inputs == outputs
         if self.expands:
             self.expand = conv(inputs, inside)
             self.expand_norm = batch_norm(inside, rngs=rngs)
-        self.depthwise = Depthwise(inside, stride, rngs=rngs)
+        self.depthwise = Depthwise(inside, stride, padding, rngs=rngs)
         self.depthwise_norm = batch_norm(inside, rngs=rngs)
         self.project = conv(inside, outputs)
         self.project_norm = batch_norm(outputs, rngs=rngs)
@@ -78,6 +87,8 @@ class MobileNetV2(nnx.Module):
             pixels leave 4 before the mean, as is usual up to 64 pixels.
         stages: expansion, output channels, blocks and stride of the first block, a stage each.
         remat: keep one activation a block for the backward pass and compute the rest again.
+        padding: around the image before strided convolutions, ``"same"`` or torch's
+            ``"symmetric"``.
         rngs: where the initial weights come from.
     """
 
@@ -89,6 +100,7 @@ class MobileNetV2(nnx.Module):
         small_images: bool = True,
         stages: Sequence[tuple[int, int, int, int]] = STAGES,
         remat: bool = False,
+        padding: Padding = "same",
         *,
         rngs: nnx.Rngs,
     ):
@@ -98,7 +110,15 @@ class MobileNetV2(nnx.Module):
         self.remat = remat
         inputs = scaled(32)
         stride = 1 if small_images else 2
-        self.stem = nnx.Conv(channels, inputs, (3, 3), stride, use_bias=False, rngs=rngs)
+        self.stem = nnx.Conv(
+            channels,
+            inputs,
+            (3, 3),
+            stride,
+            padding=around(3, padding),
+            use_bias=False,
+            rngs=rngs,
+        )
         self.stem_norm = batch_norm(inputs, rngs=rngs)
         blocks = []
         for stage, (expansion, count, repeats, first) in enumerate(stages):
@@ -106,7 +126,9 @@ class MobileNetV2(nnx.Module):
             for block in range(repeats):
                 halves = block == 0 and first == 2 and not (small_images and stage == 1)
                 stride = 2 if halves else 1
-                blocks.append(InvertedResidual(inputs, outputs, expansion, stride, rngs=rngs))
+                blocks.append(
+                    InvertedResidual(inputs, outputs, expansion, stride, padding, rngs=rngs)
+                )
                 inputs = outputs
         self.blocks = nnx.List(blocks)
         last = scaled(1280)

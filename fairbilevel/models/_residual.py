@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from fairbilevel.models._blocks import batch_norm, run_block
+from fairbilevel.models._blocks import Padding, around, batch_norm, run_block
 
 
 class BasicBlock(nnx.Module):
@@ -17,9 +17,11 @@ class BasicBlock(nnx.Module):
 
     expansion = 1
 
-    def __init__(self, inputs: int, width: int, stride: int, *, rngs: nnx.Rngs):
+    def __init__(
+        self, inputs: int, width: int, stride: int, padding: Padding = "same", *, rngs: nnx.Rngs
+    ):
         conv = partial(nnx.Conv, use_bias=False, rngs=rngs)
-        self.conv1 = conv(inputs, width, (3, 3), stride)
+        self.conv1 = conv(inputs, width, (3, 3), stride, padding=around(3, padding))
         self.norm1 = batch_norm(width, rngs=rngs)
         self.conv2 = conv(width, width, (3, 3))
         self.norm2 = batch_norm(width, rngs=rngs)
@@ -43,12 +45,14 @@ class Bottleneck(nnx.Module):
 
     expansion = 4
 
-    def __init__(self, inputs: int, width: int, stride: int, *, rngs: nnx.Rngs):
+    def __init__(
+        self, inputs: int, width: int, stride: int, padding: Padding = "same", *, rngs: nnx.Rngs
+    ):
         conv = partial(nnx.Conv, use_bias=False, rngs=rngs)
         outputs = self.expansion * width
         self.conv1 = conv(inputs, width, (1, 1))
         self.norm1 = batch_norm(width, rngs=rngs)
-        self.conv2 = conv(width, width, (3, 3), stride)
+        self.conv2 = conv(width, width, (3, 3), stride, padding=around(3, padding))
         self.norm2 = batch_norm(width, rngs=rngs)
         self.conv3 = conv(width, outputs, (1, 1))
         self.norm3 = batch_norm(outputs, rngs=rngs)
@@ -79,6 +83,8 @@ class ResNet(nnx.Module):
             usual up to 64 pixels.
         bottleneck: blocks of three convolutions instead of two.
         remat: keep one activation a block for the backward pass and compute the rest again.
+        padding: around the image before strided convolutions and the pooling, ``"same"`` or
+            torch's ``"symmetric"``.
         rngs: where the initial weights come from.
     """
 
@@ -91,19 +97,29 @@ class ResNet(nnx.Module):
         small_images: bool = True,
         bottleneck: bool = False,
         remat: bool = False,
+        padding: Padding = "same",
         *,
         rngs: nnx.Rngs,
     ):
-        size, stride = ((3, 3), 1) if small_images else ((7, 7), 2)
-        self.stem = nnx.Conv(channels, width, size, stride, use_bias=False, rngs=rngs)
+        size, stride = (3, 1) if small_images else (7, 2)
+        self.stem = nnx.Conv(
+            channels,
+            width,
+            (size, size),
+            stride,
+            padding=around(size, padding),
+            use_bias=False,
+            rngs=rngs,
+        )
         self.stem_norm = batch_norm(width, rngs=rngs)
-        self.pool, self.remat = not small_images, remat
+        self.pool = None if small_images else around(3, padding)
+        self.remat = remat
         block_type = Bottleneck if bottleneck else BasicBlock
         stages, inputs = [], width
         for stage, count in enumerate(blocks):
             for block in range(count):
                 stride = 2 if stage > 0 and block == 0 else 1
-                stages.append(block_type(inputs, width * 2**stage, stride, rngs=rngs))
+                stages.append(block_type(inputs, width * 2**stage, stride, padding, rngs=rngs))
                 inputs = width * 2**stage * block_type.expansion
         self.blocks = nnx.List(stages)
         self.classifier = nnx.Linear(inputs, classes, rngs=rngs)
@@ -111,8 +127,8 @@ class ResNet(nnx.Module):
     def __call__(self, x: Float[Array, "rows height width channels"]) -> Float[Array, "rows c"]:
         """Logits."""
         x = nnx.relu(self.stem_norm(self.stem(x)))
-        if self.pool:
-            x = nnx.max_pool(x, (3, 3), (2, 2), padding="SAME")
+        if self.pool is not None:
+            x = nnx.max_pool(x, (3, 3), (2, 2), padding=self.pool)
         for block in self.blocks:
             x = run_block(block, x, self.remat)
         return self.classifier(x.mean((1, 2)))

@@ -99,13 +99,14 @@ def to_torch(model: str, arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np
     """Arrays under torch's names and layouts.
 
     Args:
-        model: our name of the family.
+        model: our name of the family, options after a colon or not.
         arrays: by our names, as in ``model/dense.npz``: ``param/...`` and ``state/...``.
 
     Returns:
         The arrays, and for each of theirs what it was made of: our name and shape (of query, key
         and value, which timm keeps in one array, three of them), for ``from_torch``.
     """
+    model = model.partition(":")[0]
     parts: dict[str, list[tuple[str, np.ndarray, list[int]]]] = {}
     for ours, values in arrays.items():
         name = ours.split("/", 1)[1]
