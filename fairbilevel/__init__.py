@@ -23,6 +23,7 @@ from fairbilevel import (
     masks,
     methods,
     models,
+    pretrained,
     pruners,
     train,
 )
@@ -69,6 +70,7 @@ __all__ = [
     "masks",
     "methods",
     "models",
+    "pretrained",
     "profile",
     "pruners",
     "read_artifact",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fairbilevel import _options, hypergrad, masks, pruners
+from fairbilevel import _options, hypergrad, masks, pretrained, pruners
 from fairbilevel.problem import FairPruningProblem, Reference
 from fairbilevel.records import Checkpoints
 from fairbilevel.solver import BiFP, BilevelSolver, BiP
@@ -199,7 +199,8 @@ def solve(
         problem: what to solve.
         method: a method, or the name of one (``fb.methods.NAMES``).
         dense: the dense model, if there is one: a ``Reference``, or whatever ``problem.network``
-            takes: a ``Network``, parameters and state, a ``flax.nnx`` module.
+            takes: a ``Network``, parameters and state, a ``flax.nnx`` module; or the path of a
+            network trained elsewhere (``fb.pretrained.read``).
         callback: receives one record a stage.
         dense_steps: gradient steps of the dense model, where it is trained here.
         checkpoints: where checkpoints go, a folder or ``fb.records.Checkpoints``; where there are
@@ -229,6 +230,8 @@ def solve(
         )
     method.allocation(problem)
     method.plan(problem)  # refused before any work
+    if isinstance(dense, (str, Path)):
+        dense = pretrained.refer(problem, pretrained.read(dense).network(problem))
     if dense is not None and not isinstance(dense, Reference):
         dense = problem.refer(problem.network(dense))
     if dense is not None and len(dense.correct) != len(problem.y):

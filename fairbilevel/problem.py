@@ -312,9 +312,9 @@ class FairPruningProblem:
         group: int or str ``[rows]``, group of each row.
         constraints: fairness constraints, each at most once, or a single one; none means accuracy
             alone.
-        normalize: what becomes of inputs: fit (standardized by the rows of fit), none (left as they
-            are), or mean and deviation as MEAN,STD, one number or one a channel (of images, on
-            the scale 0 to 1); as a dense model from elsewhere was trained.
+        normalize: what becomes of inputs: fit (standardized by the rows of fit), none, or by mean
+            and deviation as a dense model from elsewhere was trained: imagenet, or MEAN,STD, one
+            number or one a channel (of images, on the scale 0 to 1).
         roles: row indices by role (``fb.data.split_roles``); drawn from ``seed`` by default.
         counted: bool ``[groups]``, groups that claims speak of; all by default.
         role_fractions: shares of the five roles where ``roles`` is not given.

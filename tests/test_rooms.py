@@ -20,7 +20,7 @@ ROWS = (
     ("report", "certificates", "deploy"),
     ("methods",),
     ("solver", "pruners"),
-    ("train",),
+    ("train", "pretrained"),
     ("problem",),
     ("hypergrad", "fairness", "masks", "analysis"),
     ("records",),

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 MISSING_LEVEL = "(missing)"
 Normalize = str | tuple[float | Sequence[float], float | Sequence[float]]
+CONSTANTS = {"imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))}
+"""Mean and deviation of red, green and blue that usual checkpoints were trained under, by name."""
 _FORMAT = 1
 _CHUNK = 2048
 
@@ -142,7 +144,8 @@ class Encoder:
             rows: row numbers of fit.
             normalize: "fit" standardizes by these rows, "none" leaves numbers as they are, and a
                 pair of mean and deviation standardizes by those: numbers, or one a channel (of
-                images, on the scale 0..1) or entry of the last axis; "MEAN,STD" as text.
+                images, on the scale 0..1) or entry of the last axis; "MEAN,STD" as text, or a name
+                of `CONSTANTS`.
             whole: whether the model takes whole numbers, which stay what they are.
 
         Raises:
@@ -320,7 +323,7 @@ class Encoder:
 
 def parse_normalize(given: Any) -> str | tuple[Any, Any]:
     """ "fit", "none", or a pair of mean and deviation, which text writes as "MEAN,STD" (all means,
-    then all deviations).
+    then all deviations) or as a name of `CONSTANTS`.
 
     Raises:
         DataError: anything else.
@@ -329,6 +332,8 @@ def parse_normalize(given: Any) -> str | tuple[Any, Any]:
     if isinstance(given, str):
         if given in ("fit", "none"):
             return given
+        if given in CONSTANTS:
+            return CONSTANTS[given]
         try:
             numbers = [float(word) for word in given.split(",")]
         except ValueError:
@@ -336,9 +341,11 @@ def parse_normalize(given: Any) -> str | tuple[Any, Any]:
         half = len(numbers) // 2
         pair = (numbers[:half], numbers[half:]) if numbers and 2 * half == len(numbers) else None
     if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-        near = did_you_mean(given, ("fit", "none")) if isinstance(given, str) else ""
+        named = ("fit", "none", *CONSTANTS)
+        near = did_you_mean(given, named) if isinstance(given, str) else ""
         raise DataError(
-            f"normalize is {given!r}{near}; give fit, none, or mean and deviation as MEAN,STD."
+            f"normalize is {given!r}{near}; give fit, none, or mean and deviation as "
+            f"MEAN,STD or by name ({', '.join(CONSTANTS)})."
         )
     return pair[0], pair[1]
 

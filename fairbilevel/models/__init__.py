@@ -15,7 +15,7 @@ from fairbilevel.models._precision import PRECISIONS, check_precision, in_precis
 from fairbilevel.models._residual import CifarResNet, ResNet
 from fairbilevel.models._torch import from_torch, to_torch
 from fairbilevel.models._transformer import ViT
-from fairbilevel.models._zoo import NAMES, build, family_of
+from fairbilevel.models._zoo import NAMES, build, family_of, options_of, usual_width
 
 __all__ = [
     "CNN",
@@ -38,8 +38,10 @@ __all__ = [
     "from_torch",
     "in_precision",
     "named_arrays",
+    "options_of",
     "refusal",
     "rounded",
     "rounds_inputs",
     "to_torch",
+    "usual_width",
 ]

@@ -128,7 +128,7 @@ class ResNet(nnx.Module):
         """Logits."""
         x = nnx.relu(self.stem_norm(self.stem(x)))
         if self.pool is not None:
-            x = nnx.max_pool(x, (3, 3), (2, 2), padding=self.pool)
+            x = nnx.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=self.pool)
         for block in self.blocks:
             x = run_block(block, x, self.remat)
         return self.classifier(x.mean((1, 2)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ _MOST_BLOCKS = 100
 class _None:
     """Of families without options."""
 
+    def of(self, shape: tuple[int, ...]) -> _None:
+        return self
+
 
 @dataclass(frozen=True)
 class _Convolutional:
@@ -38,8 +42,9 @@ class _Convolutional:
     small_images: bool | None = None
     padding: Padding = "same"
 
-    def small(self, shape: tuple[int, ...]) -> bool:
-        return _small(shape) if self.small_images is None else self.small_images
+    def of(self, shape: tuple[int, ...]) -> _Convolutional:
+        small = _small(shape) if self.small_images is None else self.small_images
+        return dataclasses.replace(self, small_images=small)
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,10 @@ class _Transformer:
         if self.depth > _MOST_BLOCKS:
             raise ValueError(f"depth must be at most {_MOST_BLOCKS}, got {self.depth}")
 
+    def of(self, shape: tuple[int, ...]) -> _Transformer:
+        usual = max(min(shape[:2]) // 8, 1) if _small(shape) else 16
+        return dataclasses.replace(self, patch=usual if self.patch is None else self.patch)
+
 
 def _padding(text: str) -> str:
     _options.one_of("padding", text, get_args(Padding))
@@ -79,7 +88,7 @@ Make = Callable[[tuple[int, ...], int, int, bool, Any, nnx.Rngs], nnx.Module]
 @dataclass(frozen=True)
 class _Family:
     """How models are made of shape, classes, width, remat, options and random streams; the width
-    by default; the class of the options."""
+    by default; the class of the options, whose ``of`` leaves none to the shape of a row."""
 
     make: Make
     width: int
@@ -90,7 +99,7 @@ def _resnet(*blocks: int, bottleneck: bool = False) -> _Family:
     def make(
         s: tuple[int, ...], c: int, width: int, remat: bool, o: _Convolutional, r: nnx.Rngs
     ) -> ResNet:
-        small = o.small(s)
+        small = bool(o.small_images)
         return ResNet(blocks, s[-1], c, width, small, bottleneck, remat, o.padding, rngs=r)
 
     return _Family(make, 64, _Convolutional)
@@ -99,12 +108,12 @@ def _resnet(*blocks: int, bottleneck: bool = False) -> _Family:
 def _mobile(
     s: tuple[int, ...], c: int, width: int, remat: bool, o: _Convolutional, r: nnx.Rngs
 ) -> MobileNetV2:
-    small = o.small(s)
+    small = bool(o.small_images)
     return MobileNetV2(s[-1], c, width, small, remat=remat, padding=o.padding, rngs=r)
 
 
 def _vit(s: tuple[int, ...], c: int, width: int, remat: bool, o: _Transformer, r: nnx.Rngs) -> ViT:
-    patch = o.patch or (max(min(s[:2]) // 8, 1) if _small(s) else 16)
+    patch = o.patch or 1
     if patch > min(s[:2]):
         raise ValueError(f"images of {s[0]}x{s[1]} pixels hold no patch of {patch}x{patch}")
     return ViT((s[0], s[1], s[2]), c, patch, width, o.depth, o.heads, remat, rngs=r)
@@ -129,6 +138,29 @@ NAMES = tuple(_ZOO)
 def family_of(name: str) -> str:
     """The part of a built-in model's name before its options: of ``"vit:patch=8"``, ``"vit"``."""
     return name.partition(":")[0]
+
+
+def usual_width(name: str) -> int:
+    """The width of a built-in model where none is given."""
+    return _ZOO[family_of(name)].width
+
+
+def options_of(name: str, input_shape: Sequence[int]) -> Any:
+    """The options of a built-in model on rows of a shape, defaults filled in: equal where two names
+    mean the same model.
+
+    Raises:
+        ValueError: unknown name or option (with the nearest one), or a value outside its range.
+    """
+    family, _, rest = name.partition(":")
+    _options.one_of("model", family, NAMES)
+    kind, what = _ZOO[family].options, f"model {family!r}"
+    try:
+        given = kind(**_options.parse(what, kind, rest, readers={"padding": _padding}))
+    except ValueError as error:
+        said = str(error)
+        raise ValueError(said if said.startswith("model ") else f"model {name!r}: {said}") from None
+    return given.of(tuple(input_shape))
 
 
 def build(
@@ -172,15 +204,8 @@ def build(
         ValueError: unknown name or option (with the nearest one), a value outside its range, an
             image model on rows that are not images, or a width below 1.
     """
-    family, _, rest = name.partition(":")
+    family = family_of(name)
     _options.one_of("model", family, NAMES)
-    entry = _ZOO[family]
-    what, readers = f"model {family!r}", {"padding": _padding}
-    try:
-        options = entry.options(**_options.parse(what, entry.options, rest, readers=readers))
-    except ValueError as error:
-        said = str(error)
-        raise ValueError(said if said.startswith("model ") else f"model {name!r}: {said}") from None
     if width is not None and width < 1:
         raise ValueError(f"width must be at least 1, got {width}")
     shape = tuple(int(n) for n in input_shape)
@@ -189,6 +214,7 @@ def build(
             f"model {name!r} wants images [height, width, channels], these rows have shape "
             f"{list(shape)}: use --model mlp"
         )
+    entry, options = _ZOO[family], options_of(name, shape)
     chosen = entry.width if width is None else width
     return from_nnx(
         lambda rngs: entry.make(shape, classes, chosen, remat, options, rngs), name=name

@@ -146,11 +146,12 @@ class _Asked:
     """Rows below which a class is small, for merge and drop."""
 
     model: str = "auto"
-    """mlp, cnn, resnet10, resnet18, resnet34, resnet50, cifar-resnet56, mobilenetv2, vgg19 or vit;
-    auto picks mlp for tables, cnn for images up to 16 pixels and a resnet10 of width 16 above."""
+    """mlp, cnn, resnet10, resnet18, resnet34, resnet50, cifar-resnet56, mobilenetv2, vgg19 or vit,
+    options after a colon, as in resnet18:padding=symmetric; auto picks mlp for tables, cnn for
+    images up to 16 pixels and a resnet10 of width 16 above, or what --dense holds."""
     dense: str | None = None
-    """Take the dense model from a former run folder or from an .npz of parameters instead of
-    training one."""
+    """Take the dense model from a former run folder, an .npz of parameters, a .safetensors of timm
+    (resnet18/34/50, mobilenetv2, vit) or a folder of Orbax instead of training one."""
     dense_steps: int | None = None
     """Gradient steps of the dense model; by default 30 epochs, 500 to 3000 steps."""
     dense_learning_rate: float = 0.1

@@ -11,11 +11,12 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from fairbilevel import data as fb_data
-from fairbilevel import deploy
+from fairbilevel import deploy, pretrained
 from fairbilevel.data import Dataset
 from fairbilevel.devices import Placement
-from fairbilevel.problem import FairPruningProblem, Network
-from fairbilevel.records import CONFIG, MODEL, RecordError, is_run_folder, read_object
+from fairbilevel.pretrained import Checkpoint, Pretrained
+from fairbilevel.problem import FairPruningProblem
+from fairbilevel.records import CONFIG, MODEL, is_run_folder, read_object
 from fairbilevel.run._config import Config
 from fairbilevel.run._rows import read_rows
 from fairbilevel.train import Method
@@ -37,7 +38,7 @@ class Prepared:
     config: Config
     method: Method
     problem: FairPruningProblem
-    dense: Network | None
+    dense: Pretrained | None
 
 
 def read_data(config: Config) -> tuple[Dataset, Bool[np.ndarray, " groups"]]:
@@ -47,16 +48,16 @@ def read_data(config: Config) -> tuple[Dataset, Bool[np.ndarray, " groups"]]:
     return fb_data.handle_small_groups(data, config.small_groups, config.min_group_rows)
 
 
-def model_choice(config: Config, data: Dataset) -> tuple[str, int | None]:
+def model_choice(name: str, width: int | None, data: Dataset) -> tuple[str, int | None]:
     """Name and width of the model, ``auto`` resolved by the shape of a row."""
-    if config.model != "auto":
-        return config.model, config.width
+    if name != "auto":
+        return name, width
     shape = np.shape(data.inputs)[1:] if isinstance(data.inputs, np.ndarray) else ()
     if len(shape) != 3:
-        return "mlp", config.width
+        return "mlp", width
     if max(shape[:2]) <= 16:
-        return "cnn", config.width
-    return "resnet10", config.width or 16
+        return "cnn", width
+    return "resnet10", width or 16
 
 
 def prepare(config: Config) -> Prepared:
@@ -69,12 +70,17 @@ def prepare(config: Config) -> Prepared:
     config.refuse_unused(config.method)
     method = config.build()
     placement = config.placement()
+    checkpoint = _checkpoint(config)
     data, counted = read_data(config)
     roles = fb_data.split_roles(data, config.fractions() or fb_data.FRACTIONS, config.seed, counted)
-    problem = build_problem(config, data, counted, roles, config.seed, placement)
+    problem = build_problem(config, data, counted, roles, config.seed, placement, checkpoint)
     method.allocation(problem)
     method.plan(problem)
-    dense = None if config.dense is None else _given_dense(Path(config.dense), problem)
+    dense = None
+    if checkpoint is not None:
+        dense = checkpoint.network(problem)
+    elif config.dense is not None:
+        dense = _given_dense(Path(config.dense), problem)
     return Prepared(config, method, problem, dense)
 
 
@@ -85,9 +91,14 @@ def build_problem(
     roles: Mapping[str, Int[np.ndarray, " n"]],
     seed: int,
     placement: Placement,
+    checkpoint: Checkpoint | None = None,
 ) -> FairPruningProblem:
-    """The problem that a configuration makes of rows in these roles."""
-    name, width = model_choice(config, data)
+    """The problem that a configuration makes of rows in these roles, its model of the architecture
+    of a checkpoint if there is one."""
+    name, width = config.model, config.width
+    if checkpoint is not None:
+        name, width = checkpoint.model(name, width)
+    name, width = model_choice(name, width, data)
     return FairPruningProblem(
         name,
         data,
@@ -100,15 +111,23 @@ def build_problem(
     )
 
 
-def _given_dense(path: Path, problem: FairPruningProblem) -> Network:
+def _checkpoint(config: Config) -> Checkpoint | None:
+    """What ``--dense`` gives, unless it is a run or an .npz of parameters."""
+    if config.dense is None:
+        return None
+    path = Path(config.dense)
+    if path.suffix == ".npz" or is_run_folder(path):
+        return None
+    return pretrained.read(path)
+
+
+def _given_dense(path: Path, problem: FairPruningProblem) -> Pretrained:
     source = path
     if path.is_dir():
-        if not is_run_folder(path):
-            raise RecordError(f"--dense {path} is neither a run folder nor an .npz of parameters")
         source = path / MODEL / "dense.npz"
         _refuse_other_inputs(path, problem)
         _refuse_leak(path, problem)
-    return deploy.load_network(source, problem.model)
+    return Pretrained(deploy.load_network(source, problem.model))
 
 
 def _refuse_other_inputs(path: Path, problem: FairPruningProblem) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fairbilevel import deploy, devices
+from fairbilevel import deploy, devices, pretrained
 from fairbilevel.problem import Reference
 from fairbilevel.records import (
     CHECKPOINTS,
@@ -54,7 +54,7 @@ def dense_reference(
     """
     config, problem = prepared.config, prepared.problem
     if prepared.dense is not None:
-        return problem.refer(prepared.dense)
+        return pretrained.refer(problem, prepared.dense)
     return train_dense(
         problem,
         steps=config.dense_steps,
