@@ -28,7 +28,9 @@ def test_the_models_of_a_guide_are_right(capsys):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     for block in blocks:
         exec(compile(block, page, "exec"), {})
-    given, texts, _ = capsys.readouterr().out.splitlines()
+    given, orbax, texts, _ = capsys.readouterr().out.splitlines()
+    assert float(orbax.split()[0]) > 0.8
+    assert "answers 5 classes and the data has 2: it was replaced by a new one" in orbax
     assert float(given.split()[0]) > 0.9
     assert given.endswith(" ()")
     assert texts.startswith("integer ")
