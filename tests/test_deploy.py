@@ -28,6 +28,7 @@ NUMBERS = (RNG.normal(size=(N, 12)) * 3 + 5).astype(np.float32)
 WIDTHS = {
     "mlp": 32, "cnn": 8, "resnet10": 8, "resnet18": 8, "cifar-resnet56": 4, "mobilenetv2": 8,
     "vgg19": 8, "vit": 48,
+    "resnet10:padding=symmetric,small_images=false": 4,  # a pooling, and torch's padding
 }  # fmt: skip
 FORMATS = ("stablehlo", "onnx", "safetensors", "npz")
 # Families whose weights are written too: torch's names differ in these alone.

@@ -189,9 +189,10 @@ def test_padding_of_strided_convolutions():
     large = ":small_images=false"
     assert paddings("resnet18") == {(1, none), (3, behind)}
     assert paddings(f"resnet18{large}") == {(1, none), (3, behind), (7, odd), ("pool", behind)}
+    # The pooling's own padding is an operation before it.
     both = f"{large},padding=symmetric"
     for name in ("resnet18", "resnet50"):
-        assert paddings(name + both) == {(1, none), (3, one), (7, three), ("pool", one)}
+        assert paddings(name + both) == {(1, none), (3, one), (7, three), ("pool", none)}
     assert paddings("mobilenetv2") == {(3, behind)}
     assert paddings(f"mobilenetv2{both}") == {(3, one)}
 

