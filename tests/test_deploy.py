@@ -437,7 +437,8 @@ def test_a_file_that_answers_otherwise_is_not_written(tmp_path, monkeypatch):
     right = fb.deploy.forward
 
     def wrong(*arguments, **options):
-        return lambda x: right(*arguments, **options)(x) + jnp.array([0.0, 3.0])
+        function = right(*arguments, **options)
+        return lambda x: function(x) + jnp.array([0.0, 3.0])
 
     monkeypatch.setattr("fairbilevel.deploy._stablehlo.forward", wrong)
     with pytest.raises(ValueError, match="answers otherwise than the run"):

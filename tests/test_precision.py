@@ -299,7 +299,8 @@ def test_garbage_is_refused_unless_asked_for(solution, tmp_path, monkeypatch):
     right = fb.deploy.forward
 
     def turned(*arguments, **options):
-        return lambda x: -right(*arguments, **options)(x)
+        function = right(*arguments, **options)
+        return lambda x: -function(x)
 
     monkeypatch.setattr("fairbilevel.deploy._stablehlo.forward", turned)
     with pytest.raises(ValueError, match=r"bfloat16 \d+ of \d+ rows get another class .* 0\.1"):
@@ -307,9 +308,12 @@ def test_garbage_is_refused_unless_asked_for(solution, tmp_path, monkeypatch):
     assert file.read_bytes() == b"as it was"
     made = fb.export(solution, file, precision="bfloat16", allow_changed=1)
     assert made.about["checked"]["changed"] > 0.1 * made.about["checked"]["rows"]
-    monkeypatch.setattr(
-        "fairbilevel.deploy._stablehlo.forward", lambda *a, **o: lambda x: turned(*a, **o)(x) / 0
-    )
+
+    def infinite(*arguments, **options):
+        function = right(*arguments, **options)
+        return lambda x: function(x) / 0
+
+    monkeypatch.setattr("fairbilevel.deploy._stablehlo.forward", infinite)
     with pytest.raises(ValueError, match="not finite"):
         fb.export(solution, file, precision="bfloat16", allow_changed=1)
     assert list(tmp_path.iterdir()) == [file]

@@ -15,10 +15,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from fairbilevel._npz import read_npz
 from fairbilevel._trees import flatten_named, map_named
-from fairbilevel.deploy._compact import Compact, forward
+from fairbilevel.deploy._compact import Compact
 from fairbilevel.deploy._format import NOT_OURS, About, Damaged, Format, Run, description, line
 from fairbilevel.models import NAMES, build, family_of, from_torch, in_precision, to_torch
 from fairbilevel.records import arrays_bytes
@@ -64,10 +65,14 @@ class Arrays(Format):
             arrays = self.ours(content, about)
             like = jax.eval_shape(model.init, jax.random.key(0))
             trees = _filled(like[0], arrays, "param"), _filled(like[1], arrays, "state")
+            apply = model.apply
+
             # Parameters are arguments: as constants they would be folded, which takes long.
-            function = jax.jit(
-                lambda params, state, x: forward(Compact(model, params, state))(first(x))
-            )
+            @jax.jit
+            def function(params: Any, state: Any, x: Array) -> Array:
+                logits, _ = apply(params, state, first(x), False, jax.random.key(0))
+                return logits.astype(jnp.float32)
+
         except (KeyError, TypeError, ValueError) as error:
             raise Damaged(f"its arrays are not those of its model ({error})") from None
         return lambda x: np.asarray(function(*trees, x))
