@@ -185,6 +185,7 @@ def solved(granularity, sparsity, model="mlp"):
     return fb.solve(
         problem, "magnitude", dense=problem.initial_network(), sparsity=sparsity, steps=4,
         batch_size=16, granularity=granularity, budget="uniform",
+        round_channels=1,
     )  # fmt: skip
 
 
