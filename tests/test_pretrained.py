@@ -518,4 +518,7 @@ def test_a_run_from_a_file_is_loaded_exported_and_certified(file, tmp_path, monk
     error = capsys.readouterr().err
     assert "holds timm's resnet18, not resnet50: give --model resnet18" in error
     assert len(error.splitlines()) == 1
+    words[words.index("--dense") + 1] = "run"
+    assert main([*words[:-2], "--out", "other"]) == 2
+    assert "give --model resnet18:padding=symmetric,small_images=f" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()

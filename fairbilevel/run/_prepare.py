@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from fairbilevel import data as fb_data
-from fairbilevel import deploy, pretrained
+from fairbilevel import deploy, models, pretrained
 from fairbilevel.data import Dataset
 from fairbilevel.devices import Placement
 from fairbilevel.pretrained import Checkpoint, Pretrained
@@ -125,9 +125,23 @@ def _given_dense(path: Path, problem: FairPruningProblem) -> Pretrained:
     source = path
     if path.is_dir():
         source = path / MODEL / "dense.npz"
+        _refuse_other_options(path, problem)
         _refuse_other_inputs(path, problem)
         _refuse_leak(path, problem)
     return Pretrained(deploy.load_network(source, problem.model))
+
+
+def _refuse_other_options(path: Path, problem: FairPruningProblem) -> None:
+    """Refuse the dense model of a run that pads, splits or begins in another way: its arrays may
+    fit all the same."""
+    there, here = read_object(path / MODEL / "model.json").get("name"), problem.model.name
+    if not isinstance(there, str) or models.family_of(there) != models.family_of(here):
+        return  # refused by its arrays
+    row = problem.inputs.shape[1:]
+    if models.options_of(there, row) != models.options_of(here, row):
+        raise ValueError(
+            f"--dense {path} holds a {there!r}, and here it is {here!r}: give --model {there}"
+        )
 
 
 def _refuse_other_inputs(path: Path, problem: FairPruningProblem) -> None:
