@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fairbilevel import _display, masks
+from fairbilevel import _display, _trees, masks
 from fairbilevel._display import storage
 from fairbilevel.deploy._compact import SPARSE_FROM, Compact, Pruned, compact, forward, mostly_zero
 from fairbilevel.deploy._format import require
@@ -237,8 +237,11 @@ def measure(
 
 def _gain(granularity: str, zero: tuple[str, ...]) -> str:
     """What can be gained at all."""
+    smaller = "the pruned network is a smaller one for every runtime."
     if granularity == "filter":
-        return "Removed filters are cut out: the pruned network is a smaller one for every runtime."
+        return f"Removed filters are cut out: {smaller}"
+    if granularity == "block":
+        return f"Removed blocks are left out of what is computed: {smaller}"
     layers = ", ".join(name.removesuffix("/kernel") for name in zero) or "none"
     return (
         "Removed single weights are zeros in arrays as large as before: they make the compressed "
@@ -346,30 +349,31 @@ def _footprints(
         given.masks,
         given.granularity,
     )
-    cut = given.granularity == "filter"
-    parameters = {
-        "dense": (cost.dense_parameters, cost.dense_parameters),
-        "pruned": (cost.parameters if cut else cost.dense_parameters, cost.parameters),
-    }
+    zeros_run = given.granularity == "weight"  # all others are not computed any more
+    parameters = {"dense": cost.dense_parameters, "pruned": cost.parameters}
     products = {
         "dense": (cost.dense_multiply_adds, cost.dense_multiply_adds),
-        "pruned": (cost.multiply_adds if cut else cost.dense_multiply_adds, cost.multiply_adds),
+        "pruned": (
+            cost.dense_multiply_adds if zeros_run else cost.multiply_adds,
+            cost.multiply_adds,
+        ),
     }
 
     def footprint(name: str) -> Footprint:
         network = networks[name]
         arrays = FORMATS["npz"].convert(network, lambda x: x, rows.shape[1:], rows.dtype, {})
-        (whole, kept), (every, needed) = parameters[name], products[name]
+        every, needed = products[name]
+        logits = forward(network)
         return Footprint(
             file_bytes=len(arrays_bytes(arrays)),
             compressed_bytes=len(arrays_bytes(arrays, compressed=True)),
             onnx_bytes=onnx.get(name),
-            parameters=whole,
+            parameters=_trees.size(network.params),
             multiply_adds=every,
-            kept_parameters=kept,
+            kept_parameters=parameters[name],
             kept_multiply_adds=needed,
             activation_bytes=masks.peak_activations(
-                network.model.apply, network.params, network.state, rows
+                lambda params, state, x, train, key: (logits(x), state), {}, {}, rows
             ),
         )
 

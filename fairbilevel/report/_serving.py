@@ -170,8 +170,10 @@ def _share_chart(rows: list[Counted]) -> str:
         axis="of the dense network, %",
         domain=(0, max(100.0, *(share for _, share in shares))),
     )
-    text = "The pruned network in percent of the dense one."
-    return figure("serving-left", "What is left", text, draw, wide=330, narrow=350)
+    text = "The pruned network, in percent of the dense one."
+    return figure(
+        "serving-left", "What is left of the dense network", text, draw, wide=330, narrow=350
+    )
 
 
 def _time_charts(rows: list[Timed]) -> str:

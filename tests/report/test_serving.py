@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from fairbilevel.report import counted_rows, render, timed_rows
+from fairbilevel.report._serving import serving_section
 
 MakeRun = Callable[..., tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]]
 HEADING = "What it takes to serve"
@@ -114,20 +115,20 @@ def test_numbers_of_another_network_are_not_shown(
     assert "<svg" not in section
 
 
-def test_whatever_the_file_holds_the_page_is_whole(example_run: MakeRun) -> None:
+def test_whatever_the_file_holds_the_section_is_whole() -> None:
     evil = "<script>x</script>\"'&"
     whole = profile("weight")
     for key in whole:
         for value in (None, [], {}, [1, {"a": []}], evil, -1e300, float("nan")):
             if key != "pruned_model":
-                shown(example_run, {**whole, key: value})
+                serving_section({**whole, key: value}, DIGEST)
     poisoned = copy.deepcopy(whole)
     poisoned["notes"] = [evil, evil]
     for one in poisoned["speeds"]:
         one["engine"] = evil
     poisoned["speeds"][1] |= {"batch": 10**400, "milliseconds": evil}
     poisoned["dense"]["parameters"] = 0
-    section = shown(example_run, poisoned)
+    section = serving_section(poisoned, DIGEST)
     assert "<script" not in section
     assert "&lt;script&gt;" in section
     for svg in re.findall(r"<svg .*?</svg>", section, flags=re.DOTALL):
