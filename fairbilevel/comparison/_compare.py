@@ -108,6 +108,8 @@ def _claim(comparison: Comparison, folder: Path) -> None:
         # Options that came later were at their defaults then; those that no number depends on may
         # have been written down by a former version.
         defaults = {k: v for k, v in _as_json(Config().to_json()).items() if k in given}
+        if known.get("granularity") == "filter":
+            defaults |= {"round_channels": 1}  # before it was an option
         known = {k: v for k, v in {**defaults, **known}.items() if k not in FREE_OPTIONS}
         other = sorted(k for k in {*known, *given} if known.get(k) != given.get(k))
         if other:
