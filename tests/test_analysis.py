@@ -463,9 +463,9 @@ def test_counters_are_not_interpolated():
 
 def solved(problem, dense, pruned):
     """A solution made of two given networks."""
-    reference, budget = problem.refer(dense), fb.masks.Budget.of(problem.layers, "weight", "global")
+    reference, even = problem.refer(dense), fb.BilevelSolver(sparsity=0.5).allocation(problem)
     return fb.Solution(
-        "given", problem, reference, pruned, {}, {}, {}, "weight", budget, 0.5, fb.train.Costs(), []
+        "given", problem, reference, pruned, {}, {}, {}, "weight", even, 0.5, fb.train.Costs(), []
     )  # fmt: skip
 
 
