@@ -73,9 +73,13 @@ class Budget:
         units = layers.units(granularity)
         _options.one_of("budget", kind, BUDGETS)
         if not units:
+            what = (
+                "the model has no residual block whose shortcut changes nothing"
+                if granularity == "block"
+                else "no channel of this model can go without changing others"
+            )
             raise ValueError(
-                f"nothing to prune at granularity {granularity!r}: no channel of this model can go "
-                "without changing others; use granularity 'weight'"
+                f"nothing to prune at granularity {granularity!r}: {what}; use granularity 'weight'"
             )
         counts = {unit.name: int(np.prod(unit.shape)) for unit in units}
         return Budget(kind, counts, tuple(unit.name for unit in units if unit.essential))
