@@ -14,7 +14,7 @@ import pytest
 from flax import nnx
 
 import fairbilevel as fb
-from fairbilevel import _xla, fairness, hypergrad, masks, models
+from fairbilevel import _xla, fairness, hypergrad, models
 from fairbilevel.cli import main
 from fairbilevel.hypergrad import MaskedLoss
 from fairbilevel.problem import Numbers

@@ -445,7 +445,7 @@ def join_any(arrays):
     return np.concatenate([np.asarray(a).reshape(-1) for a in arrays.values()])
 
 
-@pytest.mark.parametrize("granularity", ("weight", "filter"))
+@pytest.mark.parametrize("granularity", ["weight", "filter"])
 def test_other_starts(granularity):
     params, key = as_jax(layer_params()), jax.random.key(0)
     constant = masks.start_scores("constant", params, LAYERS, granularity, key)
@@ -474,7 +474,7 @@ def test_spread_is_the_standard_deviation():
 # ---------------------------------------------------------------- expand, apply, collect
 
 
-@pytest.mark.parametrize("granularity", ("weight", "filter"))
+@pytest.mark.parametrize("granularity", ["weight", "filter"])
 def test_collect_is_the_transpose_of_expand(granularity):
     """``<expand(m) - expand(0), e> = <m, collect(e)>`` for all ``m`` and ``e``."""
     with jax.enable_x64(True):
@@ -499,7 +499,7 @@ def test_collect_is_the_transpose_of_expand(granularity):
         assert left == pytest.approx(right, rel=1e-12)
 
 
-@pytest.mark.parametrize("granularity", ("weight", "filter"))
+@pytest.mark.parametrize("granularity", ["weight", "filter"])
 def test_collect_is_the_gradient_of_apply(granularity):
     params = as_jax(layer_params())
     units = {unit.name: unit.shape for unit in LAYERS.units(granularity)}

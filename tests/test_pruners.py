@@ -198,7 +198,7 @@ def loss_by_hand(params, x, y):
     return np.mean(np.logaddexp.reduce(logits, 1) - logits[np.arange(len(y)), y])
 
 
-@pytest.mark.parametrize("granularity", ("weight", "filter"))
+@pytest.mark.parametrize("granularity", ["weight", "filter"])
 def test_snip_by_finite_differences(granularity, tiny, dense):
     """The derivative with respect to a mask, of a weight or of a neuron with its bias."""
     rows = tiny.roles["fit"][:40]

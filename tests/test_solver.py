@@ -380,7 +380,7 @@ def test_the_multipliers_answer_to_violations(tiny_problem, dense, base):
 
 
 @pytest.mark.parametrize("start", [None, *masks.MAGNITUDES])
-@pytest.mark.parametrize("granularity", ("weight", "filter"))
+@pytest.mark.parametrize("granularity", ["weight", "filter"])
 def test_scores_that_follow_their_weights_alone_are_magnitudes(
     granularity, start, tiny_problem, dense
 ):
