@@ -14,6 +14,7 @@ import fairbilevel as fb
 from fairbilevel import masks
 from fairbilevel.cli import main
 from fairbilevel.masks import Allocation, Budget, layer_shares, multiple_of
+from fairbilevel.train._expected import data_expected, settings
 
 UNITS = {"a": 64, "b": 24, "c": 8, "d": 40}
 
@@ -280,3 +281,37 @@ def test_target_stays_the_column_of_a_table(tmp_path, capsys):
     words = ["plan", "--data", str(tmp_path / "t.csv"), "--target", "income", "--group", "sex"]
     assert main([*words, "--target=parameters=50%"]) == 0
     assert "weights to remove" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["solve", "--target", "parameters=50%", "--sparsity", "0.9"], "leave --sparsity out"),
+        (["plan", "--sparsity-of=parameters", "--target=parameters=50%"], "--sparsity-of out"),
+        (["compare", "--target", "multiply-adds=50%"], "--sparsity-of multiply-adds with"),
+        (["frontier", "--target", "multiply-adds=50%"], "--sparsity-of multiply-adds with"),
+    ],
+)
+def test_a_target_beside_a_sparsity(words, said, capsys):
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_a_plan_says_what_was_asked(capsys):
+    assert main(["plan", "--target", "multiply-adds=40%"]) == 0
+    assert "60 % of the multiply-adds to remove" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    "changed", [{"layer_sparsity": ("convolutions/0=0.25",)}, {"sparsity_of": "parameters"}]
+)
+def test_checkpoints_remember_what_layers_keep(changed, problem):
+    asked = {"sparsity": 0.5, "granularity": "filter", "steps": 40, "batch_size": 16}
+    methods = (fb.BilevelSolver(**asked), fb.BilevelSolver(**asked, **changed))
+    expected = [settings(method) for method in methods]
+    assert expected[0] != expected[1]
+    json.dumps(expected)
+    kept = fb.FairPruningProblem("cnn", problem.data, width=8, keep_layer=("convolutions/0",))
+    assert data_expected(kept) != data_expected(problem)

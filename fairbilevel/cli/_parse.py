@@ -68,7 +68,7 @@ def configuration(name: str, words: list[str], default: Any = None) -> Any:
     no_values: dict[str, Any] = dict.fromkeys(repeated, ())
     cleared = dataclasses.replace(default, **no_values)
     help_default = default if {"help", "h"} & given or "-h" in rest else cleared
-    parsed = parse(Config, name, _said(_budgets(rest)), help_default)
+    parsed = parse(Config, name, _said(_budgets(name, rest)), help_default)
     if help_default is cleared:
         kept: dict[str, Any] = {n: getattr(default, n) for n in repeated if n not in given}
         parsed = dataclasses.replace(parsed, **kept)
@@ -78,12 +78,12 @@ def configuration(name: str, words: list[str], default: Any = None) -> Any:
     return parsed
 
 
-def _budgets(words: list[str]) -> list[str]:
+def _budgets(name: str, words: list[str]) -> list[str]:
     """``--target multiply-adds=50%``, the share of the dense network that is left, as the sparsity
     that it is; ``--target COLUMN`` stays the column to predict.
 
     Raises:
-        ValueError: a share outside (0, 1].
+        ValueError: a share outside (0, 1], or a sparsity is given as well.
     """
     from fairbilevel.masks import MEASURES
 
@@ -104,6 +104,14 @@ def _budgets(words: list[str]) -> list[str]:
         if share is None or not 0 < share <= 1:
             raise ValueError(
                 f"--target {measure} takes the share that is left, as {measure}=50%, got {amount!r}"
+            )
+        given = {w.partition("=")[0] for w in words}
+        for other in {"--sparsity", "--sparsity-of"} & given:
+            raise ValueError(f"--target {measure} says what is left: leave {other} out")
+        if name in ("compare", "frontier"):
+            raise ValueError(
+                f"{name} takes several: give --sparsity-of {measure} with --sparsities in place of "
+                "--target"
             )
         said += ["--sparsity-of", measure, "--sparsity", repr(round(1 - share, 12))]
     return said

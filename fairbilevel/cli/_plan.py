@@ -14,11 +14,17 @@ def print_plan(console: Console, prepared: Any, plan: Any) -> None:
 
     problem = prepared.problem
     data = problem.data
+    method, units = prepared.method, f"{prepared.method.granularity}s"
+    share = f"{100 * method.sparsity:g} %"
+    if method.sparsity_of == "units":
+        asked = f"{plan.removed:,} of {plan.prunable:,} {units} to remove ({share})"
+    else:
+        asked = (
+            f"{share} of the {method.sparsity_of} to remove with some of {plan.prunable:,} {units}"
+        )
     console.print(
         f"[bold]{data.name}[/bold]: {len(data):,} rows, {len(data.classes)} classes, "
-        f"{len(data.groups)} groups; {problem.model.name}, {plan.removed:,} of "
-        f"{plan.prunable:,} {prepared.method.granularity}s to remove "
-        f"({100 * prepared.method.sparsity:g} %)",
+        f"{len(data.groups)} groups; {problem.model.name}, {asked}",
         highlight=False,
         soft_wrap=True,
     )

@@ -21,7 +21,7 @@ import numpy as np
 from fairbilevel import _display, _trees, masks
 from fairbilevel._display import storage
 from fairbilevel.deploy._compact import SPARSE_FROM, Compact, Pruned, compact, forward, mostly_zero
-from fairbilevel.deploy._format import require
+from fairbilevel.deploy._format import line, require
 from fairbilevel.deploy._formats import FORMATS
 from fairbilevel.deploy._model import ModelFiles
 from fairbilevel.devices import Times, timed
@@ -324,8 +324,8 @@ def _onnx_calls(
             runs[name] = kind.run(content, about, lambda x: x, None)
             runs[name](rows[:1])
         except Exception as error:  # the converter and the runtime have their own
-            said = next(iter(str(error).splitlines()), type(error).__name__)
-            return {}, {}, f"Not timed by ONNX Runtime, which does not take this model: {said}"
+            why = f"Not timed by ONNX Runtime, which does not take this model: {line(error)}"
+            return {}, {}, why
         sizes[name] = len(kind.pack(content, about))
     calls: Calls = {
         ("onnxruntime", name, batch): functools.partial(run, rows[:batch])

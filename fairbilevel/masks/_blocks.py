@@ -7,106 +7,21 @@ network is as deep as without it. Blocks whose shortcut has weights (where the s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator
 
-from jax.extend import core as jex_core
-
-from fairbilevel.masks._essential import SAME, VARIES, ZERO, constant_level, level_of
-from fairbilevel.masks._trace import CALL_NAMES, CALLS
-
-# The same values, perhaps in another type or place.
-_ALIASES = {"convert_element_type", "sharding_constraint", "copy", "copy_p", "optimization_barrier"}
+from fairbilevel.masks._essential import SAME, VARIES, ZERO, Program
 
 
-@dataclass
-class Program:
-    """A jaxpr with its calls opened, values by number: the inputs first.
-
-    Attributes:
-        before: of each value, a set of bits: itself and all values that it depends on.
-        levels: of constants: ``ZERO`` or ``SAME``.
-        shapes: of values.
-        steps: name of the operation, numbers of what goes in and of what comes out.
-    """
-
-    before: list[int] = field(default_factory=list)
-    levels: dict[int, int] = field(default_factory=dict)
-    shapes: list[tuple[int, ...]] = field(default_factory=list)
-    steps: list[tuple[str, list[int], list[int]]] = field(default_factory=list)
-
-    @staticmethod
-    def of(closed: Any) -> Program:
-        """The program of a closed jaxpr."""
-        found = Program()
-        inputs = [found.value(v.aval.shape) for v in closed.jaxpr.invars]
-        found._walk(closed.jaxpr, closed.consts, inputs)
-        return found
-
-    def value(self, shape: Any, before: int = 0) -> int:
-        """A new value."""
-        number = len(self.before)
-        self.before.append(before | 1 << number)
-        self.shapes.append(tuple(shape))
-        return number
-
-    def _constant(self, value: Any) -> int:
-        number = self.value(getattr(value, "shape", ()))
-        self.levels[number] = constant_level(value)
-        return number
-
-    def _walk(self, jaxpr: Any, consts: Sequence[Any], inputs: list[int]) -> list[int]:
-        env = dict(zip(jaxpr.invars, inputs, strict=True))
-        env.update((v, self._constant(c)) for v, c in zip(jaxpr.constvars, consts, strict=True))
-
-        def read(atom: Any) -> int:
-            if isinstance(atom, jex_core.Literal):
-                return self._constant(atom.val)
-            return env[atom]
-
-        for eqn in jaxpr.eqns:
-            given, name = [read(v) for v in eqn.invars], eqn.primitive.name
-            inner = next((eqn.params[p] for p in CALLS if p in eqn.params), None)
-            if name in CALL_NAMES and inner is not None:
-                outs = self._walk(
-                    getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), given
-                )
-            elif name in _ALIASES:
-                outs = given
-            else:
-                before = 0
-                for value in given:
-                    before |= self.before[value]
-                outs = [self.value(getattr(v.aval, "shape", ()), before) for v in eqn.outvars]
-                self.steps.append((name, given, outs))
-            env.update(zip(eqn.outvars, outs, strict=True))
-        return [read(v) for v in jaxpr.outvars]
-
-    def is_zero(self, value: int, zero: int, count: int) -> bool:
-        """Whether a value is zero where some of the first ``count`` values (bits ``zero``) are; the
-        other arrays may hold anything, and what comes behind them varies."""
-        levels = dict(self.levels)
-        for number in range(count):
-            levels[number] = ZERO if zero >> number & 1 else SAME
-        for name, given, outs in self.steps:
-            level = level_of(name, [levels.get(v, VARIES) for v in given])
-            levels.update(dict.fromkeys(outs, level))
-            if value in outs:
-                break
-        return levels.get(value, VARIES) == ZERO
-
-
-def find_branches(closed: Any, arrays: int) -> Iterator[tuple[int, ...]]:
+def find_branches(program: Program, inputs: int, arrays: int) -> Iterator[tuple[int, ...]]:
     """Numbers of the input arrays whose zeros remove a block, block by block as data meets them.
 
     Args:
-        closed: jaxpr of a model: its arrays come first, then what varies.
+        program: of a model: its arrays come first, then what varies.
+        inputs: how many there are of both.
         arrays: how many arrays there are.
     """
-    program = Program.of(closed)
     own_bits = (1 << arrays) - 1
-    row = sum(1 << number for number in range(arrays, len(closed.jaxpr.invars)))
+    row = sum(1 << number for number in range(arrays, inputs))
     used: dict[int, int] = {}
     for _, given, outs in program.steps:
         for value in given:
@@ -127,7 +42,9 @@ def find_branches(closed: Any, arrays: int) -> Iterator[tuple[int, ...]]:
             own = before & ~program.before[shortcut] & own_bits
             # What something else uses too is not the block's to remove.
             own = sum(1 << a for a in _bits(own) if not used[a] & ~before)
-            if own and program.is_zero(branch, own, arrays):
+            start = [ZERO if own >> a & 1 else SAME for a in range(arrays)]
+            start += [VARIES] * (inputs - arrays)
+            if own and program.levels_of(start)[branch] == ZERO:
                 found.append((place, own))
     # Of blocks within blocks the innermost are taken.
     chosen: list[tuple[int, int]] = []

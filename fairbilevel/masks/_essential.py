@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from fairbilevel.masks._trace import CALL_NAMES, CALLS, ODD
 
 ZERO, SAME, VARIES = range(3)  # zero everywhere; the same for every row; different from row to row
 
+# The same values, perhaps in another type or place.
+_ALIASES = {"convert_element_type", "sharding_constraint", "copy", "copy_p", "optimization_barrier"}
 _PRODUCTS = {"mul", "dot_general", "conv_general_dilated", "and"}
 _ZERO_KEPT = ODD | {
     "reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "transpose", "reshape", "squeeze",
@@ -21,26 +24,84 @@ _ZERO_KEPT = ODD | {
 _ZERO_IF_ALL = {"add", "sub", "add_any", "max", "min", "concatenate", "pad", "clamp"}
 
 
-def dependence(jaxpr: Any, consts: Sequence[Any], inputs: Sequence[int]) -> list[int]:
-    """``ZERO``, ``SAME`` or ``VARIES`` of each output, given that of each input.
+@dataclass
+class Program:
+    """A jaxpr with its calls opened, values by number: the inputs first.
 
-    An upper bound: what is not known to be lower varies if anything that enters it does.
+    Attributes:
+        before: of each value, a set of bits: itself and all values that it depends on.
+        constants: ``ZERO`` or ``SAME`` by number.
+        shapes: of values.
+        steps: name of the operation, numbers of what goes in and of what comes out.
+        results: numbers of the outputs.
     """
-    env: dict[Any, int] = dict(zip(jaxpr.invars, inputs, strict=True))
-    env.update((v, constant_level(c)) for v, c in zip(jaxpr.constvars, consts, strict=True))
 
-    def read(atom: Any) -> int:
-        return constant_level(atom.val) if isinstance(atom, jex_core.Literal) else env[atom]
+    before: list[int] = field(default_factory=list)
+    constants: dict[int, int] = field(default_factory=dict)
+    shapes: list[tuple[int, ...]] = field(default_factory=list)
+    steps: list[tuple[str, list[int], list[int]]] = field(default_factory=list)
+    results: list[int] = field(default_factory=list)
 
-    for eqn in jaxpr.eqns:
-        values, name = [read(v) for v in eqn.invars], eqn.primitive.name
-        inner = next((eqn.params[p] for p in CALLS if p in eqn.params), None)
-        if name in CALL_NAMES and inner is not None:
-            outs = dependence(getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), values)
-        else:
-            outs = [level_of(name, values)] * len(eqn.outvars)
-        env.update(zip(eqn.outvars, outs, strict=True))
-    return [read(v) for v in jaxpr.outvars]
+    @staticmethod
+    def of(closed: Any) -> Program:
+        """The program of a closed jaxpr."""
+        found = Program()
+        inputs = [found.value(v.aval.shape) for v in closed.jaxpr.invars]
+        found.results = found._walk(closed.jaxpr, closed.consts, inputs)
+        return found
+
+    def value(self, shape: Any, before: int = 0) -> int:
+        """A new value."""
+        number = len(self.before)
+        self.before.append(before | 1 << number)
+        self.shapes.append(tuple(shape))
+        return number
+
+    def _constant(self, value: Any) -> int:
+        number = self.value(getattr(value, "shape", ()))
+        self.constants[number] = constant_level(value)
+        return number
+
+    def _walk(self, jaxpr: Any, consts: Sequence[Any], inputs: list[int]) -> list[int]:
+        env = dict(zip(jaxpr.invars, inputs, strict=True))
+        env.update((v, self._constant(c)) for v, c in zip(jaxpr.constvars, consts, strict=True))
+
+        def read(atom: Any) -> int:
+            if isinstance(atom, jex_core.Literal):
+                return self._constant(atom.val)
+            return env[atom]
+
+        for eqn in jaxpr.eqns:
+            given, name = [read(v) for v in eqn.invars], eqn.primitive.name
+            inner = next((eqn.params[p] for p in CALLS if p in eqn.params), None)
+            if name in CALL_NAMES and inner is not None:
+                outs = self._walk(
+                    getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), given
+                )
+            elif name in _ALIASES:
+                outs = given
+            else:
+                before = 0
+                for value in given:
+                    before |= self.before[value]
+                outs = [self.value(getattr(v.aval, "shape", ()), before) for v in eqn.outvars]
+                self.steps.append((name, given, outs))
+            env.update(zip(eqn.outvars, outs, strict=True))
+        return [read(v) for v in jaxpr.outvars]
+
+    def levels_of(self, inputs: Sequence[int]) -> list[int]:
+        """``ZERO``, ``SAME`` or ``VARIES`` of every value, given that of each input.
+
+        An upper bound: what is not known to be lower varies if anything that enters it does.
+        """
+        levels = [*inputs, *[VARIES] * (len(self.before) - len(inputs))]
+        for number, level in self.constants.items():
+            levels[number] = level
+        for name, given, outs in self.steps:
+            level = level_of(name, [levels[v] for v in given])
+            for out in outs:
+                levels[out] = level
+        return levels
 
 
 def level_of(name: str, values: list[int]) -> int:

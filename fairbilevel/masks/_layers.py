@@ -19,7 +19,7 @@ from jaxtyping import Int
 from fairbilevel import _display, _options
 from fairbilevel.masks._axes import FIXED, FREE, Axis
 from fairbilevel.masks._blocks import find_branches
-from fairbilevel.masks._essential import SAME, VARIES, ZERO, dependence
+from fairbilevel.masks._essential import SAME, VARIES, ZERO, Program
 from fairbilevel.masks._trace import Trace, walk
 
 GRANULARITIES = ("weight", "filter", "block")
@@ -192,13 +192,14 @@ def find_layers(apply: Callable[..., Any], params: Any, state: Any, sample: Any)
             "no prunable layer found: the model multiplies its input by no parameter of two or "
             "more axes through a convolution or matrix product"
         )
+    program = Program.of(closed)
     heads = _made_of(trace, out.axes[-1])
     trace.nodes.lock(*out.axes)
 
     def essential(leaves: set[str]) -> bool:
         start = [ZERO if la.name in leaves and not la.state else SAME for la in trace.leaves]
         start += [VARIES] * (len(closed.jaxpr.invars) - len(start))
-        return dependence(closed.jaxpr, closed.consts, start)[0] < VARIES
+        return program.levels_of(start)[program.results[0]] < VARIES
 
     kernels = tuple(
         Layer(_name(kernel), kernel, axis, shape, kernel in heads, essential({kernel}))
@@ -208,13 +209,13 @@ def find_layers(apply: Callable[..., Any], params: Any, state: Any, sample: Any)
         Channels(name, size, made_by, members, readers, essential({m.leaf for m in members}))
         for name, size, made_by, members, readers in _coupled(trace)
     )
-    return Layers(kernels, channels, tuple(_blocks(trace, closed)))
+    return Layers(kernels, channels, tuple(_blocks(trace, program, len(closed.jaxpr.invars))))
 
 
-def _blocks(trace: Trace, closed: Any) -> Iterator[Channels]:
+def _blocks(trace: Trace, program: Program, inputs: int) -> Iterator[Channels]:
     """Residual blocks whose arrays can all be multiplied by one number each."""
     found: list[tuple[str, tuple[str, ...], tuple[Slice, ...]]] = []
-    for branch in find_branches(closed, len(trace.leaves)):
+    for branch in find_branches(program, inputs, len(trace.leaves)):
         own = [leaf for n in branch if not (leaf := trace.leaves[n]).state]
         made_by = tuple(k for k in trace.found if k in {leaf.name for leaf in own})
         if made_by and all(leaf.shape for leaf in own):

@@ -74,7 +74,11 @@ def _key_figures(result: dict[str, Any]) -> str:
         unit = str(dig(result, "sparsity", "unit") or "weight")
         kept = number(result, "sparsity", "kept")
         left = f"{count(kept)} {unit}s kept" if kept is not None else ""
-        items.append(("Removed", percent(achieved), left))
+        of, share = dig(result, "sparsity", "of"), number(result, "sparsity", "achieved_of")
+        if isinstance(of, str) and share is not None:
+            items.append((f"Removed, {of}", percent(share), left))
+        else:
+            items.append(("Removed", percent(achieved), left))
     before = number(result, "dense", "test", "accuracy")
     after = number(result, "pruned", "test", "accuracy")
     if after is not None:

@@ -20,6 +20,8 @@ def settings(options: Any) -> dict[str, Any]:
         value = getattr(options, field.name)
         if value is None or isinstance(value, (bool, int, float, str)):
             found[field.name] = value
+        elif isinstance(value, tuple) and all(isinstance(v, str) for v in value):
+            found[field.name] = list(value)
         elif dataclasses.is_dataclass(value) and not isinstance(value, type):
             found[field.name] = {"kind": type(value).__name__, **settings(value)}
     return found
@@ -48,5 +50,6 @@ def data_expected(problem: FairPruningProblem) -> dict[str, Any]:
         "accumulate": problem.accumulate,
         "constraints": [f"{c.name}={c.tolerance}" for c in problem.constraints],
         # What former versions did, and did not write down.
+        **({"keep_layer": list(problem.keep_layer)} if problem.keep_layer else {}),
         **({} if problem.normalization == "fit" else {"normalize": problem.normalization}),
     }
