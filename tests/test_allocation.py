@@ -280,7 +280,8 @@ def test_target_stays_the_column_of_a_table(tmp_path, capsys):
     (tmp_path / "t.csv").write_text("\n".join(lines))
     words = ["plan", "--data", str(tmp_path / "t.csv"), "--target", "income", "--group", "sex"]
     assert main([*words, "--target=parameters=50%"]) == 0
-    assert "weights to remove" in capsys.readouterr().out
+    assert "table (t.csv)" in (out := capsys.readouterr().out)
+    assert "50 % of the parameters to remove with some of 33,536 weights" in out
 
 
 @pytest.mark.parametrize(

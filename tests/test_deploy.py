@@ -142,6 +142,15 @@ def test_a_file_answers_as_the_network_does(network, name, tmp_path):
         assert np.array_equal(alone.argmax(-1), expected.argmax(-1))
 
 
+def test_an_export_leaves_jax_as_it_was(tmp_path):
+    needs("onnx")
+    before = dict(vars(jnp))
+    _, files = pruned("mlp", "weight")
+    fb.deploy.write_artifact(files, tmp_path / "network.onnx", inputs=NUMBERS[:50])
+    assert {n for n, value in before.items() if vars(jnp)[n] is not value} == set()
+    assert jnp.cumsum(jnp.ones((2, 3)), 1)[0, -1] == 3
+
+
 def test_what_is_left_runs_and_trains_as_any_network(network):
     given, files = network
     model, params, state = left = fb.compact(files)

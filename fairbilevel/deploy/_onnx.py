@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.export  # not an attribute of jax until it is imported
+import jax.numpy as jnp
 from jax.extend import core as jex_core
 from jax.interpreters import partial_eval
 
@@ -32,7 +33,7 @@ class ONNX(Format):
         self, network: Compact, first: Callable[[Any], Any], shape: Any, dtype: Any, about: About
     ) -> Any:
         """An ``onnx.ModelProto``."""
-        with quiet():
+        with quiet(), _numpy_as_it_was():
             import jax2onnx
 
             function = forward(network)
@@ -107,6 +108,18 @@ def _without_dead(function: Forward) -> Forward:
         return jex_core.jaxpr_as_fun(jex_core.ClosedJaxpr(jaxpr, closed.consts))(x)[0]
 
     return alive
+
+
+@contextlib.contextmanager
+def _numpy_as_it_was() -> Iterator[None]:
+    """The converter (0.17.1) leaves a ``jnp.cumsum`` behind that takes no axis by position."""
+    before = dict(vars(jnp))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if vars(jnp).get(name) is not value:
+                setattr(jnp, name, value)
 
 
 @contextlib.contextmanager
