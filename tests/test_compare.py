@@ -13,7 +13,7 @@ import pytest
 from fairbilevel import comparison, methods, pruners, solver, train
 from fairbilevel.cli import main
 from fairbilevel.comparison import Comparison, start_repetition
-from fairbilevel.comparison._compare import _workers
+from fairbilevel.sweeps._executors import Workers as _workers
 from fairbilevel.run import Config
 from fairbilevel.train import DivergenceError
 
@@ -137,7 +137,7 @@ def test_processes_share_the_cores_out():
             job.result()
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
-            taken = [os.sched_getaffinity(pid) for pid in pool._processes]
+            taken = [os.sched_getaffinity(pid) for p in pool._pools for pid in p._processes]
             if set.union(*taken) == cores and sum(map(len, taken)) == max(len(cores), 2):
                 return
             time.sleep(0.05)

@@ -23,6 +23,7 @@ ROWS = (
     ("train", "pretrained"),
     ("problem",),
     ("hypergrad", "fairness", "masks", "analysis"),
+    ("sweeps",),
     ("records",),
     ("models", "data"),
     ("devices",),

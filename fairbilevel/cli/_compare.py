@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ DEFAULTS = {
     "rounds": "1",
     "dense-seeds": "5",
     "processes": "1",
+    "executor": "local",
 }
 HELP = f"""\
 fairbilevel compare runs methods on the same folds, from the same dense models, with the same budget
@@ -32,16 +32,22 @@ fairbilevel compare runs methods on the same folds, from the same dense models, 
   --rounds       rounds of folds; claims need ten repetitions (default {DEFAULTS["rounds"]})
   --dense-seeds  dense models for the second noise floor, 0 for none (default
                  {DEFAULTS["dense-seeds"]})
-  --processes    repetitions at a time, 0 for one a core (default {DEFAULTS["processes"]})
+  --processes    jobs at a time on this machine, 0 for one a core (default {DEFAULTS["processes"]});
+                 a job is a dense model or a method's run from it
+  --executor     local (default); submitit: Slurm where there is one, told --slurm-partition,
+                 --slurm-time (minutes), --slurm-array-parallelism and the like, else processes of
+                 this machine; dask: the cluster at DASK_SCHEDULER_ADDRESS, else workers of this
+                 machine
 with the options of `fairbilevel solve`, of which --sparsity, --method, --baseline and --dense are
-not used, and --out names the folder to write, or to go on with.
+not used, and --out names the folder to write, or to go on with. Commands on one folder share the
+work.
 """
 
 
-def compare(config: Any, options: dict[str, str], console: Console) -> int:
+def compare(config: Any, options: dict[str, str], engine: Any, console: Console) -> int:
     """Run it and print the table."""
     from fairbilevel import comparison
-    from fairbilevel.cli._parse import shares
+    from fairbilevel.cli._parse import shares, whole
 
     methods = comparison.split_methods(options["methods"])
     default = comparison.REFERENCE if comparison.REFERENCE in methods else (*methods, "")[0]
@@ -50,15 +56,15 @@ def compare(config: Any, options: dict[str, str], console: Console) -> int:
         methods=methods,
         sparsities=tuple(shares(options["sparsities"])),
         reference=options["reference"] or default,
-        folds=_whole(options, "folds"),
-        rounds=_whole(options, "rounds"),
-        dense_seeds=_whole(options, "dense-seeds"),
+        folds=whole(options, "folds"),
+        rounds=whole(options, "rounds"),
+        dense_seeds=whole(options, "dense-seeds"),
     )
     folder = Path(config.out) if config.out is not None else Path("runs/comparison")
-    processes = _whole(options, "processes") or os.cpu_count() or 1
-
+    if folder.is_dir():
+        say(console, f"{folder}: {comparison.comparison_status(design, folder)}")
     summary = comparison.run_comparison(
-        design, folder, processes=processes, progress=partial(say, console)
+        design, folder, executor=engine, progress=partial(say, console)
     )
     columns = ("sparsity", "accuracy", "less ref.", "p", "churn", "certified", "less ref.", "p")
     shown = table(["method"], columns)
@@ -75,6 +81,8 @@ def compare(config: Any, options: dict[str, str], console: Console) -> int:
             _number(line.get("certified_tolerance_difference_mean"), 100, "+"),
             _number(line.get("certified_tolerance_difference_p_adjusted"), 1, digits=3),
         )
+    for error in summary["errors"]:
+        shown.add_row(f"{plain(error['job'])}: {plain(error['error'])} (tried twice)")
     console.print()
     console.print(shown, highlight=False)
     enough = "" if summary["claims"] else " Fewer than ten repetitions describe and claim nothing."
@@ -87,13 +95,6 @@ def compare(config: Any, options: dict[str, str], console: Console) -> int:
     )
     say(console, f"\ntables: {folder / 'table.md'}")
     return 0
-
-
-def _whole(options: dict[str, str], name: str) -> int:
-    try:
-        return int(options[name])
-    except ValueError:
-        raise ValueError(f"--{name} wants a whole number, got {options[name]!r}") from None
 
 
 def _number(value: float | None, scale: float, sign: str = "", *, digits: int = 2) -> str:

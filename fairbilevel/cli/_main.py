@@ -19,7 +19,7 @@ import tyro
 from rich.console import Console
 
 from fairbilevel import _options
-from fairbilevel.cli._parse import configuration, parse, shares, taken
+from fairbilevel.cli._parse import configuration, engine_asked, parse, shares, taken
 from fairbilevel.cli._plan import print_plan
 from fairbilevel.cli._show import percent, plain, say, table
 
@@ -171,8 +171,9 @@ def _compare(words: list[str]) -> int:
     if {"-h", "--help"} & set(words):
         print(HELP)
     options, rest = taken(words, DEFAULTS)
+    engine, rest = engine_asked(options, rest)
     config = configuration("compare", rest)
-    return compare(config, options, _console())
+    return compare(config, options, engine, _console())
 
 
 def _runs(words: list[str]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -157,3 +158,20 @@ def shares(text: str) -> list[float]:
         return [float(word) for word in text.split(",")]
     except ValueError:
         raise ValueError(f"--sparsities are numbers in [0, 1), got {text.strip()!r}") from None
+
+
+def whole(options: dict[str, str], name: str) -> int:
+    """A whole number among the options."""
+    try:
+        return int(options[name])
+    except ValueError:
+        raise ValueError(f"--{name} wants a whole number, got {options[name]!r}") from None
+
+
+def engine_asked(options: dict[str, str], words: list[str]) -> tuple[Any, list[str]]:
+    """What carries out the jobs by ``--executor``, ``--processes`` and ``--slurm-*``, and the other
+    words."""
+    from fairbilevel.sweeps import engine_of
+
+    processes = whole(options, "processes") or os.cpu_count() or 1
+    return engine_of(words, options["executor"], processes)

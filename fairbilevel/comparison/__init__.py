@@ -1,6 +1,6 @@
 """Comparisons under one protocol: folds, noise floors, corrected intervals, Holm."""
 
-from fairbilevel.comparison._compare import run_comparison
+from fairbilevel.comparison._compare import comparison_status, run_comparison
 from fairbilevel.comparison._design import REFERENCE, Comparison, run_key, split_methods
 from fairbilevel.comparison._repetition import run_seed, start_repetition
 from fairbilevel.comparison._statistics import (
@@ -22,6 +22,7 @@ __all__ = [
     "Comparison",
     "bootstrap_differences",
     "certified_tolerance",
+    "comparison_status",
     "corrected_t",
     "cross_fitted_worst",
     "dense_floor",

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any
 
-from fairbilevel import devices
 from fairbilevel.comparison._design import Comparison
-from fairbilevel.comparison._repetition import (
-    Progress,
-    read_once,
-    run_dense_floor,
-    run_repetition,
-)
 from fairbilevel.comparison._summary import summarize
+from fairbilevel.comparison._sweep import ComparisonSweep
 from fairbilevel.comparison._tables import write_tables
 from fairbilevel.records import SCHEMA_VERSION, read_object, write_json
 from fairbilevel.run import FREE_OPTIONS, Config, machine, versions
 from fairbilevel.run import command as typed
+from fairbilevel.sweeps import Engine, Status, carry_out, clean_up, failures, status
 
 DESIGN = "comparison.json"
 
@@ -32,18 +23,22 @@ def run_comparison(
     folder: Path,
     *,
     processes: int = 1,
-    progress: Progress = lambda line: None,
+    executor: Any = None,
+    progress: Callable[[str], None] = lambda line: None,
     command: str | None = None,
 ) -> dict[str, Any]:
-    """Run every repetition that is not there yet, then write tables and picture.
+    """Run what is not there yet, then write tables and picture.
 
     A folder may be gone on with: with more methods, sparsities, or rounds, but not with other
-    settings.
+    settings. Several calls on one folder, on whatever machines see it, share the work: nothing is
+    run twice.
 
     Args:
         comparison: what to run.
         folder: where; made if need be.
-        processes: repetitions at a time, each in a process of its own.
+        processes: jobs at a time, each in a process of its own.
+        executor: an ``Engine``, or any executor of ``concurrent.futures``, whose workers see the
+            folder and the data by the same paths; processes of this machine by default.
         progress: receives a line for every dense model and run.
         command: to print in the tables; by default the command line as typed.
 
@@ -51,50 +46,27 @@ def run_comparison(
         The summary.
 
     Raises:
-        ValueError: the folder holds something else, or a comparison with other settings.
+        ValueError: the folder holds something else, or a comparison with other settings; the data
+            cannot be read; or no repetition is complete because runs failed.
     """
     _claim(comparison, folder)
-    read_once.cache_clear()  # the file may be another one than in a former call
-    jobs = comparison.repetitions
-    if processes > 1 and len(jobs) > 1:
-        with _workers(processes) as pool:
-            waiting = [pool.submit(_job, run_repetition, comparison, folder, *job) for job in jobs]
-            waiting.append(pool.submit(_job, run_dense_floor, comparison, folder))
-            for done in as_completed(waiting):
-                for line in done.result():
-                    progress(line)
+    sweep = ComparisonSweep(folder.absolute(), comparison)
+    if executor is None or isinstance(executor, Engine):
+        with (executor or Engine(processes=processes)).open(sweep) as (opened, at_once):
+            carry_out(sweep, opened, at_once=at_once, progress=progress)
     else:
-        for round_, fold in jobs:
-            run_repetition(comparison, folder, round_, fold, progress)
-        run_dense_floor(comparison, folder, progress)
+        carry_out(sweep, executor, progress=progress)
+    if not failures(sweep):
+        clean_up(sweep)
+    sweep.merge()
     summary = summarize(comparison, folder)
     write_tables(summary, folder, command or typed())
     return summary
 
 
-def _workers(processes: int) -> ProcessPoolExecutor:
-    """Processes that share the cores out: threads of two networks on one core slow both."""
-    # A fork would take JAX's threads' locks along.
-    spawn = multiprocessing.get_context("spawn")
-    if not hasattr(os, "sched_setaffinity"):  # Linux alone has it
-        return ProcessPoolExecutor(processes, spawn)
-    cores = sorted(os.sched_getaffinity(0))
-    shares = spawn.SimpleQueue()
-    for place in range(processes):
-        shares.put(cores[place::processes] or cores)
-    return ProcessPoolExecutor(processes, spawn, _settle, (shares,))
-
-
-def _settle(shares: SimpleQueue[list[int]]) -> None:
-    os.sched_setaffinity(0, shares.get())
-
-
-def _job(run: Callable[..., None], comparison: Comparison, folder: Path, *job: int) -> list[str]:
-    """The lines that a run in a process of its own would print."""
-    lines: list[str] = []
-    devices.compile_cache(comparison.config.compile_cache)
-    run(comparison, folder, *job, lines.append)
-    return lines
+def comparison_status(comparison: Comparison, folder: Path) -> Status:
+    """How far a comparison has come: runs that are done, under way anywhere, and failed."""
+    return status(ComparisonSweep(folder.absolute(), comparison))
 
 
 def _claim(comparison: Comparison, folder: Path) -> None:
@@ -102,7 +74,8 @@ def _claim(comparison: Comparison, folder: Path) -> None:
     settings = comparison.settings()
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file: choose another --out")
-    if path.is_file():
+    there = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+    if DESIGN in there:
         given = _as_json(settings)
         known = read_object(path).get("settings", {})
         # Options that came later were at their defaults then; those that no number depends on may
@@ -118,7 +91,8 @@ def _claim(comparison: Comparison, folder: Path) -> None:
                 f"{folder} holds a comparison with other settings: {said}; choose another --out"
             )
         return
-    if folder.is_dir() and any(folder.iterdir()):
+    # Another call may just be writing it.
+    if not all(name.startswith(f".{DESIGN}") for name in there):
         raise ValueError(f"{folder} is there already and is no comparison: choose another --out")
     folder.mkdir(parents=True, exist_ok=True)
     made_by = {"versions": versions(), "machine": machine()}

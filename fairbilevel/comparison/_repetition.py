@@ -1,4 +1,4 @@
-"""One repetition: a dense model, then every method at every sparsity; files that resume."""
+"""One repetition: its problem, a dense model, and what is kept of a method's run."""
 
 from __future__ import annotations
 
@@ -11,15 +11,12 @@ import numpy as np
 
 from fairbilevel import data as fb_data
 from fairbilevel import fairness, run
-from fairbilevel.comparison._design import OUTCOME_ROLES, ROLES, Comparison, run_key
+from fairbilevel.comparison._design import OUTCOME_ROLES, ROLES, Comparison
 from fairbilevel.data import Dataset
 from fairbilevel.problem import FairPruningProblem, Network, Reference
-from fairbilevel.records import read_arrays, read_json, write_arrays, write_json
+from fairbilevel.records import read_arrays, read_json
 from fairbilevel.run import read_data
 from fairbilevel.train import Costs, DivergenceError, Solution, train_dense
-
-Progress = Callable[[str], None]
-
 
 # Repetitions of a process share what they read.
 read_once = functools.lru_cache(maxsize=1)(read_data)
@@ -51,54 +48,10 @@ def start_repetition(
     """The problem and dense model of one repetition, trained from its seed, and what that cost."""
     data, counted = read_once(comparison.config)
     problem = build_problem(comparison, data, counted, round_, fold)
-    return (problem, *_dense(comparison, problem, run_seed(comparison, round_, fold)))
+    return (problem, *train(comparison, problem, run_seed(comparison, round_, fold)))
 
 
-def run_repetition(
-    comparison: Comparison, folder: Path, round_: int, fold: int, progress: Progress
-) -> None:
-    """Run what is not there yet; after every method the files are whole again.
-
-    The dense model is trained again from its seed where runs are missing; its outcomes must then be
-    those in the files.
-
-    Raises:
-        ValueError: the dense model is another one than in the files (other data, versions or
-            machine).
-    """
-    stem = stem_of(folder, round_, fold)
-    record, rows = read_files(stem)
-    missing = [r for r in comparison.runs if run_key(*r) not in record.get("runs", {})]
-    if not missing:
-        return
-    problem, reference, costs = start_repetition(comparison, round_, fold)
-    seed = run_seed(comparison, round_, fold)
-    where = f"round {round_} fold {fold}"
-    if record:
-        test = problem.roles["test"]
-        if not np.array_equal(rows["test/dense"], reference.correct[test]):
-            raise ValueError(
-                f"{stem}.npz holds another dense model than these data, versions and machine make: "
-                "compare into a new --out"
-            )
-    else:
-        record, rows = _start(problem, reference, costs, seed)
-        progress(f"{where}: dense {_percent(record['dense']['test']['accuracy'])}")
-    for method, sparsity in missing:
-        key = run_key(method, sparsity)
-        entry, outcomes = _run(comparison, problem, reference, method, sparsity, seed)
-        record["runs"][key] = entry
-        rows |= {f"{role}/{key}": correct for role, correct in outcomes.items()}
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        # The record names what the arrays hold, so it comes last.
-        write_arrays(stem.with_suffix(".npz"), rows, compressed=True)
-        write_json(stem.with_suffix(".json"), record)
-        said = _percent(entry["test"]["performance"]["accuracy"])
-        how = entry.get("failed") or f"{entry['seconds']:.0f} s"
-        progress(f"{where}: {key} {said}, {how}")
-
-
-def _percent(value: float) -> str:
+def percent(value: float) -> str:
     return f"{100 * value:.2f} %"
 
 
@@ -109,9 +62,10 @@ def read_files(stem: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     return read_json(stem.with_suffix(".json")), read_arrays(stem.with_suffix(".npz"))
 
 
-def _dense(
+def train(
     comparison: Comparison, problem: FairPruningProblem, seed: int
 ) -> tuple[Reference, Costs]:
+    """A dense model as the comparison trains it, and what that cost."""
     config, costs = comparison.config, Costs()
     reference = train_dense(
         problem,
@@ -124,9 +78,10 @@ def _dense(
     return reference, costs
 
 
-def _start(
+def describe_dense(
     problem: FairPruningProblem, reference: Reference, costs: Costs, seed: int
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """A repetition's record without runs, and what is kept of its rows."""
     rows: dict[str, np.ndarray] = {"counted": problem.counted}
     for role in OUTCOME_ROLES:
         chosen = problem.roles[role]
@@ -158,7 +113,7 @@ def _start(
     return record, rows
 
 
-def _run(
+def run_method(
     comparison: Comparison,
     problem: FairPruningProblem,
     reference: Reference,
@@ -246,20 +201,3 @@ def _failed(
         return {"performance": performance, "gaps": gaps}, correct
 
     return _with_roles(entry, constant)
-
-
-def run_dense_floor(comparison: Comparison, folder: Path, progress: Progress) -> None:
-    """Dense models on the first fold that differ in nothing but their seed, if not there yet."""
-    path = folder / "dense-seeds.npz"
-    if path.is_file() or comparison.dense_seeds < 2:
-        return
-    data, counted = read_once(comparison.config)
-    problem = build_problem(comparison, data, counted, 0, 0)
-    test = problem.roles["test"]
-    rows: dict[str, np.ndarray] = {"group": problem.group[test], "counted": counted}
-    for i in range(comparison.dense_seeds):
-        reference, _ = _dense(comparison, problem, 1000 + i)
-        rows[f"dense-{i}"] = reference.correct[test]
-        progress(f"noise floor: dense model {i + 1} of {comparison.dense_seeds}")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_arrays(path, rows, compressed=True)

@@ -11,30 +11,33 @@ import numpy as np
 from fairbilevel import fairness
 from fairbilevel.comparison import _statistics as statistics
 from fairbilevel.comparison._design import OUTCOME_ROLES, ROLES, Comparison, run_key
-from fairbilevel.comparison._repetition import read_files, stem_of
+from fairbilevel.comparison._sweep import ComparisonSweep
 from fairbilevel.fairness import Outcomes
 from fairbilevel.records import read_arrays
+from fairbilevel.sweeps import failures
 
 LEAST_FOR_CLAIMS = 10
 PRIMARY = ("accuracy", "certified_tolerance")  # what claims are made of
 
 Record = dict[str, Any]
 Rows = dict[str, np.ndarray]
+Runs = list[tuple[str, float]]
 
 
-def read_repetitions(comparison: Comparison, folder: Path) -> tuple[list[Record], list[Rows]]:
-    """Records and row outcomes of the repetitions that hold every run.
+def read_repetitions(sweep: ComparisonSweep) -> tuple[list[Record], list[Rows], Runs]:
+    """Records and row outcomes of the repetitions that hold every run, and the runs.
 
-    Repetitions that are not finished are left out.
+    Repetitions that are not finished are left out, and so are methods at a sparsity that failed and
+    have an outcome nowhere: they would leave out all repetitions.
     """
-    records, rows = [], []
-    keys = [run_key(*run) for run in comparison.runs]
-    for repetition in comparison.repetitions:
-        record, outcomes = read_files(stem_of(folder, *repetition))
-        if record and all(key in record["runs"] for key in keys):
-            records.append(record)
-            rows.append(outcomes)
-    return records, rows
+    found = [sweep.gathered(*repetition) for repetition in sweep.comparison.repetitions]
+    found = [(record, rows) for record, rows in found if record]
+    failed = {name.partition("_")[2] for name in failures(sweep)}
+    somewhere = {key for record, _ in found for key in record["runs"]}
+    runs = [r for r in sweep.comparison.runs if run_key(*r) not in failed - somewhere]
+    keys = [run_key(*run) for run in runs]
+    whole = [pair for pair in found if all(key in pair[0]["runs"] for key in keys)]
+    return [record for record, _ in whole], [rows for _, rows in whole], runs
 
 
 def summarize(comparison: Comparison, folder: Path, *, permutations: int = 2000) -> dict[str, Any]:
@@ -49,17 +52,26 @@ def summarize(comparison: Comparison, folder: Path, *, permutations: int = 2000)
         ``repetitions``, ``admitted`` (by sparsity: whether the reference's damage on tune exceeds
         the floor), ``dense_floor``, and ``lines``: one a method and sparsity, the dense model
         first. Accuracies, gaps and their intervals are fractions, spreads fractions squared.
+        ``errors``: jobs that ended without an outcome (``job``, ``method``, ``sparsity``,
+        ``error``).
 
     Raises:
-        ValueError: no repetition is finished.
+        ValueError: no repetition is finished, or none has the reference.
     """
-    records, rows = read_repetitions(comparison, folder)
-    if not records:
-        raise ValueError(f"{folder} holds no finished repetition of this comparison")
+    sweep = ComparisonSweep(folder.absolute(), comparison)
+    records, rows, runs = read_repetitions(sweep)
+    errors = list(sweep.unfinished())
+    told = "".join(f"; {e['job']}: {e['error']}" for e in errors[:1])
+    if not records or not runs:
+        raise ValueError(f"{folder} holds no finished repetition of this comparison{told}")
+    if any((comparison.reference, s) not in runs for _, s in runs):
+        raise ValueError(
+            f"{folder} holds no outcome of {comparison.reference}, the reference{told}"
+        )
     groups = len(records[0]["groups"])
     inside = [_inside(r) for r in rows]
     lines = [_dense_line(records, rows)]
-    for method, sparsity in comparison.runs:
+    for method, sparsity in runs:
         key = run_key(method, sparsity)
         line: dict[str, Any] = {"method": method, "sparsity": sparsity}
         line |= _means(records, key)
@@ -86,9 +98,10 @@ def summarize(comparison: Comparison, folder: Path, *, permutations: int = 2000)
         "groups": records[0]["groups"],
         "admitted": {
             f"{s:g}": _admitted(inside, run_key(comparison.reference, s), groups, permutations)
-            for s in comparison.sparsities
+            for s in dict.fromkeys(s for _, s in runs)
         },
         "dense_floor": _dense_floor(folder),
+        "errors": errors,
         "lines": lines,
     }
 

@@ -19,6 +19,9 @@ ALPHA = 0.05
 def write_tables(summary: dict[str, Any], folder: Path, command: str) -> str:
     """Write ``table.csv``, ``table.md`` (returned too), ``comparison.svg`` and ``summary.json``."""
     lines = [_flat(line) for line in summary["lines"]]
+    for e in summary["errors"]:
+        about = {name: e[name] for name in ("method", "sparsity")}
+        lines.append({**about, "error": f"{e['job']}: {e['error']}"})
     stream = io.StringIO()
     fields = list(dict.fromkeys(key for line in lines for key in line))
     writer = csv.DictWriter(stream, fields, lineterminator="\n", restval="")
@@ -34,10 +37,11 @@ def write_tables(summary: dict[str, Any], folder: Path, command: str) -> str:
 
 
 def _flat(line: dict[str, Any]) -> dict[str, Any]:
-    """Lists of two become two columns; longer ones and dictionaries stay in ``summary.json``."""
+    """Lists of two become two columns; longer ones and dictionaries stay in ``summary.json``. So do
+    seconds: the table is the same wherever its runs were made."""
     out: dict[str, Any] = {}
     for key, value in line.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) or key == "seconds":
             continue
         if isinstance(value, list):
             if len(value) == 2 and key.endswith("bootstrap"):
@@ -90,6 +94,7 @@ def markdown(summary: dict[str, Any], command: str) -> str:
     reference, count = summary["reference"], summary["repetitions"]
     out = [f"# {summary['model']}: pruning methods beside {reference}", "", _opening(summary), ""]
     out += _admission(summary)
+    out += _errors(summary)
     out += [
         "## Accuracy and gaps by role",
         "",
@@ -198,6 +203,23 @@ def _admission(summary: dict[str, Any]) -> list[str]:
             f"(95 % quantile {_points(floor['floor_95'])}, p {floor['p']:.3f})."
         )
     return [*out, ""]
+
+
+def _errors(summary: dict[str, Any]) -> list[str]:
+    """Runs that are in no number: a repetition without one of its runs is left out of all lines."""
+    if not summary["errors"]:
+        return []
+    lines = [f"| {e['job']} | {e['error'].replace('|', '/')} |" for e in summary["errors"]]
+    return [
+        "## Without an outcome",
+        "",
+        "Tried twice and in no number; the same command tries again.",
+        "",
+        "| run | what happened |",
+        "|---" * 2 + "|",
+        *lines,
+        "",
+    ]
 
 
 def _noise(summary: dict[str, Any]) -> list[str]:

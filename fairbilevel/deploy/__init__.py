@@ -17,6 +17,8 @@ from fairbilevel.deploy._model import (
     load_model,
     load_network,
     model_description,
+    network_arrays,
+    network_of,
     save_model,
     save_network,
 )
@@ -48,6 +50,8 @@ __all__ = [
     "load_network",
     "measure",
     "model_description",
+    "network_arrays",
+    "network_of",
     "read_artifact",
     "save_model",
     "save_network",

@@ -33,7 +33,8 @@ from fairbilevel.records import RecordError, read_arrays, read_object, write_arr
 from fairbilevel.train import Solution
 
 
-def _network_arrays(network: Network) -> dict[str, np.ndarray]:
+def network_arrays(network: Network) -> dict[str, np.ndarray]:
+    """A network's arrays by name, as files hold them."""
     arrays = {f"param/{n}": np.asarray(v) for n, v in flatten_named(network.params).items()}
     arrays |= {f"state/{n}": np.asarray(v) for n, v in flatten_named(network.state).items()}
     return arrays
@@ -41,7 +42,7 @@ def _network_arrays(network: Network) -> dict[str, np.ndarray]:
 
 def save_network(path: Path, network: Network) -> None:
     """Write a network whole, as ``.npz``."""
-    write_arrays(path, _network_arrays(network))
+    write_arrays(path, network_arrays(network))
 
 
 def _fill(model: Model, params: Mapping[str, Any], state: Mapping[str, Any]) -> Network:
@@ -76,7 +77,15 @@ def load_network(path: Path, model: Model) -> Network:
     Raises:
         RecordError: missing or damaged file, parameters of another model, or not finite.
     """
-    arrays = _read(path)
+    return network_of(_read(path), model)
+
+
+def network_of(arrays: Mapping[str, np.ndarray], model: Model) -> Network:
+    """The network of ``network_arrays``; other arrays beside them do not matter.
+
+    Raises:
+        RecordError: parameters of another model.
+    """
     return _fill(model, _part(arrays, "param/"), _part(arrays, "state/"))
 
 
@@ -106,7 +115,7 @@ def model_description(problem: FairPruningProblem, granularity: str) -> dict[str
 def save_model(folder: Path, solution: Solution) -> None:
     """Write the ``model/`` folder of a solution; ``folder`` exists."""
     problem = solution.problem
-    arrays, granularity = _network_arrays(solution.network), solution.granularity
+    arrays, granularity = network_arrays(solution.network), solution.granularity
     every = expand(solution.masks, solution.network.params, problem.layers, granularity)
     factors = flatten_named(every)
     for unit in problem.layers.units(granularity):

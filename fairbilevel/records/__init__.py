@@ -1,5 +1,6 @@
 """Records: the run folder's schema, and readers and writers that leave nothing half written."""
 
+from fairbilevel.records._attempts import Attempt, Attempted, Attempts, file_stem
 from fairbilevel.records._checkpoints import (
     Activity,
     CheckpointError,
@@ -61,6 +62,9 @@ __all__ = [
     "SCHEMA_VERSION",
     "TENSORBOARD",
     "Activity",
+    "Attempt",
+    "Attempted",
+    "Attempts",
     "CheckpointError",
     "Checkpoints",
     "Interrupted",
@@ -70,6 +74,7 @@ __all__ = [
     "arrays_bytes",
     "check_completed",
     "differences",
+    "file_stem",
     "is_locked",
     "is_run_folder",
     "locked",

@@ -11,6 +11,7 @@ from fairbilevel.run._analyze import (
 )
 from fairbilevel.run._certify import certify_run
 from fairbilevel.run._config import FREE_OPTIONS, PLACE_OPTIONS, SWITCHES, Config, read_config
+from fairbilevel.run._dense_part import read_reference, write_reference
 from fairbilevel.run._evaluate import evaluate_run, read_like
 from fairbilevel.run._export import (
     export,
@@ -65,6 +66,7 @@ __all__ = [
     "read_config",
     "read_data",
     "read_like",
+    "read_reference",
     "record_export",
     "run_folder",
     "save_run",
@@ -77,4 +79,5 @@ __all__ = [
     "write_analysis",
     "write_answers",
     "write_profile",
+    "write_reference",
 ]
