@@ -8,7 +8,7 @@ import pytest
 from experiments import bifp
 from fairbilevel import comparison
 from fairbilevel.comparison import Comparison
-from fairbilevel.comparison._repetition import run_repetition, stem_of
+from fairbilevel.comparison._repetition import stem_of
 from fairbilevel.records import read_arrays, read_json
 from fairbilevel.run import Config
 
@@ -29,7 +29,7 @@ def design(tmp_path_factory):
 
 
 def test_the_surface_goes_through_the_networks_of_the_table(design, tmp_path, monkeypatch):
-    run_repetition(design, tmp_path, 0, 0, lambda line: None)
+    comparison.run_comparison(design, tmp_path)
     (said,) = bifp.surface(tmp_path, design, points=3)
     assert said.startswith("- *The surface")
     assert (tmp_path / "surface.png").read_bytes().startswith(b"\x89PNG")

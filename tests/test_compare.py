@@ -13,8 +13,8 @@ import pytest
 from fairbilevel import comparison, methods, pruners, solver, train
 from fairbilevel.cli import main
 from fairbilevel.comparison import Comparison, start_repetition
-from fairbilevel.sweeps._executors import Workers as _workers
 from fairbilevel.run import Config
+from fairbilevel.sweeps._executors import Workers as _workers
 from fairbilevel.train import DivergenceError
 
 

@@ -81,7 +81,7 @@ def compare(config: Any, options: dict[str, str], engine: Any, console: Console)
             _number(line.get("certified_tolerance_difference_mean"), 100, "+"),
             _number(line.get("certified_tolerance_difference_p_adjusted"), 1, digits=3),
         )
-    for error in summary["errors"]:
+    for error in summary.get("errors", ()):
         shown.add_row(f"{plain(error['job'])}: {plain(error['error'])} (tried twice)")
     console.print()
     console.print(shown, highlight=False)

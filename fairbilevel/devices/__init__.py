@@ -5,6 +5,7 @@ from fairbilevel.devices._collectives import Collective, bytes_of, collectives
 from fairbilevel.devices._placement import AXIS, Placement, memory, on_device
 from fairbilevel.devices._processes import Processes, is_first, on_first, told_by_first
 from fairbilevel.devices._program import Program, copied
+from fairbilevel.devices._threads import cpu_threads, use_cpu_threads
 from fairbilevel.devices._timing import Times, timed
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "collectives",
     "compile_cache",
     "copied",
+    "cpu_threads",
     "default_cache",
     "is_first",
     "memory",
@@ -26,4 +28,5 @@ __all__ = [
     "saved_seconds",
     "timed",
     "told_by_first",
+    "use_cpu_threads",
 ]

@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
+from fairbilevel.devices import use_cpu_threads
 from fairbilevel.records import Attempted, Attempts, Interrupted
 from fairbilevel.sweeps._sweep import Board, Job, NotReady, Refused, Sweep
 
@@ -51,6 +52,8 @@ class Task:
 
     def __call__(self) -> Landed:
         """Do the job, unless it is done or somebody is at it."""
+        if not is_here(self.sweep):
+            use_cpu_threads(self.sweep.threads)
         attempts = Attempts(self.sweep.parts)
         attempt = attempts.begin(self.name, most=self.most, ticket=self.ticket)
         if attempt is None:

@@ -13,6 +13,7 @@ from uuid import uuid4
 
 import numpy as np
 
+from fairbilevel.devices import cpu_threads
 from fairbilevel.records import (
     Attempted,
     Attempts,
@@ -71,10 +72,13 @@ class Sweep(ABC):
     Attributes:
         folder: of the sweep; parts lie in ``parts`` below it until they are merged.
         call: names this call of the sweep: what a process keeps for it is kept under this name.
+        threads: that a job's computations are split over on a CPU, wherever it is done: sums come
+            out the same then.
     """
 
     folder: Path
     call: str = field(default_factory=lambda: uuid4().hex, kw_only=True)
+    threads: int = field(default_factory=cpu_threads, kw_only=True)
 
     @property
     def parts(self) -> Path:
