@@ -200,16 +200,19 @@ def _methods(words: list[str]) -> int:
 def _frontier(words: list[str]) -> int:
     """``--sparsities`` and ``--tolerances``, and everything that solve takes."""
     lists = {"sparsities": "0.8,0.9,0.95", "tolerances": "0%,2%,5%"}
+    lists |= {"processes": "1", "executor": "local"}
     if {"-h", "--help"} & set(words):
         print(
             "fairbilevel frontier solves for every pair of\n"
             f"  --sparsities  shares to remove (default {lists['sparsities']})\n"
             f"  --tolerances  of every constraint, fractions or percentages (default "
             f"{lists['tolerances']})\n"
+            "  --processes, --executor and --slurm-*  as for `fairbilevel compare`\n"
             "with the options of `fairbilevel solve`, of which --sparsity and the tolerances in\n"
             "--constraint are not used, and --out names the folder to write.\n"
         )
     lists, rest = taken(words, lists)
+    engine, rest = engine_asked(lists, rest)
     config = configuration("frontier", rest)
     from fairbilevel import fairness
     from fairbilevel.records import Interrupted
@@ -223,7 +226,10 @@ def _frontier(words: list[str]) -> int:
     config.check()
 
     try:
-        points = frontier_run(prepare(config), sparsities, tolerances, path, partial(say, console))
+        prepared = prepare(config)
+        points = frontier_run(
+            prepared, sparsities, tolerances, path, partial(say, console), executor=engine
+        )
     except Interrupted as error:
         print(
             f"fairbilevel: {error}; go on with the same command and --out {shlex.quote(str(path))}",
@@ -239,6 +245,13 @@ def _frontier(words: list[str]) -> int:
         shown.add_row(
             p["method"], f"{p['sparsity']:g}", tolerance, *numbers, "yes" if p["chosen"] else ""
         )
+    for p in points:
+        if "error" in p:
+            say(
+                console,
+                f"{p['method']} at sparsity {p['sparsity']:g} failed twice: {p['error']} (the same "
+                "command tries again)",
+            )
     console.print(shown, highlight=False)
     console.print(
         "Accuracy in per cent, gaps (the most a group loses beyond the average) and tolerances "

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import io
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,14 +24,11 @@ from fairbilevel.records import (
     write_text,
 )
 from fairbilevel.run._config import FREE_OPTIONS
+from fairbilevel.run._frontier_sweep import HELD, TABLE, FrontierSweep, with_tolerance
 from fairbilevel.run._prepare import Prepared
-from fairbilevel.run._result import command, describe_data, evaluate_roles, machine, versions
+from fairbilevel.run._result import command, describe_data, machine, versions
 from fairbilevel.run._resume import stopping
-from fairbilevel.run._solve import BASELINE, dense_reference
-from fairbilevel.train import Costs, Solution
-
-ROLES = ("tune", "test")
-TABLE = "frontier.json"
+from fairbilevel.sweeps import Engine, carry_out, failures, once_at_a_time
 
 
 def frontier_run(
@@ -38,20 +37,24 @@ def frontier_run(
     tolerances: Sequence[float],
     path: Path,
     progress: Callable[[str], None] = lambda line: None,
+    *,
+    executor: Any = None,
 ) -> list[dict[str, Any]]:
     """Solve every pair of sparsity and tolerance, and write table and picture into ``path``.
 
     One dense model serves all, and so do the programs compiled for the first pair: sparsities and
     tolerances are their arguments. Points are chosen on tune: one is not dominated if no other is
     at least as accurate with at most as large a gap. Nothing here is a certificate, and no certify
-    row is looked at. What was stopped is gone on with by the same call.
+    row is looked at. What was stopped is gone on with by the same call, and several calls on one
+    folder share the work. A point that failed twice is a line with an ``error`` and no numbers.
 
     Args:
         prepared: the problem, with a constraint.
         sparsities: shares to remove, each in [0, 1).
         tolerances: of every constraint.
         path: a folder that does not exist yet, is empty, or holds a frontier that was stopped.
-        progress: receives a line for each part that is done.
+        progress: receives a line for each job that is done.
+        executor: an ``Engine``, or any executor of ``concurrent.futures``; this process by default.
 
     Raises:
         ValueError: no constraint, nothing to solve, or a folder with something else in it.
@@ -69,42 +72,72 @@ def frontier_run(
             )
     for sparsity in sparsities:  # refused before any work
         dataclasses.replace(prepared.method, sparsity=sparsity).plan(problem)
-    problems = [(t, _with_tolerance(problem, t)) for t in tolerances]
+    for tolerance in tolerances:
+        with_tolerance(problem, tolerance)
     _claim(path, config, sparsities, tolerances)
-    every, keep = config.checkpoint_every, config.checkpoint_keep
-    checkpoints = Checkpoints(path / CHECKPOINTS, every=every, keep=keep, say=progress)
+    sweep = FrontierSweep(path.absolute(), config, tuple(sparsities), tuple(tolerances))
+    engine = Engine() if executor is None else executor
+    checkpoints = Checkpoints(
+        path / CHECKPOINTS,
+        every=config.checkpoint_every,
+        keep=config.checkpoint_keep,
+        say=progress,
+    )
+    HELD[sweep.call] = prepared, checkpoints
     try:
-        with stopping(checkpoints, progress):
-            points = _solved(prepared, sparsities, problems, checkpoints, progress)
+        if isinstance(engine, Engine):
+            # Other processes do not hear of this one's signals: their jobs end with it.
+            with contextlib.ExitStack() as stack:
+                if engine.is_here:
+                    stack.enter_context(stopping(checkpoints, progress))
+                opened, at_once = stack.enter_context(engine.open(sweep))
+                carry_out(sweep, opened, at_once=at_once, progress=progress)
+        else:
+            carry_out(sweep, engine, progress=progress)
     finally:
         checkpoints.close()
-    _choose(points)
+        del HELD[sweep.call]
+    with once_at_a_time(sweep, "table"):
+        points = _write(sweep, problem)
+    if (path / TABLE).is_file():
+        checkpoints.discard()
+        shutil.rmtree(sweep.parts, ignore_errors=True)
+    return points
+
+
+def _write(sweep: FrontierSweep, problem: FairPruningProblem) -> list[dict[str, Any]]:
+    """The points in their files; ``frontier.json``, which ends the frontier, once none has failed.
+
+    Another call may have written them.
+    """
+    path = sweep.folder
+    if (path / TABLE).is_file():
+        return list(read_object(path / TABLE)["points"])
+    errors = failures(sweep)
+    points = sweep.table(errors)
+    known = [p for p in points if "error" not in p]
+    if not known:
+        raise ValueError(f"no point of the frontier has an outcome: {next(iter(errors.values()))}")
+    _choose(known)
     stream = io.StringIO()
-    writer = csv.DictWriter(stream, list(points[0]), lineterminator="\n")
+    fields = list(dict.fromkeys(name for point in points for name in point))
+    writer = csv.DictWriter(stream, fields, lineterminator="\n", restval="")
     writer.writeheader()
     writer.writerows(points)
     write_text(path / "frontier.csv", stream.getvalue())
-    write_text(path / "frontier.svg", report.frontier_svg(points))
-    write_json(
-        path / TABLE,
-        {
-            "schema_version": SCHEMA_VERSION,
+    write_text(path / "frontier.svg", report.frontier_svg(known))
+    if not errors:
+        about = {
             "command": command(),
-            "seed": config.seed,
+            "seed": sweep.config.seed,
             "versions": versions(),
             "machine": machine(),
             "data": describe_data(problem),
             "constraints": [c.name for c in problem.constraints],
             "points": points,
-        },
-    )
-    checkpoints.discard()
+        }
+        write_json(path / TABLE, {"schema_version": SCHEMA_VERSION, **about})
     return points
-
-
-def _with_tolerance(problem: FairPruningProblem, tolerance: float) -> FairPruningProblem:
-    changed = [dataclasses.replace(c, tolerance=tolerance) for c in problem.constraints]
-    return problem.under(changed)
 
 
 def _claim(
@@ -129,54 +162,6 @@ def _claim(
         raise ValueError(f"{path} is there already: choose another --out")
     path.mkdir(parents=True, exist_ok=True)
     write_json(path / CONFIG, asked)
-
-
-def _solved(
-    prepared: Prepared,
-    sparsities: Sequence[float],
-    problems: Sequence[tuple[float, FairPruningProblem]],
-    checkpoints: Checkpoints,
-    progress: Callable[[str], None],
-) -> list[dict[str, Any]]:
-    """Every point: the dense model's, the baseline's by sparsity, the method's by both."""
-    config, problem, costs = prepared.config, prepared.problem, Costs()
-    reference = dense_reference(prepared, costs, checkpoints=checkpoints)
-    if prepared.dense is None:
-        progress(f"dense model trained in {costs.seconds:.0f} s")
-    dense = evaluate_roles(problem, reference.network, reference)
-    points = [_point("dense", 0.0, None, dense.__getitem__, reference.gradient_evaluations)]
-    for sparsity in sparsities:
-        baseline = config.build(BASELINE, sparsity=sparsity)
-        own = checkpoints.below(f"baseline-{sparsity:g}")
-        solution = baseline.run(problem, reference, checkpoints=own)
-        points.append(_solved_point(sparsity, None, solution))
-    progress(f"gradual magnitude pruning done at {len(sparsities)} sparsities")
-    for sparsity in sparsities:
-        method = dataclasses.replace(prepared.method, sparsity=sparsity)
-        for tolerance, bounded in problems:
-            own = checkpoints.below(f"{sparsity:g}-{tolerance:g}")
-            solution = method.run(bounded, reference, checkpoints=own)
-            points.append(_solved_point(sparsity, tolerance, solution))
-        progress(f"{method.label} done at sparsity {sparsity:g}")
-    return points
-
-
-def _point(
-    method: str, sparsity: float, tolerance: float | None, seen: Any, evaluations: float
-) -> dict[str, Any]:
-    """A line of the table; ``seen`` gives what a role's rows say."""
-    point: dict[str, Any] = {"method": method, "sparsity": sparsity, "tolerance": tolerance}
-    for role in ROLES:
-        found = seen(role)
-        point[f"{role}_accuracy"] = found["performance"]["accuracy"]
-        point[f"{role}_gap"] = found["gaps"]["max_excess_accuracy_gap"]
-        point[f"{role}_worst_group"] = found["gaps"]["worst_group_accuracy"]
-    return {**point, "gradient_evaluations": round(evaluations, 1), "chosen": False}
-
-
-def _solved_point(sparsity: float, tolerance: float | None, solution: Solution) -> dict[str, Any]:
-    spent = solution.costs.gradient_evaluations
-    return _point(solution.method, sparsity, tolerance, solution.evaluate, spent)
 
 
 def _choose(points: list[dict[str, Any]]) -> None:

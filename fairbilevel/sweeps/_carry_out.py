@@ -202,8 +202,8 @@ def _land(sweep: Sweep, name: str, future: Any, ticket: str) -> str:
     except Interrupted:
         raise
     except Exception as error:  # whatever an executor makes of a process that died
-        why = str(error).strip().splitlines() or [""]
-        said = f"its process died ({type(error).__name__}: {why[0]})"
+        why = str(error).strip().splitlines() or [""]  # with a trace, the last line says what
+        said = f"its process died ({type(error).__name__}: {why[-1].strip()})"
         Attempts(sweep.parts).give_up(name, ticket, said)
         return f"{sweep.title(name)} failed: {said}"
     if landed.refused is not None:

@@ -76,6 +76,11 @@ class Engine:
             option = _SLURM + next(iter(self.slurm)).replace("_", "-")
             raise ValueError(f"{option} is for Slurm, and this machine has no srun: leave it out")
 
+    @property
+    def is_here(self) -> bool:
+        """Whether all jobs are done by the calling process."""
+        return self.name == "local" and self.processes == 1
+
     @contextlib.contextmanager
     def open(self, sweep: Sweep) -> Iterator[tuple[Any, int | None]]:
         """The executor, and how many jobs it is given at a time (``None``: all that are ready)."""
@@ -84,7 +89,7 @@ class Engine:
                 yield executor, None
         elif self.name == "submitit":
             yield self._submitit(sweep)
-        elif self.processes == 1:
+        elif self.is_here:
             yield Here(), 1
         else:
             workers = Workers(self.processes)
