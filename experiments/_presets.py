@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fairbilevel import comparison, devices
+from fairbilevel import comparison, devices, sweeps
 from fairbilevel.comparison import Comparison
 from fairbilevel.records import write_text
 from fairbilevel.run import Config
@@ -133,7 +133,14 @@ def run_presets(
     parser.add_argument("--preset", choices=presets, default="small")
     parser.add_argument("--data", type=Path, help="folder with the data files")
     parser.add_argument("--only", action="append", help="settings to run; all by default")
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    parser.add_argument(
+        "--processes", type=int, default=os.cpu_count() or 1, help="jobs at a time on this machine"
+    )
+    parser.add_argument(
+        "--executor",
+        default="local",
+        help=f"{', '.join(sweeps.EXECUTORS)}; submitit takes --slurm-* as `fairbilevel compare`",
+    )
     parser.add_argument("--out", type=Path)
     cut = parser.add_argument_group("a trial", "to see that it runs; needs an --out of its own")
     cut.add_argument("--steps", type=int, help="of every training")
@@ -144,9 +151,12 @@ def run_presets(
         "--methods", default="", help="some of them, commas between; the reference too"
     )
     cut.add_argument("--sparsities", default="", help="commas between")
-    arguments = parser.parse_args()
+    arguments, rest = parser.parse_known_args()
     try:
-        _run(module, arguments, presets, reading, curves, more)
+        engine, rest = sweeps.engine_of(rest, arguments.executor, arguments.processes)
+        if rest:
+            parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        _run(module, arguments, engine, presets, reading, curves, more)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -166,6 +176,7 @@ def _trial(arguments: argparse.Namespace) -> Trial:
 def _run(
     module: str,
     arguments: argparse.Namespace,
+    engine: sweeps.Engine,
     presets: Mapping[str, Mapping[str, Setting]],
     reading: Reading,
     curves: Mapping[str, str],
@@ -196,7 +207,7 @@ def _run(
         summaries[name] = comparison.run_comparison(
             design,
             folder,
-            processes=arguments.processes,
+            executor=engine,
             progress=lambda line, name=name: print(f"{name}: {line}", flush=True),
             command=" ".join([*words, f"--only {name}"]),
         )
