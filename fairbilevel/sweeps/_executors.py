@@ -12,14 +12,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from fairbilevel import _options
+from fairbilevel.records import Attempted, Attempts
 from fairbilevel.sweeps._sweep import Sweep
 
 # By name: the extra of the package that brings it, and the module.
 EXECUTORS: dict[str, str | None] = {"local": None, "submitit": "submitit", "dask": "distributed"}
 _SLURM = "--slurm-"
+_FOLDER = "submitit-"  # of a call: its jobs and what they print
 _LISTS = ("setup", "teardown", "srun_args")  # submitit takes several
 _MINUTES = 24 * 60  # of a job, where --slurm-time says nothing: submitit's own default is five
 
@@ -88,7 +91,13 @@ class Engine:
             with self._dask() as executor:
                 yield executor, None
         elif self.name == "submitit":
-            yield self._submitit(sweep)
+            folder = sweep.parts / f"{_FOLDER}{sweep.call}"
+            attempts = Attempts(sweep.parts)
+            attempt = attempts.begin(folder.name)
+            assert attempt is not None  # calls have names of their own
+            with attempt:
+                yield self._submitit(folder)
+                attempts.forget(folder.name)
         elif self.is_here:
             yield Here(), 1
         else:
@@ -98,10 +107,9 @@ class Engine:
             finally:
                 workers.shutdown(cancel_futures=True)
 
-    def _submitit(self, sweep: Sweep) -> tuple[Any, int | None]:
+    def _submitit(self, folder: Path) -> tuple[Any, int | None]:
         from submitit import AutoExecutor
 
-        folder = sweep.parts / f"submitit-{sweep.call}"
         executor = AutoExecutor(folder)
         executor.update_parameters(
             name="fairbilevel",
@@ -136,8 +144,13 @@ class Engine:
 
 
 def clean_up(sweep: Sweep) -> None:
-    """Remove what an executor kept in the folder of a call that is complete."""
-    shutil.rmtree(sweep.parts / f"submitit-{sweep.call}", ignore_errors=True)
+    """Remove what submitit kept for calls that are over."""
+    attempts = Attempts(sweep.parts)
+    seen = attempts.all()
+    for folder in sweep.parts.glob(f"{_FOLDER}*/"):
+        if not seen.get(folder.name, Attempted()).running:
+            shutil.rmtree(folder, ignore_errors=True)
+            attempts.forget(folder.name)
 
 
 class Here(Executor):
