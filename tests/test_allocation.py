@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -14,6 +15,7 @@ import fairbilevel as fb
 from fairbilevel import masks
 from fairbilevel.cli import main
 from fairbilevel.masks import Allocation, Budget, layer_shares, multiple_of
+from fairbilevel.records import write_json
 from fairbilevel.train._expected import data_expected, settings
 
 UNITS = {"a": 64, "b": 24, "c": 8, "d": 40}
@@ -316,3 +318,139 @@ def test_checkpoints_remember_what_layers_keep(changed, problem):
     json.dumps(expected)
     kept = fb.FairPruningProblem("cnn", problem.data, width=8, keep_layer=("convolutions/0",))
     assert data_expected(kept) != data_expected(problem)
+
+
+# ---------------------------------------------------------------- latency
+
+
+@pytest.fixture(scope="module")
+def by_hand(problem):
+    """A table as it would be measured of the cnn, of a machine on which every entry that enters a
+    layer takes a microsecond, times the channels that leave it."""
+    model = problem.cost_model("filter")
+    table = problem.measure_latency()
+    products = []
+    for p in table.products:
+        grid = np.ones([len(c) for c in p.counts])
+        for axis, counts in enumerate(p.counts):
+            shape = [-1 if i == axis else 1 for i in range(grid.ndim)]
+            grid = grid * np.reshape(counts, shape)
+        products.append(dataclasses.replace(p, milliseconds=tuple(1e-3 * grid.ravel())))
+    return model, masks.LatencyTable(tuple(products), 0.0, 1, "by hand")
+
+
+def test_times_between_the_measured_ones_are_interpolated(problem, by_hand):
+    model, table = by_hand
+    milliseconds = table.of(model)
+    units = {c.name: c.size for c in problem.layers.channels}
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        kept = {name: int(rng.integers(size // 4 + 1, size + 1)) for name, size in units.items()}
+        exact = sum(1e-3 * math.prod(kept[name] for name in p.sets) for p in table.products)
+        assert milliseconds(kept) == pytest.approx(exact, rel=1e-6)  # products are multilinear
+
+
+def attention(p, x):  # tokens of rows, two heads
+    q, k, v = (jnp.einsum("btc,chd->bthd", x.reshape(*x.shape[:2], -1), p[w]) for w in "qkv")
+    met = jax.nn.softmax(jnp.einsum("bqhd,bkhd->bhqk", q, k))
+    return jnp.einsum("bhqk,bkhd,hdc->bc", met, v, p["out"]) @ p["head"]
+
+
+def depthwise(p, x):
+    x = convolved(x, p["into"])
+    return convolved(x, p["each"], groups=x.shape[-1]).mean((1, 2)) @ p["head"]
+
+
+def convolved(x, kernel, groups=1):
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )  # fmt: skip
+
+
+def drawn(function, **shapes):
+    def init(key):
+        return {name: 0.1 * jax.random.normal(key, shape) for name, shape in shapes.items()}
+
+    return fb.models.from_function(function, init)
+
+
+TIMED = {
+    "resnet10": "resnet10",
+    "attention": drawn(attention, q=(24, 2, 8), k=(24, 2, 8), v=(24, 2, 8), out=(2, 8, 24),
+                       head=(24, 2)),
+    "depthwise": drawn(depthwise, into=(3, 3, 3, 16), each=(3, 3, 1, 16), head=(16, 2)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TIMED)
+def test_every_layer_of_a_network_is_timed(name):
+    x = np.zeros((60, 8, 8, 3), np.uint8)
+    x[:, 0, 0, 0] = np.arange(60)
+    y = np.arange(60) % 2
+    width = {"width": 8} if name == "resnet10" else {}
+    problem = fb.FairPruningProblem(TIMED[name], x, y, y, **width)
+    table, model = problem.measure_latency(), problem.cost_model("filter")
+    whole = {c.name: c.size for c in problem.layers.channels}
+    milliseconds = table.of(model)
+    half = {n: max(1, size // 2) for n, size in whole.items()}
+    assert 0 < milliseconds(half) <= milliseconds(whole)
+    assert len(table.products) == len(model.trace.products)
+    assert {p.kernel for p in table.products} >= {k.kernel for k in problem.layers.kernels}
+    assert {s for p in table.products for s in p.sets} == set(whole)
+    if problem.layers.blocks:
+        blocks = table.of(problem.cost_model("block"))
+        names = [b.name for b in problem.layers.blocks]
+        assert blocks(dict.fromkeys(names, 0)) < blocks(dict.fromkeys(names, 1))
+        assert blocks(dict.fromkeys(names, 1)) == pytest.approx(milliseconds(whole))
+
+
+def test_a_target_in_latency_by_a_table(problem, dense, by_hand, tmp_path):
+    model, table = by_hand
+    path = tmp_path / "table.json"
+    write_json(path, table.to_json())
+    assert masks.LatencyTable.load(path) == table
+    asked = {"sparsity": 0.5, "sparsity_of": "latency", "granularity": "filter", "steps": 10}
+    solution = fb.solve(
+        problem, "magnitude", dense=dense, latency_table=str(path), batch_size=16, **asked
+    )
+    kept = {n: int(np.sum(m)) for n, m in solution.masks.items()}
+    assert table.of(model)(kept) <= 0.5 * table.of(model)({n: m.size for n, m in
+                                                           solution.masks.items()})  # fmt: skip
+    assert solution.allocation.describe(solution.masks)["of"] == "latency"
+    other = fb.FairPruningProblem("mlp", problem.data, width=16)
+    with pytest.raises(ValueError, match="of another network"):
+        fb.solve(other, "magnitude", latency_table=table, batch_size=16, **asked)
+    with pytest.raises(ValueError, match="single weights that are zero save no time"):
+        fb.solve(problem, "magnitude", dense=dense, latency_table=table, sparsity_of="latency",
+                 batch_size=16)  # fmt: skip
+    with pytest.raises(ValueError, match="give both or neither"):
+        fb.solve(problem, "magnitude", dense=dense, **asked)
+    remembered = settings(fb.methods.by_name("magnitude", latency_table=table, **asked))
+    assert remembered["latency_table"]["digest"] == table.digest
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: "no JSON",
+        lambda t: json.dumps([]),
+        lambda t: json.dumps(t | {"version": 9}),
+        lambda t: json.dumps(t | {"products": []}),
+        lambda t: json.dumps(t | {"rest": float("nan")}),
+        lambda t: json.dumps(t | {"products": [t["products"][0] | {"milliseconds": [1.0]}]}),
+        lambda t: json.dumps(t | {"products": [t["products"][0] | {"counts": [[4, 2]]}]}),
+    ],
+)
+def test_tables_that_are_none(change, by_hand, tmp_path, capsys):
+    _, table = by_hand
+    path = tmp_path / "table.json"
+    path.write_text(change(table.to_json()))
+    words = ["plan", "--granularity", "filter", "--target", "latency=50%"]
+    assert main([*words, "--latency-table", str(path)]) == 2
+    assert "table" in (error := capsys.readouterr().err)
+    assert len(error.strip().splitlines()) == 1
+    assert main([*words, "--latency-table", str(tmp_path / "none")]) == 2
+    assert "no table of latencies can be read" in capsys.readouterr().err
+    assert main(words) == 2
+    assert "give both or neither" in capsys.readouterr().err

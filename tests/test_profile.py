@@ -415,6 +415,16 @@ def test_the_command_writes_the_file_and_the_report(run, name, capsys):
     assert not (path / "profile.json").exists()
 
 
+def test_layers_are_timed_into_a_file(run, tmp_path, capsys):
+    path, file = run("filter"), tmp_path / "layers.json"
+    assert main(["profile", str(path), "--batch-sizes", "3", "--layers", str(file)]) == 0
+    assert str(file) in capsys.readouterr().out.replace("\n", "")
+    table, loaded = masks.LatencyTable.load(file), fb.load_run(path)
+    assert table.batch == 3
+    assert {p.kernel for p in table.products} >= {k.kernel for k in loaded.layers.kernels}
+    assert not (path / "profile.json").exists()
+
+
 def test_a_profile_of_another_network_is_not_shown(run):
     path, other = run("filter"), run("weight")
     assert main(["profile", str(other), *FAST]) == 0
@@ -448,6 +458,7 @@ def test_a_model_of_ones_own_is_profiled_in_python(run, capsys):
         (["--seconds", "-1"], None, "seconds must be a number of at least 0"),
         (["--seconds", "nan"], None, "seconds must be a number of at least 0"),
         (["--batches", "1"], None, "--batch-sizes"),
+        (["--layers", "nowhere/layers.json"], None, "no folder nowhere to write --layers to"),
         ([], lambda run: run.rename(run.parent / "elsewhere"), "there is no run folder"),
         ([], lambda run: (run / "result.json").unlink(), "did not finish"),
         ([], lambda run: (run / "model" / "sparse.npz").write_text("x"), "sparse.npz"),

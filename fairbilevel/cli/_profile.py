@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tyro
 from rich.console import Console
 
 from fairbilevel.cli._show import percent, plain, say, table
+
+if TYPE_CHECKING:
+    from fairbilevel.run import Run
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,9 @@ class MakeProfile:
     """Rows a call, with commas between."""
     seconds: float = 10.0
     """Of timing, beside compiling; at least five rounds are taken."""
+    layers: Path | None = None
+    """Time the dense network's layers instead, at the first of the batch sizes, and write the table
+    to this file: what solve --target latency=50% --latency-table takes."""
     json: bool = False
     """Print the profile as JSON instead of tables."""
 
@@ -43,7 +49,11 @@ def profile(options: MakeProfile, console: Console) -> int:
 
     sizes = _batch_sizes(options.batch_sizes)
     check_profile(sizes, options.seconds)
+    if options.layers is not None and not options.layers.parent.is_dir():
+        raise ValueError(f"there is no folder {options.layers.parent} to write --layers to")
     run = load_run(options.run)
+    if options.layers is not None:
+        return _layers(run, options.layers, sizes[0], console)
     found = measure(run, batch_sizes=sizes, seconds=options.seconds)
     content = write_profile(run, found)
     if options.json:
@@ -51,6 +61,16 @@ def profile(options: MakeProfile, console: Console) -> int:
         return 0
     _show(console, content)
     say(console, f"profile: {run.path / PROFILE}")
+    return 0
+
+
+def _layers(run: Run, path: Path, batch: int, console: Console) -> int:
+    from fairbilevel.deploy import layer_times
+    from fairbilevel.records import write_json
+
+    table = layer_times(run, batch, lambda line: say(console, plain(line)))
+    write_json(path, table.to_json())
+    say(console, f"table of latencies: {path}")
     return 0
 
 

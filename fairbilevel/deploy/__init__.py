@@ -27,6 +27,7 @@ from fairbilevel.deploy._profile import (
     Profile,
     Speed,
     check_profile,
+    layer_times,
     measure,
 )
 
@@ -46,6 +47,7 @@ __all__ = [
     "compact",
     "format_of",
     "forward",
+    "layer_times",
     "load_model",
     "load_network",
     "measure",

@@ -235,6 +235,29 @@ def measure(
     )
 
 
+def layer_times(
+    source: Solution | ModelFiles,
+    batch: int = 1,
+    progress: Callable[[str], None] = lambda line: None,
+) -> masks.LatencyTable:
+    """Time the layers of the dense network on the present device.
+
+    Args:
+        source: a solution or a run; of its network only the shapes matter.
+        batch: rows a call.
+        progress: is told of every layer.
+
+    Raises:
+        ValueError: neither solution nor run.
+    """
+    given = Pruned.of(source)
+    sample = jax.ShapeDtypeStruct((batch, *given.encoder.input_shape), given.encoder.dtype)
+    dense = given.dense
+    return masks.measure_latency(
+        given.model.apply, dense.params, dense.state, sample, given.layers, progress
+    )
+
+
 def _gain(granularity: str, zero: tuple[str, ...]) -> str:
     """What can be gained at all."""
     smaller = "the pruned network is a smaller one for every runtime."

@@ -17,6 +17,7 @@ from fairbilevel.masks._budget import (
 )
 from fairbilevel.masks._cost import Cost, CostModel, cost
 from fairbilevel.masks._essential import stays_zero
+from fairbilevel.masks._latency import LatencyTable, measure_latency
 from fairbilevel.masks._layers import (
     GRANULARITIES,
     Channels,
@@ -57,6 +58,7 @@ __all__ = [
     "Cost",
     "CostModel",
     "CubicSchedule",
+    "LatencyTable",
     "Layer",
     "Layers",
     "Masks",
@@ -78,6 +80,7 @@ __all__ = [
     "layer_shares",
     "magnitude",
     "magnitude_scales",
+    "measure_latency",
     "median_distance",
     "multiple_of",
     "peak_activations",

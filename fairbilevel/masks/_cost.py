@@ -50,7 +50,8 @@ class Cost:
 class CostModel:
     """What a network costs, as a function of how many units each layer keeps.
 
-    Args and errors as of ``cost``; nothing is computed, only shapes matter.
+    Args and errors as of ``cost``; nothing is computed, only shapes matter. With ``rows``,
+    multiply-adds are those of so many.
     """
 
     def __init__(
@@ -61,15 +62,16 @@ class CostModel:
         sample: Any,
         layers: Layers = Layers(),  # noqa: B008, an empty tuple of a frozen class
         granularity: str = "weight",
+        rows: int = 1,
     ):
-        row = jax.ShapeDtypeStruct((1, *np.shape(sample)[1:]), sample.dtype)
+        row = jax.ShapeDtypeStruct((rows, *np.shape(sample)[1:]), sample.dtype)
         self.trace, _, _ = walk(apply, params, state, row)
         self.layers, self.granularity = layers, granularity
         self.units = layers.units(granularity)
         self._sizes = {name: math.prod(leaf.shape) for name, leaf in flatten_named(params).items()}
         trace = self.trace
         self._whole = [p.repeats * _entries(trace, p.axes, {}) for p in trace.products]
-        self._nodes = {c.name: _node(trace, c) for c in layers.channels if granularity != "weight"}
+        self.nodes = {c.name: _node(trace, c) for c in layers.channels if granularity != "weight"}
         self._blocks = {
             b.name: ({m.leaf for m in b.members}, [c.name for c in layers.within(b)])
             for b in layers.blocks
@@ -89,7 +91,7 @@ class CostModel:
         """Entries of all parameters that are left, of so many units by layer."""
         if self.granularity == "weight":
             return sum((self._sizes | self._entries_kept(kept)).values())
-        counts, gone = self._counts(kept), self._gone(kept)
+        counts, gone = self._counts(kept)
         return sum(
             _entries(self.trace, [(axis,) for axis in axes], counts)
             for leaf, axes in zip(self.trace.leaves, self.trace.leaf_axes, strict=True)
@@ -105,7 +107,7 @@ class CostModel:
                 count // self._sizes[p.kernel] * entries[p.kernel] if p.kernel in entries else count
                 for p, count in zip(products, self._whole, strict=True)
             )
-        counts, gone = self._counts(kept), self._gone(kept)
+        counts, gone = self._counts(kept)
         return sum(
             p.repeats * _entries(self.trace, p.axes, counts)
             for p in products
@@ -115,18 +117,22 @@ class CostModel:
     def _entries_kept(self, kept: Mapping[str, int]) -> dict[str, int]:
         return {layer.kernel: kept[layer.name] for layer in self.layers.kernels}
 
-    def _counts(self, kept: Mapping[str, int]) -> dict[int, int]:
-        if self.granularity == "block":
-            inside = [c for b, (_, sets) in self._blocks.items() if not kept[b] for c in sets]
-            return {self._nodes[name]: 0 for name in inside}
-        # Where all channels of a set are removed, one stays when it is cut.
-        return {node: max(1, kept[name]) for name, node in self._nodes.items()}
+    def channels_kept(self, kept: Mapping[str, int]) -> tuple[dict[str, int], set[str]]:
+        """Channels by set, and the arrays of removed blocks, of so many units by layer."""
+        counts = {c.name: c.size for c in self.layers.channels}
+        if self.granularity == "filter":
+            # Where all channels of a set are removed, one stays when it is cut.
+            return {name: max(1, kept[name]) for name in counts}, set()
+        gone: set[str] = set()
+        for block, (leaves, sets) in self._blocks.items():
+            if not kept[block]:
+                gone |= leaves
+                counts.update(dict.fromkeys(sets, 0))
+        return counts, gone
 
-    def _gone(self, kept: Mapping[str, int]) -> set[str]:
-        """Arrays of removed blocks."""
-        if self.granularity != "block":
-            return set()
-        return set().union(*(leaves for b, (leaves, _) in self._blocks.items() if not kept[b]))
+    def _counts(self, kept: Mapping[str, int]) -> tuple[dict[int, int], set[str]]:
+        counts, gone = self.channels_kept(kept)
+        return {self.nodes[name]: count for name, count in counts.items()}, gone
 
 
 def cost(

@@ -17,11 +17,15 @@ class Product:
         repeats: output positions of a convolution (pixels, rows), one for a matrix product.
         axes: of the grid; an axis that two operands share stands there as both have it.
         kernel: path name of the parameter that multiplies, and is zero where it is removed.
+        operands: axes of both operands; empty where it is one of several in a loop or a branch.
+        eqn: the equation, likewise.
     """
 
     repeats: int
     axes: tuple[tuple[Axis, ...], ...] = ()
     kernel: str | None = None
+    operands: tuple[tuple[Axis, ...], ...] = ()
+    eqn: Any = None
 
 
 def positions(eqn: Any) -> int:

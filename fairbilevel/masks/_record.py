@@ -106,11 +106,13 @@ class Record:
         return Value(axes, frozenset(node for _, node in ids), kernel=kernel)
 
     def multiply(
-        self, repeats: int, axes: Sequence[tuple[Axis, ...]], operands: Sequence[Value]
+        self, eqn: Any, repeats: int, axes: Sequence[tuple[Axis, ...]], operands: Sequence[Value]
     ) -> None:
         """A product over a grid of axes, of operands the second of which is a kernel if any is."""
         kernels = [v.kernel.leaf for v in reversed(operands) if v.kernel is not None and v.zero]
-        self.products.append(Product(repeats, tuple(axes), kernels[0] if kernels else None))
+        whole = tuple(v.axes for v in operands)
+        kernel = kernels[0] if kernels else None
+        self.products.append(Product(repeats, tuple(axes), kernel, whole, eqn))
 
     def write(self, axis: Axis) -> None:
         """Entries along these leaf axes make channels."""

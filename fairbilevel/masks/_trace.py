@@ -156,7 +156,7 @@ class Trace(Record):
         for side, value in enumerate(values):
             met = (*contracted[side], *batch[side])
             grid += [(axis,) for i, axis in enumerate(value.axes) if i not in met]
-        self.multiply(1, grid, values)
+        self.multiply(eqn, 1, grid, values)
         axes: list[Axis] = []
         for a, b in zip(*batch, strict=True):
             one, other = values[0].axes[a], values[1].axes[b]
@@ -196,7 +196,7 @@ class Trace(Record):
         if eqn.params["batch_group_count"] != 1:
             return None
         lhs, rhs = values
-        self.multiply(positions(eqn), [(axis,) for axis in rhs.axes], values)
+        self.multiply(eqn, positions(eqn), [(axis,) for axis in rhs.axes], values)
         source = lhs.axes[spec.lhs_spec[1]]
         target, entry = (rhs.axes[i] for i in spec.rhs_spec[:2])
         self.nodes.lock(*(lhs.axes[i] for i in spec.lhs_spec[2:]))

@@ -55,7 +55,10 @@ _PROBLEM = (
     "normalize", "width", "prune_classifier", "keep_layer", "precision", "accumulate", "remat",
 )  # fmt: skip
 # Every method's, at the same values for all: the others are left to each method where not given.
-_SHARED = ("sparsity", "sparsity_of", "granularity", "layer_sparsity", "steps", "batch_size")
+_SHARED = (
+    "sparsity", "sparsity_of", "latency_table", "granularity", "layer_sparsity", "steps",
+    "batch_size",
+)  # fmt: skip
 
 
 def _plain(hint: Any) -> Any:
@@ -110,6 +113,7 @@ def _of_methods() -> list[tuple[str, Any, Any]]:
         if f.name == "seed" or hint is None:
             continue
         if f.name in _SHARED:
+            hint = Union[hint, None] if f.default is None else hint  # noqa: UP007
             entry = _described(hint, told[f.name]), dataclasses.field(default=f.default)
         else:
             usual = "bilinear" if f.name == "hypergradient" else f.default

@@ -6,6 +6,8 @@ import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
 import jax
@@ -17,7 +19,7 @@ from jaxtyping import Array, Int
 from fairbilevel import _options, fairness, masks
 from fairbilevel.devices import Program
 from fairbilevel.fairness import Constraint
-from fairbilevel.masks import Allocation, Budget, Masks
+from fairbilevel.masks import Allocation, Budget, LatencyTable, Masks
 from fairbilevel.problem import FairPruningProblem, Network, Reference
 from fairbilevel.records import Activity, Checkpoints
 from fairbilevel.train._batches import STREAM_REFRESH
@@ -35,7 +37,7 @@ MATCHING_SHARE = 0.05  # of the steps, at most, for the output biases
 
 Granularity = Literal["weight", "filter", "block"]
 BudgetKind = Literal["global", "uniform"]
-Measure = Literal["units", "multiply-adds", "parameters"]
+Measure = Literal["units", "multiply-adds", "parameters", "latency"]
 DualUnit = Literal["multiplier", "row-weight"]
 
 
@@ -47,7 +49,10 @@ class Method(ABC):
         sparsity: share of the prunable weights (or coupled channels, or blocks) to remove, in
             [0, 1).
         sparsity_of: what that is a share of: units (weights or channels), or of the whole network
-            multiply-adds, or parameters.
+            multiply-adds, or parameters, or latency by a table.
+        latency_table: measured times of the network's layers, for a sparsity in latency
+            (``problem.measure_latency()``), or the file that fairbilevel profile RUN --layers FILE
+            wrote on the device that serves.
         granularity: weight; filter (channels of convolutions, neurons of dense layers and
             attention heads, each with everything coupled to it); or block (residual blocks whose
             shortcut changes nothing: the network gets less deep).
@@ -96,6 +101,7 @@ class Method(ABC):
 
     sparsity: float = 0.9
     sparsity_of: Measure = "units"
+    latency_table: str | PathLike[str] | LatencyTable | None = None
     granularity: Granularity = "weight"
     budget: BudgetKind = "global"
     layer_sparsity: tuple[str, ...] = ()
@@ -132,6 +138,13 @@ class Method(ABC):
         if isinstance(self.layer_sparsity, str):
             object.__setattr__(self, "layer_sparsity", (self.layer_sparsity,))
         _options.one_of("sparsity_of", self.sparsity_of, get_args(Measure))
+        if isinstance(self.latency_table, str | PathLike):
+            object.__setattr__(self, "latency_table", LatencyTable.load(Path(self.latency_table)))
+        if (self.sparsity_of == "latency") != (self.latency_table is not None):
+            raise ValueError(
+                "a sparsity in latency is a share of the times in latency_table, a file that "
+                "fairbilevel profile RUN --layers FILE writes: give both or neither"
+            )
         _options.one_of("granularity", self.granularity, get_args(Granularity))
         if self.granularity not in self.granularities:
             raise ValueError(
@@ -191,7 +204,10 @@ class Method(ABC):
         measure = None
         if self.sparsity_of != "units":
             model = problem.cost_model(self.granularity)
-            measure = getattr(model, self.sparsity_of.replace("-", "_"))
+            if isinstance(self.latency_table, LatencyTable):
+                measure = self.latency_table.of(model)
+            else:
+                measure = getattr(model, self.sparsity_of.replace("-", "_"))
         return Allocation.over(
             budget,
             self.sparsity,
