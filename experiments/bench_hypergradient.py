@@ -433,6 +433,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--no-rival", action="store_true", help="leave jaxopt out")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     suite = SUITES[arguments.suite]
     if arguments.width is not None:
@@ -474,10 +475,10 @@ def main() -> None:
     name = f"bench_hypergradient_{arguments.suite}"
     name += f"_width{arguments.width}" if arguments.width else ""
     name += f"_{arguments.dtype}" if arguments.dtype != "float32" else ""
-    RESULTS.mkdir(exist_ok=True)
-    write_text(RESULTS / f"{name}.csv", to_csv(rows))
-    write_text(RESULTS / f"{name}_claims.csv", to_csv(claims))
-    write_text(RESULTS / f"{name}.md", "\n".join(text))
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    write_text(arguments.out / f"{name}.csv", to_csv(rows))
+    write_text(arguments.out / f"{name}_claims.csv", to_csv(claims))
+    write_text(arguments.out / f"{name}.md", "\n".join(text))
     print("\n".join(text))
 
 

@@ -2,9 +2,12 @@
 
     python -m experiments.bench_memory                          # ResNet-50 at 224, batch 32
     python -m experiments.bench_memory --size 96 --batch 8 --width 16   # a quick look
+    python -m experiments.bench_memory --run                    # and as an accelerator measured it
 
-Nothing runs: each program is compiled for the default backend and XLA says what its buffers take,
+Each program is compiled for the default backend and XLA says what its buffers take,
 ``temp + argument + output - alias`` (an output in the place of a donated argument counts once).
+With ``--run`` it also takes a step, in a process of its own, and the device's allocator says the
+most that was held at once; a CPU's says nothing.
 Plain training is the loop of ``fairbilevel``'s own weight steps without masks' scores, constraints
 or a second level. Outer steps take a whole batch on either level, as with ``split_batch=False``: by
 default they take less. Writes ``results/bench_memory.csv`` and ``.md``.
@@ -16,7 +19,10 @@ import argparse
 import csv
 import dataclasses
 import io
+import multiprocessing
+import os
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,8 +126,8 @@ def batches(problem: FairPruningProblem, steps: int, rows: int) -> fb.train.Batc
     )
 
 
-def lower(case: Case, problem: FairPruningProblem, rows: int) -> Any:
-    """One step of the loop that a run compiles, its state donated."""
+def lower(case: Case, problem: FairPruningProblem, rows: int) -> tuple[Any, tuple[Any, ...]]:
+    """One step of the loop that a run compiles, its state donated, and the shapes that it takes."""
     rules, key = Rules(problem.constraints), jax.random.key(0)
     steps, params, state = rules.steps(problem), problem.shapes.params, problem.shapes.state
 
@@ -135,7 +141,8 @@ def lower(case: Case, problem: FairPruningProblem, rows: int) -> Any:
     one = batches(problem, 1, rows)
     if case.method == "plain":
         factors = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((), leaf.dtype), params)
-        return weight_stretch.lower(steps, weights, factors, numbers, run, one, one)
+        given = (weights, factors, numbers, run, one, one)
+        return weight_stretch.lower(steps, *given), given
     method = hypergrad.by_name({"unrolled": "unrolled:steps=2"}.get(case.method, case.method))
     fit = one
     if isinstance(method, hypergrad.Unrolled):
@@ -156,15 +163,36 @@ def lower(case: Case, problem: FairPruningProblem, rows: int) -> Any:
     scores, beside = jax.eval_shape(start, params)
     whole = RunState(weights, scores, scores, beside)
     own = shapes(own_numbers(np.ones(1), np.zeros(1), np.ones(1, bool), keep, 1))
-    return outer_stretch.lower(outer, whole, numbers, run, own, fit, one, one)
+    given = (whole, numbers, run, own, fit, one, one)
+    return outer_stretch.lower(outer, *given), given
 
 
-def measure(case: Case, model: str, size: int, batch: int, width: int | None) -> dict[str, Any]:
+def filled(shape: Any) -> Any:
+    """An array of a shape."""
+    if jnp.issubdtype(shape.dtype, jax.dtypes.prng_key):
+        return jax.random.key(0)
+    return jnp.zeros(shape.shape, shape.dtype)
+
+
+def measured(compiled: Any, given: tuple[Any, ...]) -> float | str:
+    """MiB that the device held at most while the program took a step; empty where it is not told.
+    To be asked once a process: the most of a process never falls."""
+    device = jax.devices()[0]
+    if not device.memory_stats():
+        return ""
+    jax.block_until_ready(compiled(*jax.tree.map(filled, given)))
+    return round(device.memory_stats()["peak_bytes_in_use"] / 2**20, 1)
+
+
+def measure(
+    case: Case, model: str, size: int, batch: int, width: int | None, run: bool
+) -> dict[str, Any]:
     """What one program takes, in MiB."""
     problem = make_problem(case, model, size, batch, width)
     begin = time.perf_counter()
-    # Nothing runs: the code need not be fast, only its buffers count.
-    compiled = lower(case, problem, batch).compile({"xla_backend_optimization_level": 0})
+    lowered, given = lower(case, problem, batch)
+    # Where nothing runs the code need not be fast, only its buffers count.
+    compiled = lowered.compile(None if run else {"xla_backend_optimization_level": 0})
     seconds = time.perf_counter() - begin
     m = compiled.memory_analysis()
     sizes = {
@@ -180,6 +208,7 @@ def measure(case: Case, model: str, size: int, batch: int, width: int | None) ->
         "remat": case.remat,
         "accumulate": case.accumulate,
         "peak_mib": round(peak / 2**20, 1),
+        "measured_mib": measured(compiled, given) if run else "",
         **{f"{name}_mib": round(value / 2**20, 1) for name, value in sizes.items()},
         "compile_seconds": round(seconds, 1),
     }
@@ -189,7 +218,7 @@ def measure(case: Case, model: str, size: int, batch: int, width: int | None) ->
 
 COLUMNS = (
     "method", "precision", "remat", "accumulate", "peak_mib", "times_plain", "at_most", "met",
-    "temp_mib", "argument_mib", "output_mib", "alias_mib", "compile_seconds",
+    "measured_mib", "temp_mib", "argument_mib", "output_mib", "alias_mib", "compile_seconds",
 )  # fmt: skip
 
 
@@ -234,9 +263,9 @@ def write(rows: list[dict[str, Any]], options: argparse.Namespace, command: str)
         f"Made by `{command}` with " + ", ".join(f"{k} {v}" for k, v in versions().items()) + ".",
         "",
     ]
-    RESULTS.mkdir(exist_ok=True)
-    write_text(RESULTS / f"{options.out}.csv", stream.getvalue())
-    write_text(RESULTS / f"{options.out}.md", "\n".join(lines))
+    options.out.mkdir(parents=True, exist_ok=True)
+    write_text(options.out / "bench_memory.csv", stream.getvalue())
+    write_text(options.out / "bench_memory.md", "\n".join(lines))
 
 
 def main() -> None:
@@ -247,21 +276,27 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--width", type=int)
     parser.add_argument("--cases", default="", help="numbers of the cases, all by default")
-    parser.add_argument("--out", default="bench_memory")
+    parser.add_argument("--run", action="store_true", help="take a step of each as well")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder")
     parser.add_argument("--again", action="store_true", help="forget the cases in the table")
     options = parser.parse_args()
     chosen = [CASES[int(i)] for i in options.cases.split(",")] if options.cases else CASES
-    table, done = RESULTS / f"{options.out}.csv", {}
+    table, done = options.out / "bench_memory.csv", {}
     if table.is_file() and not options.again:
         with table.open(encoding="utf-8") as stream:
-            done = {tuple(row[n] for n in COLUMNS[:4]): row for row in csv.DictReader(stream)}
+            rows = [{"measured_mib": "", **row} for row in csv.DictReader(stream)]
+        done = {tuple(row[n] for n in COLUMNS[:4]): row for row in rows}
     given = {"model": "resnet50", "size": 224, "batch": 32, "width": None}
     changed = [f"--{n} {getattr(options, n)}" for n, v in given.items() if getattr(options, n) != v]
-    command = " ".join(["python -m experiments.bench_memory", *changed])
+    command = " ".join(["python -m experiments.bench_memory", *changed, *["--run"] * options.run])
+    # Every case has the memory to itself, and takes no more of it than it needs.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     for case in chosen:
         key = (case.method, case.precision, str(case.remat), str(case.accumulate))
         if key not in done:
-            done[key] = measure(case, options.model, options.size, options.batch, options.width)
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as alone:
+                asked = (options.model, options.size, options.batch, options.width, options.run)
+                done[key] = alone.submit(measure, case, *asked).result()
         order = [(c.method, c.precision, str(c.remat), str(c.accumulate)) for c in CASES]
         write(judged([done[k] for k in order if k in done]), options, command)
 

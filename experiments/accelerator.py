@@ -1,0 +1,192 @@
+"""Everything that only an accelerator can answer, in one command of at most ten minutes.
+
+    python -m experiments.accelerator             # on a GPU or TPU; torch beside it if installed
+    python -m experiments.accelerator --dry-run   # the same stages, small, on whatever is here
+
+Stages run one after the other, each in a process of its own with a time limit; one that fails or
+runs out of time leaves the others. Each is written down when it ends, and a second call goes on
+with those that did not. Writes ``results/accelerator/``: a table of the stages, what each printed,
+and the files of the benchmarks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fairbilevel.records import read_object, write_json, write_text
+from fairbilevel.run import machine, versions
+
+RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).parents[1]
+TOTAL = 600  # seconds of all stages together
+
+# What is asserted of numbers, and needs no second process or browser.
+CORE = ("test_hypergradient", "test_implicit", "test_masks", "test_constraints", "test_multipliers")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One process.
+
+    Attributes:
+        name: of its files.
+        asks: what it answers.
+        words: behind ``python -m``.
+        seconds: after which it is ended.
+    """
+
+    name: str
+    asks: str
+    words: tuple[str, ...]
+    seconds: int
+
+
+def stages(dry: bool, out: Path) -> list[Stage]:
+    """In the order of what one would most like to know; small where nothing is to be measured."""
+    torch = ("--torch",) if importlib.util.find_spec("torch") else ()
+    suite = ("--suite", "quick", "--rounds", "2") if dry else ("--suite", "accelerator")
+    beside = ("--out", str(out))
+    tests = [f"tests/{name}.py" for name in CORE]
+    some = ("-k", "closed_form or quadratic") if dry else ()
+    memory = ("--size", "32", "--batch", "4", "--width", "8", "--cases", "0,1") if dry else ()
+    costs = ("--suite", "mlp", "--rounds", "1") if dry else ("--suite", "accelerator")
+    deploy = ("--only", "cnn", "--seconds", "0.2") if dry else ("--only", "resnet18")
+    out_of_core = ("--rows", "512", "--rounds", "1") if dry else ()
+
+    def bilinear(model: str, dtype: str) -> Stage:
+        return Stage(
+            f"bilinear-{model}-{dtype}",
+            f"an outer step of {model} in {dtype}: steps a second, share of the peak, four "
+            "networks side by side by vmap against a loop",
+            ("experiments.bench_bilinear", *suite, "--model", model, "--dtype", dtype,
+             *(torch if model == "resnet18" else ()), *beside),
+            90,
+        )  # fmt: skip
+
+    found = [
+        bilinear("resnet18", "bfloat16"),
+        bilinear("resnet50", "bfloat16"),
+        bilinear("resnet18", "float32"),
+        Stage(
+            "memory",
+            "peak memory of a step, as XLA foretells it and as the device measured it",
+            ("experiments.bench_memory", "--run", *memory, *beside),
+            120,
+        ),
+        Stage(
+            "hypergradients",
+            "what each hypergradient costs in gradients",
+            ("experiments.bench_hypergradient", *costs, "--no-rival", *beside),
+            90,
+        ),
+        Stage(
+            "demo",
+            "a whole run, from rows to report",
+            ("fairbilevel", "solve", "--out", str(out / "demo"), "--overwrite",
+             *(("--steps", "40", "--dense-steps", "40") if dry else ())),
+            60,
+        ),
+        Stage(
+            "feeding",
+            "steps a second with rows out of core, of those in memory",
+            ("experiments.bench_feeding", *out_of_core, *beside),
+            60,
+        ),
+        Stage("deploy", "what pruning buys where it is served",
+              ("experiments.bench_deploy", *deploy, *beside), 60),
+        Stage("core", "the numeric core of the tests",
+              ("pytest", "-q", "-n", "0", *some, *tests), 120),
+    ]  # fmt: skip
+    return [s for s in found if importlib.util.find_spec(s.words[0]) is not None]
+
+
+def run(stage: Stage, log: Path, limit: float) -> dict[str, Any]:
+    """Run a stage, its output in ``log``; it and what it started end at the limit."""
+    begin = time.perf_counter()
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *stage.words],
+            cwd=ROOT, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True,
+            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        )  # fmt: skip
+        try:
+            code = process.wait(limit)
+            ended = "done" if code == 0 else f"failed (exit code {code})"
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            ended = f"cut at {limit:.0f} s"
+    return {"ended": ended, "seconds": round(time.perf_counter() - begin, 1)}
+
+
+def table(found: dict[str, Any], asked: list[Stage], dry: bool) -> str:
+    """Markdown: a line a stage."""
+    lines = [
+        "# What an accelerator answers" + (" (dry run: nothing is measured)" if dry else ""),
+        "",
+        "| stage | what it asks | ended | seconds | limit |",
+        "|---|---|---|---|---|",
+    ]
+    for stage in asked:
+        entry = found["stages"].get(stage.name, {"ended": "not begun", "seconds": ""})
+        lines.append(
+            f"| {stage.name} | {stage.asks} | {entry['ended']} | {entry['seconds']} "
+            f"| {stage.seconds} |"
+        )
+    command = "python -m experiments.accelerator" + (" --dry-run" if dry else "")
+    made = ", ".join(f"{k} {v}" for k, v in found["versions"].items())
+    device = found["machine"]["device"]
+    return "\n".join([*lines, "", f"Made by `{command}` on {device} with {made}.", ""])
+
+
+def main() -> None:
+    """Run what has not ended well yet."""
+    parser = argparse.ArgumentParser(description="Everything that an accelerator can answer.")
+    parser.add_argument("--dry-run", action="store_true", help="small, to see that it runs")
+    parser.add_argument("--again", action="store_true", help="forget the stages that are there")
+    parser.add_argument("--seconds", type=float, default=TOTAL, help="of all stages together")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    name = "accelerator-dry-run" if options.dry_run else "accelerator"
+    out: Path = options.out or RESULTS / name
+    out.mkdir(parents=True, exist_ok=True)
+    asked, record = stages(options.dry_run, out), out / "stages.json"
+    here = {"machine": machine(), "versions": versions()}
+    found: dict[str, Any] = {**here, "stages": {}}
+    if record.is_file() and not options.again:
+        found = read_object(record)
+        if found["machine"] != here["machine"]:
+            raise SystemExit(
+                f"error: {record} is of another machine ({json.dumps(found['machine'])}): give "
+                "--again, or another --out"
+            )
+    end = time.monotonic() + options.seconds
+    for stage in asked:
+        left = end - time.monotonic()
+        if found["stages"].get(stage.name, {}).get("ended") == "done" or left < 5:
+            continue
+        print(f"{stage.name}: {stage.asks}", flush=True)
+        log = out / f"{stage.name}.log"
+        entry = run(stage, log, min(stage.seconds, left))
+        found["stages"][stage.name] = entry
+        write_json(record, found)
+        write_text(out / "stages.md", table(found, asked, options.dry_run))
+        last = log.read_text(encoding="utf-8", errors="replace").splitlines()[-12:]
+        print("\n".join([*last, f"{stage.name}: {entry['ended']}, {entry['seconds']} s", ""]))
+    print(table(found, asked, options.dry_run))
+    if any(s.name not in found["stages"] for s in asked):
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
