@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -310,6 +311,42 @@ def test_processes_that_do_not_come():
     assert "did not find each other" in output
     assert "within 2 seconds" in output
     assert "Traceback" not in output
+
+
+def test_a_dead_process_ends_the_other_and_both_go_on(tmp_path: Path):
+    """One sentence within a minute, and a checkpoint from which both go on."""
+    words = [
+        "-u", "-m", "fairbilevel", "solve", "--model", "mlp", "--width", "8", "--steps", "60",
+        "--dense-steps", "60", "--batch-size", "32", "--no-baseline", "--checkpoint-every", "0",
+        "--process-count", "2",
+    ]  # fmt: skip
+
+    def start() -> list[subprocess.Popen]:
+        address = f"127.0.0.1:{_free_port()}"
+        more = ["--out", str(tmp_path / "killed"), "--coordinator", address]
+        return [_start([*words, *more, "--process-id", str(i)], 1) for i in range(2)]
+
+    begun = start()
+    try:
+        place, end = tmp_path / "killed" / "checkpoints", time.monotonic() + 300
+        while not any(place.glob("*/*")) and time.monotonic() < end:
+            time.sleep(0.05)
+        begun[1].kill()
+        killed = time.monotonic()
+        output, _ = begun[0].communicate(timeout=120)
+        assert time.monotonic() - killed < 60
+    finally:
+        for process in begun:
+            process.kill()
+            process.communicate()
+    assert begun[0].returncode == 1, output
+    assert "another process of the run ended" in output
+    assert "Traceback" not in output
+    assert not (tmp_path / "killed" / "result.json").exists()
+    again = _finish(start())[0]
+    assert "going on with the run" in again
+    result = json.loads((tmp_path / "killed" / "result.json").read_text())
+    assert result["status"] == "completed"
 
 
 @pytest.mark.parametrize(

@@ -118,9 +118,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"unknown command {words[0]!r}: {_options.choose(words[0], commands)}")
     # TensorFlow Datasets and XLA write lines that are no concern of a user of this command.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    code = _answer(lambda: commands[words[0]](words[1:]))
+    if code and "jax" in sys.modules:
+        from fairbilevel import devices
+
+        devices.leave(code)
+    return code
+
+
+def _answer(command: Callable[[], int]) -> int:
+    """Run a command; what is wrong is one sentence."""
     try:
-        return commands[words[0]](words[1:])
-    except ValueError as error:
+        return command()
+    except (ValueError, RuntimeError) as error:
+        if "jax" in sys.modules:
+            from fairbilevel import devices
+
+            if devices.lost_others(error):
+                _fail(
+                    "another process of the run ended or cannot be reached: give all of them the "
+                    "same command again, and they go on from the last checkpoint"
+                )
+                return 1
+        if isinstance(error, RuntimeError):
+            raise
         return _fail(str(error))
     except OSError as error:
         if error.errno == errno.ENOSPC:

@@ -3,7 +3,14 @@
 from fairbilevel.devices._cache import compile_cache, default_cache, saved_seconds
 from fairbilevel.devices._collectives import Collective, bytes_of, collectives
 from fairbilevel.devices._placement import AXIS, Placement, memory, on_device
-from fairbilevel.devices._processes import Processes, is_first, on_first, told_by_first
+from fairbilevel.devices._processes import (
+    Processes,
+    is_first,
+    leave,
+    lost_others,
+    on_first,
+    told_by_first,
+)
 from fairbilevel.devices._program import Program, copied
 from fairbilevel.devices._threads import cpu_threads, use_cpu_threads
 from fairbilevel.devices._timing import Times, timed
@@ -22,6 +29,8 @@ __all__ = [
     "cpu_threads",
     "default_cache",
     "is_first",
+    "leave",
+    "lost_others",
     "memory",
     "on_device",
     "on_first",

@@ -16,6 +16,7 @@ from jax.experimental import multihost_utils
 
 TIMEOUT = 300  # seconds that processes wait for each other at the start
 _LATER = 60  # seconds after which JAX would give up by itself
+_SILENT = 45  # seconds after which a process that says nothing counts as dead
 
 Result = TypeVar("Result")
 
@@ -85,8 +86,7 @@ class Processes:
                 self.count,
                 self.index,
                 initialization_timeout=self.timeout + _LATER,
-                # A process that ended with an error does not wait long for the others.
-                shutdown_timeout_seconds=120,
+                heartbeat_timeout_seconds=_SILENT,
             )
         except (RuntimeError, ValueError) as error:
             raise ValueError(self._reason(error)) from error
@@ -150,6 +150,24 @@ def told_by_first(action: Callable[[], Any]) -> Any:
     length = int(multihost_utils.broadcast_one_to_all(np.asarray(len(text))))
     padded = np.frombuffer(text.ljust(length)[:length], np.uint8)
     return json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded))))
+
+
+def lost_others(error: BaseException) -> bool:
+    """Whether an error says that another process of this run is gone. JAX and what stands on it
+    raise it as whatever they like; the words are those of Gloo, NCCL and the coordinator."""
+    words = ("Gloo", "NCCL", "heartbeat", "coordination service", "UNAVAILABLE")
+    return jax.process_count() > 1 and any(word in str(error) for word in words)
+
+
+def leave(code: int) -> None:
+    """End one of several processes that has failed, at once; do nothing in one that runs alone.
+
+    At the barrier of an orderly end it would wait for others, which wait for it.
+    """
+    if jax.distributed.is_initialized() and jax.process_count() > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def is_first() -> bool:

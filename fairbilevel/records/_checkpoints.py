@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fairbilevel import _trees
+from fairbilevel import _trees, devices
 from fairbilevel.records._files import RecordError
 
 CHECKPOINT_SCHEMA = 2
@@ -376,6 +376,8 @@ def _plainly(folder: Path) -> Iterator[None]:
     except CheckpointError:
         raise
     except Exception as error:
+        if devices.lost_others(error):
+            raise  # no fault of the folder's
         text = " ".join(str(error).split()) or type(error).__name__
         told = re.search(r"([^:]+) \[os_error_code", text)
         reason = told[1].strip() if told else getattr(error, "strerror", None) or text[:300]

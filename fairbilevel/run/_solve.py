@@ -172,6 +172,9 @@ def _solve_locked(
         events.write("interrupted", reason=str(error))
         raise
     except ValueError as error:
+        if devices.lost_others(error):  # what there is can be gone on with
+            events.write("interrupted", reason="another process ended")
+            raise
         _record_failure(path, prepared, error, typed)
         checkpoints.discard()
         raise
