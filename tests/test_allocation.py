@@ -290,6 +290,7 @@ def test_target_stays_the_column_of_a_table(tmp_path, capsys):
     ("words", "said"),
     [
         (["solve", "--target", "parameters=50%", "--sparsity", "0.9"], "leave --sparsity out"),
+        (["solve", "--round-channels", "8"], "at --granularity weight there are none to round"),
         (["plan", "--sparsity-of=parameters", "--target=parameters=50%"], "--sparsity-of out"),
         (["compare", "--target", "multiply-adds=50%"], "--sparsity-of multiply-adds with"),
         (["frontier", "--target", "multiply-adds=50%"], "--sparsity-of multiply-adds with"),

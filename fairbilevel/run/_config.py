@@ -372,6 +372,11 @@ class Config(_Owned):
                 f"--accumulate must divide --batch-size into equal micro-batches, got "
                 f"{self.accumulate} for {self.batch_size} rows"
             )
+        if self.round_channels is not None and self.granularity != "filter":
+            raise ValueError(
+                f"--round-channels rounds numbers of channels, and at --granularity "
+                f"{self.granularity} there are none to round: leave it out, or give filter"
+            )
         if self.tensorboard and importlib.util.find_spec("tensorboardX") is None:
             raise ValueError(
                 "--tensorboard needs the package tensorboardX: pip install "
