@@ -16,6 +16,7 @@ import numpy as np
 
 from ._archive import FileTree, open_tree
 from ._dataset import Options
+from ._stores import StoredRows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,7 +68,7 @@ class Rows:
     Attributes:
         name: what was read.
         attributes: one column per attribute that may be a target, a group, an id, a weight, ...
-        read: row numbers -> inputs of these rows, in that order.
+        read: row numbers -> inputs of these rows, in that order, or where they are read from.
         ids: str `[n]`.
         target: the attribute predicted when the user names none.
         group: the attributes crossed when the user names none.
@@ -82,7 +83,7 @@ class Rows:
 
     name: str
     attributes: pd.DataFrame
-    read: Callable[[np.ndarray], np.ndarray | pd.DataFrame]
+    read: Callable[[np.ndarray], np.ndarray | pd.DataFrame | StoredRows]
     ids: np.ndarray
     target: str | None = None
     group: tuple[str, ...] = ()
@@ -97,6 +98,11 @@ class Rows:
     def where(self, row: int) -> str:
         """Where a row is, for a message: the line that an editor shows, or its id."""
         return f"row {self.ids[row]}" if self.lines is None else f"line {self.lines[row]}"
+
+
+def row_numbers(count: int) -> np.ndarray:
+    """The numbers of rows as their ids: str `[count]`, no wider than the last."""
+    return np.arange(count).astype(f"U{len(str(max(count - 1, 0)))}")
 
 
 class Source(abc.ABC):
