@@ -18,6 +18,7 @@ _PHASES = {
     "settle": "fine-tuning on all rows",
     "baseline": "baseline: gradual magnitude",
 }
+_WAITING = 0.01  # share of the time from which it is worth saying
 
 
 def _points(value: float | None) -> str:
@@ -75,6 +76,8 @@ class Progress:
         ]
         if record.get("guard"):
             cells.append(("guard", f"active in {100 * record['guard']:.0f} % of the steps"))
+        if record.get("waiting", 0) >= _WAITING:
+            cells.append(("waiting for rows", percent(record["waiting"])))
         if self._live is not None:
             table = Table.grid(padding=(0, 2))
             for name, value in cells:

@@ -20,6 +20,7 @@ from ._fingerprints import (
 from ._groups import handle_small_groups
 from ._load import load, read_table
 from ._roles import FRACTIONS, ROLES, atoms, check_roles, fold_roles, role_halves, split_roles
+from ._stores import RowStore, StoredRows, ahead, readers, select, watch_passes
 
 __all__ = [
     "FRACTIONS",
@@ -30,6 +31,9 @@ __all__ = [
     "Normalize",
     "Options",
     "RowFingerprints",
+    "RowStore",
+    "StoredRows",
+    "ahead",
     "as_labels",
     "atoms",
     "check_roles",
@@ -42,9 +46,12 @@ __all__ = [
     "load",
     "parse_normalize",
     "read_table",
+    "readers",
     "role_halves",
     "row_fingerprints",
+    "select",
     "split_roles",
     "standardize",
+    "watch_passes",
     "write_normalize",
 ]

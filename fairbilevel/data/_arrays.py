@@ -157,11 +157,7 @@ def array_rows(
     for key, names in (("y", classes), ("group", groups)) if labelled else ():
         if key in arrays and names is None:
             _refuse_missing_marks(key, arrays[key])
-    columns = {
-        key: _plain(values, key)
-        for key, values in arrays.items()
-        if values.shape == (n,)
-    }
+    columns = {key: _plain(values, key) for key, values in arrays.items() if values.shape == (n,)}
     orders = {}
     for key, names in (("y", classes), ("group", groups)):
         if names is not None and (twice := repeated(names)):

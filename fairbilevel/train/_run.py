@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -239,7 +240,7 @@ class StagedRun(ABC):
         Raises:
             DivergenceError: the loss is not finite or exploded, with smaller steps too.
         """
-        phase = self.phase
+        phase, begin, waited = self.phase, time.perf_counter(), self.feed.waited
         self.feed.distill = self.distill
         with self.costs.timed():
             if self.stage == 0:
@@ -259,7 +260,8 @@ class StagedRun(ABC):
             self.best.offer(record, network, self._copied)
         if self.watch is not None and self.watched:
             self.watch.look(network, after.weights.duals)
-        self._write(after, log, record)
+        waiting = (self.feed.waited - waited) / (time.perf_counter() - begin)
+        self._write(after, log, record, waiting)
         self.stage += 1
         if self.stage == len(phase.stages) and self.phase_index + 1 < len(self.plan.phases):
             self.phase_index, self.stage = self.phase_index + 1, 0
@@ -303,6 +305,7 @@ class StagedRun(ABC):
         calls = pieces(measures, self.length, looks)
         with self.costs.timed():
             factors = self.factors(state)
+            self.feed.busy = lambda: bool(logs) and not logs[-1].finite.is_ready()
             for begin, count in calls:
                 part = slice(first + begin, first + begin + count)
                 state, z, log = self.stretch(state, part, factors)
@@ -310,6 +313,7 @@ class StagedRun(ABC):
                 if len(logs) > 1:  # one call computes while the next one's rows are gathered
                     jax.block_until_ready(logs[-2].finite)
             jax.block_until_ready(z)
+        self.feed.busy = lambda: False
         return state, _joined(logs, [count for _, count in calls]), z
 
     def stretch(
@@ -383,7 +387,7 @@ class StagedRun(ABC):
     def _copied(self, tree: Any) -> Any:
         return copied(tree, self.problem.placement)
 
-    def _write(self, state: RunState, log: StretchLog, record: TuneRecord) -> None:
+    def _write(self, state: RunState, log: StretchLog, record: TuneRecord, waiting: float) -> None:
         phase = self.phase
         seen = {"multipliers": state.weights.duals.multipliers, "violations": log.violations}
         self.report.write(
@@ -393,6 +397,7 @@ class StagedRun(ABC):
             log.steps,
             record,
             self.sparsity,
+            waiting=round(waiting, 4),
             **{name: self._named(values) for name, values in seen.items() if self.enforces},
             **self.more(log),
         )
