@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +14,9 @@ from ._errors import DataError, listing, repeated
 from ._raw import as_store, npz_rows
 from ._source import Location, Request, Rows, Source, row_numbers
 from ._stores import RowStore, StoredRows, held, select
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _LARGEST = np.finfo(np.float32).max
 _WHOLE = np.iinfo(np.int32)
@@ -114,28 +116,45 @@ class Arrays(Source):
         except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError) as error:
             raise DataError(f"{path.name} is no readable .npz of plain arrays ({error}).") from None
         inputs: Any = arrays.pop("x", None) if stored is None else stored
-        classes, groups = (
-            _names(arrays.pop(k), k) if k in arrays else None for k in ("classes", "groups")
-        )
-        refuse_lacking(arrays, request, path.name, () if inputs is None else ("x",))
-        if request.labelled and classes is None and "y" in arrays and not options.target:
-            _refuse_measurements(arrays["y"])
         name = f"arrays ({path.name})"
-        return array_rows(inputs, arrays, name, classes, groups, request.labelled)
+        return named_rows(inputs, arrays, name, request)
 
 
-def refuse_lacking(
-    arrays: Mapping[str, Any], request: Request, name: str, there: Sequence[str] = ("x",)
-) -> None:
-    """Raise `DataError` where x, or what labels and groups are read from, is neither there nor
-    among the arrays."""
-    chosen = {"y": bool(request.options.target), "group": bool(request.options.group)}
+def named_rows(
+    x: np.ndarray | RowStore | None,
+    arrays: dict[str, np.ndarray],
+    name: str,
+    request: Request,
+    table: pd.DataFrame | None = None,
+) -> Rows:
+    """Rows of arrays by their names in a file or folder, `classes` and `groups` among them.
+
+    Arguments:
+        x: inputs, None where there are none.
+        arrays: all others.
+        name: of the file or folder, for messages.
+        request: whether labels must be there.
+        table: further columns.
+
+    Raises:
+        DataError: arrays that lack, do not belong together or cannot be used.
+    """
+    classes, groups = (
+        _names(arrays.pop(k), k) if k in arrays else None for k in ("classes", "groups")
+    )
+    options, columns = request.options, [] if table is None else list(table.columns)
+    there = [*(("x",) if x is not None else ()), *arrays, *map(str, columns)]
+    chosen = {"y": bool(options.target), "group": bool(options.group)}
     for needed in ("x", "y", "group") if request.labelled else ("x",):
-        if needed not in (*arrays, *there) and not chosen.get(needed):
+        if needed not in there and not chosen.get(needed):
             raise DataError(
-                f"{name} has no array {needed!r}; it has {listing([*there, *arrays])}, "
+                f"{name} has no array {needed!r}; it has {listing(there)}, "
                 "and x, y and group are needed."
             )
+    if request.labelled and classes is None and "y" in arrays and not options.target:
+        _refuse_measurements(arrays["y"])
+    assert x is not None
+    return array_rows(x, arrays, name, classes, groups, request.labelled, table)
 
 
 def array_rows(
@@ -145,12 +164,15 @@ def array_rows(
     classes: tuple[str, ...] | None,
     groups: tuple[str, ...] | None,
     labelled: bool,
+    table: pd.DataFrame | None = None,
 ) -> Rows:
-    """Rows of an array or a store, and of arrays with one value a row."""
+    """Rows of an array or a store, of arrays with one value a row, and of a table."""
     import pandas as pd
 
-    inputs = as_inputs(x) if isinstance(x, np.ndarray) else stored_inputs(x)
+    inputs = encodable(x)
     n = len(inputs)
+    if table is not None and len(table) != n:
+        raise DataError(f"the table of {name} has {len(table)} rows where x has {n}.")
     for key in _BY_ROW:
         if key in arrays:
             _refuse_shape(key, arrays[key], n)
@@ -159,6 +181,8 @@ def array_rows(
             _refuse_missing_marks(key, arrays[key])
     columns = {key: _plain(values, key) for key, values in arrays.items() if values.shape == (n,)}
     orders = {}
+    if table is not None and (twice := [str(c) for c in table.columns if str(c) in columns]):
+        raise DataError(f"{name} has {twice[0]!r} as an array and in its table; keep one.")
     for key, names in (("y", classes), ("group", groups)):
         if names is not None and (twice := repeated(names)):
             what = "classes" if key == "y" else "groups"
@@ -168,7 +192,7 @@ def array_rows(
             orders[key] = tuple(names)
     return Rows(
         name=name,
-        attributes=pd.DataFrame(columns, index=range(n)),
+        attributes=_beside(pd.DataFrame(columns, index=range(n)), table),
         read=lambda rows: select(inputs, rows),
         ids=columns["ids"].astype(str) if "ids" in columns else row_numbers(n),
         target="y",
@@ -176,6 +200,10 @@ def array_rows(
         orders=orders,
         numbered="ids" not in columns,
     )
+
+
+def _beside(columns: pd.DataFrame, table: pd.DataFrame | None) -> pd.DataFrame:
+    return columns if table is None else columns.join(table.set_axis(columns.index))
 
 
 def _refuse_shape(key: str, values: np.ndarray, n: int) -> None:
@@ -198,6 +226,11 @@ def _refuse_missing_marks(key: str, values: np.ndarray) -> None:
             f"{key} is -1 in {missing} of {len(values)} rows, which marks a missing value: leave "
             "these rows out, or give names as text if it is a value like the others."
         )
+
+
+def encodable(x: np.ndarray | RowStore) -> np.ndarray | StoredRows:
+    """`as_inputs` of what is held, `stored_inputs` of what is not."""
+    return as_inputs(x) if isinstance(x, np.ndarray) else stored_inputs(x)
 
 
 def as_inputs(x: np.ndarray) -> np.ndarray:

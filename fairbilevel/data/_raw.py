@@ -102,14 +102,19 @@ def npy_rows(path: Path) -> FileRows:
     """
     try:
         with path.open("rb") as stream:
-            return _rows_at(path, stream, path.name)
+            rows = _rows_at(path, stream, path.name)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from None
+    if rows is None:
+        raise DataError(
+            f"{path.name} is stored column by column; save it again with np.ascontiguousarray."
+        )
+    return rows
 
 
 def npz_rows(path: Path, name: str) -> FileRows | None:
-    """The rows of one array of an `.npz`; None where there is none, or it is compressed and so has
-    to be read as a whole.
+    """The rows of one array of an `.npz`; None where there is none, or it is compressed or stored
+    column by column and so has to be read as a whole.
 
     Raises:
         DataError: as `npy_rows`.
@@ -124,20 +129,21 @@ def npz_rows(path: Path, name: str) -> FileRows | None:
             raise DataError(f"{path.name} is damaged where {name!r} begins; copy it again.")
         begin = stream.seek(sum(struct.unpack("<HH", local[26:30])), os.SEEK_CUR)
         rows = _rows_at(path, stream, f"{name!r} in {path.name}")
+    if rows is None:
+        return None
     if rows.offset + len(rows) * rows.stride != begin + entry.file_size:
         raise DataError(f"{name!r} in {path.name} is not as long as its header says.")
     return rows
 
 
-def _rows_at(path: Path, stream: Any, name: str) -> FileRows:
+def _rows_at(path: Path, stream: Any, name: str) -> FileRows | None:
+    """Rows from here on; None where columns come first."""
     try:
         shape, fortran, dtype = read_header(stream, name)
     except ValueError as error:
         raise DataError(f"{path.name} is no readable array ({error}).") from None
     if fortran and len(shape) > 1:
-        raise DataError(
-            f"{name} is stored column by column; save it again with np.ascontiguousarray."
-        )
+        return None
     if not shape:
         raise DataError(f"{name} holds a single number, no rows.")
     return FileRows(path, stream.tell(), row_bytes(shape, dtype), shape, dtype)

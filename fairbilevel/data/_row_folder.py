@@ -1,0 +1,180 @@
+"""Source row folder: inputs in `.npy` files or ArrayRecord shards, columns beside them."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ._arrays import encodable, named_rows
+from ._errors import DataError, listing, reason
+from ._load import read_table
+from ._raw import npy_rows
+from ._records import sharded_records
+from ._source import Location, Request, Rows, Source, row_numbers
+from ._stores import Joined, RowStore, held, row_bytes, select
+
+ABOUT, BEGUN = "rows.json", ".convert.json"
+COLUMNS = ("columns.parquet", "columns.csv")
+
+# x.npy, or its shards x-00000.npy, x_1.npy, x-00000-of-00004.npy.
+_ARRAY = re.compile(r"([A-Za-z]\w*?)(?:[-_.]?(\d+)(?:-of-\d+)?)?\.npy")
+_RECORDS = re.compile(r".*\.array_?record(-\d+-of-\d+)?")
+
+
+class RowFolder(Source):
+    """A folder of arrays, or one `.npy` with its columns in the folder around it.
+
+    `x` are the inputs: `x.npy`, shards `x-00000.npy`, `x-00001.npy`, ..., or ArrayRecord files with
+    a `rows.json` that says shape and dtype of a row. Columns are further arrays (`y.npy`,
+    `group.npy`, sharded or not) or those of `columns.parquet` or `columns.csv`.
+    """
+
+    forms = "a folder with x.npy, or with shards of it, and y.npy and group.npy"
+
+    def matches(self, location: Location) -> bool:
+        """Inputs are there, or were being written."""
+        if location.is_file(".npy"):
+            return True
+        names = [p.name for p in location.path.iterdir()] if location.path.is_dir() else []
+        arrays = (m[1] for n in names if (m := _ARRAY.fullmatch(n)))
+        return "x" in arrays or ABOUT in names or BEGUN in names or any(map(_of_records, names))
+
+    def read(self, location: Location, request: Request) -> Rows:
+        """Read the columns; inputs are held, or left where they are, as `in_memory` says."""
+        path = location.path
+        folder = path if path.is_dir() else path.parent
+        if path.is_dir() and (folder / BEGUN).exists() and not (folder / ABOUT).exists():
+            raise DataError(
+                f"{folder} is a conversion that did not end; run fairbilevel convert again."
+            )
+        about = _about(folder / ABOUT) if path.is_dir() else {}
+        if "columns" in about:
+            return _converted(folder, about, request)
+        arrays = _arrays(folder)
+        if path.is_dir():
+            files = arrays.pop("x", [])
+            records = sorted(p for p in folder.iterdir() if _of_records(p.name))
+            if files and records:
+                raise DataError(f"{folder} holds x both in .npy and in ArrayRecord files.")
+            name = folder.name
+        else:
+            files, records, name = [path], [], path.name
+            arrays = {n: paths for n, paths in arrays.items() if path not in paths and n != "x"}
+        if records:
+            x: RowStore = sharded_records(records, *_row(about, folder))
+        elif files:
+            x = Joined.of(tuple(map(npy_rows, files)), tuple(f.name for f in files))
+        else:
+            raise DataError(f"{folder} has no x.npy, nor shards of it.")
+        columns = {n: np.concatenate([_column(p) for p in paths]) for n, paths in arrays.items()}
+        return named_rows(_held(x, request), columns, name, request, _table(folder))
+
+
+def _of_records(name: str) -> bool:
+    return _RECORDS.fullmatch(name) is not None
+
+
+def _held(x: RowStore, request: Request) -> Any:
+    """The rows as an array where they are to be held in memory."""
+    size = len(x) * row_bytes(x.shape, x.dtype)
+    if not held(request.options.in_memory, size):
+        return x
+    return np.asarray(x[np.arange(len(x))])
+
+
+def _arrays(folder: Path) -> dict[str, list[Path]]:
+    """The files of each array by its name, shards in the order of their numbers."""
+    found: dict[str, list[tuple[int, Path]]] = {}
+    for path in folder.iterdir():
+        if match := _ARRAY.fullmatch(path.name):
+            found.setdefault(match[1], []).append((int(match[2] or -1), path))
+    for name, files in found.items():
+        numbers = [number for number, _ in files]
+        if len(set(numbers)) < len(numbers) or (-1 in numbers and len(numbers) > 1):
+            told = listing(sorted(p.name for _, p in files), 4)
+            raise DataError(f"{folder} holds {name} more than once ({told}); keep one.")
+    return {name: [path for _, path in sorted(files)] for name, files in sorted(found.items())}
+
+
+def _column(path: Path) -> np.ndarray:
+    rows = npy_rows(path)
+    return rows[np.arange(len(rows))]
+
+
+def _table(folder: Path) -> pd.DataFrame | None:
+    """The table beside the inputs, if there is one."""
+    path = next((folder / name for name in COLUMNS if (folder / name).exists()), None)
+    if path is None:
+        return None
+    return _parquet(path) if path.suffix == ".parquet" else read_table(path).table
+
+
+def _parquet(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except Exception as error:  # whatever damage makes pyarrow raise
+        raise DataError(f"{path.name} is not a readable Parquet file ({reason(error)}).") from None
+
+
+def _about(path: Path) -> dict[str, Any]:
+    """What `rows.json` says, nothing where there is none."""
+    if not path.exists():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as JSON ({reason(error)}).") from None
+    if not isinstance(found, dict):
+        raise DataError(f"{path} holds no JSON object.")
+    return found
+
+
+def _row(about: dict[str, Any], folder: Path) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of one row."""
+    shape, dtype = about.get("shape"), about.get("dtype")
+    whole = isinstance(shape, list) and all(type(n) is int and n > 0 for n in shape)
+    try:
+        kind = np.dtype(dtype) if isinstance(dtype, str) else None
+    except TypeError:
+        kind = None
+    if not whole or kind is None or kind.kind not in "fiub":
+        raise DataError(
+            f"{folder} holds ArrayRecord files, and no {ABOUT} that says what a record is, as "
+            '{"shape": [48, 48, 3], "dtype": "uint8"}.'
+        )
+    return tuple(shape), kind
+
+
+def _converted(folder: Path, about: dict[str, Any], request: Request) -> Rows:
+    """The rows of a folder that `convert` has written, as those of its source."""
+    table = _parquet(folder / COLUMNS[0])
+    try:
+        files = [folder / name for name in about["shards"]]
+        store = sharded_records(files, *_row(about, folder))
+        count, ids, columns = about["rows"], about["ids"], about["columns"]
+        if not len(table) == len(store) == count:
+            raise DataError(
+                f"{folder} has {len(store)} rows of inputs, {len(table)} of columns and {count} by "
+                f"its {ABOUT}; convert it again."
+            )
+        inputs = encodable(_held(store, request))
+        return Rows(
+            name=about["name"],
+            attributes=table[columns],
+            read=lambda rows: select(inputs, rows),
+            ids=row_numbers(count) if ids is None else table[ids].to_numpy(dtype=str),
+            target=about["target"],
+            group=tuple(about["group"]),
+            orders={name: tuple(order) for name, order in about["orders"].items()},
+            numbers={name: table[column] for name, column in about["numbers"].items()},
+            skipped=about["skipped"],
+            notes=about["notes"],
+            numbered=about["numbered"],
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{folder / ABOUT} is malformed ({error}); convert it again.") from None
