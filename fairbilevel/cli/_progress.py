@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from typing import Any
 
 from rich.console import Console
@@ -19,6 +21,7 @@ _PHASES = {
     "baseline": "baseline: gradual magnitude",
 }
 _WAITING = 0.01  # share of the time from which it is worth saying
+_EVERY = 5.0  # seconds between two lines on one pass
 
 
 def _points(value: float | None) -> str:
@@ -28,6 +31,24 @@ def _points(value: float | None) -> str:
 def _time(seconds: float) -> str:
     minutes, rest = divmod(max(round(seconds), 0), 60)
     return f"{minutes}:{rest:02d}"
+
+
+class Passes:
+    """Says on standard error how far passes over all rows are: those that take their time."""
+
+    def __init__(self) -> None:
+        self._what, self._begun, self._said = "", 0.0, 0.0
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Rows done, of how many."""
+        now = time.monotonic()
+        if what != self._what or done == 0:
+            self._what, self._begun, self._said = what, now, now
+        if now - self._said >= _EVERY or (done == total and self._said > self._begun):
+            self._said = now
+            left = _time((now - self._begun) * (total - done) / max(done, 1))
+            told = f"{what}: {done:,} of {total:,} rows, {left} left"
+            print(f"fairbilevel: {told}", file=sys.stderr, flush=True)
 
 
 class Progress:

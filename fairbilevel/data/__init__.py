@@ -1,13 +1,15 @@
 """Data: sources, groups, the five roles, and encoders.
 
 `load` reads a named data set, a file or a folder; `from_arrays` takes arrays. Both give a
-`Dataset`. `handle_small_classes` decides which classes stay and `handle_small_groups` which groups
-count, `split_roles` and `fold_roles` give every row its role, and an `Encoder` fitted on the rows
-of fit turns inputs into numbers. Every mistake of the user is a `DataError` of one sentence.
+`Dataset`, whose inputs may stay where they are (`RowStore`, `StoredRows`); `convert` writes any
+source as shards. `handle_small_classes` decides which classes stay and `handle_small_groups` which
+groups count, `split_roles` and `fold_roles` give every row its role, and an `Encoder` fitted on the
+rows of fit turns inputs into numbers. Every mistake of the user is a `DataError` of one sentence.
 """
 
 from ._arrays import from_arrays
 from ._classes import handle_small_classes
+from ._convert import Converted, convert
 from ._dataset import Dataset, Options, as_labels
 from ._encoder import Encoder, Normalize, parse_normalize, standardize, write_normalize
 from ._errors import DataError
@@ -25,6 +27,7 @@ from ._stores import RowStore, StoredRows, ahead, readers, select, watch_passes
 __all__ = [
     "FRACTIONS",
     "ROLES",
+    "Converted",
     "DataError",
     "Dataset",
     "Encoder",
@@ -39,6 +42,7 @@ __all__ = [
     "check_roles",
     "coarse_fingerprints",
     "coarse_scale",
+    "convert",
     "fold_roles",
     "from_arrays",
     "handle_small_classes",

@@ -85,7 +85,7 @@ def assemble(rows: Rows, request: Request) -> Dataset:
             "folder of shards of it with fairbilevel convert."
         )
     if rows.damaged:
-        what = f"image file cannot be used: {listing(rows.ids[rows.damaged], 3)}"
+        what = f"{rows.piece} cannot be used: {listing(rows.ids[rows.damaged], 3)}"
         rows.skipped[what] = len(rows.damaged)
         chosen = chosen[~np.isin(chosen, rows.damaged)]
         y, g, classes, groups = indexed()

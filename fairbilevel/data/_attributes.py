@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ def is_numeric(values: pd.Series) -> bool:
 
 def as_text(values: pd.Series) -> np.ndarray:
     """Return object `[n]` of stripped text, None where missing or blank; 1.0 and 1 are both "1"."""
+    levels: Any
     if is_numeric(values) and not pd.api.types.is_bool_dtype(values.dtype):
         numbers = values.to_numpy(dtype=np.float64, na_value=np.nan)
         place, levels = pd.factorize(numbers)
@@ -94,7 +96,8 @@ def cross(
     keep = np.ones_like(absent) if own_missing else ~absent
     names = [(*o, MISSING_GROUP) for o in orders]
     sizes = [len(n) for n in names]
-    combos, inverse = np.unique(np.ravel_multi_index(tuple(rank), sizes)[keep], return_inverse=True)
+    crossed = np.asarray(np.ravel_multi_index(tuple(rank), sizes))
+    combos, inverse = np.unique(crossed[keep], return_inverse=True)
     each = zip(*np.unravel_index(combos, sizes), strict=True)
     labels = [" x ".join(names[i][k] for i, k in enumerate(c)) for c in each]
     out = np.full(len(absent), None, dtype=object)

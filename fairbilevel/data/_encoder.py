@@ -15,7 +15,7 @@ import numpy as np
 from ._dataset import Dataset
 from ._errors import DataError, did_you_mean, listing
 from ._moments import Moments
-from ._stores import READ_BYTES, StoredRows, row_bytes
+from ._stores import READ_BYTES, StoredRows, row_bytes, select
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -161,26 +161,27 @@ class Encoder:
                 raise DataError(
                     "a table is standardized column by column; normalize is fit or none for it."
                 )
-            table = data.inputs.iloc[rows]
+            table: Any = select(data.inputs, rows)
             columns = tuple(_fit_column(table[c], str(c), given == "fit") for c in table.columns)
             width = sum(len(c.feature_names) for c in columns)
             return Encoder("table", (width,), columns=columns)
-        shape = tuple(int(s) for s in data.inputs.shape[1:])
-        image = data.inputs.dtype == np.uint8 and len(data.inputs.shape) == 4
+        inputs: Any = data.inputs
+        shape = tuple(int(s) for s in inputs.shape[1:])
+        image = inputs.dtype == np.uint8 and len(inputs.shape) == 4
         kind = "integer" if whole else "image" if image else "vector"
         if not isinstance(given, str):
             return Encoder(kind, shape, *_given_moments(given, kind, shape[-1]))
         if whole or given == "none":
             return Encoder(kind, shape)
         if image:
-            mean, std = _image_moments(data.inputs, rows)
-        elif isinstance(data.inputs, StoredRows):
+            mean, std = _image_moments(inputs, rows)
+        elif isinstance(inputs, StoredRows):
             moments = Moments(shape[-1])
-            for _, part in data.inputs.take(rows).passed("moments of fit"):
+            for _, part in inputs.take(rows).passed("moments of fit"):
                 moments.add(part.reshape(-1, shape[-1]).astype(np.float64))
             mean, std = moments.mean, moments.std
         else:
-            values = data.inputs[rows].reshape(-1, shape[-1]).astype(np.float64)
+            values = inputs[rows].reshape(-1, shape[-1]).astype(np.float64)
             mean, std = values.mean(axis=0), values.std(axis=0)
         std = np.where(std > 1e-6 * np.maximum(1, np.abs(mean)), std, 1.0)
         return Encoder(kind, shape, tuple(mean.tolist()), tuple(std.tolist()))
@@ -278,7 +279,7 @@ class Encoder:
             return ()
         return np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
 
-    def unseen(self, inputs: np.ndarray | pd.DataFrame) -> dict[str, int]:
+    def unseen(self, inputs: Any) -> dict[str, int]:
         """Count, per categorical column, the rows whose level fit never held (encoded as zeros)."""
         if self.kind != "table":
             return {}

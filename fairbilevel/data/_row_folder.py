@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -14,12 +15,9 @@ from ._arrays import encodable, named_rows
 from ._errors import DataError, listing, reason
 from ._load import read_table
 from ._raw import npy_rows
-from ._records import sharded_records
+from ._records import ABOUT, BEGUN, COLUMNS, sharded_records
 from ._source import Location, Request, Rows, Source, row_numbers
 from ._stores import Joined, RowStore, held, row_bytes, select
-
-ABOUT, BEGUN = "rows.json", ".convert.json"
-COLUMNS = ("columns.parquet", "columns.csv")
 
 # x.npy, or its shards x-00000.npy, x_1.npy, x-00000-of-00004.npy.
 _ARRAY = re.compile(r"([A-Za-z]\w*?)(?:[-_.]?(\d+)(?:-of-\d+)?)?\.npy")
@@ -35,6 +33,7 @@ class RowFolder(Source):
     """
 
     forms = "a folder with x.npy, or with shards of it, and y.npy and group.npy"
+    may_be_damaged = True
 
     def matches(self, location: Location) -> bool:
         """Inputs are there, or were being written."""
@@ -65,26 +64,47 @@ class RowFolder(Source):
         else:
             files, records, name = [path], [], path.name
             arrays = {n: paths for n, paths in arrays.items() if path not in paths and n != "x"}
+        damaged: list[int] = []
         if records:
-            x: RowStore = sharded_records(records, *_row(about, folder))
+            skip = request.options.skip_damaged
+            x: RowStore
+            x, damaged = sharded_records(records, *_row(about, folder), skip)
         elif files:
             x = Joined.of(tuple(map(npy_rows, files)), tuple(f.name for f in files))
         else:
             raise DataError(f"{folder} has no x.npy, nor shards of it.")
         columns = {n: np.concatenate([_column(p) for p in paths]) for n, paths in arrays.items()}
-        return named_rows(_held(x, request), columns, name, request, _table(folder))
+        inputs = _held(x, request, damaged)
+        rows = named_rows(inputs, columns, name, request, _table(folder))
+        return _without(rows, damaged)
 
 
 def _of_records(name: str) -> bool:
     return _RECORDS.fullmatch(name) is not None
 
 
-def _held(x: RowStore, request: Request) -> Any:
-    """The rows as an array where they are to be held in memory."""
+def _held(x: RowStore, request: Request, damaged: list[int]) -> Any:
+    """The rows as an array where they are to be held in memory, zeros where they are damaged."""
     size = len(x) * row_bytes(x.shape, x.dtype)
     if not held(request.options.in_memory, size):
         return x
-    return np.asarray(x[np.arange(len(x))])
+    sound = np.setdiff1d(np.arange(len(x)), damaged)
+    if not damaged:
+        return x[sound]
+    found = np.zeros(x.shape, x.dtype)
+    found[sound] = x[sound]
+    return found
+
+
+def _without(rows: Rows, damaged: list[int]) -> Rows:
+    """The same rows, these of which are left out when they are read."""
+    read = rows.read
+
+    def sound(chosen: np.ndarray) -> Any:
+        rows.damaged[:] = np.intersect1d(chosen, damaged).tolist()
+        return read(chosen[~np.isin(chosen, damaged)])
+
+    return dataclasses.replace(rows, read=sound, piece="record") if damaged else rows
 
 
 def _arrays(folder: Path) -> dict[str, list[Path]]:
@@ -137,7 +157,8 @@ def _about(path: Path) -> dict[str, Any]:
 def _row(about: dict[str, Any], folder: Path) -> tuple[tuple[int, ...], np.dtype]:
     """Shape and type of one row."""
     shape, dtype = about.get("shape"), about.get("dtype")
-    whole = isinstance(shape, list) and all(type(n) is int and n > 0 for n in shape)
+    shape = shape if isinstance(shape, list) else [0]
+    whole = all(type(n) is int and n > 0 for n in shape)
     try:
         kind = np.dtype(dtype) if isinstance(dtype, str) else None
     except TypeError:
@@ -155,15 +176,15 @@ def _converted(folder: Path, about: dict[str, Any], request: Request) -> Rows:
     table = _parquet(folder / COLUMNS[0])
     try:
         files = [folder / name for name in about["shards"]]
-        store = sharded_records(files, *_row(about, folder))
+        store, damaged = sharded_records(files, *_row(about, folder), request.options.skip_damaged)
         count, ids, columns = about["rows"], about["ids"], about["columns"]
         if not len(table) == len(store) == count:
             raise DataError(
                 f"{folder} has {len(store)} rows of inputs, {len(table)} of columns and {count} by "
                 f"its {ABOUT}; convert it again."
             )
-        inputs = encodable(_held(store, request))
-        return Rows(
+        inputs = encodable(_held(store, request, damaged))
+        rows = Rows(
             name=about["name"],
             attributes=table[columns],
             read=lambda rows: select(inputs, rows),
@@ -176,5 +197,6 @@ def _converted(folder: Path, about: dict[str, Any], request: Request) -> Rows:
             notes=about["notes"],
             numbered=about["numbered"],
         )
+        return _without(rows, damaged)
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{folder / ABOUT} is malformed ({error}); convert it again.") from None

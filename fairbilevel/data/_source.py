@@ -76,6 +76,7 @@ class Rows:
         numbers: attribute -> its numbers, where `attributes` holds names for them.
         skipped: reason -> rows left out.
         damaged: rows that `read` had to leave out, where that was asked.
+        piece: what a row is read from and may be damaged.
         lines: first line in the file of each row, counted from 1; None where rows have no lines.
         notes: sentences for the reader.
         numbered: whether the ids are mere row numbers.
@@ -91,6 +92,7 @@ class Rows:
     numbers: dict[str, pd.Series] = field(default_factory=dict)
     skipped: dict[str, int] = field(default_factory=dict)
     damaged: list[int] = field(default_factory=list)
+    piece: str = "image file"
     lines: np.ndarray | None = None
     notes: list[str] = field(default_factory=list)
     numbered: bool = False
@@ -118,7 +120,10 @@ class Source(abc.ABC):
     """Whether the inputs are named columns, which a user may exclude."""
 
     has_image_files: bool = False
-    """Whether the inputs are image files, which may be damaged one by one."""
+    """Whether the inputs are image files, of any size."""
+
+    may_be_damaged: bool = False
+    """Whether inputs may be damaged row by row, so that such rows can be left out."""
 
     @abc.abstractmethod
     def matches(self, location: Location) -> bool:

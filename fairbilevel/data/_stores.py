@@ -157,8 +157,8 @@ class StoredRows:
         parts = ahead(lambda start: self[start : start + size], starts)
         for start, part in zip(starts, parts, strict=True):
             yield start, part
-            for told in _watchers if what else ():
-                told(what, min(start + size, len(self)), len(self))
+            if what and _watcher:
+                _watcher[0](what, start + len(part), len(self))
 
     @functools.cached_property
     def survey(self) -> Any:
@@ -168,13 +168,13 @@ class StoredRows:
         return survey(self)
 
 
-_watchers: list[Callable[[str, int, int], None]] = []
+_watcher: list[Callable[[str, int, int], None]] = []
 
 
 def watch_passes(told: Callable[[str, int, int], None]) -> None:
     """Have `told(what is done, rows done, of how many)` called while all rows of a store are passed
-    through."""
-    _watchers.append(told)
+    through; it takes the place of a former one."""
+    _watcher[:] = [told]
 
 
 @functools.cache

@@ -33,6 +33,7 @@ class TensorFlowDatasets(Source):
 
     forms = "tfds:NAME, or cifar10, celeb_a and the like"
     has_image_files = True
+    may_be_damaged = True
     known = ("celeb_a", "cifar10", "cifar100", "svhn_cropped", "mnist", "fashion_mnist")
 
     def matches(self, location: Location) -> bool:
@@ -152,9 +153,9 @@ def _read_rows(opened: Callable[..., Any], name: str, split: str, request: Reque
     first = _image(reduce(getitem, image_key, source[int(chosen[0])]), f"{name} {split}", request)
     stays = not held(request.options.in_memory, len(chosen) * first.nbytes)
     # Attributes alone: images that are decoded whenever they are read are not decoded for these.
-    skipping: dict[str, Any] = {image_key[-1]: tfds.decode.SkipDecoding()}
-    for key in reversed(image_key[:-1]):
-        skipping = {key: skipping}
+    skipping: Any = tfds.decode.SkipDecoding()
+    for name_of_key in reversed(image_key):
+        skipping = {name_of_key: skipping}
 
     def told(example: Any) -> Any:
         """An example whose attributes have been noted."""

@@ -297,7 +297,8 @@ class StagedRun(ABC):
 
     def _stage(self, state: RunState) -> tuple[RunState, StretchLog, Any]:
         """The stage's steps in as many compiled calls as it takes."""
-        phase, logs, z = self.phase, [], None
+        phase, z = self.phase, None
+        logs: list[StretchLog] = []
         first = phase.before(self.stage)
         measures = phase.measures[first : first + phase.stages[self.stage]]
         # Where multipliers move on the steps' own passes, no dual batch limits a call.
@@ -305,7 +306,7 @@ class StagedRun(ABC):
         calls = pieces(measures, self.length, looks)
         with self.costs.timed():
             factors = self.factors(state)
-            self.feed.busy = lambda: bool(logs) and not logs[-1].finite.is_ready()
+            self.feed.busy = lambda: bool(logs) and not _ready(logs[-1].finite)
             for begin, count in calls:
                 part = slice(first + begin, first + begin + count)
                 state, z, log = self.stretch(state, part, factors)
@@ -451,6 +452,11 @@ class StagedRun(ABC):
         if self.watch is not None:
             self.watch.restore(about["watch"])
         return state
+
+
+def _ready(leaf: Any) -> bool:
+    """Whether an array has been computed."""
+    return leaf.is_ready()
 
 
 def _joined(logs: list[StretchLog], counts: list[int]) -> StretchLog:
