@@ -278,9 +278,9 @@ def _row_columns(rows: Rows, request: Request, chosen: np.ndarray) -> dict[str, 
 
 def _twin_notes(data: Dataset) -> list[str]:
     """Count rows that no model can tell apart, and those among them that disagree."""
-    labels = pd.Series(data.y).groupby(data.content)
-    twins = int((labels.transform("size") > 1).sum())
-    clash = int((labels.transform("nunique") > 1).sum())
+    twin = np.flatnonzero(np.bincount(data.content)[data.content] > 1)
+    labels = pd.Series(data.y[twin]).groupby(data.content[twin])
+    twins, clash = twin.size, int((labels.transform("nunique") > 1).sum())
     what, fate = "inputs identical to another row's", "no model can tell these apart"
     if data.is_image:
         what, fate = "images identical to another row's", "identical images share a role"

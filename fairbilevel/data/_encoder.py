@@ -15,7 +15,7 @@ import numpy as np
 from ._dataset import Dataset
 from ._errors import DataError, did_you_mean, listing
 from ._moments import Moments
-from ._stores import READ_BYTES, StoredRows, row_bytes, select
+from ._stores import StoredRows, rows_at_once, select
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -446,7 +446,7 @@ def _image_moments(
     """Mean and deviation per channel on the scale 0..1, exact from counts of grey levels."""
     channels = images.shape[-1]
     counts = np.zeros((channels, 256), dtype=np.int64)
-    size = max(1, READ_BYTES // row_bytes(images.shape, images.dtype))
+    size = rows_at_once(images.shape, images.dtype)
     starts = range(0, len(rows), size)
     parts: Any = (images[rows[start : start + size]] for start in starts)
     if isinstance(images, StoredRows):

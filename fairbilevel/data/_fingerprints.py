@@ -12,7 +12,7 @@ from jaxtyping import Float, Float32, Shaped, UInt32, UInt64
 
 from ._dataset import Dataset, as_hashed, hashes, head
 from ._moments import Moments
-from ._stores import READ_BYTES, StoredRows, row_bytes
+from ._stores import StoredRows, rows_at_once
 
 # Of the coarse picture of a row: columns it is reduced to, the width of a cell in standard
 # deviations, and the parts one of which may be anything.
@@ -69,9 +69,10 @@ def survey(rows: StoredRows) -> Survey:
         content[start : start + len(part)] = hashes(row.tobytes() for row in plain)
         if rows.dtype == np.float32:
             bad += int(broken(part).sum())
-        numbers = _coarse_numbers(part)
-        moments = moments or Moments(numbers.shape[1])
-        moments.add(numbers)
+        if not bad:
+            numbers = _coarse_numbers(part)
+            moments = moments or Moments(numbers.shape[1])
+            moments.add(numbers)
     refuse_not_finite(bad)
     return Survey(content, digest, _cell(moments.std if moments else np.ones(0)))
 
@@ -127,7 +128,7 @@ def _parts(data: Dataset) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
         for _, part in data.inputs.passed("near duplicates"):
             yield _coarse_numbers(part), []
     elif isinstance(data.inputs, np.ndarray):
-        size = max(1, READ_BYTES // max(row_bytes(data.inputs.shape, data.inputs.dtype), 1))
+        size = rows_at_once(data.inputs.shape, data.inputs.dtype)
         for start in range(0, max(len(data), 1), size):
             yield _coarse_numbers(data.inputs[start : start + size]), []
     else:

@@ -20,7 +20,7 @@ from ._errors import DataError
 
 T = TypeVar("T")
 
-READ_BYTES = 4 * 2**20  # of one read, where rows are passed through in their order
+_READ_BYTES, _READ_ROWS = 4 * 2**20, 4096  # at most, of one read where all rows are passed through
 HELD_BYTES = 512 * 2**20
 """Inputs of a source that are held in memory where the user leaves that open."""
 
@@ -124,6 +124,8 @@ class StoredRows:
     def take(self, rows: np.ndarray) -> StoredRows:
         """The rows of these numbers, in this order; nothing is read."""
         rows = np.asarray(rows, np.int64)
+        if len(rows) == len(self) and np.array_equal(rows, np.arange(len(self))):
+            return self
         chosen = rows if self.rows is None else self.rows[rows]
         return dataclasses.replace(self, shape=(len(rows), *self.shape[1:]), rows=chosen)
 
@@ -152,7 +154,7 @@ class StoredRows:
         Arguments:
             what: is done, for whoever waits (`watch_passes`).
         """
-        size = max(1, READ_BYTES // max(self.row_bytes, 1))
+        size = rows_at_once(self.shape, self.dtype)
         starts = range(0, len(self), size)
         parts = ahead(lambda start: self[start : start + size], starts)
         for start, part in zip(starts, parts, strict=True):
@@ -202,6 +204,11 @@ def ahead(read: Callable[[Any], T], keys: Any) -> Iterator[T]:
 def row_bytes(shape: tuple[int, ...], dtype: Any) -> int:
     """Bytes of one of the rows of an array."""
     return int(np.prod(shape[1:], dtype=np.int64)) * np.dtype(dtype).itemsize
+
+
+def rows_at_once(shape: tuple[int, ...], dtype: Any) -> int:
+    """How many of them are worked on together where all are passed through."""
+    return min(_READ_ROWS, max(1, _READ_BYTES // max(row_bytes(shape, dtype), 1)))
 
 
 def held(in_memory: str, size: int) -> bool:
