@@ -115,10 +115,21 @@ def _coarse_numbers(
     """Numbers as they are; images are reduced to the brightness of four by four fields."""
     if values.ndim >= 3:
         high, wide = (max(size // _SIDE, 1) for size in values.shape[1:3])
-        values = values[:, : high * _SIDE, : wide * _SIDE].mean(-1, dtype=np.float64)
+        values = _brightness(values[:, : high * _SIDE, : wide * _SIDE])
         fields = len(values), values.shape[1] // high, high, values.shape[2] // wide, wide
         values = values.reshape(fields).mean((2, 4))
     return values.reshape(len(values), -1).astype(np.float64)
+
+
+def _brightness(values: Shaped[np.ndarray, "rows ..."]) -> Float[np.ndarray, "rows ..."]:
+    """The mean over the last axis. Sums of bytes are exact in any order, and channel by channel
+    they take a fifth of the time."""
+    if values.dtype != np.uint8:
+        return values.mean(-1, dtype=np.float64)
+    total = values[..., 0].astype(np.uint32)
+    for channel in range(1, values.shape[-1]):
+        total += values[..., channel]
+    return total / float(values.shape[-1])
 
 
 def _parts(data: Dataset) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
