@@ -39,9 +39,11 @@ class RowFolder(Source):
         """Inputs are there, or were being written."""
         if location.is_file(".npy"):
             return True
-        names = [p.name for p in location.path.iterdir()] if location.path.is_dir() else []
+        files = list(location.path.iterdir()) if location.path.is_dir() else []
+        names = [p.name for p in files]
         arrays = (m[1] for n in names if (m := _ARRAY.fullmatch(n)))
-        return "x" in arrays or ABOUT in names or BEGUN in names or any(map(_of_records, names))
+        written = ABOUT in names or BEGUN in names
+        return written or "x" in arrays or any(map(_is_record_file, files))
 
     def read(self, location: Location, request: Request) -> Rows:
         """Read the columns; inputs are held, or left where they are, as `in_memory` says."""
@@ -57,7 +59,7 @@ class RowFolder(Source):
         arrays = _arrays(folder)
         if path.is_dir():
             files = arrays.pop("x", [])
-            records = sorted(p for p in folder.iterdir() if _of_records(p.name))
+            records = sorted(filter(_is_record_file, folder.iterdir()), key=_by_number)
             if files and records:
                 raise DataError(f"{folder} holds x both in .npy and in ArrayRecord files.")
             name = folder.name
@@ -79,8 +81,13 @@ class RowFolder(Source):
         return _without(rows, damaged)
 
 
-def _of_records(name: str) -> bool:
-    return _RECORDS.fullmatch(name) is not None
+def _is_record_file(path: Path) -> bool:
+    return _RECORDS.fullmatch(path.name) is not None
+
+
+def _by_number(path: Path) -> list[Any]:
+    """Names in the order of the numbers in them: 2 before 10."""
+    return [int(word) if word.isdigit() else word for word in re.split(r"(\d+)", path.name)]
 
 
 def _held(x: RowStore, request: Request, damaged: list[int]) -> Any:
@@ -128,9 +135,14 @@ def _column(path: Path) -> np.ndarray:
 
 def _table(folder: Path) -> pd.DataFrame | None:
     """The table beside the inputs, if there is one."""
-    path = next((folder / name for name in COLUMNS if (folder / name).exists()), None)
-    if path is None:
+    paths = [folder / name for name in COLUMNS if (folder / name).exists()]
+    paths = paths or sorted(p for p in folder.iterdir() if p.suffix in (".csv", ".parquet"))
+    if not paths:
         return None
+    if len(paths) > 1:
+        told = listing(p.name for p in paths)
+        raise DataError(f"{folder} holds several tables ({told}); call the right one columns.")
+    path = paths[0]
     return _parquet(path) if path.suffix == ".parquet" else read_table(path).table
 
 
