@@ -9,6 +9,8 @@ import io
 import math
 import zipfile
 import zlib
+from collections.abc import Container
+from typing import Any
 
 import numpy as np
 
@@ -18,11 +20,12 @@ _RATIO_MATTERS_FROM = 64 * 2**20  # ... and arrays of zeros come near it harmles
 _HEADER = 2**16
 
 
-def read_npz(stream: io.BufferedIOBase) -> dict[str, np.ndarray]:
+def read_npz(stream: io.BufferedIOBase, leave: Container[str] = ()) -> dict[str, np.ndarray]:
     """All arrays of an ``.npz``.
 
     Args:
         stream: open for reading in binary, seekable.
+        leave: names of arrays that are not read.
 
     Raises:
         ValueError: not such a file, damaged, with pickled objects, with text that is none, with an
@@ -32,7 +35,8 @@ def read_npz(stream: io.BufferedIOBase) -> dict[str, np.ndarray]:
         with zipfile.ZipFile(stream) as archive:
             entries = archive.infolist()
             _check(entries)
-            return {_name(entry): _read(archive, entry) for entry in entries}
+            wanted = (entry for entry in entries if _name(entry) not in leave)
+            return {_name(entry): _read(archive, entry) for entry in wanted}
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, KeyError) as e:
         raise ValueError(str(e) or type(e).__name__) from None
     except RuntimeError as error:  # zipfile's word for an encrypted member
@@ -73,23 +77,38 @@ def refuse_odd(entries: list[zipfile.ZipInfo], harmless: int) -> None:
         raise ValueError(f"it would hold {total / 2**30:.0f} GiB unpacked")
 
 
+def read_header(stream: Any, name: str) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether it is stored column by column, and type of an array written by numpy; leaves
+    the stream where its numbers begin.
+
+    Args:
+        stream: open for reading in binary, at the array's first byte.
+        name: of the array, for messages.
+
+    Raises:
+        ValueError: no such header, a version that is not known, or pickled objects.
+    """
+    version = np.lib.format.read_magic(stream)
+    readers = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    if version not in readers:
+        raise ValueError(f"{name} has the unknown format version {version}")
+    try:
+        shape, fortran, dtype = readers[version](stream, max_header_size=_HEADER)
+    except Exception as error:  # whatever a parser makes of what is no header
+        raise ValueError(f"{name} has no readable header: {error}") from None
+    if dtype.hasobject:
+        raise ValueError(f"{name} holds pickled objects")
+    if any(n < 0 for n in shape):
+        raise ValueError(f"{name} has the shape {shape}")
+    return shape, fortran, dtype
+
+
 def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
     with archive.open(entry) as member:
-        version = np.lib.format.read_magic(member)
-        readers = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }
-        if version not in readers:
-            raise ValueError(f"{entry.filename!r} has the unknown format version {version}")
-        try:
-            shape, fortran, dtype = readers[version](member, max_header_size=_HEADER)
-        except Exception as error:  # whatever a parser makes of what is no header
-            raise ValueError(f"{entry.filename!r} has no readable header: {error}") from None
-        if dtype.hasobject:
-            raise ValueError(f"{entry.filename!r} holds pickled objects")
-        if any(n < 0 for n in shape):
-            raise ValueError(f"{entry.filename!r} has the shape {shape}")
+        shape, fortran, dtype = read_header(member, repr(entry.filename))
         size = math.prod(shape) * dtype.itemsize  # Python integers: no overflow
         # One byte more than asked: what says too little is noticed as what says too much.
         data = member.read(size + 1) if size < entry.file_size else b""

@@ -22,6 +22,8 @@ from fairbilevel import data as fb_data
 from fairbilevel.devices import Placement, Program
 from fairbilevel.fairness import Constraint, Custom, Measurement, Outcomes
 
+Inputs = Shaped[np.ndarray, "rows ..."] | fb_data.StoredRows
+"""Encoded rows, held in memory or not."""
 REPORTED_ROLES = ("fit", "select", "tune", "test")
 _EVALUATION_ROWS = 256  # of a compiled call
 _LEAST_SKILL = 0.2  # of what lies between a constant answer and no error
@@ -126,7 +128,7 @@ def predict(
     model: models.Model,
     encoder: fb_data.Encoder,
     network: Network,
-    inputs: Shaped[np.ndarray, "rows ..."],
+    inputs: Inputs,
     placement: Placement | None = None,
 ) -> Float[np.ndarray, "rows classes"]:
     """Logits of encoded rows in evaluation mode, on the host.
@@ -141,8 +143,11 @@ def predict(
         size = -(-size // spread.count) * spread.count
         params, state, moments = spread.place((params, state, moments))
     chunks = []
-    for start in range(0, max(len(inputs), 1), size):
-        x = inputs[start : start + size]
+    starts = range(0, max(len(inputs), 1), size)
+    parts: Any = (inputs[start : start + size] for start in starts)
+    if isinstance(inputs, fb_data.StoredRows):  # read while the rows before are computed with
+        parts = fb_data.ahead(lambda start: inputs[start : start + size], starts)
+    for x in parts:
         padded: Any = np.concatenate([x, np.zeros((size - len(x), *x.shape[1:]), x.dtype)])
         if spread is not None:
             padded = spread.rows(padded.__getitem__, np.arange(size))
@@ -210,7 +215,7 @@ def _takes_whole(model: models.Model | str, data: fb_data.Dataset, normalize: An
     Raises:
         ValueError: the model would round what has been standardized.
     """
-    if isinstance(model, str) or not isinstance(data.inputs, np.ndarray):
+    if isinstance(model, str) or data.is_table:
         return False
     shape = tuple(data.inputs.shape[1:])
     given = data.inputs.dtype == np.int32
@@ -305,7 +310,8 @@ class FairPruningProblem:
 
     Args:
         model: a ``fb.models.Model``, a ``flax.nnx.Module`` or the name of a built-in model.
-        x: rows ``[rows, ...]``: uint8 images, numbers, or a ``fb.data.Dataset`` that brings labels
+        x: rows ``[rows, ...]``: uint8 images, numbers, a memory map or ``fb.data.RowStore`` of
+            them (which is never held in memory), or a ``fb.data.Dataset`` that brings labels
             and groups with it. Whole numbers (tokens of a text) stay what they are for a model
             that takes nothing else, or with ``normalize="none"``.
         y: int ``[rows]``, class of each row.
@@ -333,7 +339,8 @@ class FairPruningProblem:
         placement: the devices that share the work; all of them by default.
 
     Attributes:
-        inputs: encoded rows; images stay uint8 and are normalized on the device.
+        inputs: encoded rows; images stay uint8 and are normalized on the device. Of a store
+            ``fb.data.StoredRows``, which are read as they are indexed.
         layers: prunable layers of the model, and its coupled channels.
         placement: where rows, weights and scores lie.
         built_in: whether the model was given by name, and so can be rebuilt from a file.
@@ -404,7 +411,8 @@ class FairPruningProblem:
         )
         self.normalization = fb_data.write_normalize(normalize)
         self.inputs = self.encoder.transform(data.inputs)
-        if self.inputs.dtype != np.uint8 and not np.isfinite(self.inputs).all():
+        held = isinstance(self.inputs, np.ndarray)  # of a store it was seen with the fingerprints
+        if held and self.inputs.dtype != np.uint8 and not np.isfinite(self.inputs).all():
             raise ValueError("the inputs hold values that are not finite (NaN or infinity)")
         self.y = np.asarray(data.y, np.int32)
         self.group = np.asarray(data.group, np.int32)
@@ -606,9 +614,11 @@ class FairPruningProblem:
         are. Parameters of a wider type widen what follows."""
         return self.encoder.normalize(x)
 
-    def logits(
-        self, network: Network, inputs: Shaped[np.ndarray, "rows ..."]
-    ) -> Float[np.ndarray, "rows classes"]:
+    def rows(self, rows: Int[np.ndarray, " n"]) -> Inputs:
+        """Encoded rows of these numbers; of a store they are not read yet."""
+        return fb_data.select(self.inputs, rows)
+
+    def logits(self, network: Network, inputs: Inputs) -> Float[np.ndarray, "rows classes"]:
         """Logits of encoded rows, in evaluation mode."""
         return predict(self.model, self.encoder, network, inputs, self.placement)
 
@@ -616,7 +626,7 @@ class FairPruningProblem:
         self, network: Network, rows: Int[np.ndarray, " n"]
     ) -> tuple[Bool[np.ndarray, " n"], Float[np.ndarray, " n"]]:
         """Correctness and cross-entropy (nats) of a network on rows of this problem."""
-        return fairness.judge(self.logits(network, self.inputs[rows]), self.y[rows])
+        return fairness.judge(self.logits(network, self.rows(rows)), self.y[rows])
 
     def initial_network(self, seed: int = 0) -> Network:
         """The model's own start: the parameters of a module that was given, else random ones.
@@ -683,7 +693,7 @@ class FairPruningProblem:
         logits = np.zeros((len(self.y), len(self.data.classes)), np.float32)
         for name in REPORTED_ROLES:
             rows = self.roles[name]
-            logits[rows] = self.logits(network, self.inputs[rows])
+            logits[rows] = self.logits(network, self.rows(rows))
             correct[rows], loss[rows] = fairness.judge(logits[rows], self.y[rows])
         warnings = () if gradient_evaluations else self._doubts(correct)
         return Reference(network, correct, loss, logits, gradient_evaluations, warnings=warnings)
@@ -716,7 +726,7 @@ class FairPruningProblem:
             else (reference.correct[rows], reference.loss[rows])
         )
         own = [c for c in self.constraints if isinstance(c, Custom)]
-        logits, y = self.logits(network, self.inputs[rows]), self.y[rows]
+        logits, y = self.logits(network, self.rows(rows)), self.y[rows]
         correct, loss = fairness.judge(logits, y)
         measured = {
             c.name: np.asarray(c.quantity(c.true, jnp.asarray(logits), jnp.asarray(y))) for c in own

@@ -196,7 +196,7 @@ def solved(problem, name, folder, stop_after=None):
 
 
 def timeless(records):
-    times = ("seconds", "compile_seconds")
+    times = ("seconds", "compile_seconds", "waiting")
     return [{k: v for k, v in r.items() if k not in times} for r in records]
 
 

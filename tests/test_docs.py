@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,17 @@ def test_the_code_of_a_guide_runs(page, capsys):
     for block in blocks:
         exec(compile(block, page, "exec"), {})
     assert "DONE" in capsys.readouterr().out
+
+
+def test_the_store_of_a_guide_is_one():
+    """And is read as it is indexed."""
+    text = (ROOT / "docs/large_data.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(block, "docs/large_data.md", "exec"), names)
+    inputs = names["problem"].inputs
+    assert isinstance(inputs, fb.data.StoredRows)
+    assert (inputs[[7, 3]] == names["videos"][[7, 3]]).all()
 
 
 def test_the_models_of_a_guide_are_right(capsys):

@@ -49,6 +49,8 @@ commands:
              exit code 0 the same, 1 different
   export     a run's pruned network as one file to serve: fairbilevel export RUN --out FILE.onnx
   predict    what a run or an exported file answers on data: fairbilevel predict FILE --data SOURCE
+  convert    any source of images or arrays as shards that are read batch by batch, for rows that do
+             not fit in memory: fairbilevel convert SOURCE OUT
   profile    file sizes, counts, latency and throughput of a run's network beside the dense one:
              fairbilevel profile RUN
   report     write a finished run's report.html again: fairbilevel report RUN
@@ -103,6 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "verify": _verify,
         "export": _export,
         "predict": _predict,
+        "convert": _convert,
         "profile": _profile,
         "report": _report,
     }
@@ -373,6 +376,12 @@ def _predict(words: list[str]) -> int:
     from fairbilevel.cli._export import Predict, predict
 
     return predict(parse(Predict, "predict", words), _console())
+
+
+def _convert(words: list[str]) -> int:
+    from fairbilevel.cli._convert import Convert, convert
+
+    return convert(parse(Convert, "convert", words), _console())
 
 
 def _profile(words: list[str]) -> int:

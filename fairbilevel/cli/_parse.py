@@ -47,7 +47,8 @@ def _sentence(box: str, name: str) -> str:
 
 def configuration(name: str, words: list[str], default: Any = None) -> Any:
     """Options from the command line over those of ``--config FILE`` or ``default``, if given."""
-    from fairbilevel import devices
+    from fairbilevel import data, devices
+    from fairbilevel.cli._progress import Passes
     from fairbilevel.run import Config, read_config
 
     default, rest = default or Config(), []
@@ -74,6 +75,7 @@ def configuration(name: str, words: list[str], default: Any = None) -> Any:
         kept: dict[str, Any] = {n: getattr(default, n) for n in repeated if n not in given}
         parsed = dataclasses.replace(parsed, **kept)
     devices.compile_cache(parsed.compile_cache)
+    data.watch_passes(Passes())
     if name != "solve" and parsed.processes() is not None:
         raise ValueError(f"only `fairbilevel solve` runs in several processes, not {name}")
     return parsed

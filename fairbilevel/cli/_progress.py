@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from typing import Any
 
 from rich.console import Console
@@ -18,6 +20,8 @@ _PHASES = {
     "settle": "fine-tuning on all rows",
     "baseline": "baseline: gradual magnitude",
 }
+_WAITING = 0.01  # share of the time from which it is worth saying
+_EVERY = 5.0  # seconds between two lines on one pass
 
 
 def _points(value: float | None) -> str:
@@ -27,6 +31,24 @@ def _points(value: float | None) -> str:
 def _time(seconds: float) -> str:
     minutes, rest = divmod(max(round(seconds), 0), 60)
     return f"{minutes}:{rest:02d}"
+
+
+class Passes:
+    """Says on standard error how far passes over all rows are: those that take their time."""
+
+    def __init__(self) -> None:
+        self._what, self._begun, self._said = "", 0.0, 0.0
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Rows done, of how many."""
+        now = time.monotonic()
+        if what != self._what or done == 0:
+            self._what, self._begun, self._said = what, now, now
+        if now - self._said >= _EVERY or (done == total and self._said > self._begun):
+            self._said = now
+            left = _time((now - self._begun) * (total - done) / max(done, 1))
+            told = f"{what}: {done:,} of {total:,} rows, {left} left"
+            print(f"fairbilevel: {told}", file=sys.stderr, flush=True)
 
 
 class Progress:
@@ -75,6 +97,8 @@ class Progress:
         ]
         if record.get("guard"):
             cells.append(("guard", f"active in {100 * record['guard']:.0f} % of the steps"))
+        if record.get("waiting", 0) >= _WAITING:
+            cells.append(("waiting for rows", percent(record["waiting"])))
         if self._live is not None:
             table = Table.grid(padding=(0, 2))
             for name, value in cells:

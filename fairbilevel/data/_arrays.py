@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import zipfile
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -10,9 +11,15 @@ from fairbilevel._npz import read_npz
 
 from ._dataset import Dataset, Options
 from ._errors import DataError, listing, repeated
-from ._source import Location, Request, Rows, Source
+from ._raw import as_store, npz_rows
+from ._source import Location, Request, Rows, Source, row_numbers
+from ._stores import RowStore, StoredRows, held, select
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _LARGEST = np.finfo(np.float32).max
+_WHOLE = np.iinfo(np.int32)
 _BY_ROW = ("y", "group", "ids", "unit", "weight", "role")
 
 
@@ -33,7 +40,8 @@ def from_arrays(
     """Make a data set of arrays.
 
     Arguments:
-        x: uint8 `[n, h, w]` or `[n, h, w, c]` for images, else numbers `[n, ...]`, all finite.
+        x: uint8 `[n, h, w]` or `[n, h, w, c]` for images, else numbers `[n, ...]`, all finite. A
+            memory map, and a store of your own (`RowStore`), is read batch by batch and never held.
         y: `[n]` labels: whole numbers that index `classes` if those are given, else any values,
             each of which is a class. None for rows without labels.
         group: `[n]` groups, likewise. None for rows without groups.
@@ -61,11 +69,13 @@ def from_arrays(
     if classes is None and y is not None:
         _refuse_measurements(np.asarray(y))
     aside = {"ids": ids, "unit": unit, "weight": weight, "role": role}
-    arrays = {"x": x, "y": y, "group": group, **aside}
+    arrays = {"y": y, "group": group, **aside}
     columns: dict[str, Any] = {k: k for k, v in aside.items() if v is not None}
     options = Options(id=columns.pop("ids", None), **columns)
+    store = as_store(x)
+    inputs: Any = np.asarray(x) if store is None else store
     given = {k: np.asarray(v) for k, v in arrays.items() if v is not None}
-    rows = _rows(given, name, classes, groups, labelled)
+    rows = array_rows(inputs, given, name, classes, groups, labelled)
     return assemble(rows, Request(options, classes, groups, labelled=labelled))
 
 
@@ -94,52 +104,85 @@ class Arrays(Source):
         return location.is_file(".npz")
 
     def read(self, location: Location, request: Request) -> Rows:
-        """Read every array; pickled objects are refused."""
+        """Read every array, x only if it is to be held; pickled objects are refused."""
         path = location.path
-        try:
-            with path.open("rb") as opened:
-                arrays = read_npz(opened)
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path.name} is no readable .npz of plain arrays ({error}).") from None
-        classes, groups = (
-            _names(arrays.pop(k), k) if k in arrays else None for k in ("classes", "groups")
-        )
         options = request.options
-        chosen = {"y": bool(options.target), "group": bool(options.group)}
-        for name in ("x", "y", "group") if request.labelled else ("x",):
-            if name not in arrays and not chosen.get(name):
-                raise DataError(
-                    f"{path.name} has no array {name!r}; it has {listing(arrays)}, "
-                    "and x, y and group are needed."
-                )
-        if request.labelled and classes is None and "y" in arrays and not options.target:
-            _refuse_measurements(arrays["y"])
-        return _rows(arrays, f"arrays ({path.name})", classes, groups, request.labelled)
+        try:
+            stored = npz_rows(path, "x")
+            if stored is not None and held(options.in_memory, stored.size):
+                stored = None
+            with path.open("rb") as opened:
+                arrays = read_npz(opened, leave=() if stored is None else ("x",))
+        except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError) as error:
+            raise DataError(f"{path.name} is no readable .npz of plain arrays ({error}).") from None
+        inputs: Any = arrays.pop("x", None) if stored is None else stored
+        name = f"arrays ({path.name})"
+        return named_rows(inputs, arrays, name, request)
 
 
-def _rows(
+def named_rows(
+    x: np.ndarray | RowStore | None,
+    arrays: dict[str, np.ndarray],
+    name: str,
+    request: Request,
+    table: pd.DataFrame | None = None,
+) -> Rows:
+    """Rows of arrays by their names in a file or folder, `classes` and `groups` among them.
+
+    Arguments:
+        x: inputs, None where there are none.
+        arrays: all others.
+        name: of the file or folder, for messages.
+        request: whether labels must be there.
+        table: further columns.
+
+    Raises:
+        DataError: arrays that lack, do not belong together or cannot be used.
+    """
+    classes, groups = (
+        _names(arrays.pop(k), k) if k in arrays else None for k in ("classes", "groups")
+    )
+    options, columns = request.options, [] if table is None else list(table.columns)
+    there = [*(("x",) if x is not None else ()), *arrays, *map(str, columns)]
+    chosen = {"y": bool(options.target), "group": bool(options.group)}
+    for needed in ("x", "y", "group") if request.labelled else ("x",):
+        if needed not in there and not chosen.get(needed):
+            raise DataError(
+                f"{name} has no array {needed!r}; it has {listing(there)}, "
+                "and x, y and group are needed."
+            )
+    if request.labelled and classes is None and "y" in arrays and not options.target:
+        _refuse_measurements(arrays["y"])
+    assert x is not None
+    return array_rows(x, arrays, name, classes, groups, request.labelled, table)
+
+
+def array_rows(
+    x: np.ndarray | RowStore,
     arrays: dict[str, np.ndarray],
     name: str,
     classes: tuple[str, ...] | None,
     groups: tuple[str, ...] | None,
     labelled: bool,
+    table: pd.DataFrame | None = None,
 ) -> Rows:
+    """Rows of an array or a store, of arrays with one value a row, and of a table."""
     import pandas as pd
 
-    inputs = as_inputs(arrays["x"])
+    inputs = encodable(x)
     n = len(inputs)
+    if table is not None and len(table) != n:
+        raise DataError(f"the table of {name} has {len(table)} rows where x has {n}.")
     for key in _BY_ROW:
         if key in arrays:
             _refuse_shape(key, arrays[key], n)
     for key, names in (("y", classes), ("group", groups)) if labelled else ():
         if key in arrays and names is None:
             _refuse_missing_marks(key, arrays[key])
-    columns = {
-        key: _plain(values, key)
-        for key, values in arrays.items()
-        if key != "x" and values.shape == (n,)
-    }
+    columns = {key: _plain(values, key) for key, values in arrays.items() if values.shape == (n,)}
     orders = {}
+    if table is not None and (twice := [str(c) for c in table.columns if str(c) in columns]):
+        raise DataError(f"{name} has {twice[0]!r} as an array and in its table; keep one.")
     for key, names in (("y", classes), ("group", groups)):
         if names is not None and (twice := repeated(names)):
             what = "classes" if key == "y" else "groups"
@@ -149,14 +192,18 @@ def _rows(
             orders[key] = tuple(names)
     return Rows(
         name=name,
-        attributes=pd.DataFrame(columns, index=range(n)),
-        read=lambda rows: inputs[rows],
-        ids=columns["ids"].astype(str) if "ids" in columns else np.arange(n).astype(str),
+        attributes=_beside(pd.DataFrame(columns, index=range(n)), table),
+        read=lambda rows: select(inputs, rows),
+        ids=columns["ids"].astype(str) if "ids" in columns else row_numbers(n),
         target="y",
         group=("group",),
         orders=orders,
         numbered="ids" not in columns,
     )
+
+
+def _beside(columns: pd.DataFrame, table: pd.DataFrame | None) -> pd.DataFrame:
+    return columns if table is None else columns.join(table.set_axis(columns.index))
 
 
 def _refuse_shape(key: str, values: np.ndarray, n: int) -> None:
@@ -181,27 +228,78 @@ def _refuse_missing_marks(key: str, values: np.ndarray) -> None:
         )
 
 
+def encodable(x: np.ndarray | RowStore) -> np.ndarray | StoredRows:
+    """`as_inputs` of what is held, `stored_inputs` of what is not."""
+    return as_inputs(x) if isinstance(x, np.ndarray) else stored_inputs(x)
+
+
 def as_inputs(x: np.ndarray) -> np.ndarray:
     """Images as uint8 `[n, h, w, c]`, whole numbers as int32, any others as finite float32."""
-    if x.dtype == np.uint8 and x.ndim in (3, 4) and x.size:
+    if _are_images(x.shape, x.dtype):
         return x[..., None] if x.ndim == 3 else x
-    if x.ndim < 2 or x.dtype.kind not in "fiub" or 0 in x.shape:
+    if x.dtype.kind in "iu" and x.min() >= _WHOLE.min and x.max() <= _WHOLE.max:
+        return x.astype(np.int32)
+    out = _as_floats(x)
+    refuse_not_finite(int(broken(out).sum()))
+    return out
+
+
+def stored_inputs(store: RowStore) -> StoredRows:
+    """The same of a store, as its rows are read; that all are finite is found when all of them are
+    passed through (`StoredRows.survey`)."""
+    if isinstance(store, StoredRows):
+        return store
+    shape, dtype = tuple(store.shape), np.dtype(store.dtype)
+    rows = StoredRows(store, shape, dtype)
+    if _are_images(shape, dtype):
+        return rows if len(shape) == 4 else rows.encoded(_with_channel, (*shape[1:], 1), np.uint8)
+    if dtype.kind in "iu" and (np.can_cast(dtype, np.int32) or _fit_int32(rows)):
+        return rows.encoded(_as_int32, shape[1:], np.int32)
+    return rows.encoded(_as_floats, shape[1:], np.float32)
+
+
+def _are_images(shape: tuple[int, ...], dtype: np.dtype) -> bool:
+    """Whether rows are images rather than numbers; what is neither is refused."""
+    if dtype == np.uint8 and len(shape) in (3, 4) and 0 not in shape:
+        return True
+    if len(shape) < 2 or dtype.kind not in "fiub" or 0 in shape:
         raise DataError(
-            f"x has shape {x.shape} and type {x.dtype}; give uint8 images [n, h, w, c] or "
+            f"x has shape {shape} and type {dtype}; give uint8 images [n, h, w, c] or "
             "numbers [n, features]."
         )
-    limits = np.iinfo(np.int32)
-    if x.dtype.kind in "iu" and limits.min <= x.min() and x.max() <= limits.max:
-        return x.astype(np.int32)
+    return False
+
+
+def _with_channel(x: np.ndarray) -> np.ndarray:
+    return x[..., None]
+
+
+def _as_int32(x: np.ndarray) -> np.ndarray:
+    return x.astype(np.int32)
+
+
+def _as_floats(x: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):
-        out = x.astype(np.float32)
-    bad = int((~np.isfinite(out)).reshape(len(out), -1).any(axis=1).sum())
-    if bad:
+        return x.astype(np.float32)
+
+
+def _fit_int32(rows: StoredRows) -> bool:
+    parts = rows.passed("reading whole numbers")
+    return all(part.min() >= _WHOLE.min and part.max() <= _WHOLE.max for _, part in parts)
+
+
+def broken(x: np.ndarray) -> np.ndarray:
+    """Which rows hold numbers that are not finite: bool `[n]`."""
+    return (~np.isfinite(x)).reshape(len(x), -1).any(axis=1)
+
+
+def refuse_not_finite(rows: int) -> None:
+    """Raise `DataError` where any rows do."""
+    if rows:
         raise DataError(
-            f"x holds missing or infinite numbers in {bad} rows (or such beyond {_LARGEST:.1g}); "
+            f"x holds missing or infinite numbers in {rows} rows (or such beyond {_LARGEST:.1g}); "
             "fill or remove them."
         )
-    return out
 
 
 def _names(values: np.ndarray, key: str) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from ._errors import DataError, listing, refuse_unknown, repeated
 from ._groups import MERGED
 from ._roles import ROLES, shuffled
 from ._source import Request, Rows
+from ._stores import StoredRows
 
 _SUBSET_SEED = 20177
 _MAX_NUMBERS = 50
@@ -67,8 +68,7 @@ def assemble(rows: Rows, request: Request) -> Dataset:
     if chosen.size < keep.size:
         rows.notes.append(f"A random subset of {chosen.size} of {keep.size} rows.")
 
-    group = np.array([MERGED if g in request.merged else g for g in group], dtype=object)
-    label = np.array([MERGED if c in request.merged_classes else c for c in label], dtype=object)
+    group, label = _pooled(group, request.merged), _pooled(label, request.merged_classes)
 
     def indexed() -> tuple[np.ndarray, np.ndarray, tuple[str, ...], tuple[str, ...]]:
         """Labels and groups of the chosen rows, as indices into their names."""
@@ -79,8 +79,13 @@ def assemble(rows: Rows, request: Request) -> Dataset:
 
     y, g, classes, groups = indexed()  # what is wrong is told before inputs take their time
     inputs = rows.read(chosen)
+    if options.in_memory == "no" and not isinstance(inputs, StoredRows):
+        raise DataError(
+            f"{rows.name} is read as a whole, whatever in_memory says: leave it out, or make a "
+            "folder of shards of it with fairbilevel convert."
+        )
     if rows.damaged:
-        what = f"image file cannot be used: {listing(rows.ids[rows.damaged], 3)}"
+        what = f"{rows.piece} cannot be used: {listing(rows.ids[rows.damaged], 3)}"
         rows.skipped[what] = len(rows.damaged)
         chosen = chosen[~np.isin(chosen, rows.damaged)]
         y, g, classes, groups = indexed()
@@ -115,6 +120,13 @@ def assemble(rows: Rows, request: Request) -> Dataset:
     return dataclasses.replace(data, notes=(*rows.notes, *_twin_notes(data)))
 
 
+def _pooled(text: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
+    """The text with these names replaced by that of their pool."""
+    if not names:
+        return text
+    return np.array([MERGED if t in names else t for t in text], dtype=object)
+
+
 def _column(rows: Rows, name: str, use: str) -> pd.Series:
     said = f"{use} is {name!r}, which {rows.name} does not have"
     refuse_unknown(said, name, rows.attributes.columns)
@@ -135,8 +147,11 @@ def _filled(rows: Rows, name: str, use: str) -> np.ndarray:
 
 
 def _ids(rows: Rows, name: str | None) -> np.ndarray:
+    if name is None and rows.numbered:
+        return rows.ids
     ids = rows.ids.astype(str) if name is None else _filled(rows, name, "id")
-    if twice := repeated(ids.tolist()):
+    if len(np.unique(ids)) < len(ids):
+        twice = repeated(ids.tolist())
         raise DataError(
             f"id {twice[0]!r} occurs more than once ({len(ids) - len(set(ids.tolist()))} repeated "
             "rows); ids must be unique."
@@ -263,9 +278,9 @@ def _row_columns(rows: Rows, request: Request, chosen: np.ndarray) -> dict[str, 
 
 def _twin_notes(data: Dataset) -> list[str]:
     """Count rows that no model can tell apart, and those among them that disagree."""
-    labels = pd.Series(data.y).groupby(data.content)
-    twins = int((labels.transform("size") > 1).sum())
-    clash = int((labels.transform("nunique") > 1).sum())
+    twin = np.flatnonzero(np.bincount(data.content)[data.content] > 1)
+    labels = pd.Series(data.y[twin]).groupby(data.content[twin])
+    twins, clash = twin.size, int((labels.transform("nunique") > 1).sum())
     what, fate = "inputs identical to another row's", "no model can tell these apart"
     if data.is_image:
         what, fate = "images identical to another row's", "identical images share a role"

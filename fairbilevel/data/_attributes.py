@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,15 +21,21 @@ def is_numeric(values: pd.Series) -> bool:
 
 def as_text(values: pd.Series) -> np.ndarray:
     """Return object `[n]` of stripped text, None where missing or blank; 1.0 and 1 are both "1"."""
-    missing = values.isna().to_numpy(dtype=bool)
+    levels: Any
     if is_numeric(values) and not pd.api.types.is_bool_dtype(values.dtype):
         numbers = values.to_numpy(dtype=np.float64, na_value=np.nan)
-        text = [str(int(v)) if v.is_integer() else repr(v) for v in numbers.tolist()]
-    else:
+        place, levels = pd.factorize(numbers)
+        text = [str(int(v)) if v.is_integer() else repr(v) for v in levels.tolist()]
+    elif isinstance(values.dtype, pd.StringDtype):
+        place, levels = pd.factorize(values)
+        text = [v.strip() for v in levels]
+    else:  # equal objects (1 and True) may be different text
         text = [str(v).strip() for v in values.to_list()]
-    out = np.array(text, dtype=object)
-    out[missing | (out == "")] = None
-    return out
+        place = np.where(values.isna().to_numpy(dtype=bool), -1, np.arange(len(text)))
+    # One text for all rows of a value, so that a row costs a pointer; the last is for what misses.
+    out = np.empty(len(text) + 1, dtype=object)
+    out[:-1] = [t or None for t in text]
+    return out[place]
 
 
 def natural_order(text: np.ndarray, order: Sequence[str] | None = None) -> tuple[str, ...]:
@@ -88,8 +95,11 @@ def cross(
     absent = (rank == np.array([[len(o)] for o in orders])).any(axis=0)
     keep = np.ones_like(absent) if own_missing else ~absent
     names = [(*o, MISSING_GROUP) for o in orders]
-    combos, inverse = np.unique(rank[:, keep], axis=1, return_inverse=True)
-    labels = [" x ".join(names[i][k] for i, k in enumerate(c)) for c in combos.T.tolist()]
+    sizes = [len(n) for n in names]
+    crossed = np.asarray(np.ravel_multi_index(tuple(rank), sizes))
+    combos, inverse = np.unique(crossed[keep], return_inverse=True)
+    each = zip(*np.unravel_index(combos, sizes), strict=True)
+    labels = [" x ".join(names[i][k] for i, k in enumerate(c)) for c in each]
     out = np.full(len(absent), None, dtype=object)
     out[keep] = np.array(labels, dtype=object)[inverse.reshape(-1)] if labels else None
     return out, tuple(dict.fromkeys(labels))

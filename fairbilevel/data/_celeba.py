@@ -31,6 +31,7 @@ class CelebA(Source):
 
     forms = "a CelebA folder or zip"
     has_image_files = True
+    may_be_damaged = True
 
     def matches(self, location: Location) -> bool:
         """The attribute list is there."""

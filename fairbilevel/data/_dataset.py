@@ -17,10 +17,12 @@ from jaxtyping import UInt64
 from fairbilevel import _display
 
 from ._errors import DataError, refuse_unknown
+from ._stores import StoredRows, select
 
 if TYPE_CHECKING:
     import pandas as pd
 
+_PART = 4096  # rows
 _BY_ROW = ("y", "group", "ids", "weight", "unit", "role")
 _WHOLE = re.compile("0|-?[1-9][0-9]{0,17}")  # what int64 holds
 
@@ -33,13 +35,18 @@ def require_whole(name: str, value: Any, least: int) -> None:
 
 def hashes(keys: Iterable[bytes]) -> UInt64[np.ndarray, " rows"]:
     """One number per key; equal numbers mean equal keys, but for chance (2^-64)."""
-    raw = b"".join(hashlib.blake2b(k, digest_size=8).digest() for k in keys)
-    return np.frombuffer(raw, "<u8").astype(np.uint64)
+    digests = (hashlib.blake2b(k, digest_size=8).digest() for k in keys)
+    return np.fromiter((int.from_bytes(d, "little") for d in digests), np.uint64)
 
 
 def as_hashed(inputs: np.ndarray) -> np.ndarray:
     """Images as they are, any other numbers as float32: 1 and 1.0 are one input."""
     return inputs if inputs.dtype == np.uint8 else inputs.astype("<f4", copy=False)
+
+
+def head(label: str, dtype: np.dtype, shape: tuple[int, ...]) -> bytes:
+    """What goes into a fingerprint before the bytes of an array."""
+    return f"{label} {dtype.str} {shape}\n".encode()
 
 
 def first_equal(values: np.ndarray) -> np.ndarray:
@@ -86,6 +93,8 @@ class Options:
         bins: edges for numeric attributes, as "age=25,45": "age<25", "25<=age<45", "age>=45".
         skip_damaged: leave out image files that cannot be decoded, and count them.
         max_rows: a random subset of at most this many rows, always the same one.
+        in_memory: whether inputs are held in memory: "yes", "no" (they are read batch by batch from
+            where they lie) or "auto", which holds up to 512 MiB.
         split: split of a TensorFlow data set, default "train".
         data_dir: folder where TensorFlow data sets were prepared.
         download: let TensorFlow Datasets download and prepare what is not there yet.
@@ -104,6 +113,7 @@ class Options:
     bins: Sequence[str] = ()
     skip_damaged: bool = False
     max_rows: int | None = None
+    in_memory: str = "auto"
     split: str | None = None
     data_dir: str | None = None
     download: bool = False
@@ -117,6 +127,8 @@ class Options:
             raise DataError(f"group names an attribute twice: {', '.join(self.group)}.")
         said = f"missing_groups is {self.missing_groups!r}"
         refuse_unknown(said, self.missing_groups, ("error", "own", "drop"))
+        said = f"in_memory is {self.in_memory!r}"
+        refuse_unknown(said, self.in_memory, ("auto", "yes", "no"))
         for name in ("image_size", "max_rows"):
             if (value := getattr(self, name)) is not None:
                 require_whole(name, value, 1)
@@ -141,7 +153,7 @@ class Dataset:
     Attributes:
         name: what was read.
         inputs: images uint8 `[n, h, w, c]`, arrays float32 or int32 `[n, ...]`, or a table of
-            features.
+            features; `StoredRows` for images and arrays that are not held in memory.
         y: int32 `[n]`, index into `classes`; -1 where the label is missing (unlabelled rows only).
         group: int32 `[n]`, index into `groups`; -1 likewise.
         ids: str `[n]`, unique.
@@ -164,7 +176,7 @@ class Dataset:
     """
 
     name: str
-    inputs: np.ndarray | pd.DataFrame
+    inputs: np.ndarray | pd.DataFrame | StoredRows
     y: np.ndarray
     group: np.ndarray
     ids: np.ndarray
@@ -192,7 +204,7 @@ class Dataset:
         return len(self.y)
 
     def __repr__(self) -> str:
-        if isinstance(self.inputs, np.ndarray):
+        if isinstance(self.inputs, (np.ndarray, StoredRows)):
             inputs = f"inputs {self.inputs.dtype} {list(self.inputs.shape[1:])}"
         else:
             inputs = f"columns {_display.listed([str(c) for c in self.inputs.columns])}"
@@ -212,23 +224,24 @@ class Dataset:
     @property
     def is_table(self) -> bool:
         """Whether the inputs are columns of a table rather than one array."""
-        return not isinstance(self.inputs, np.ndarray)
+        return not isinstance(self.inputs, (np.ndarray, StoredRows))
 
     @property
     def is_image(self) -> bool:
         """Whether equal inputs are one thing; two people may look alike in ten columns."""
-        return not self.is_table and np.ndim(self.inputs) >= 3
+        return not self.is_table and len(self.inputs.shape) >= 3
 
     def take(self, rows: np.ndarray) -> Dataset:
         """Return the rows with these indices, in this order, with the same names."""
         rows = np.asarray(rows, dtype=np.int64)
-        table = self.inputs if isinstance(self.inputs, np.ndarray) else self.inputs.iloc
         present: dict[str, Any] = {k: values[rows] for k, values in self._by_row.items()}
-        return dataclasses.replace(self, inputs=table[rows], **present)
+        return dataclasses.replace(self, inputs=select(self.inputs, rows), **present)
 
     @cached_property
     def content(self) -> np.ndarray:
         """int64 `[n]`: equal numbers for rows with identical inputs, numbered by first row."""
+        if isinstance(self.inputs, StoredRows):
+            return first_equal(self.inputs.survey.content)
         if isinstance(self.inputs, np.ndarray):
             return first_equal(hashes(row.tobytes() for row in as_hashed(self.inputs)))
         import pandas as pd
@@ -242,14 +255,20 @@ class Dataset:
 
         def add(label: str, values: np.ndarray) -> None:
             little = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
-            digest.update(f"{label} {little.dtype.str} {little.shape}\n".encode())
+            digest.update(head(label, little.dtype, little.shape))
             digest.update(memoryview(little).cast("B") if little.size else b"")
 
         def add_text(label: str, values: Any) -> None:
-            text = "\x1f".join(str(v) for v in values)
-            digest.update(f"{label} {len(text)}\n{text}".encode())
+            # Part by part: a Python object for every row at once would outweigh all columns.
+            length = sum(len(str(v)) for v in values) + max(len(values) - 1, 0)
+            digest.update(f"{label} {length}\n".encode())
+            for start in range(0, len(values), _PART):
+                text = "\x1f".join(str(v) for v in values[start : start + _PART])
+                digest.update((b"\x1f" if start else b"") + text.encode())
 
-        if isinstance(self.inputs, np.ndarray):
+        if isinstance(self.inputs, StoredRows):
+            digest = self.inputs.survey.digest.copy()
+        elif isinstance(self.inputs, np.ndarray):
             add("inputs", as_hashed(self.inputs))
         else:
             from ._attributes import as_text, is_numeric

@@ -14,6 +14,8 @@ import numpy as np
 
 from ._dataset import Dataset
 from ._errors import DataError, did_you_mean, listing
+from ._moments import Moments
+from ._stores import StoredRows, rows_at_once, select
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,7 +25,6 @@ Normalize = str | tuple[float | Sequence[float], float | Sequence[float]]
 CONSTANTS = {"imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))}
 """Mean and deviation of red, green and blue that usual checkpoints were trained under, by name."""
 _FORMAT = 1
-_CHUNK = 2048
 
 
 @dataclass(frozen=True)
@@ -155,26 +156,32 @@ class Encoder:
         if not rows.size:
             raise DataError("an encoder needs at least one row of fit.")
         given = parse_normalize(normalize)
-        if not isinstance(data.inputs, np.ndarray):
+        if data.is_table:
             if not isinstance(given, str):
                 raise DataError(
                     "a table is standardized column by column; normalize is fit or none for it."
                 )
-            table = data.inputs.iloc[rows]
+            table: Any = select(data.inputs, rows)
             columns = tuple(_fit_column(table[c], str(c), given == "fit") for c in table.columns)
             width = sum(len(c.feature_names) for c in columns)
             return Encoder("table", (width,), columns=columns)
-        shape = tuple(int(s) for s in data.inputs.shape[1:])
-        image = data.inputs.dtype == np.uint8 and data.inputs.ndim == 4
+        inputs: Any = data.inputs
+        shape = tuple(int(s) for s in inputs.shape[1:])
+        image = inputs.dtype == np.uint8 and len(inputs.shape) == 4
         kind = "integer" if whole else "image" if image else "vector"
         if not isinstance(given, str):
             return Encoder(kind, shape, *_given_moments(given, kind, shape[-1]))
         if whole or given == "none":
             return Encoder(kind, shape)
         if image:
-            mean, std = _image_moments(data.inputs, rows)
+            mean, std = _image_moments(inputs, rows)
+        elif isinstance(inputs, StoredRows):
+            moments = Moments(shape[-1])
+            for _, part in inputs.take(rows).passed("moments of fit"):
+                moments.add(part.reshape(-1, shape[-1]).astype(np.float64))
+            mean, std = moments.mean, moments.std
         else:
-            values = data.inputs[rows].reshape(-1, shape[-1]).astype(np.float64)
+            values = inputs[rows].reshape(-1, shape[-1]).astype(np.float64)
             mean, std = values.mean(axis=0), values.std(axis=0)
         std = np.where(std > 1e-6 * np.maximum(1, np.abs(mean)), std, 1.0)
         return Encoder(kind, shape, tuple(mean.tolist()), tuple(std.tolist()))
@@ -192,25 +199,31 @@ class Encoder:
         flat = len(self.input_shape) == 1
         return tuple(f"x{i}" for i in range(self.input_shape[0])) if flat else ()
 
-    def transform(self, inputs: np.ndarray | pd.DataFrame) -> np.ndarray:
+    def transform(self, inputs: Any) -> np.ndarray | StoredRows:
         """Encode `Dataset.inputs`; a table may have further columns, which are ignored.
 
         Returns:
             Tables float32 `[n, d]`, standardized; images uint8 `[n, h, w, c]`, vectors float32 and
             whole numbers int32 `[n, ...]` as they are: `mean` and `std` are applied on the device.
+            Rows that are not held in memory are encoded as they are read.
 
         Raises:
             DataError: another kind or shape than the encoder was fitted on, a missing column, text
                 in a numeric column, or numbers that overflow.
         """
         if self.kind != "table":
-            from ._arrays import as_inputs
+            from ._arrays import as_inputs, stored_inputs
+            from ._raw import as_store
 
             if hasattr(inputs, "columns"):
                 raise DataError(f"this run reads {self.kind} inputs, not a table.")
-            inputs = as_inputs(np.asarray(inputs))
+            store = as_store(inputs)
+            inputs = as_inputs(np.asarray(inputs)) if store is None else stored_inputs(store)
             if self.kind == "vector" and inputs.dtype == np.int32:
-                inputs = inputs.astype(np.float32)
+                if isinstance(inputs, StoredRows):
+                    inputs = inputs.encoded(_as_floats, inputs.shape[1:], np.float32)
+                else:
+                    inputs = _as_floats(inputs)
             dtype = np.dtype(np.uint8) if self.kind == "image" else self.dtype
             if inputs.dtype != dtype or inputs.shape[1:] != self.input_shape:
                 raise DataError(
@@ -231,7 +244,7 @@ class Encoder:
             encoded.append(numbers)
         return np.concatenate(encoded, axis=1)
 
-    def raw(self, inputs: np.ndarray | pd.DataFrame) -> np.ndarray:
+    def raw(self, inputs: Any) -> np.ndarray:
         """`Dataset.inputs` as one array that still means what was read: what `traced` takes.
 
         Returns:
@@ -242,7 +255,7 @@ class Encoder:
         Raises:
             DataError: as `transform`.
         """
-        encoded = self.transform(inputs)
+        encoded = np.asarray(self.transform(inputs))
         if self.kind != "table":
             return encoded
         columns = [column.raw(inputs[column.name]) for column in self.columns]
@@ -266,7 +279,7 @@ class Encoder:
             return ()
         return np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
 
-    def unseen(self, inputs: np.ndarray | pd.DataFrame) -> dict[str, int]:
+    def unseen(self, inputs: Any) -> dict[str, int]:
         """Count, per categorical column, the rows whose level fit never held (encoded as zeros)."""
         if self.kind != "table":
             return {}
@@ -423,12 +436,22 @@ def _as_numbers(values: pd.Series, name: str) -> np.ndarray:
     return numbers
 
 
-def _image_moments(images: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _as_floats(x: np.ndarray) -> np.ndarray:
+    return x.astype(np.float32)
+
+
+def _image_moments(
+    images: np.ndarray | StoredRows, rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Mean and deviation per channel on the scale 0..1, exact from counts of grey levels."""
     channels = images.shape[-1]
     counts = np.zeros((channels, 256), dtype=np.int64)
-    for start in range(0, len(rows), _CHUNK):
-        chunk = images[rows[start : start + _CHUNK]]
+    size = rows_at_once(images.shape, images.dtype)
+    starts = range(0, len(rows), size)
+    parts: Any = (images[rows[start : start + size]] for start in starts)
+    if isinstance(images, StoredRows):
+        parts = (part for _, part in images.take(rows).passed("moments of fit"))
+    for chunk in parts:
         for c in range(channels):
             counts[c] += np.bincount(chunk[..., c].ravel(), minlength=256)
     level = np.arange(256) / 255

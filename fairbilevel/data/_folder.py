@@ -22,6 +22,7 @@ class ImageFolder(Source):
 
     forms = "a folder or zip of images with labels.csv, or with one sub-folder per class"
     has_image_files = True
+    may_be_damaged = True
 
     def matches(self, location: Location) -> bool:
         """Any folder or zip."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import io
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -17,8 +20,11 @@ from PIL import Image, ImageOps
 from ._archive import FileTree
 from ._errors import DataError, reason
 from ._source import Request, Rows
+from ._stores import StoredRows, held
 
 _MAX_PIXELS = 64 * 2**20
+_AT_ONCE = 1024  # images that are decoded before they are looked at
+_TRIED = 8  # of the first images, for one that can be decoded
 
 
 def decode_image(data: bytes, name: str, size: int | None = None) -> np.ndarray:
@@ -56,41 +62,103 @@ def resize(image: Image.Image, size: int | None) -> np.ndarray:
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
+@functools.cache
+def _decoders() -> ThreadPoolExecutor:
+    """Threads that decode, which happens outside Python's lock."""
+    return ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="fairbilevel-images")
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFiles:
+    """Rows of image files, decoded whenever they are read: a `RowStore`.
+
+    Attributes:
+        tree: where the files lie.
+        files: their names, one a row.
+        size: they are resized to, or None.
+        shape: `(files, h, w, c)`.
+    """
+
+    tree: FileTree
+    files: Sequence[str]
+    size: int | None
+    shape: tuple[int, ...] = ()
+
+    dtype: ClassVar[np.dtype] = np.dtype(np.uint8)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def decoded(self, rows: np.ndarray) -> Iterator[np.ndarray | DataError]:
+        """Each image, `[h, w, 1 or 3]`, or what is wrong with its file."""
+        return _decoders().map(self._decode, [self.files[i] for i in rows.tolist()])
+
+    def _decode(self, name: str) -> np.ndarray | DataError:
+        try:
+            return decode_image(self.tree.read(name), name, self.size)
+        except DataError as error:
+            return error
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        out = np.empty((len(rows), *self.shape[1:]), np.uint8)
+        for i, image in enumerate(self.decoded(rows)):
+            if isinstance(image, DataError):
+                raise DataError(f"{image}: the file has changed while it was in use.")
+            if image.shape[:2] != out.shape[1:3] or image.shape[2] > out.shape[3]:
+                name = self.files[int(rows[i])]
+                raise DataError(f"{name} has another size than before: it has changed.")
+            out[i] = image
+        return out
+
+    def held(self, in_memory: str, count: int) -> bool:
+        """Whether so many images are decoded once, and not whenever they are read, going by the
+        first that can be decoded."""
+        looked = self.decoded(np.arange(min(_TRIED, len(self))))
+        size = next((image.nbytes for image in looked if isinstance(image, np.ndarray)), 0)
+        return held(in_memory, count * size)
+
+
 def image_rows(
     what: str, tree: FileTree, files: Sequence[str], attributes: Any, request: Request, **told: Any
 ) -> Rows:
-    """Rows of image files, decoded when asked for, on a few threads (outside Python's lock).
+    """Rows of image files, decoded when asked for, and held in memory where that is asked.
 
     `told` are further fields of `Rows`. By default ids are file names, without folders where these
     are unique. Files that cannot be decoded are refused together, or left out if that was asked.
     """
     damaged: list[int] = []
+    store = ImageFiles(tree, files, request.options.image_size)
 
-    def decode(name: str) -> np.ndarray | DataError:
-        try:
-            return decode_image(tree.read(name), name, request.options.image_size)
-        except DataError as error:
-            return error
-
-    def read(rows: np.ndarray) -> np.ndarray:
+    def read(rows: np.ndarray) -> np.ndarray | StoredRows:
         errors: list[DataError] = []
 
-        def sound(images: Iterable[np.ndarray | DataError]) -> Iterator[tuple[str, np.ndarray]]:
-            for i, image in zip(rows.tolist(), images, strict=True):
-                if isinstance(image, DataError):
-                    errors.append(image)
-                    damaged.append(i)
-                else:
-                    yield files[i], image
+        def sound() -> Iterator[tuple[str, np.ndarray]]:
+            # Some at a time: what is decoded and not yet asked for takes memory.
+            for start in range(0, len(rows), _AT_ONCE):
+                some = rows[start : start + _AT_ONCE]
+                for i, image in zip(some.tolist(), store.decoded(some), strict=True):
+                    if isinstance(image, DataError):
+                        errors.append(image)
+                        damaged.append(i)
+                    else:
+                        yield files[i], image
 
         # What Pillow finds odd in a file it decodes all the same is no concern of the reader.
-        with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            pixels = stack_images(sound(pool.map(decode, [files[i] for i in rows])), len(rows))
-        if errors and (pixels is None or not request.options.skip_damaged):
+            found: np.ndarray | StoredRows | None = None
+            if store.held(request.options.in_memory, len(rows)):
+                found = stack_images(sound(), len(rows))
+            else:
+                shape = common_shape(sound())
+                if shape is not None:
+                    whole = dataclasses.replace(store, shape=(len(files), *shape))
+                    stored = StoredRows(whole, whole.shape, whole.dtype)
+                    found = stored.take(rows[~np.isin(rows, damaged)])
+        if errors and (found is None or not request.options.skip_damaged):
             raise DataError(_damaged(errors, len(rows)))
-        assert pixels is not None
-        return pixels
+        assert found is not None
+        return found
 
     base = [PurePosixPath(n).name for n in files]
     ids = np.array(base if len(set(base)) == len(base) else files, dtype=str)
@@ -118,16 +186,36 @@ def stack_images(images: Iterable[tuple[str, np.ndarray]], most: int) -> np.ndar
         DataError: their sizes differ.
     """
     out: np.ndarray | None = None
-    grey, count, first = True, 0, ""
-    for name, image in images:
+    grey, count = True, 0
+    for _, image in _of_one_size(images):
         if out is None:
-            out, first = np.empty((most, *image.shape[:2], 3), dtype=np.uint8), name
-        elif image.shape[:2] != out.shape[1:3]:
-            raise DataError(
-                f"images differ in size: {first} has {out.shape[2]} x {out.shape[1]} pixels, "
-                f"{name} {image.shape[1]} x {image.shape[0]}; give an image size to resize to."
-            )
+            out = np.empty((most, *image.shape[:2], 3), dtype=np.uint8)
         out[count] = image
         grey &= image.shape[2] == 1
         count += 1
     return None if out is None else np.ascontiguousarray(out[:count, ..., : 1 if grey else 3])
+
+
+def common_shape(images: Iterable[tuple[str, np.ndarray]]) -> tuple[int, ...] | None:
+    """The shape that `stack_images` would give each of them, none being kept; None for no image.
+
+    Raises:
+        DataError: their sizes differ.
+    """
+    shape: tuple[int, ...] | None = None
+    for _, image in _of_one_size(images):
+        shape = (*image.shape[:2], max(image.shape[2], shape[2] if shape else 1))
+    return shape
+
+
+def _of_one_size(images: Iterable[tuple[str, np.ndarray]]) -> Iterator[tuple[str, np.ndarray]]:
+    """The images, as long as all have the size of the first (`DataError`)."""
+    first: tuple[str, tuple[int, ...]] | None = None
+    for name, image in images:
+        first = first or (name, image.shape)
+        if image.shape[:2] != first[1][:2]:
+            raise DataError(
+                f"images differ in size: {first[0]} has {first[1][1]} x {first[1][0]} pixels, "
+                f"{name} {image.shape[1]} x {image.shape[0]}; give an image size to resize to."
+            )
+        yield name, image

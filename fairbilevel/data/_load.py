@@ -12,6 +12,7 @@ from ._errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
     from ._csv import CsvTable
+    from ._source import Location, Source
 
 
 def read_table(path: Path) -> CsvTable:
@@ -29,6 +30,33 @@ def read_table(path: Path) -> CsvTable:
     return read_csv(decode_text(read_file(path), path.name), path.name)
 
 
+def open_source(source: str, options: Options, labelled: bool) -> tuple[Location, Source]:
+    """Where a source lies, and what reads it.
+
+    Raises:
+        DataError: nothing does, or it has no use for `image_size`.
+    """
+    from ._registry import SOURCES
+    from ._source import Location
+
+    location = Location(source)
+    reader = next((s for s in SOURCES if s.matches(location)), None)
+    if reader is None:
+        known = [name for s in SOURCES for name in s.known]
+        forms = "; ".join(s.forms for s in SOURCES)
+        there = location.text and location.path.exists()
+        what = "cannot be read as data" if there else "is neither a known data set nor a path"
+        raise DataError(
+            f"{location.text!r} {what}{did_you_mean(location.text, known)}; give one of: {forms}."
+        )
+    if options.image_size is not None and labelled and not reader.has_image_files:
+        raise DataError(
+            f"image_size resizes image files as they are read, and {location.text} holds none: "
+            "leave it out."
+        )
+    return location, reader
+
+
 def load(
     source: str | PathLike[str],
     options: Options | None = None,
@@ -44,7 +72,8 @@ def load(
 
     Arguments:
         source: "digits"; a folder or zip of images (UTKFace, CelebA, with labels.csv, or one folder
-            per class); a `.csv`, `.tsv`, `.parquet` or `.npz` file; "tfds:NAME", also written
+            per class); a `.csv`, `.tsv`, `.parquet`, `.npz` or `.npy` file; a folder of arrays
+            or of what `convert` wrote; "tfds:NAME", also written
             "tfds:NAME?split=test&data_dir=...", or a well-known TensorFlow name such as "cifar10".
         options: target, groups and how to read; see `Options`.
         classes: class names of a former run, in its order; a label outside them is an error.
@@ -61,25 +90,10 @@ def load(
     """
     # pandas and Pillow come with the sources, and not before data is read.
     from ._assemble import assemble
-    from ._registry import SOURCES
-    from ._source import Location, Request
+    from ._source import Request
 
     options = options or Options()
-    location = Location(fspath(source))
-    reader = next((s for s in SOURCES if s.matches(location)), None)
-    if reader is None:
-        known = [name for s in SOURCES for name in s.known]
-        forms = "; ".join(s.forms for s in SOURCES)
-        there = location.text and location.path.exists()
-        what = "cannot be read as data" if there else "is neither a known data set nor a path"
-        raise DataError(
-            f"{location.text!r} {what}{did_you_mean(location.text, known)}; give one of: {forms}."
-        )
-    if options.image_size is not None and labelled and not reader.has_image_files:
-        raise DataError(
-            f"image_size resizes image files as they are read, and {location.text} holds none: "
-            "leave it out."
-        )
+    location, reader = open_source(fspath(source), options, labelled)
     known_classes = None if classes is None else tuple(classes)
     known_groups = None if groups is None else tuple(groups)
     request = Request(
@@ -94,6 +108,9 @@ def load(
     rows = reader.read(location, request)
     if options.exclude_feature and not reader.has_features:
         raise DataError("exclude_feature is for tables; images and arrays have no named columns.")
-    if options.skip_damaged and labelled and not reader.has_image_files:
-        raise DataError("skip_damaged is for folders and zips of images; it has no meaning here.")
+    if options.skip_damaged and labelled and not reader.may_be_damaged:
+        raise DataError(
+            "skip_damaged is for folders and zips of images, and for records; it has no meaning "
+            "here."
+        )
     return assemble(rows, request)

@@ -6,6 +6,7 @@ from ._arrays import Arrays
 from ._celeba import CelebA
 from ._digits import Digits
 from ._folder import ImageFolder
+from ._row_folder import RowFolder
 from ._source import Source
 from ._table import Table
 from ._tfds import TensorFlowDatasets
@@ -16,6 +17,7 @@ SOURCES: tuple[Source, ...] = (
     TensorFlowDatasets(),
     Table(),
     Arrays(),
+    RowFolder(),
     CelebA(),
     UTKFace(),
     ImageFolder(),

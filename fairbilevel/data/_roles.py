@@ -139,7 +139,7 @@ def check_roles(
             raise DataError(
                 f"role {name} has shape {given.shape} and type {given.dtype}; give row numbers."
             )
-        rows = found[name] = given.astype(np.int64)
+        rows = found[name] = given.astype(np.int64, copy=False)
         outside = rows[(rows < 0) | (rows >= len(data))]
         if outside.size:
             raise DataError(f"role {name} has row {outside[0]}, outside the {len(data)} rows.")

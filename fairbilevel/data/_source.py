@@ -16,6 +16,7 @@ import numpy as np
 
 from ._archive import FileTree, open_tree
 from ._dataset import Options
+from ._stores import StoredRows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,7 +68,7 @@ class Rows:
     Attributes:
         name: what was read.
         attributes: one column per attribute that may be a target, a group, an id, a weight, ...
-        read: row numbers -> inputs of these rows, in that order.
+        read: row numbers -> inputs of these rows, in that order, or where they are read from.
         ids: str `[n]`.
         target: the attribute predicted when the user names none.
         group: the attributes crossed when the user names none.
@@ -75,6 +76,7 @@ class Rows:
         numbers: attribute -> its numbers, where `attributes` holds names for them.
         skipped: reason -> rows left out.
         damaged: rows that `read` had to leave out, where that was asked.
+        piece: what a row is read from and may be damaged.
         lines: first line in the file of each row, counted from 1; None where rows have no lines.
         notes: sentences for the reader.
         numbered: whether the ids are mere row numbers.
@@ -82,7 +84,7 @@ class Rows:
 
     name: str
     attributes: pd.DataFrame
-    read: Callable[[np.ndarray], np.ndarray | pd.DataFrame]
+    read: Callable[[np.ndarray], np.ndarray | pd.DataFrame | StoredRows]
     ids: np.ndarray
     target: str | None = None
     group: tuple[str, ...] = ()
@@ -90,6 +92,7 @@ class Rows:
     numbers: dict[str, pd.Series] = field(default_factory=dict)
     skipped: dict[str, int] = field(default_factory=dict)
     damaged: list[int] = field(default_factory=list)
+    piece: str = "image file"
     lines: np.ndarray | None = None
     notes: list[str] = field(default_factory=list)
     numbered: bool = False
@@ -97,6 +100,11 @@ class Rows:
     def where(self, row: int) -> str:
         """Where a row is, for a message: the line that an editor shows, or its id."""
         return f"row {self.ids[row]}" if self.lines is None else f"line {self.lines[row]}"
+
+
+def row_numbers(count: int) -> np.ndarray:
+    """The numbers of rows as their ids: str `[count]`, no wider than the last."""
+    return np.arange(count).astype(f"U{len(str(max(count - 1, 0)))}")
 
 
 class Source(abc.ABC):
@@ -112,7 +120,10 @@ class Source(abc.ABC):
     """Whether the inputs are named columns, which a user may exclude."""
 
     has_image_files: bool = False
-    """Whether the inputs are image files, which may be damaged one by one."""
+    """Whether the inputs are image files, of any size."""
+
+    may_be_damaged: bool = False
+    """Whether inputs may be damaged row by row, so that such rows can be left out."""
 
     @abc.abstractmethod
     def matches(self, location: Location) -> bool:

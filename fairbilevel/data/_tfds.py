@@ -6,10 +6,11 @@ Reads through `tfds.data_source`, so the data must be prepared as ArrayRecord (o
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import reduce
 from operator import getitem
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import parse_qsl
 
 import numpy as np
@@ -21,7 +22,9 @@ from ._celeba import GROUP, TARGET
 from ._errors import DataError, did_you_mean, listing, reason, refuse_unknown
 from ._images import resize, stack_images
 from ._source import Location, Request, Rows, Source
+from ._stores import StoredRows, held, select
 
+_AT_ONCE = 256  # examples that are read together
 _PREFIX = "tfds:"
 
 
@@ -30,6 +33,7 @@ class TensorFlowDatasets(Source):
 
     forms = "tfds:NAME, or cifar10, celeb_a and the like"
     has_image_files = True
+    may_be_damaged = True
     known = ("celeb_a", "cifar10", "cifar100", "svhn_cropped", "mnist", "fashion_mnist")
 
     def matches(self, location: Location) -> bool:
@@ -45,10 +49,14 @@ class TensorFlowDatasets(Source):
             refuse_unknown(f"{location.text!r} sets {key!r}", key, ("data_dir", "split"))
         split = options.split or settings.get("split") or "train"
         data_dir = options.data_dir or settings.get("data_dir")
-        return _read_rows(_open(name, split, data_dir, options.download), name, split, request)
+
+        def opened(decoders: Any = None) -> Any:
+            return _open(name, split, data_dir, options.download, decoders)
+
+        return _read_rows(opened, name, split, request)
 
 
-def _open(name: str, split: str, data_dir: str | None, download: bool) -> Any:
+def _open(name: str, split: str, data_dir: str | None, download: bool, decoders: Any = None) -> Any:
     try:
         import tensorflow_datasets as tfds
     except ImportError:
@@ -60,6 +68,7 @@ def _open(name: str, split: str, data_dir: str | None, download: bool) -> Any:
             split=split,
             data_dir=data_dir,
             download=download,
+            decoders=decoders,
             # Only what is written now is ours to choose; what is there says its own format.
             builder_kwargs={"file_format": "array_record"} if download else None,
         )
@@ -93,9 +102,41 @@ def _open(name: str, split: str, data_dir: str | None, download: bool) -> Any:
         ) from None
 
 
-def _read_rows(source: Any, name: str, split: str, request: Request) -> Rows:
+@dataclass(frozen=True, eq=False)
+class _Images:
+    """The images of a data source, decoded whenever they are read: a `RowStore`."""
+
+    source: Any
+    key: tuple[str, ...]
+    name: str
+    request: Request
+    shape: tuple[int, ...]
+
+    dtype: ClassVar[np.dtype] = np.dtype(np.uint8)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        out = np.empty((len(rows), *self.shape[1:]), np.uint8)
+        numbers = rows.tolist()
+        for i, example in enumerate(self.source.__getitems__(numbers)):
+            row_name = f"{self.name} row {numbers[i]}"
+            image = _image(reduce(getitem, self.key, example), row_name, self.request)
+            if image.shape[:2] != out.shape[1:3] or image.shape[2] > out.shape[3]:
+                raise DataError(
+                    f"images differ in size: {row_name} has {image.shape[1]} x {image.shape[0]} "
+                    f"pixels, others {out.shape[2]} x {out.shape[1]}; give an image size to resize "
+                    "to."
+                )
+            out[i] = image
+        return out
+
+
+def _read_rows(opened: Callable[..., Any], name: str, split: str, request: Request) -> Rows:
     import tensorflow_datasets as tfds
 
+    source = opened()
     features = dict(_leaves(source.dataset_info.features))
     image_key = next((k for k, f in features.items() if isinstance(f, tfds.features.Image)), None)
     if image_key is None:
@@ -106,20 +147,38 @@ def _read_rows(source: Any, name: str, split: str, request: Request) -> Rows:
     short = {k: k[-1] if last.count(k[-1]) == 1 else "/".join(k) for k in scalars}
 
     chosen = sample_rows(len(source), request.options.max_rows)
-    values: dict[tuple[str, ...], list[Any]] = {k: [] for k in scalars}
-    names = [f"{name} {split} row {i}" for i in chosen]
-
-    def images() -> Iterator[tuple[str, np.ndarray]]:
-        for i, row_name in zip(chosen.tolist(), names, strict=True):
-            example = source[i]
-            for key in scalars:
-                values[key].append(reduce(getitem, key, example))
-            yield row_name, _image(reduce(getitem, image_key, example), row_name, request)
-
     if not len(chosen):
         raise DataError(f"split {split!r} of tfds:{name} has no rows.")
-    pixels = stack_images(images(), len(names))
-    assert pixels is not None
+    values: dict[tuple[str, ...], list[Any]] = {k: [] for k in scalars}
+    first = _image(reduce(getitem, image_key, source[int(chosen[0])]), f"{name} {split}", request)
+    stays = not held(request.options.in_memory, len(chosen) * first.nbytes)
+    # Attributes alone: images that are decoded whenever they are read are not decoded for these.
+    skipping: Any = tfds.decode.SkipDecoding()
+    for name_of_key in reversed(image_key):
+        skipping = {name_of_key: skipping}
+
+    def told(example: Any) -> Any:
+        """An example whose attributes have been noted."""
+        for key in scalars:
+            values[key].append(reduce(getitem, key, example))
+        return example
+
+    inputs: np.ndarray | StoredRows | None
+    if stays:
+        attributes = opened(skipping)
+        for start in range(0, len(chosen), _AT_ONCE):
+            numbers = chosen[start : start + _AT_ONCE].tolist()
+            for example in attributes.__getitems__(numbers):
+                told(example)
+        shape = (len(source), *first.shape)
+        store = _Images(source, image_key, f"{name} {split}", request, shape)
+        inputs = StoredRows(store, shape, store.dtype).take(chosen)
+    else:
+        names = [f"{name} {split} row {i}" for i in chosen]
+        found = (reduce(getitem, image_key, told(source[i])) for i in chosen.tolist())
+        images = zip(names, found, strict=True)
+        inputs = stack_images(((n, _image(e, n, request)) for n, e in images), len(names))
+    assert inputs is not None
     columns, orders = {}, {}
     for key, feature in scalars.items():
         columns[short[key]], order = _named(feature, short[key], values[key], tfds)
@@ -130,8 +189,8 @@ def _read_rows(source: Any, name: str, split: str, request: Request) -> Rows:
     return Rows(
         name=f"tfds:{name} ({split})",
         attributes=pd.DataFrame(columns, index=range(len(chosen))),
-        read=lambda rows: pixels[rows],
-        ids=np.char.add(f"{split}:", chosen.astype(str)),
+        read=lambda rows: select(inputs, rows),
+        ids=np.char.add(f"{split}:", chosen.astype(f"U{len(str(len(source)))}")),
         target=target,
         group=GROUP if target == TARGET else ((target,) if target else ()),
         orders=orders,

@@ -29,6 +29,7 @@ class UTKFace(Source):
 
     forms = "a UTKFace folder or zip"
     has_image_files = True
+    may_be_damaged = True
 
     def matches(self, location: Location) -> bool:
         """At least half of the images are named as in the release."""

@@ -202,6 +202,12 @@ class Placement:
             lambda part: read(rows[part[: rows.ndim]] if part else rows),
         )
 
+    def columns(self, size: int) -> Int[np.ndarray, " own"]:
+        """Which rows of a batch of so many lie on this process's devices, in their order."""
+        sharding = NamedSharding(self.mesh, PartitionSpec(AXIS))
+        parts = sharding.addressable_devices_indices_map((size,)).values()
+        return np.unique(np.concatenate([np.arange(size)[part] for part in parts]))
+
     def split(self, x: Any) -> Any:
         """Inside compiled code: rows along the first axis stay where their devices are."""
         if self.alone or x.shape[0] % self.count:

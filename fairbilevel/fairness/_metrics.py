@@ -14,6 +14,8 @@ from jaxtyping import Array, Bool, Float, Int
 from fairbilevel.fairness._constraint import Constraint
 from fairbilevel.fairness._statistics import GroupStatistics, Outcomes, cell_answers, from_means
 
+_ROWS = 2**16  # that are judged at a time
+
 
 def group_rates(
     values: Float[np.ndarray, " rows"] | Bool[np.ndarray, " rows"],
@@ -31,8 +33,16 @@ def judge(
     logits: Float[np.ndarray, "rows classes"], y: Int[np.ndarray, " rows"]
 ) -> tuple[Bool[np.ndarray, " rows"], Float[np.ndarray, " rows"]]:
     """Which rows are right, and their cross-entropy in nats (float32)."""
-    if not len(y):
-        return np.zeros(0, bool), np.zeros(0, np.float32)
+    correct, loss = np.zeros(len(y), bool), np.zeros(len(y), np.float32)
+    for start in range(0, len(y), _ROWS):  # of millions of rows no second copy is made
+        part = slice(start, start + _ROWS)
+        correct[part], loss[part] = _judge(logits[part], y[part])
+    return correct, loss
+
+
+def _judge(
+    logits: Float[np.ndarray, "rows classes"], y: Int[np.ndarray, " rows"]
+) -> tuple[Bool[np.ndarray, " rows"], Float[np.ndarray, " rows"]]:
     top = logits.max(-1, keepdims=True)
     # Infinite logits have a loss of NaN: the caller's to refuse.
     with np.errstate(invalid="ignore"):

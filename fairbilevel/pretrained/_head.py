@@ -31,7 +31,7 @@ def with_new_head(problem: FairPruningProblem, network: Network) -> Network:
         network: of the problem's model; its classifier is not looked at.
     """
     fit, tune = problem.roles["fit"], problem.roles["tune"]
-    inputs = {name: problem.inputs[problem.roles[name]] for name in ("fit", "tune")}
+    inputs = {name: problem.rows(problem.roles[name]) for name in ("fit", "tune")}
     kernel = network.params["classifier"]["kernel"]
     features = _features(problem, network, kernel.shape[0])
     seen = {name: features(rows) for name, rows in inputs.items()}

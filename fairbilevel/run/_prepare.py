@@ -52,7 +52,7 @@ def model_choice(name: str, width: int | None, data: Dataset) -> tuple[str, int 
     """Name and width of the model, ``auto`` resolved by the shape of a row."""
     if name != "auto":
         return name, width
-    shape = np.shape(data.inputs)[1:] if isinstance(data.inputs, np.ndarray) else ()
+    shape = () if data.is_table else data.inputs.shape[1:]
     if len(shape) != 3:
         return "mlp", width
     if max(shape[:2]) <= 16:

@@ -62,7 +62,7 @@ def matched(
             "the output biases could not be matched to the dense model's: no parameter of model "
             f"{problem.model.name!r} is added to its outputs",
         )
-    logits = problem.logits(network, problem.inputs[rows])
+    logits = problem.logits(network, problem.rows(rows))
     shift = class_shift(logits, problem.y[rows], reference.correct[rows])
     moved, tune = _shifted(problem, network, name, shift), problem.roles["tune"]
     if len(tune):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -239,7 +240,7 @@ class StagedRun(ABC):
         Raises:
             DivergenceError: the loss is not finite or exploded, with smaller steps too.
         """
-        phase = self.phase
+        phase, begin, waited = self.phase, time.perf_counter(), self.feed.waited
         self.feed.distill = self.distill
         with self.costs.timed():
             if self.stage == 0:
@@ -259,7 +260,8 @@ class StagedRun(ABC):
             self.best.offer(record, network, self._copied)
         if self.watch is not None and self.watched:
             self.watch.look(network, after.weights.duals)
-        self._write(after, log, record)
+        waiting = (self.feed.waited - waited) / (time.perf_counter() - begin)
+        self._write(after, log, record, waiting)
         self.stage += 1
         if self.stage == len(phase.stages) and self.phase_index + 1 < len(self.plan.phases):
             self.phase_index, self.stage = self.phase_index + 1, 0
@@ -295,7 +297,8 @@ class StagedRun(ABC):
 
     def _stage(self, state: RunState) -> tuple[RunState, StretchLog, Any]:
         """The stage's steps in as many compiled calls as it takes."""
-        phase, logs, z = self.phase, [], None
+        phase, z = self.phase, None
+        logs: list[StretchLog] = []
         first = phase.before(self.stage)
         measures = phase.measures[first : first + phase.stages[self.stage]]
         # Where multipliers move on the steps' own passes, no dual batch limits a call.
@@ -303,6 +306,7 @@ class StagedRun(ABC):
         calls = pieces(measures, self.length, looks)
         with self.costs.timed():
             factors = self.factors(state)
+            self.feed.busy = lambda: bool(logs) and not _ready(logs[-1].finite)
             for begin, count in calls:
                 part = slice(first + begin, first + begin + count)
                 state, z, log = self.stretch(state, part, factors)
@@ -310,6 +314,7 @@ class StagedRun(ABC):
                 if len(logs) > 1:  # one call computes while the next one's rows are gathered
                     jax.block_until_ready(logs[-2].finite)
             jax.block_until_ready(z)
+        self.feed.busy = lambda: False
         return state, _joined(logs, [count for _, count in calls]), z
 
     def stretch(
@@ -383,7 +388,7 @@ class StagedRun(ABC):
     def _copied(self, tree: Any) -> Any:
         return copied(tree, self.problem.placement)
 
-    def _write(self, state: RunState, log: StretchLog, record: TuneRecord) -> None:
+    def _write(self, state: RunState, log: StretchLog, record: TuneRecord, waiting: float) -> None:
         phase = self.phase
         seen = {"multipliers": state.weights.duals.multipliers, "violations": log.violations}
         self.report.write(
@@ -393,6 +398,7 @@ class StagedRun(ABC):
             log.steps,
             record,
             self.sparsity,
+            waiting=round(waiting, 4),
             **{name: self._named(values) for name, values in seen.items() if self.enforces},
             **self.more(log),
         )
@@ -446,6 +452,11 @@ class StagedRun(ABC):
         if self.watch is not None:
             self.watch.restore(about["watch"])
         return state
+
+
+def _ready(leaf: Any) -> bool:
+    """Whether an array has been computed."""
+    return leaf.is_ready()
 
 
 def _joined(logs: list[StretchLog], counts: list[int]) -> StretchLog:

@@ -1,0 +1,273 @@
+"""Any source as ArrayRecord shards, read once: to be solved from as from the source itself."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ._dataset import Options
+from ._errors import DataError
+from ._load import open_source
+from ._records import ABOUT, BEGUN, COLUMNS, SUFFIX, Records, write_records
+from ._source import Request, Rows, row_numbers
+from ._stores import StoredRows, row_bytes, rows_at_once, select
+
+_SHARD_BYTES = 2**28
+_FORMAT = 1
+Told = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What `convert` has written.
+
+    Attributes:
+        path: the folder.
+        rows: how many.
+        shards: files that they lie in.
+        written: of these, how many were written now; the others were there from a call before.
+        skipped: reason -> rows left out.
+    """
+
+    path: Path
+    rows: int
+    shards: int
+    written: int
+    skipped: dict[str, int]
+
+
+def convert(
+    source: str | PathLike[str],
+    out: str | PathLike[str],
+    options: Options | None = None,
+    *,
+    shard_rows: int | None = None,
+    told: Told = lambda what, done, total: None,
+) -> Converted:
+    """Write the rows of a source as ArrayRecord shards, with their attributes beside.
+
+    Images become uint8 pixels, of the size that was asked for; nothing else changes, so that roles,
+    fingerprints and masks are those of the source. What a call that was killed has written is gone
+    on with; a folder is complete once it has `rows.json`, which is written last, after everything
+    has been read back.
+
+    Arguments:
+        source: as for `load`.
+        out: a folder, new, empty or begun by the same call.
+        options: how to read: image_size, skip_damaged, split, data_dir and download count; the
+            others are for `load`, of the folder as of the source.
+        shard_rows: rows of a file; 256 MiB of them by default.
+        told: what is done, rows done, of how many.
+
+    Raises:
+        DataError: a source that cannot be read or is a table, a folder that holds something else,
+            or rows that are not read back as they were written.
+    """
+    options = dataclasses.replace(options or Options(), in_memory="no", max_rows=None)
+    folder = Path(out).expanduser()
+    location, reader = open_source(fspath(source), options, True)
+    if reader.has_features:
+        raise DataError(
+            f"{location.text} is a table, which is read as it is: shards are for images and arrays."
+        )
+    rows = reader.read(location, Request(options))
+    kept = np.arange(len(rows.ids))
+    inputs = rows.read(kept)
+    kept = np.setdiff1d(kept, np.array(rows.damaged, np.int64))
+    assert isinstance(inputs, (np.ndarray, StoredRows))
+    size = max(1, _SHARD_BYTES // row_bytes(inputs.shape, inputs.dtype))
+    size = size if shard_rows is None else shard_rows
+    parts = [kept[i : i + size] for i in range(0, len(kept), size)]
+    names = [f"x-{i:05d}{SUFFIX}" for i in range(len(parts))]
+    about = _about(rows, inputs, kept, names)
+    asked = [options.image_size, options.skip_damaged, options.split, options.data_dir]
+    source_now = [*_identity(location.path, location.text), *asked]
+    digests = _begun(folder, {**about, "source": source_now})
+    if digests is None:
+        return Converted(folder, len(kept), len(names), 0, about["skipped"])
+    written = 0
+    for i, name in enumerate(names):
+        if not (name in digests["shards"] and (folder / name).exists()):
+            begin = i * size
+            part = np.arange(begin, begin + len(parts[i]))
+            with _replacing(folder / name) as unfinished:
+                digest = _Digest()
+                write_records(unfinished, digest.of(_pass(inputs, part, told, begin)))
+            digests["shards"][name] = digest.hex
+            _write_json(folder / BEGUN, digests)
+            written += 1
+    for i, name in enumerate(names):
+        _verify(folder / name, digests["shards"][name], inputs, told, i * size)
+    _columns(folder / COLUMNS[0], rows, kept, about)
+    _write_json(folder / ABOUT, about)
+    (folder / BEGUN).unlink()
+    return Converted(folder, len(kept), len(names), written, about["skipped"])
+
+
+class _Digest:
+    """Of rows that pass through."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.blake2b(digest_size=16)
+
+    def of(self, parts: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        """The same parts."""
+        for part in parts:
+            self.add(part)
+            yield part
+
+    def add(self, part: np.ndarray) -> None:
+        """Rows that come next."""
+        self._hash.update(np.ascontiguousarray(part, part.dtype.newbyteorder("<")).tobytes())
+
+    @property
+    def hex(self) -> str:
+        """Of all of them."""
+        return self._hash.hexdigest()
+
+
+def _pass(inputs: Any, rows: np.ndarray, told: Told, begin: int) -> Iterator[np.ndarray]:
+    size = rows_at_once(inputs.shape, inputs.dtype)
+    some = select(inputs, rows)
+    parts = (
+        some.passed()
+        if isinstance(some, StoredRows)
+        else ((i, some[i : i + size]) for i in range(0, len(some), size))
+    )
+    for start, part in parts:
+        yield part
+        told("converting", begin + start + len(part), len(inputs))
+
+
+def _verify(path: Path, digest: str, inputs: Any, told: Told, begin: int) -> None:
+    """Read a shard back."""
+    again = _Digest()
+    with contextlib.suppress(DataError):  # what cannot be read is not what was written either
+        records = Records(path, tuple(inputs.shape[1:]), inputs.dtype)
+        stored = StoredRows(records, records.shape, records.dtype)
+        for start, part in stored.passed():
+            again.add(part)
+            told("verifying", begin + start + len(part), len(inputs))
+    if again.hex != digest:
+        path.unlink()
+        raise DataError(
+            f"{path.name} does not hold what was written into it, and has been removed: look after "
+            "the disk, and run the command again."
+        )
+
+
+def _begun(folder: Path, about: dict[str, Any]) -> dict[str, Any] | None:
+    """The digests of shards written before; None where nothing is left to be done.
+
+    Raises:
+        DataError: the folder holds something else.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    there = [p.name for p in folder.iterdir()]
+    known = next((n for n in (ABOUT, BEGUN) if n in there), None)
+    if known is None:
+        if there:
+            raise DataError(f"{folder} holds files already; choose an empty or new folder.")
+        _write_json(folder / BEGUN, {"about": about, "shards": {}})
+        return {"about": about, "shards": {}}
+    try:
+        found = json.loads((folder / known).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        found = None
+    former = found if known == ABOUT or not isinstance(found, dict) else found.get("about")
+    mine = {k: v for k, v in about.items() if known == BEGUN or k != "source"}
+    if former != json.loads(json.dumps(mine)):
+        raise DataError(
+            f"{folder} holds the rows of another source, or of this one as it was read otherwise "
+            "or before it changed; choose an empty or new folder."
+        )
+    for unfinished in folder.glob(f".*{SUFFIX}"):
+        unfinished.unlink()
+    return None if known == ABOUT else found
+
+
+def _identity(path: Path, text: str) -> list[Any]:
+    """What tells that a source is the same one: its name, and when a file was changed."""
+    with contextlib.suppress(OSError):
+        told = path.stat()
+        return [str(path.resolve()), told.st_size, told.st_mtime_ns]
+    return [text]
+
+
+def _about(rows: Rows, inputs: Any, kept: np.ndarray, names: list[str]) -> dict[str, Any]:
+    """What `rows.json` says."""
+    skipped = dict(rows.skipped)
+    if rows.damaged:
+        skipped[f"{rows.piece} cannot be used"] = len(rows.damaged)
+    columns = [str(c) for c in rows.attributes.columns]
+    taken = set(columns)
+
+    def free(name: str) -> str:
+        while name in taken:
+            name += "_"
+        taken.add(name)
+        return name
+
+    numbers = {name: free(f"{name} as a number") for name in rows.numbers}
+    plain = rows.numbered and np.array_equal(rows.ids[kept], row_numbers(len(kept)))
+    return {
+        "format": _FORMAT,
+        "shape": list(inputs.shape[1:]),
+        "dtype": np.dtype(inputs.dtype).name,
+        "rows": len(kept),
+        "shards": names,
+        "columns": columns,
+        "ids": None if plain else free("id"),
+        "numbers": numbers,
+        "name": rows.name,
+        "target": rows.target,
+        "group": list(rows.group),
+        "orders": {name: list(order) for name, order in rows.orders.items()},
+        "skipped": {why: count for why, count in skipped.items() if count},
+        "notes": list(rows.notes),
+        "numbered": rows.numbered,
+    }
+
+
+def _columns(path: Path, rows: Rows, kept: np.ndarray, about: dict[str, Any]) -> None:
+    import pandas as pd
+
+    from ._attributes import as_text, is_numeric
+
+    table = {}
+    for name in rows.attributes.columns:
+        values = rows.attributes[name]
+        # A column of mixed objects is nothing to Parquet, and text to every reader of attributes.
+        plain = values if is_numeric(values) else pd.Series(as_text(values), dtype="str")
+        table[str(name)] = plain.iloc[kept].reset_index(drop=True)
+    for name, column in about["numbers"].items():
+        table[column] = rows.numbers[name].iloc[kept].reset_index(drop=True)
+    if about["ids"] is not None:
+        table[about["ids"]] = pd.Series(rows.ids[kept])
+    with _replacing(path) as unfinished:
+        pd.DataFrame(table).to_parquet(unfinished)
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A path to write that takes the place of another one once it is complete."""
+    unfinished = path.with_name(f".{path.name}")
+    yield unfinished
+    with unfinished.open("rb") as stream:
+        os.fsync(stream.fileno())
+    os.replace(unfinished, path)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    with _replacing(path) as unfinished:
+        unfinished.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,580 @@
+"""Rows that are not held in memory: read by the batch, and the same as those that are."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import tracemalloc
+import zipfile
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import fairbilevel as fb
+from fairbilevel.cli import main
+from fairbilevel.cli._progress import Passes, Progress
+from fairbilevel.data import (
+    DataError,
+    Encoder,
+    Options,
+    RowStore,
+    StoredRows,
+    coarse_fingerprints,
+    coarse_scale,
+    convert,
+    from_arrays,
+    load,
+    row_fingerprints,
+    split_roles,
+    watch_passes,
+)
+from fairbilevel.train import Feed
+
+ROWS = 240
+RNG = np.random.default_rng(0)
+Y = np.arange(ROWS) % 2
+G = np.arange(ROWS) // 2 % 3
+X = RNG.integers(0, 200, (ROWS, 6, 6, 3), dtype=np.uint8)
+X[Y == 1, :3] += 50
+X[5] = X[9]  # copies of one image share a role
+LAZY = Options(in_memory="no")
+
+
+class Own:
+    """Ten lines of a user; it remembers how much it was asked for at once."""
+
+    def __init__(self, x: np.ndarray):
+        self.x, self.shape, self.dtype, self.asked = x, x.shape, x.dtype, []
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        self.asked.append(len(rows))
+        return self.x[rows]
+
+
+def arrays(folder: Path, x: np.ndarray = X, shards: int = 1) -> Path:
+    """A folder of arrays."""
+    folder.mkdir()
+    for i, part in enumerate(np.array_split(x, shards)):
+        np.save(folder / ("x.npy" if shards == 1 else f"x-{i}.npy"), part)
+    np.save(folder / "y.npy", Y)
+    np.save(folder / "group.npy", G)
+    return folder
+
+
+def records(folder: Path) -> Path:
+    """A folder that `convert` wrote."""
+    convert(arrays(folder.parent / "plain"), folder, shard_rows=70)
+    return folder
+
+
+def pictures(path: Path) -> Path:
+    """A zip of PNGs with a table of labels."""
+    with zipfile.ZipFile(path, "w") as archive:
+        lines = (f"{i:03d}.png,{Y[i]},{G[i]}" for i in range(ROWS))
+        archive.writestr("labels.csv", "\n".join(["file,label,group", *lines]))
+        for i in range(ROWS):
+            buffer = io.BytesIO()
+            Image.fromarray(X[i]).save(buffer, "PNG")
+            archive.writestr(f"{i:03d}.png", buffer.getvalue())
+    return path
+
+
+def archive(path: Path) -> Path:
+    np.savez(path, x=X, y=Y, group=G)
+    return path
+
+
+def table_beside(folder: Path) -> Path:
+    """Shards with more than ten numbers, and a CSV in place of arrays."""
+    arrays(folder, shards=11)
+    for name in ("y.npy", "group.npy"):
+        (folder / name).unlink()
+    lines = (f"{y},{g}" for y, g in zip(Y, G, strict=True))
+    (folder / "labels.csv").write_text("\n".join(["y,group", *lines]))  # the only table
+    return folder
+
+
+FORMS = {
+    "npy": lambda path: arrays(path / "rows"),
+    "shards": lambda path: arrays(path / "rows", shards=11),
+    "csv": lambda path: table_beside(path / "rows"),
+    "npz": lambda path: archive(path / "rows.npz"),
+    "records": lambda path: records(path / "rows"),
+    "zip": lambda path: pictures(path / "rows.zip"),
+    "file": lambda path: arrays(path / "rows") / "x.npy",
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_rows_are_the_same_wherever_they_lie(form, tmp_path):
+    path = FORMS[form](tmp_path)
+    held, data = load(path), load(path, LAZY)
+    expected = from_arrays(X, Y, G)
+    assert isinstance(held.inputs, np.ndarray)
+    assert isinstance(data.inputs, StoredRows)
+    assert isinstance(data.inputs.store, RowStore)
+    np.testing.assert_array_equal(held.inputs, X)
+    np.testing.assert_array_equal(data.inputs[::-7], X[::-7])
+    np.testing.assert_array_equal(data.take(np.array([7, 3, 7])).inputs[:], X[[7, 3, 7]])
+    assert data.fingerprint == held.fingerprint
+    if form != "zip":  # its ids are file names
+        assert data.fingerprint == expected.fingerprint
+    for role, rows in split_roles(expected, seed=3).items():
+        np.testing.assert_array_equal(split_roles(data, seed=3)[role], rows)
+    ours, theirs = row_fingerprints(data), row_fingerprints(expected)
+    np.testing.assert_array_equal(ours.row, theirs.row)
+    scale = coarse_scale(data)
+    np.testing.assert_array_equal(scale, coarse_scale(expected))
+    np.testing.assert_array_equal(
+        coarse_fingerprints(data, scale), coarse_fingerprints(expected, scale)
+    )
+    assert data.notes[-1] == expected.notes[-1]  # two copies were noticed
+    fit = np.arange(0, ROWS, 3)
+    assert Encoder.fit(data, fit) == Encoder.fit(expected, fit)
+
+
+def test_image_files_differ_in_depth(tmp_path, picture):
+    """Grey ones among coloured ones become coloured, whichever comes first."""
+    files = {
+        f"{c}/{i}.png": picture(i, mode="L" if i % 2 else "RGB") for i in range(6) for c in "ab"
+    }
+    for name, data in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    lazy = load(tmp_path, LAZY)
+    np.testing.assert_array_equal(lazy.inputs[:], load(tmp_path).inputs)
+    (tmp_path / "a" / "0.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"1 of 12 image files cannot be used: a/0.png"):
+        load(tmp_path, LAZY)
+    skipped = load(tmp_path, Options(in_memory="no", skip_damaged=True))
+    assert len(skipped) == 11
+    assert skipped.skipped == {"image file cannot be used: a/0.png": 1}
+    (tmp_path / "b" / "0.png").write_bytes(picture(0, size=(9, 9)))
+    with pytest.raises(DataError, match="images differ in size"):
+        load(tmp_path, Options(in_memory="no", skip_damaged=True))
+
+
+def test_memory_maps_are_read_from_their_files(tmp_path):
+    path = tmp_path / "x.npy"
+    np.save(path, X)
+    whole = np.load(path, mmap_mode="r")
+    for mapped, rows in ((whole, X), (whole[10:200:3], X[10:200:3]), (whole[5:], X[5:])):
+        data = from_arrays(mapped, Y[: len(rows)], G[: len(rows)])
+        assert isinstance(data.inputs, StoredRows)
+        np.testing.assert_array_equal(data.inputs[:], rows)
+    # What lies otherwise in the file, or was changed in memory alone, is held.
+    private = np.load(path, mmap_mode="c")
+    private[0] = 7
+    for mapped in (private, whole[:, ::2], whole[::-1]):
+        data = from_arrays(mapped, Y, G)
+        assert isinstance(data.inputs, np.ndarray)
+        np.testing.assert_array_equal(data.inputs, mapped)
+    big = np.lib.format.open_memmap(tmp_path / "n.npy", "w+", ">f8", (ROWS, 4))
+    big[:] = RNG.normal(1e6, 1, big.shape)
+    big.flush()
+    data, expected = from_arrays(big, Y, G), from_arrays(np.array(big), Y, G)
+    np.testing.assert_array_equal(data.inputs[:], expected.inputs)
+    assert data.fingerprint == expected.fingerprint
+    ours, theirs = (Encoder.fit(d, np.arange(100)).moments for d in (data, expected))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-12)  # a million times the deviation
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [
+        (RNG.integers(0, 9, (ROWS, 5)), np.int32),
+        (RNG.integers(0, 9, (ROWS, 5)) * 2**40, np.float32),
+        (RNG.normal(size=(ROWS, 5)), np.float32),
+        (RNG.integers(0, 255, (ROWS, 5), np.uint8), np.int32),
+        (X[..., 0], np.uint8),
+    ],
+)
+def test_a_store_of_ones_own(values, dtype):
+    store = Own(values)
+    data, expected = from_arrays(store, Y, G), from_arrays(values, Y, G)
+    assert data.inputs.dtype == expected.inputs.dtype == dtype
+    assert data.fingerprint == expected.fingerprint
+    encoder = Encoder.fit(expected, np.arange(ROWS))
+    encoded = encoder.transform(data.inputs)
+    np.testing.assert_array_equal(encoded[:], encoder.transform(expected.inputs))
+    np.testing.assert_array_equal(encoder.transform(Own(values))[3], encoded[3])
+
+
+def test_numbers_that_are_not_finite_are_found():
+    values = RNG.normal(size=(ROWS, 5))
+    values[[3, 8], 2] = np.inf
+    with pytest.raises(DataError, match="missing or infinite numbers in 2 rows"):
+        from_arrays(Own(values), Y, G)
+
+
+class Liar(Own):
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        return super().__getitem__(rows)[:, :2]
+
+
+def test_a_store_that_gives_other_rows_than_it_says():
+    with pytest.raises(
+        DataError, match=r"Liar gave uint8 \[\d+, 2, 6, 3\] where uint8 \[\d+, 6, 6"
+    ):
+        from_arrays(Liar(X), Y, G)
+
+
+# ---------------------------------------------------------------- training
+
+
+@pytest.fixture(scope="module")
+def problems() -> list[fb.FairPruningProblem]:
+    options = dict(constraints=[fb.fairness.ExcessAccuracyGap(0.02)], width=4)
+    return [fb.FairPruningProblem("mlp", x, Y, G, **options) for x in (X, Own(X))]
+
+
+def test_masks_are_the_same_and_nothing_is_read_at_once(problems):
+    held, stored = (
+        fb.solve(p, steps=24, sparsity=0.5, batch_size=8, dense_steps=8) for p in problems
+    )
+    for a, b in zip(jax.tree.leaves(held.masks), jax.tree.leaves(stored.masks), strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(held.reference.logits, stored.reference.logits)
+    assert all(0 <= entry["waiting"] <= 1 for entry in stored.history)
+    np.testing.assert_array_equal(held.logits(X), stored.logits(Own(X)))
+
+
+def test_feeds_give_the_same_batches_whatever_is_asked_for(problems):
+    """Whole stretches and parts of them, other rows, and a position gone back to."""
+    held, stored = (Feed(p, None, 1) for p in problems)
+    fit, select = (problems[0].roles[name] for name in ("fit", "select"))
+    asked = [(fit, 0, 3, 8), (fit, 0, 1, 8), (select, 1, 2, 8), (fit, 0, 5, 8), (fit, 0, 2, 16),
+             (select, 0, 2, 8), (fit, 0, 4, 8), (fit, 0, 0, 8)]  # fmt: skip
+    for turn in range(2):
+        for rows, stream, batches, size in asked:
+            both = [f.take(rows, stream, batches, size, length=6) for f in (held, stored)]
+            assert both[1].x.shape == (6, size, *X.shape[1:])
+            for a, b in zip(*both, strict=True):
+                np.testing.assert_array_equal(a[:batches], b[:batches])
+        if not turn:
+            for feed in (held, stored):
+                feed.restore({"0": 16, "1": 8})
+    assert max(problems[1].data.inputs.store.asked) <= ROWS
+    assert stored.waited > 0
+
+
+def test_rows_are_read_before_they_are_asked_for(problems):
+    problem, rows = problems[1], problems[1].roles["fit"]
+    feed, store = Feed(problem, None, 1), problem.data.inputs.store
+    feed.take(rows, 0, 4, 8)
+    [w[1].result() for w in feed._ahead[0]._waiting]
+    store.asked.clear()
+    taken = feed._ahead[0]._waiting[0][0].copy()
+    batch = feed.take(rows, 0, 1, 8)
+    np.testing.assert_array_equal(batch.x[0], X[taken])
+    [w[1].result() for w in feed._ahead[0]._waiting]
+    assert store.asked == []  # four batches were there, and three are still
+
+
+ON_DEVICES = """
+import numpy as np, fairbilevel as fb
+from tests.data.test_data_stores import G, X, Y, Own
+problems = [fb.FairPruningProblem("mlp", x, Y, G, width=4) for x in (X, Own(X))]
+assert problems[0].placement.count == 4
+feeds = [fb.train.Feed(p, None, 1) for p in problems]
+for batches in (3, 1, 4):
+    held, stored = (f.take(problems[0].roles["fit"], 0, batches, 8, length=5) for f in feeds)
+    assert held.x.sharding == stored.x.sharding
+    assert all(np.array_equal(a[:batches], b[:batches]) for a, b in zip(held, stored))
+"""
+
+
+def test_devices_take_their_rows_of_what_was_read_ahead():
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    subprocess.run(
+        [sys.executable, "-c", ON_DEVICES],
+        env={**os.environ, **flags},
+        cwd=Path(__file__).parents[2],
+        check=True,
+    )
+
+
+def test_rows_cost_few_bytes(tmp_path):
+    """Columns, roles, fingerprints and a reference: what 50,000 rows add to what 10,000 take."""
+    peaks = []
+    for rows in (10_000, 50_000):
+        path = tmp_path / f"{rows}.npy"
+        x = np.lib.format.open_memmap(path, "w+", np.uint8, (rows, 8, 8, 1))
+        x[:] = np.random.default_rng(0).integers(0, 255, x.shape, np.uint8)
+        x.flush()
+        y, group = np.arange(rows) % 2, np.arange(rows) // 2 % 3
+        mapped = np.load(path, mmap_mode="r")
+        tracemalloc.start()
+        problem = fb.FairPruningProblem("mlp", mapped, y, group, width=2)
+        _ = problem.data.fingerprint
+        row_fingerprints(problem.data)
+        coarse_fingerprints(problem.data, coarse_scale(problem.data))
+        problem.refer(problem.initial_network())
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert (peaks[1] - peaks[0]) / 40_000 < 150
+
+
+# ---------------------------------------------------------------- convert
+
+
+def test_convert_goes_on_where_it_was_killed(tmp_path):
+    source, out = arrays(tmp_path / "rows", shards=3), tmp_path / "out"
+
+    class Killed(BaseException):
+        pass
+
+    def kill(what: str, done: int, total: int) -> None:
+        if done > 150:
+            raise Killed
+
+    with pytest.raises(Killed):
+        convert(source, out, shard_rows=60, told=kill)
+    with pytest.raises(DataError, match="conversion that did not end"):
+        load(out)
+    first = out / "x-00000.arrayrecord"
+    when = first.stat().st_mtime_ns
+    done = convert(source, out, shard_rows=60)
+    assert (done.rows, done.shards, done.written) == (ROWS, 4, 2)
+    assert first.stat().st_mtime_ns == when
+    assert load(out).fingerprint == load(source).fingerprint
+    assert convert(source, out, shard_rows=60).written == 0
+    assert not [p for p in out.iterdir() if p.name.startswith(".")]
+    other = arrays(tmp_path / "other", x=X[:, :5])
+    for given in (other, "digits"):
+        with pytest.raises(DataError, match="rows of another source"):
+            convert(given, out, shard_rows=60)
+
+
+def test_convert_keeps_what_a_source_knows(tmp_path):
+    for source in ("digits", pictures(tmp_path / "rows.zip")):
+        out = tmp_path / f"out-{Path(source).stem}"
+        convert(source, out)
+        a, b = load(source), load(out)
+        assert a.fingerprint == b.fingerprint
+        assert (a.name, a.target, a.attributes, a.skipped) == (
+            b.name,
+            b.target,
+            b.attributes,
+            b.skipped,
+        )
+        assert a.notes == b.notes
+    small = load(tmp_path / "rows.zip", Options(image_size=4))
+    convert(tmp_path / "rows.zip", tmp_path / "small", Options(image_size=4))
+    np.testing.assert_array_equal(load(tmp_path / "small").inputs, small.inputs)
+
+
+def test_what_was_written_badly_is_told(tmp_path):
+    source, out = arrays(tmp_path / "rows"), tmp_path / "out"
+
+    def damage(what: str, done: int, total: int) -> None:
+        if what == "converting" and done == total:
+            path = out / "x-00000.arrayrecord"
+            data = bytearray(path.read_bytes())
+            data[len(data) // 2] ^= 255
+            path.write_bytes(data)
+
+    with pytest.raises(DataError, match="does not hold what was written"):
+        convert(source, out, shard_rows=100, told=damage)
+    assert not (out / "rows.json").exists()
+    convert(source, out, shard_rows=100)
+    assert load(out).fingerprint == load(source).fingerprint
+
+
+# ---------------------------------------------------------------- mistakes
+
+
+def cut(folder: Path) -> None:
+    path = folder / "x-4.npy"
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def other_shape(folder: Path) -> None:
+    np.save(folder / "x-4.npy", X[:10, :5])
+
+
+def other_type(folder: Path) -> None:
+    np.save(folder / "x-4.npy", X[:10].astype(np.int16))
+
+
+def short_column(folder: Path) -> None:
+    np.save(folder / "y.npy", Y[:-3])
+
+
+def by_columns(folder: Path) -> None:
+    np.save(folder / "x-4.npy", np.asfortranarray(X[:22]))
+
+
+def twice(folder: Path) -> None:
+    np.save(folder / "x.npy", X)
+
+
+def no_header(folder: Path) -> None:
+    (folder / "x-4.npy").write_bytes(b"\x93NUMPY\x01\x00\x08\x00{'descr'")
+
+
+def several_tables(folder: Path) -> None:
+    for name in ("a.csv", "b.csv"):
+        (folder / name).write_text("age\n" + "1\n" * ROWS)
+
+
+def other_table(folder: Path) -> None:
+    (folder / "columns.csv").write_text("age\n1\n")
+
+
+def gone(folder: Path) -> None:
+    (folder / "y.npy").unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (cut, "x-4.npy is cut short: it has 2,713 bytes where 24 rows"),
+        (other_shape, r"shards differ: x-0.npy holds uint8 rows of shape \[6, 6, 3\] and x-4.npy"),
+        (other_type, "x-4.npy int16 rows"),
+        (short_column, r"y has shape \(237,\) where x has 240 rows"),
+        (by_columns, "x-4.npy is stored column by column"),
+        (twice, "holds x more than once"),
+        (no_header, "x-4.npy is no readable array"),
+        (several_tables, r"holds several tables \(a.csv, b.csv\)"),
+        (other_table, "the table of rows has 1 rows where x has 240"),
+        (gone, "has no array 'y'; it has x, group"),
+    ],
+)
+@pytest.mark.parametrize("in_memory", ["yes", "no"])
+def test_broken_folders(change, message, in_memory, tmp_path, capsys):
+    folder = arrays(tmp_path / "rows", shards=10)
+    change(folder)
+    with pytest.raises(DataError, match=message):
+        load(folder, Options(in_memory=in_memory))
+    words = ["--data", str(folder), "--out", str(tmp_path / "run"), "--in-memory", in_memory]
+    assert main(["solve", *words]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_broken_records(tmp_path):
+    out = tmp_path / "out"
+    records(out)
+    whole = {p: p.read_bytes() for p in out.iterdir()}
+    shard = out / "x-00001.arrayrecord"
+    shard.write_bytes(whole[shard][: len(whole[shard]) // 2])
+    with pytest.raises(DataError, match=r"00001\.arrayrecord is missing, cut short or no"):
+        load(out)
+    shard.write_bytes(whole[shard])
+    about = out / "rows.json"
+    told = json.loads(whole[about])
+    for changes, message in (
+        (
+            {"shape": [6, 6, 4]},
+            "record 0 of x-00000.arrayrecord has 108 bytes where a row of shape",
+        ),
+        ({"shape": None}, "no rows.json that says what a record is"),
+        ({"dtype": "object"}, "no rows.json that says what a record is"),
+        ({"rows": 3}, "has 240 rows of inputs, 240 of columns and 3"),
+        ({"orders": 3}, "rows.json is malformed"),
+        ({"shards": ["x-00000.arrayrecord"]}, "has 70 rows of inputs, 240 of columns"),
+    ):
+        about.write_text(json.dumps(told | changes))
+        with pytest.raises(DataError, match=message):
+            load(out)
+    about.write_bytes(whole[about])
+    (out / "columns.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(DataError, match="not a readable Parquet file"):
+        load(out)
+
+
+def test_records_that_cannot_be_read_are_left_out_where_asked(tmp_path):
+    big = np.repeat(np.repeat(X, 8, 1), 8, 2)  # no more than a few rows a group of records
+    out = tmp_path / "out"
+    convert(arrays(tmp_path / "rows", x=big), out)
+    path = out / "x-00000.arrayrecord"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 255
+    path.write_bytes(data)
+    for in_memory in ("yes", "no"):
+        with pytest.raises(DataError, match=r"record that cannot be read .*--skip-damaged"):
+            load(out, Options(in_memory=in_memory))
+        found = load(out, Options(in_memory=in_memory, skip_damaged=True))
+        lost = ROWS - len(found)
+        assert 0 < lost <= 8
+        assert list(found.skipped.values()) == [lost]
+        assert "record cannot be used" in next(iter(found.skipped))
+        kept = found.ids.astype(int)
+        np.testing.assert_array_equal(found.inputs[:], big[kept])
+        np.testing.assert_array_equal(found.y, Y[kept])
+
+
+def test_records_of_ones_own(tmp_path):
+    """The bytes of rows, and a word on what they are."""
+    records(tmp_path / "out")
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for path in (tmp_path / "out").glob("*.arrayrecord"):
+        path.rename(folder / f"mine.array_record-{path.stem[2:]}-of-00004")
+    np.save(folder / "y.npy", Y)
+    np.save(folder / "group.npy", G)
+    with pytest.raises(DataError, match=r'as {"shape": \[48, 48, 3\], "dtype": "uint8"}'):
+        load(folder)
+    (folder / "rows.json").write_text('{"shape": [6, 6, 3], "dtype": "uint8"}')
+    assert load(folder).fingerprint == from_arrays(X, Y, G).fingerprint
+
+
+def test_what_is_read_as_a_whole_cannot_stay_where_it_is(tmp_path):
+    np.savez_compressed(tmp_path / "a.npz", x=X, y=Y, group=G)
+    for source in ("digits", tmp_path / "a.npz"):
+        with pytest.raises(DataError, match="read as a whole, whatever in_memory says"):
+            load(source, LAZY)
+    (tmp_path / "t.csv").write_text("a,b,c\n" + "1,2,3\n4,5,6\n" * 5)
+    with pytest.raises(DataError, match=r"t.csv is a table"):
+        convert(tmp_path / "t.csv", tmp_path / "out")
+    with pytest.raises(DataError, match="in_memory is 'maybe'"):
+        Options(in_memory="maybe")
+
+
+# ---------------------------------------------------------------- what is said
+
+
+def test_passes_over_all_rows_are_told():
+    told = []
+    watch_passes(lambda what, done, total: told.append((what, done, total)))
+    from_arrays(Own(X), Y, G)
+    watch_passes(Passes())
+    assert told == [("fingerprints", ROWS, ROWS)]
+
+
+def test_long_passes_have_a_line(capsys, monkeypatch):
+    import fairbilevel.cli._progress as progress
+
+    clock = iter(np.arange(0, 100, 2.0))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    passes = Passes()
+    for done in range(0, 101, 10):
+        passes("fingerprints", done, 100)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "fairbilevel: fingerprints: 30 of 100 rows, 0:14 left"
+    assert lines[-1] == "fairbilevel: fingerprints: 100 of 100 rows, 0:00 left"
+    assert len(lines) == 4
+
+
+def test_waiting_is_shown_where_it_costs(capsys):
+    from rich.console import Console
+
+    record = {
+        "phase": "dense", "step": 5, "steps": 5, "seconds": 2.0, "compile_seconds": 1.0,
+        "gradient_evaluations": 5.0, "loss": 0.5, "sparsity": 0.0, "tune": {"accuracy": 0.5},
+    }  # fmt: skip
+    progress = Progress(Console(width=200), 10)
+    progress({**record, "waiting": 0.004})
+    assert "waiting" not in capsys.readouterr().out
+    progress({**record, "waiting": 0.25})
+    assert "waiting for rows 25.0 %" in capsys.readouterr().out
