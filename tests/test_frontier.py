@@ -17,6 +17,7 @@ from fairbilevel import cli, solver, train
 from fairbilevel.records import Activity, Interrupted
 from fairbilevel.report import frontier_svg
 from fairbilevel.run import Config, frontier_run, prepare
+from fairbilevel.sweeps import Engine
 
 QUICK = {"steps": 120, "batch_size": 16, "buffer_size": 4}
 
@@ -122,6 +123,27 @@ def test_a_stopped_frontier_is_gone_on_with(prepared, tmp_path, monkeypatch):
     assert (out / "frontier.csv").read_bytes() == (tmp_path / "whole/frontier.csv").read_bytes()
     assert not (out / "checkpoints").exists()
     assert not (out / "parts").exists()
+
+
+def test_processes_make_the_same_frontier(prepared, points, tmp_path):
+    found = frontier_run(prepared, [0.6], [0.02], tmp_path / "f", executor=Engine("local", 2))
+    assert found == points
+    assert {path.name for path in (tmp_path / "f").iterdir()} == {
+        "config.json", "frontier.csv", "frontier.json", "frontier.svg"
+    }  # fmt: skip
+
+
+def test_a_point_that_fails_is_a_line_and_can_be_had_later(prepared, points, tmp_path, monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("out of luck")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(prepared.method), "run", broken)
+        found = frontier_run(prepared, [0.6], [0.02], tmp_path / "f")
+    assert [p.get("error") for p in found] == [None, None, "RuntimeError: out of luck"]
+    assert found[:2] == points[:2]
+    assert "out of luck" in (tmp_path / "f/frontier.csv").read_text()
+    assert frontier_run(prepared, [0.6], [0.02], tmp_path / "f") == points
 
 
 def test_bad_pairs(prepared, tmp_path):
