@@ -77,4 +77,29 @@ def test_the_main_table_is_the_one_that_the_experiment_wrote():
     reading = (ROOT / "experiments/results/systems/reading.md").read_text()
     table = reading[reading.index("| method |") : reading.index("\n- digits")].strip()
     assert len(table.splitlines()) > 25
-    assert table in (ROOT / "README.md").read_text()
+    assert table in (ROOT / "docs/results.md").read_text()
+
+
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+
+
+def anchors(page: Path) -> set[str]:
+    """What a heading is linked by: lower case, dashes for blanks, no punctuation."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", t.lower()).strip().replace(" ", "-") for t in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_link_inside_is_dead(page):
+    for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text()):
+        name, _, anchor = link.partition("#")
+        there = page.parent / name if name else page
+        assert there.exists(), link
+        assert not anchor or anchor in anchors(there), link
+
+
+def test_the_readme_is_short_and_names_every_guide():
+    readme = (ROOT / "README.md").read_text()
+    assert len(readme.splitlines()) <= 180
+    for page in (ROOT / "docs").glob("*.md"):
+        assert f"(docs/{page.name})" in readme
