@@ -242,6 +242,52 @@ def test_grasp_equals_the_dense_hessian(tiny, dense):
         np.testing.assert_allclose(score, expected[name], rtol=1e-3, atol=1e-4 * scale)
 
 
+@pytest.mark.parametrize(
+    "pruner",
+    [
+        pruners.SNIP(),
+        pruners.SNIP(granularity="filter"),
+        pruners.GraSP(temperature=5.0),
+        pruners.FairGRAPE(),
+    ],
+    ids=lambda pruner: f"{pruner.name}-{pruner.granularity}",
+)
+def test_scores_by_micro_batches_are_the_same(pruner, tiny, dense):
+    rows = tiny.roles["fit"]
+    parts = [rows[:16], rows[16:32]] if pruner.name == "fairgrape" else [rows[:16]]
+    at = moment(tiny, dense.network, *parts, granularity=pruner.granularity, count=2)
+    whole = scores_of(pruner, at)
+    small = dataclasses.replace(at.structure, accumulate=4)
+    summed = scores_of(pruner, dataclasses.replace(at, structure=small))
+    for name, score in whole.items():
+        scale = float(np.abs(score).max())
+        np.testing.assert_allclose(summed[name], score, rtol=1e-4, atol=1e-5 * scale)
+
+
+def test_curvature_by_micro_batches_is_as_large(tiny, dense):
+    """Its signs are other ones, its mean over many batches is not."""
+    rows = tiny.roles["fit"]
+    at = moment(tiny, dense.network, rows[:16], rows[16:32], count=600)
+    pruner = pruners.FairPrune(beta=0.0)
+    whole = scores_of(pruner, at)
+    small = dataclasses.replace(at.structure, accumulate=4)
+    summed = scores_of(pruner, dataclasses.replace(at, structure=small))
+    for name, score in whole.items():
+        assert not np.array_equal(summed[name], score)
+        ratio = float(np.sum(summed[name]) / np.sum(score))
+        assert ratio == pytest.approx(1, rel=0.05)
+
+
+@pytest.mark.parametrize("method", [pruners.SNIP(), pruners.FairPrune()], ids=lambda m: m.name)
+def test_scores_are_computed_in_the_precision_of_training(method, tiny, dense):
+    rows = tiny.roles["fit"]
+    at = moment(tiny, dense.network, rows[:16], rows[16:32])
+    low = dataclasses.replace(at, structure=dataclasses.replace(at.structure, precision="bfloat16"))
+    text = str(jax.make_jaxpr(lambda: method.scores(low))())
+    assert "bf16" in text
+    assert "bf16" not in str(jax.make_jaxpr(lambda: method.scores(at))())
+
+
 def test_synflow_by_hand_and_without_data(tiny, dense):
     blind = tiny.weighing(tiny.weight)
     blind.inputs = np.full_like(tiny.inputs, np.nan)

@@ -84,15 +84,21 @@ class FairPrune(Pruner):
     def scores(self, at: Moment) -> Masks:
         """``s``."""
 
-        def curvature(batch: Any, key: Any) -> Any:
-            logits, back = jax.vjp(lambda z: at.logits(z, batch), at.network)
+        pieces = at.structure.accumulate
+
+        def probed(z: Any, batch: Any, key: Any) -> Any:
+            logits = at.logits(z, batch)
             # diag(p) - p p^T = S S^T with S = diag(sqrt p) - p sqrt(p)^T, and E[(J^T S e)^2] is the
             # diagonal of J^T S S^T J for independent signs e.
             p = jax.nn.softmax(logits)
             signs = jnp.sqrt(p) * jax.random.rademacher(key, p.shape, p.dtype)
             probe = signs - p * signs.sum(-1, keepdims=True)
-            scale = jnp.sqrt(batch.weight / batch.weight.shape[0])
-            (through,) = back(probe * scale[:, None])
+            # The mean over micro-batches divides by their number, where squares are to.
+            scale = jnp.sqrt(pieces * batch.weight / batch.weight.shape[0])
+            return jnp.sum(jax.lax.stop_gradient(probe * scale[:, None]) * logits)
+
+        def curvature(batch: Any, key: Any) -> Any:
+            through = jax.grad(lambda z: at.over_rows(probed, z, batch, key))(at.network)
             return jax.tree.map(jnp.square, through)
 
         h = at.by_part(curvature)

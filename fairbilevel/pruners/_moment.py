@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,10 +11,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from fairbilevel import _xla, fairness, masks
+from fairbilevel import _xla, fairness, masks, models
 from fairbilevel.masks import Layers, Masks
 from fairbilevel.problem import Structure
-from fairbilevel.train import Batch
+from fairbilevel.train import Batch, accumulated
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,15 +51,30 @@ class Moment:
         return self.structure.layers
 
     def logits(self, params: Any, batch: Batch) -> Float[Array, "rows classes"]:
-        """Logits of a batch."""
-        return self.structure.forward(
-            params, self.model_state, batch.x, self.moments, False, self.key
-        )[0]
+        """Logits of a batch, in the precision of training."""
+        model = models.in_precision(self.structure.model, self.structure.precision)
+        given = dataclasses.replace(self.structure, model=model)
+        return given.forward(params, self.model_state, batch.x, self.moments, False, self.key)[0]
 
     def loss(self, params: Any, batch: Batch, temperature: float = 1.0) -> Float[Array, ""]:
         """Mean cross-entropy of a batch in nats, rows weighted, logits divided by a temperature."""
-        v = fairness.margin(self.logits(params, batch) / temperature, batch.y)
-        return jnp.mean(batch.weight * fairness.cross_entropy(v))
+
+        def part(params: Any, batch: Batch, key: Array) -> Float[Array, ""]:
+            v = fairness.margin(self.logits(params, batch) / temperature, batch.y)
+            return jnp.mean(batch.weight * fairness.cross_entropy(v))
+
+        return self.over_rows(part, params, batch, self.key)
+
+    def over_rows(
+        self, part: Callable[[Any, Batch, Array], Float[Array, ""]],
+        params: Any, batch: Batch, key: Array,
+    ) -> Float[Array, ""]:  # fmt: skip
+        """``part(params, batch, key)``, a mean over rows; where the problem accumulates that of its
+        micro-batches, one after the other, so that a gradient takes the memory of one of them."""
+        count = self.structure.accumulate
+        if count == 1:
+            return part(params, batch, key)
+        return accumulated(lambda *piece: (part(*piece), ()), params, batch, key, count)[0]
 
     def by_part(self, function: Callable[[Batch, Array], Any]) -> Any:
         """The mean of ``function(batch, key)`` over the batches of each part: ``[parts, ...]``."""

@@ -1,5 +1,6 @@
 """The one loop of every run: what is planned, the steps in it, the dense model."""
 
+from fairbilevel.train._accumulate import accumulated
 from fairbilevel.train._batches import (
     STREAM_DUALS,
     STREAM_FIT,
@@ -79,6 +80,7 @@ __all__ = [
     "TuneRecord",
     "Watch",
     "WeightState",
+    "accumulated",
     "affordable",
     "all_finite",
     "at",
