@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import fairbilevel as fb
-from fairbilevel import fairness, train
+from fairbilevel import devices, fairness, train
 from fairbilevel.records import CheckpointError, Checkpoints, Interrupted
 
 GAP = fairness.ExcessAccuracyGap(0.02)
@@ -131,6 +131,21 @@ def test_a_damaged_newest_falls_back_to_the_one_before_and_says_so(tmp_path, how
     # What was damaged is gone: the run writes its own third again.
     written(tmp_path / "c", [3])
     assert read(tmp_path / "c")[1]["step"] == 3
+
+
+def test_what_another_process_cannot_read_is_left_out(tmp_path, monkeypatch):
+    """Whatever this one sees: all of them go on from the same."""
+    written(tmp_path / "c", [1, 2])
+    answers = iter([False, True])
+
+    def all_say(yes):
+        assert yes  # here it is whole
+        return next(answers)
+
+    monkeypatch.setattr(devices, "all_say", all_say)
+    said = []
+    assert read(tmp_path / "c", say=said.append)[1]["step"] == 1
+    assert "checkpoint 2 of part is damaged (another process cannot read it)" in said[0]
 
 
 def test_changed_numbers_are_noticed(tmp_path):

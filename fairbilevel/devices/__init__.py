@@ -5,6 +5,7 @@ from fairbilevel.devices._collectives import Collective, bytes_of, collectives
 from fairbilevel.devices._placement import AXIS, Placement, memory, on_device
 from fairbilevel.devices._processes import (
     Processes,
+    all_say,
     is_first,
     leave,
     lost_others,
@@ -22,6 +23,7 @@ __all__ = [
     "Processes",
     "Program",
     "Times",
+    "all_say",
     "bytes_of",
     "collectives",
     "compile_cache",

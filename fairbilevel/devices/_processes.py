@@ -152,6 +152,13 @@ def told_by_first(action: Callable[[], Any]) -> Any:
     return json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded))))
 
 
+def all_say(yes: bool) -> bool:
+    """Whether every process says yes; each of them asks."""
+    if jax.process_count() == 1:
+        return yes
+    return bool(np.all(multihost_utils.process_allgather(np.asarray(yes))))
+
+
 def lost_others(error: BaseException) -> bool:
     """Whether an error says that another process of this run is gone. JAX and what stands on it
     raise it as whatever they like; the words are those of Gloo, NCCL and the coordinator."""

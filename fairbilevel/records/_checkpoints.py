@@ -178,17 +178,23 @@ class Activity:
             return None
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step in steps:
+            found, objection, damage = None, None, None
             with _quiet_stragglers() as quiet:
                 try:
                     about = self._read_about(step)
                     objection = self._objection(about)
                     if objection is None:
-                        return self._read_state(step, like(about), about), about
+                        found = self._read_state(step, like(about), about), about
                 except Exception as error:  # whatever damage makes Orbax raise
                     quiet.wait()
-                    self._pass_over(step, error, last=step == steps[-1])
-                    continue
-            raise CheckpointError(f"the checkpoints in {self._owner.folder} {objection}")
+                    damage = error
+            if not devices.all_say(damage is None):  # one process may see what others do not
+                damage = damage or RecordError("another process cannot read it")
+                self._pass_over(step, damage, last=step == steps[-1])
+            elif objection is not None:
+                raise CheckpointError(f"the checkpoints in {self._owner.folder} {objection}")
+            else:
+                return found
         return None
 
     def _pass_over(self, step: int, error: Exception, *, last: bool) -> None:
