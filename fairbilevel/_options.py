@@ -111,10 +111,10 @@ def finite(options: Any, *names: str) -> None:
 
 
 def documented(owner: Any) -> dict[str, str]:
-    """What a docstring says of each entry below ``Attributes:``, ``Args:`` or ``Arguments:``."""
+    """What a docstring says of each entry below ``Attributes:`` or ``Args:``."""
     found: dict[str, list[str]] = {}
     lines = inspect.cleandoc(owner.__doc__ or "").splitlines()
-    heads = [i for i, line in enumerate(lines) if line in ("Attributes:", "Args:", "Arguments:")]
+    heads = [i for i, line in enumerate(lines) if line in ("Attributes:", "Args:")]
     name = None
     for line in lines[heads[0] + 1 :] if heads else ():
         if line and not line.startswith(" "):

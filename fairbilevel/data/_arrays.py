@@ -39,7 +39,7 @@ def from_arrays(
 ) -> Dataset:
     """Make a data set of arrays.
 
-    Arguments:
+    Args:
         x: uint8 `[n, h, w]` or `[n, h, w, c]` for images, else numbers `[n, ...]`, all finite. A
             memory map, and a store of your own (`RowStore`), is read batch by batch and never held.
         y: `[n]` labels: whole numbers that index `classes` if those are given, else any values,
@@ -129,7 +129,7 @@ def named_rows(
 ) -> Rows:
     """Rows of arrays by their names in a file or folder, `classes` and `groups` among them.
 
-    Arguments:
+    Args:
         x: inputs, None where there are none.
         arrays: all others.
         name: of the file or folder, for messages.

@@ -14,7 +14,7 @@ from ._groups import MERGED
 def handle_small_classes(data: Dataset, policy: str, min_rows: int) -> Dataset:
     """Apply a policy to the classes with fewer than `min_rows` rows.
 
-    Arguments:
+    Args:
         data: labelled rows.
         policy: "merge" pools them into the class "other (merged)"; "drop" leaves their rows out;
             "error" changes nothing: `split_roles` refuses a class that is not in every role.

@@ -61,7 +61,7 @@ def convert(
     on with; a folder is complete once it has `rows.json`, which is written last, after everything
     has been read back.
 
-    Arguments:
+    Args:
         source: as for `load`.
         out: a folder, new, empty or begun by the same call.
         options: how to read: image_size, skip_damaged, split, data_dir and download count; the

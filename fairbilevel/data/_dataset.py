@@ -61,7 +61,7 @@ def as_labels(classes: Sequence[str]) -> np.ndarray:
     Whole numbers where every name is one as Python writes it, truth values where every name is
     `True` or `False`, else text: NumPy finds no number equal to a text, and says nothing.
 
-    Arguments:
+    Args:
         classes: names, in the order of the logits.
 
     Returns:

@@ -140,7 +140,7 @@ class Encoder:
     ) -> Encoder:
         """Learn from these row numbers and no others.
 
-        Arguments:
+        Args:
             data: labelled rows.
             rows: row numbers of fit.
             normalize: "fit" standardizes by these rows, "none" leaves numbers as they are, and a

@@ -15,7 +15,7 @@ MERGED = "other (merged)"
 def handle_small_groups(data: Dataset, policy: str, min_rows: int) -> tuple[Dataset, np.ndarray]:
     """Apply a policy to the groups with fewer than `min_rows` rows.
 
-    Arguments:
+    Args:
         data: labelled rows.
         policy: "merge" pools them into the group "other (merged)"; "report-only" keeps them as they
             are, trained on and shown, outside every claim; "error" refuses them.

@@ -70,7 +70,7 @@ def load(
 ) -> Dataset:
     """Read a data set.
 
-    Arguments:
+    Args:
         source: "digits"; a folder or zip of images (UTKFace, CelebA, with labels.csv, or one folder
             per class); a `.csv`, `.tsv`, `.parquet`, `.npz` or `.npy` file; a folder of arrays
             or of what `convert` wrote; "tfds:NAME", also written

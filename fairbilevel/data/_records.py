@@ -25,7 +25,7 @@ _OR_SKIP = ", or leave such rows out with skip_damaged (--skip-damaged)"
 class Records:
     """Rows of one file: the bytes of each are a record, in C order and little-endian.
 
-    Arguments:
+    Args:
         path: the file.
         shape: of one row.
         dtype: of one row.
@@ -101,7 +101,7 @@ def open_records(path: Path) -> Any:
 def write_records(path: Path, rows: Any) -> None:
     """Write an ArrayRecord file.
 
-    Arguments:
+    Args:
         path: the file.
         rows: parts of the rows, `[n, ...]` each.
     """

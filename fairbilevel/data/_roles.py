@@ -39,7 +39,7 @@ def split_roles(
     Rows with identical images, and rows of one unit, share a role. A role column in the data
     overrides the fractions.
 
-    Arguments:
+    Args:
         data: labelled rows.
         fractions: role -> share of the rows, summing to one; certify, select and tune may be 0.
         seed: the same seed gives the same roles on every platform.
@@ -79,13 +79,15 @@ def fold_roles(
     Over the folds of one seed every row is tested exactly once; the other roles are drawn anew from
     the rest.
 
-    Arguments, the others as `split_roles`:
+    Args:
+        data, counted, min_per_role: as of `split_roles`.
         fold: 0 .. folds - 1.
         folds: at least 2.
         seed: one seed makes one round of folds.
         fractions: role -> share of the rest, summing to one; certify may be 0.
 
-    Returns as `split_roles`.
+    Returns:
+        As `split_roles`.
 
     Raises:
         DataError: as `split_roles`; also a fold out of range, or a role column in the data.
@@ -110,7 +112,7 @@ def check_roles(
 ) -> dict[str, np.ndarray]:
     """Roles that were drawn elsewhere.
 
-    Arguments:
+    Args:
         data: labelled rows.
         roles: role -> row numbers, of all five roles; tune and certify may be empty.
         counted: bool `[G]`, groups that must occur in every role that has rows; default all.
@@ -160,7 +162,7 @@ def check_roles(
 def role_halves(rows: np.ndarray, data: Dataset, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Cut rows of select into two fixed halves, stratified by label and group.
 
-    Arguments:
+    Args:
         rows: row numbers of `data`, at least two.
 
     Returns:

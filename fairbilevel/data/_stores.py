@@ -134,7 +134,7 @@ class StoredRows:
     ) -> StoredRows:
         """Rows on which `encode` is called too, when they are read.
 
-        Arguments:
+        Args:
             encode: from rows `[n, ...]` to as many.
             shape: of one row after it.
             dtype: after it.
@@ -151,7 +151,7 @@ class StoredRows:
         """All rows in their order, `(number of the first, rows)`, a part being read while the one
         before is worked on.
 
-        Arguments:
+        Args:
             what: is done, for whoever waits (`watch_passes`).
         """
         size = rows_at_once(self.shape, self.dtype)
