@@ -21,7 +21,7 @@ ARRAYS = {
     "structured rows": (dict(x=np.zeros(12, [("a", float)])), "x has shape"),
     "dates as rows": (dict(x=X.astype("M8[s]")), "x has shape .* datetime64"),
     "text as rows": (dict(x=X.astype(str)), "x has shape"),
-    "a number as rows": (dict(x=np.array(1.0)), "x has shape"),
+    "a number as rows": (dict(x=np.array(1.0)), "holds a single number"),
     "rows without columns": (dict(x=X[:, :0]), "x has shape"),
     "images without pixels": (dict(x=np.zeros((12, 0, 4), np.uint8)), "x has shape"),
     "no images": (dict(x=np.zeros((0, 4, 4), np.uint8), y=Y[:0], group=G[:0]), "x has shape"),
