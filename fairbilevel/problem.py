@@ -239,15 +239,10 @@ def _layers(
     keep: tuple[str, ...],
 ) -> masks.Layers:
     """What can be pruned. Shapes decide it: no array of a large model is made for it."""
-    params, state = _shapes(model)
+    params, state = models.shapes_of(model)
     sample = jax.ShapeDtypeStruct((2, *shape), dtype)
     found = masks.find_layers(model.apply, params, state, sample)
     return masks.select_layers(found, prune_classifier=prune_classifier, keep=keep)
-
-
-def _shapes(model: models.Model) -> tuple[Any, Any]:
-    """Of parameters and state."""
-    return jax.eval_shape(lambda: model.init(jax.random.key(0)))
 
 
 def _started(model: models.Model, seed: Array) -> tuple[Any, Any]:
@@ -440,7 +435,7 @@ class FairPruningProblem:
         self.keep_layer = (keep_layer,) if isinstance(keep_layer, str) else tuple(keep_layer)
         row = self.inputs.shape[1:], self.encoder.dtype
         self.layers = _layers(model, *row, prune_classifier, self.keep_layer)
-        params, _ = _shapes(model)
+        params, _ = models.shapes_of(model)
         shapes = {tuple(leaf.shape) for leaf in jax.tree.leaves(params)}
         self.placement = (placement or Placement.over()).splitting(shapes)
         if not self.placement.alone:
@@ -487,7 +482,7 @@ class FairPruningProblem:
 
     def _check_size(self) -> None:
         """Refuse a model that cannot be trained here, before any array of it is made."""
-        params, _ = _shapes(self.model)
+        params, _ = models.shapes_of(self.model)
         leaves = jax.tree.leaves(params)
         count = sum(math.prod(leaf.shape) for leaf in leaves)
         # Weights, their gradient, an optimizer's moment and the mask's scores.
@@ -508,7 +503,7 @@ class FairPruningProblem:
             if models.refusal(self.model, shape, jnp.int32) is None:
                 said += "; it takes whole numbers alone: give x as int32"
             raise ValueError(said)
-        params, state = _shapes(self.model)
+        params, state = models.shapes_of(self.model)
         x = jax.ShapeDtypeStruct((2, *shape), self.encoder.dtype)
         out = jax.eval_shape(
             lambda p, s, x: self.model.apply(p, s, x, False, jax.random.key(0))[0],
@@ -546,7 +541,7 @@ class FairPruningProblem:
         """Parameters and multiply-adds of one row by how much each layer keeps."""
         sample = jax.ShapeDtypeStruct((1, *self.inputs.shape[1:]), self.encoder.dtype)
         return masks.CostModel(
-            self.model.apply, *_shapes(self.model), sample, self.layers, granularity
+            self.model.apply, *models.shapes_of(self.model), sample, self.layers, granularity
         )
 
     @property
@@ -602,7 +597,7 @@ class FairPruningProblem:
     @property
     def shapes(self) -> Network:
         """A network's parameters and state as shapes and types alone."""
-        return Network(*_shapes(self.model))
+        return Network(*models.shapes_of(self.model))
 
     @property
     def groups(self) -> tuple[str, ...]:

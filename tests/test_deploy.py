@@ -81,7 +81,8 @@ def pruned(name, granularity):
     network, layers = given.initial_network(), given.layers
     budget = fb.masks.Budget.of(layers, granularity, "uniform")
     scores = fb.masks.magnitude(network.params, layers, granularity)
-    hard = budget.top_k(scores, budget.keep(0.5))
+    keep = fb.masks.as_counts(budget.keep(0.5))
+    hard = jax.jit(budget.top_k)(scores, keep)  # one program, not one for each operation
     sparse = fb.Network(fb.masks.apply(hard, network.params, layers, granularity), network.state)
     return given, fb.deploy.ModelFiles(
         given.model,

@@ -9,6 +9,7 @@ from fairbilevel.models._model import (
     from_linen,
     from_nnx,
     named_arrays,
+    shapes_of,
 )
 from fairbilevel.models._plain import CNN, MLP, VGG
 from fairbilevel.models._precision import PRECISIONS, check_precision, in_precision, rounded
@@ -42,6 +43,7 @@ __all__ = [
     "refusal",
     "rounded",
     "rounds_inputs",
+    "shapes_of",
     "to_torch",
     "usual_width",
 ]

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax.errors import FlaxError
 from jax.extend import core as jex_core
 
-from fairbilevel.models._model import Model
+from fairbilevel.models._model import Model, shapes_of
 
 
 def refusal(model: Model, shape: tuple[int, ...], dtype: Any) -> str | None:
@@ -32,7 +32,7 @@ def rounds_inputs(model: Model, shape: tuple[int, ...]) -> bool:
 
 def _call(model: Model, shape: tuple[int, ...], dtype: Any) -> tuple[Any, ...]:
     """A forward pass in evaluation mode, and shapes to trace it with."""
-    params, state = jax.eval_shape(lambda: model.init(jax.random.key(0)))
+    params, state = shapes_of(model)
 
     def logits(params: Any, state: Any, x: Any) -> Any:
         return model.apply(params, state, x, False, jax.random.key(0))[0]

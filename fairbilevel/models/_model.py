@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,6 +36,17 @@ class Model:
     apply: Callable[[Params, ModelState, Array, bool, Array], tuple[Array, ModelState]]
     name: str = "model"
     module: Callable[[Params, ModelState], nnx.Module] | None = None
+
+
+def shapes_of(model: Model) -> tuple[Params, ModelState]:
+    """Shapes and types of parameters and state; no array is made."""
+    # Of the floating type that arrays have now, which JAX's configuration may change.
+    return jax.tree.map(lambda leaf: leaf, _shapes_of(model, jnp.zeros(()).dtype))
+
+
+@functools.lru_cache(maxsize=64)
+def _shapes_of(model: Model, kind: Any) -> tuple[Params, ModelState]:
+    return jax.eval_shape(lambda: model.init(jax.random.key(0)))
 
 
 def as_model(given: Any) -> Model:
