@@ -21,7 +21,15 @@ from fairbilevel._npz import read_npz
 from fairbilevel._trees import flatten_named, map_named
 from fairbilevel.deploy._compact import Compact
 from fairbilevel.deploy._format import NOT_OURS, About, Damaged, Format, Run, description, line
-from fairbilevel.models import NAMES, build, family_of, from_torch, in_precision, to_torch
+from fairbilevel.models import (
+    NAMES,
+    build,
+    family_of,
+    from_torch,
+    in_precision,
+    shapes_of,
+    to_torch,
+)
 from fairbilevel.records import arrays_bytes
 
 
@@ -63,7 +71,7 @@ class Arrays(Format):
                 model = build(name, shape, classes, width=width)
             model = in_precision(model, about.get("precision", "float32"))
             arrays = self.ours(content, about)
-            like = jax.eval_shape(model.init, jax.random.key(0))
+            like = shapes_of(model)
             trees = _filled(like[0], arrays, "param"), _filled(like[1], arrays, "state")
             apply = model.apply
 

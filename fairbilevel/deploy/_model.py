@@ -27,7 +27,7 @@ from fairbilevel import _display
 from fairbilevel._trees import fill_named, flatten_named
 from fairbilevel.data import Encoder
 from fairbilevel.masks import Channels, Layer, Layers, Masks, Slice, expand
-from fairbilevel.models import NAMES, Model, as_model, build, family_of
+from fairbilevel.models import NAMES, Model, as_model, build, family_of, shapes_of
 from fairbilevel.problem import FairPruningProblem, Network
 from fairbilevel.records import RecordError, read_arrays, read_object, write_arrays, write_json
 from fairbilevel.train import Solution
@@ -46,7 +46,7 @@ def save_network(path: Path, network: Network) -> None:
 
 
 def _fill(model: Model, params: Mapping[str, Any], state: Mapping[str, Any]) -> Network:
-    like = jax.eval_shape(model.init, jax.random.key(0))
+    like = shapes_of(model)
     try:
         return Network(
             jax.tree.map(jnp.asarray, fill_named(like[0], params)),
@@ -278,7 +278,7 @@ def load_model(folder: Path, model: Any = None) -> ModelFiles:
     dense = load_network(folder / "dense.npz", model)
     arrays = _read(folder / "sparse.npz")
     params = _part(arrays, "param/")
-    like = jax.eval_shape(model.init, jax.random.key(0))[0]
+    like = shapes_of(model)[0]
     masks: Masks = {}
     try:
         for unit in layers.units(granularity):
