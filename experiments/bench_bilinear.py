@@ -188,7 +188,8 @@ def torch_eager(suite: Suite, dtype: str, rounds: int) -> float:
     return seconds_of(step, rounds)
 
 
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
+    """Of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--suite", choices=("quick", "accelerator"), default="quick")
     parser.add_argument("--model", choices=("resnet10", "resnet18", "resnet50"))
@@ -196,12 +197,16 @@ def main() -> None:
     parser.add_argument("--torch", action="store_true", help="PyTorch eager beside it")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--out", type=Path, default=RESULTS)
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    arguments = parser().parse_args()
     suite = QUICK if arguments.suite == "quick" else SUITES["accelerator"]
     if arguments.model is not None:
         suite = dataclasses.replace(suite, model=arguments.model)
     if arguments.torch and suite.model not in BLOCKS:
-        parser.error(f"--torch knows {' and '.join(BLOCKS)} alone")
+        parser().error(f"--torch knows {' and '.join(BLOCKS)} alone")
     problem = Problem(suite, jnp.dtype(arguments.dtype), suite.batch)
     kind = jax.devices()[0].device_kind
     peak = next((p for name, p in PEAKS.items() if name in kind), None)

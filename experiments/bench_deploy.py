@@ -132,13 +132,18 @@ def table(lines: list[dict[str, Any]]) -> list[str]:
     return out
 
 
-def main() -> None:
-    """Measure, write, print."""
+def parser() -> argparse.ArgumentParser:
+    """Of the command line."""
     parser = argparse.ArgumentParser(description="Size and latency of what is served.")
     parser.add_argument("--only", action="append", choices=FAMILIES)
     parser.add_argument("--seconds", type=float, default=8.0, help="of timing a variant")
     parser.add_argument("--out", type=Path, default=OUT)
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Measure, write, print."""
+    options = parser().parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     lines: list[dict[str, Any]] = []
     for name in options.only or FAMILIES:

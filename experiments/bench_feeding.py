@@ -92,8 +92,8 @@ def measure(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     ]
 
 
-def main() -> None:
-    """Measure and write both tables."""
+def parser() -> argparse.ArgumentParser:
+    """Of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0] if __doc__ else None)
     parser.add_argument("--rows", type=int, default=50_000)
     parser.add_argument("--size", type=int, default=48)
@@ -102,7 +102,13 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--steps", type=int, default=16, help="of a stage")
     parser.add_argument("--rounds", type=int, default=7)
-    options = parser.parse_args()
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    return parser
+
+
+def main() -> None:
+    """Measure and write both tables."""
+    options = parser().parse_args()
     with tempfile.TemporaryDirectory() as folder:
         lines = measure(options, Path(folder))
     command = shlex.join(["python", "-m", "experiments.bench_feeding", *sys.argv[1:]])
@@ -128,9 +134,9 @@ def main() -> None:
             "",
         ]
     )
-    RESULTS.mkdir(exist_ok=True)
-    write_text(RESULTS / "bench_feeding.csv", stream.getvalue())
-    write_text(RESULTS / "bench_feeding.md", text)
+    options.out.mkdir(parents=True, exist_ok=True)
+    write_text(options.out / "bench_feeding.csv", stream.getvalue())
+    write_text(options.out / "bench_feeding.md", text)
     print(text)
 
 

@@ -426,7 +426,8 @@ def to_csv(rows: list[dict[str, Any]]) -> str:
     return stream.getvalue()
 
 
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
+    """Of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--suite", choices=SUITES, default="resnet10")
     parser.add_argument("--width", type=int, help="of the network; each suite has its own")
@@ -434,7 +435,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--no-rival", action="store_true", help="leave jaxopt out")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    arguments = parser().parse_args()
     suite = SUITES[arguments.suite]
     if arguments.width is not None:
         suite = Suite(**{**suite.__dict__, "width": arguments.width})

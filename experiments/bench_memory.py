@@ -268,8 +268,8 @@ def write(rows: list[dict[str, Any]], options: argparse.Namespace, command: str)
     write_text(options.out / "bench_memory.md", "\n".join(lines))
 
 
-def main() -> None:
-    """Compile every case; the tables grow case by case, and former cases are not measured again."""
+def parser() -> argparse.ArgumentParser:
+    """Of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0] if __doc__ else None)
     parser.add_argument("--model", default="resnet50")
     parser.add_argument("--size", type=int, default=224)
@@ -279,7 +279,12 @@ def main() -> None:
     parser.add_argument("--run", action="store_true", help="take a step of each as well")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder")
     parser.add_argument("--again", action="store_true", help="forget the cases in the table")
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Compile every case; the tables grow case by case, and former cases are not measured again."""
+    options = parser().parse_args()
     chosen = [CASES[int(i)] for i in options.cases.split(",")] if options.cases else CASES
     table, done = options.out / "bench_memory.csv", {}
     if table.is_file() and not options.again:

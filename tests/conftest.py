@@ -107,3 +107,15 @@ def tree() -> Callable[[Path], dict[str, bytes]]:
         }
 
     return read
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of 300 rows: two groups that differ, two classes that a small network tells apart."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(300, 6)).astype("float32")
+    group = rng.integers(0, 2, 300)
+    y = (x[:, 0] + 0.7 * x[:, 1] * group + 0.3 * rng.normal(size=300) > 0).astype(int)
+    path = tmp_path_factory.mktemp("source") / "rows.npz"
+    np.savez(path, x=x, y=y, group=group)
+    return path

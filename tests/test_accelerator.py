@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import sys
 
@@ -10,6 +11,7 @@ import pytest
 
 from experiments import accelerator
 from experiments.accelerator import Stage
+from fairbilevel.cli._parse import configuration
 
 SAYS = ("timeit", "-n", "1", "-r", "1", "print('a word')")
 FAILS = ("timeit", "-n", "1", "no such name")
@@ -64,10 +66,17 @@ def test_numbers_of_two_machines_do_not_mix(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("dry", [True, False])
-def test_every_stage_is_a_module_and_fits(dry, tmp_path):
+def test_every_stage_is_one_that_its_module_takes(dry, tmp_path):
     found = accelerator.stages(dry, tmp_path)
     names = [s.name for s in found]
-    assert {"bilinear-resnet18-bfloat16", "memory", "demo", "core"} <= set(names)
+    assert {"bilinear-resnet18-bfloat16", "memory", "feeding", "demo", "core"} <= set(names)
     assert len(set(names)) == len(names)
+    for stage in found:
+        module, *words = stage.words
+        if module == "fairbilevel":
+            assert configuration("solve", words[1:]).out == str(tmp_path / "demo")
+        elif module != "pytest":  # unknown or bad options end the parser's process
+            options = importlib.import_module(module).parser().parse_args(words)
+            assert options.out == tmp_path
     for name in accelerator.CORE:
         assert (accelerator.ROOT / "tests" / f"{name}.py").is_file()

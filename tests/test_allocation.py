@@ -436,7 +436,7 @@ def test_a_target_in_latency_by_a_table(problem, dense, by_hand, tmp_path):
     [
         lambda t: "no JSON",
         lambda t: json.dumps([]),
-        lambda t: json.dumps(t | {"version": 9}),
+        lambda t: json.dumps(t | {"schema_version": 9}),
         lambda t: json.dumps(t | {"products": []}),
         lambda t: json.dumps(t | {"rest": float("nan")}),
         lambda t: json.dumps(t | {"products": [t["products"][0] | {"milliseconds": [1.0]}]}),

@@ -14,15 +14,9 @@ from fairbilevel.run import Config
 
 
 @pytest.fixture(scope="module")
-def design(tmp_path_factory):
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(300, 6)).astype("float32")
-    group = rng.integers(0, 2, 300)
-    y = (x[:, 0] + 0.7 * x[:, 1] * group + 0.3 * rng.normal(size=300) > 0).astype(int)
-    path = tmp_path_factory.mktemp("rows") / "rows.npz"
-    np.savez(path, x=x, y=y, group=group)
+def design(source):
     config = Config(
-        data=str(path), model="mlp", width=8, dense_steps=40, steps=150, batch_size=64,
+        data=str(source), model="mlp", width=8, dense_steps=40, steps=150, batch_size=64,
         constraint=("accuracy-gap=0%",),
     )  # fmt: skip
     return Comparison(config, bifp.SURFACE, (0.5,), reference="bifp", folds=2, dense_seeds=0)

@@ -18,18 +18,6 @@ from fairbilevel.sweeps._executors import Workers as _workers
 from fairbilevel.train import DivergenceError
 
 
-@pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    """Two groups that differ, and two classes that a small network can tell apart."""
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(300, 6)).astype("float32")
-    group = rng.integers(0, 2, 300)
-    y = (x[:, 0] + 0.7 * x[:, 1] * group + 0.3 * rng.normal(size=300) > 0).astype(int)
-    path = tmp_path_factory.mktemp("source") / "rows.npz"
-    np.savez(path, x=x, y=y, group=group)
-    return path
-
-
 def design(source, **changes):
     config = Config(
         data=str(source), model="mlp", width=8, dense_steps=40, steps=40, batch_size=32, **changes

@@ -292,17 +292,6 @@ def test_slurm_is_told_its_options(tmp_path, monkeypatch):
 # ---------------------------------------------------------------- comparisons
 
 
-@pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(300, 6)).astype("float32")
-    group = rng.integers(0, 2, 300)
-    y = (x[:, 0] + 0.7 * x[:, 1] * group + 0.3 * rng.normal(size=300) > 0).astype(int)
-    path = tmp_path_factory.mktemp("source") / "rows.npz"
-    np.savez(path, x=x, y=y, group=group)
-    return path
-
-
 def design(source, names=("magnitude", "random"), dense_seeds=0):
     config = Config(data=str(source), model="mlp", width=8, dense_steps=20, steps=20, batch_size=32)
     return Comparison(config, names, (0.5,), reference=names[0], folds=2, dense_seeds=dense_seeds)

@@ -15,7 +15,7 @@ import json
 import math
 import platform
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,7 @@ class LatencyTable:
     rest: float
     batch: int
     device: str
-    digest: str = ""
+    digest: str = field(init=False, default="")
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "digest", _digest(self.to_json()))
@@ -129,7 +129,7 @@ class LatencyTable:
         """What `save` writes."""
         products = [{k: v for k, v in vars(p).items()} for p in self.products]
         return {
-            "version": VERSION,
+            "schema_version": VERSION,
             "device": self.device,
             "batch": self.batch,
             "rest": self.rest,
@@ -163,7 +163,7 @@ class LatencyTable:
             found = LatencyTable(
                 products, float(given["rest"]), int(given["batch"]), str(given["device"])
             )
-            sound = given["version"] == VERSION and all(_sound(p) for p in products)
+            sound = given["schema_version"] == VERSION and all(_sound(p) for p in products)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
             sound = False
         if not sound or not 0 <= found.rest < math.inf or found.batch < 1 or not products:

@@ -24,6 +24,7 @@ from typing import Any
 from urllib.parse import quote
 
 from fairbilevel.records._files import RecordError, json_text, read_object, write_json
+from fairbilevel.records._lock import is_held
 
 try:
     import fcntl
@@ -210,7 +211,7 @@ class Attempts:
             return Attempted(number, error=str(told["error"]))
         if told.get("locked") and told.get("kernel") == _kernel():
             try:
-                alive = _is_locked(path)
+                alive = is_held(path)
             except FileNotFoundError:
                 return Attempted()
         else:
@@ -234,15 +235,3 @@ def _lock(handle: int) -> bool:
     except OSError:  # a file system without locks
         return False
     return True
-
-
-def _is_locked(path: Path) -> bool:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        # Shared: two that look at once do not take each other for the holder.
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return False
-    except OSError:
-        return True
-    finally:
-        os.close(handle)

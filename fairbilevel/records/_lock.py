@@ -67,15 +67,24 @@ def locked(folder: Path, name: str = LOCK, *, patience: float = 0.0) -> Iterator
 
 def is_locked(folder: Path) -> bool:
     """Whether a process holds the folder."""
-    path = folder / LOCK
-    if fcntl is None or not path.is_file():
-        return False
     try:
-        handle = os.open(path, os.O_RDWR)
+        return is_held(folder / LOCK)
     except OSError:
         return False
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process holds a lock on a file.
+
+    Raises:
+        OSError: the file is not there, or cannot be opened.
+    """
+    if fcntl is None:
+        return False
+    handle = os.open(path, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Shared: two that look at once do not take each other for the holder.
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
         return False
     except OSError:
         return True

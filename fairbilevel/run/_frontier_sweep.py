@@ -42,9 +42,9 @@ class FrontierSweep(Sweep):
         """Method, sparsity and tolerance of every job but the dense model's, by name."""
         found: dict[str, tuple[str, float, float | None]] = {}
         for s in self.sparsities:
-            found[f"baseline-{s:g}"] = (BASELINE, s, None)
+            found[f"baseline-{s!r}"] = (BASELINE, s, None)
         for s in self.sparsities:
-            found |= {f"{s:g}-{t:g}": (self.config.method, s, t) for t in self.tolerances}
+            found |= {f"{s!r}-{t!r}": (self.config.method, s, t) for t in self.tolerances}
         return found
 
     def jobs(self) -> list[Job]:
