@@ -193,6 +193,8 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--suite", choices=("quick", "accelerator"), default="quick")
     parser.add_argument("--model", choices=("resnet10", "resnet18", "resnet50"))
+    for name in ("size", "width", "batch"):
+        parser.add_argument(f"--{name}", type=int, help="in place of the suite's")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--torch", action="store_true", help="PyTorch eager beside it")
     parser.add_argument("--rounds", type=int, default=20)
@@ -203,8 +205,9 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     arguments = parser().parse_args()
     suite = QUICK if arguments.suite == "quick" else SUITES["accelerator"]
-    if arguments.model is not None:
-        suite = dataclasses.replace(suite, model=arguments.model)
+    names = ("model", "size", "width", "batch")
+    asked = {n: v for n in names if (v := getattr(arguments, n)) is not None}
+    suite = dataclasses.replace(suite, **asked)
     if arguments.torch and suite.model not in BLOCKS:
         parser().error(f"--torch knows {' and '.join(BLOCKS)} alone")
     problem = Problem(suite, jnp.dtype(arguments.dtype), suite.batch)
@@ -255,7 +258,7 @@ def main() -> None:
         "",
         "Made by `python -m experiments.bench_bilinear"
         + (f" --suite {arguments.suite}" if arguments.suite != "quick" else "")
-        + (f" --model {arguments.model}" if arguments.model else "")
+        + "".join(f" --{name} {value}" for name, value in asked.items())
         + (f" --dtype {arguments.dtype}" if arguments.dtype != "float32" else "")
         + (" --torch" if arguments.torch else "")
         + "` with "
