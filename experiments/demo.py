@@ -40,26 +40,24 @@ def judged(seed: int) -> list[dict[str, Any]]:
         learning_rate=config.dense_learning_rate,
         seed=seed,
     )
-    sizes = np.bincount(problem.group[problem.roles["test"]], minlength=len(problem.groups))
     found = []
     for name in METHODS:
         solution = config.build(name).run(problem, reference)
         test, tune = solution.evaluate("test"), solution.evaluate("tune")
-        gaps = test["gaps"]["excess_accuracy_gap"]
-        worst = max(gaps, key=gaps.get)
-        rows = int(sizes[problem.groups.index(worst)])
+        gap = test.gaps.excess_accuracy
+        rows = test.groups[gap.group].rows
         costs = solution.costs
         found.append(
             {
                 "seed": seed,
                 "method": name,
                 "dense_test": float(reference.correct[problem.roles["test"]].mean()),
-                "tune": tune["performance"]["accuracy"],
-                "test": test["performance"]["accuracy"],
-                "largest_gap": gaps[worst],
+                "tune": tune.accuracy,
+                "test": test.accuracy,
+                "largest_gap": gap.largest,
                 "rows_of_group": rows,
                 # Wrong answers of that group without which the limit would hold.
-                "rows_beyond_limit": max(int(np.ceil((gaps[worst] - LIMIT) * rows)), 0),
+                "rows_beyond_limit": max(int(np.ceil((gap.largest - LIMIT) * rows)), 0),
                 "gradient_evaluations": costs.gradient_evaluations,
                 "seconds_without_compiling": costs.seconds - costs.compile_seconds,
             }

@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 from fairbilevel import _display, _trees, devices, fairness, masks, models
 from fairbilevel import data as fb_data
 from fairbilevel.devices import Placement, Program
-from fairbilevel.fairness import Constraint, Custom, Measurement, Outcomes
+from fairbilevel.fairness import Constraint, Custom, Evaluation, Measurement, Outcomes
 
 Inputs = Shaped[np.ndarray, "rows ..."] | fb_data.StoredRows
 """Encoded rows, held in memory or not."""
@@ -746,7 +746,8 @@ class FairPruningProblem:
         """Constraints with their tolerances in the order of this problem's groups.
 
         Raises:
-            ValueError: no constraints, tolerances for other groups, or not for all of them.
+            ValueError: no constraints, one name twice, tolerances for other groups, or not for all
+                of them.
         """
         given: tuple[Any, ...] = (
             tuple(constraints) if isinstance(constraints, (tuple, list)) else (constraints,)
@@ -757,6 +758,10 @@ class FairPruningProblem:
                     "constraints are objects such as fb.fairness.ExcessAccuracyGap(0.02), got "
                     f"{c!r}; fb.fairness.parse_constraint makes one of text"
                 )
+        names = [c.name for c in given]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two constraints are called {name!r}: give each a name once")
         return tuple(c.bound_to(self.data.groups, self.data.classes) for c in given)
 
     def own_or(self, constraint: Constraint) -> Constraint:
@@ -769,22 +774,16 @@ class FairPruningProblem:
         about = self.group[rows], self.groups, self.counted, len(self.data.classes)
         return fairness.measure(self.constraints, outcomes, *about)
 
-    def summarize(self, outcomes: Outcomes, rows: Int[np.ndarray, " n"]) -> dict[str, Any]:
-        """Performance, gaps, and the constraints' values and violations on ``rows``."""
-        group = self.group[rows]
-        correct, dense = np.asarray(outcomes.correct), np.asarray(outcomes.dense_correct)
-        measured = self.measure(outcomes, rows)
-        return {
-            "performance": fairness.performance(
-                correct,
-                np.asarray(outcomes.loss),
-                group,
-                self.groups,
-                label=None if outcomes.label is None else np.asarray(outcomes.label),
-                answer=None if outcomes.answer is None else np.asarray(outcomes.answer),
-                classes=self.data.classes,
-            ),
-            "gaps": fairness.gaps(dense, correct, group, self.groups, self.counted),
-            "values": [m.value for m in measured],
-            "violations": [m.violation for m in measured],
-        }
+    def evaluate(
+        self, outcomes: Outcomes, rows: Int[np.ndarray, " n"], role: str = ""
+    ) -> Evaluation:
+        """What outcomes on ``rows`` say of every group and constraint."""
+        return fairness.evaluate(
+            outcomes,
+            self.group[rows],
+            self.groups,
+            self.counted,
+            classes=self.data.classes,
+            constraints=self.constraints,
+            role=role,
+        )

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import tyro
 from rich.console import Console
@@ -22,6 +22,9 @@ from fairbilevel import _options
 from fairbilevel.cli._parse import configuration, engine_asked, parse, shares, taken
 from fairbilevel.cli._plan import print_plan
 from fairbilevel.cli._show import percent, plain, say, table
+
+if TYPE_CHECKING:
+    from fairbilevel.run import DataEvaluation
 
 _HELP = """\
 usage: fairbilevel COMMAND [options]
@@ -310,41 +313,40 @@ def _evaluate(words: list[str]) -> int:
     run = load_run(options.run)
     result = evaluate_run(run, options.data, predictions=options.predictions, split=options.split)
     if options.json:
-        print(json.dumps(result, indent=2))
+        print(json.dumps(result.to_json(), indent=2))
         return 0
     console = _console()
     say(
         console,
-        f"{result['rows']:,} rows, {result['scored']:,} scored, {result['unlabelled']:,} without a "
+        f"{result.rows:,} rows, {result.scored:,} scored, {result.unlabelled:,} without a "
         "label (predicted, not scored)",
     )
-    for reason, count in result["skipped"].items():
+    for reason, count in result.skipped.items():
         say(console, f"skipped {count:,}: {reason}")
-    for note in result["notes"]:
+    for note in result.notes:
         say(console, f"note: {note}")
-    for column, count in result["unseen_levels"].items():
+    for column, count in result.unseen_levels.items():
         say(console, f"note: {count:,} rows hold a value of {column} never seen in fit")
-    if result["scored"]:
+    if result.scored:
         _print_evaluation(console, result)
     if options.predictions is not None:
         say(console, f"predictions: {options.predictions}")
     return 0
 
 
-def _print_evaluation(console: Console, result: dict[str, Any]) -> None:
+def _print_evaluation(console: Console, result: DataEvaluation) -> None:
     shown = table(["group"], ["rows", "dense", "pruned", "excess gap"])
-    for group, size in result["pruned"]["group_size"].items():
-        excess = result["gaps"]["excess_accuracy_gap"][group]
+    for name, group in result.pruned.groups.items():
         shown.add_row(
-            plain(group),
-            f"{size:,}",
-            percent(result["dense"]["group_accuracy"][group]),
-            percent(result["pruned"]["group_accuracy"][group]),
-            "-" if excess is None else f"{100 * excess:+.1f} points",
+            plain(name),
+            f"{group.rows:,}",
+            percent(group.dense_accuracy),
+            percent(group.accuracy),
+            "-" if group.excess is None else f"{100 * group.excess:+.1f} points",
         )
     for name, key in (("all", "accuracy"), ("mean over classes", "balanced_accuracy")):
-        dense, pruned = (percent(result[model][key]) for model in ("dense", "pruned"))
-        shown.add_row(name, f"{result['scored']:,}", dense, pruned, "")
+        dense, pruned = (percent(getattr(m, key)) for m in (result.dense, result.pruned))
+        shown.add_row(name, f"{result.scored:,}", dense, pruned, "")
     console.print(shown, highlight=False)
 
 
@@ -396,7 +398,7 @@ def _report(words: list[str]) -> int:
     from fairbilevel.records import CERTIFICATE, check_completed, read_json, read_result
 
     result = read_result(options.run)
-    if result.get("status", "completed") == "completed":
+    if result.completed:
         check_completed(options.run, result)
     path = report.write_report(options.run)
     written = options.run / CERTIFICATE

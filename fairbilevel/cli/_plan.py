@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from fairbilevel.cli._show import plain, say, table
+
+if TYPE_CHECKING:
+    from fairbilevel.records import CostResult
 
 
 def print_plan(console: Console, prepared: Any, plan: Any) -> None:
@@ -100,8 +103,7 @@ def duration(seconds: float) -> str:
     return f"about {round(seconds / 60)} min"
 
 
-def print_times(console: Console, result: dict[str, Any]) -> None:
+def print_times(console: Console, cost: CostResult) -> None:
     """What compiling and running took, the command's start and its files left out."""
-    cost = result["cost"]
-    compiling, total = cost["compile_seconds"], cost["seconds"]
+    compiling, total = cost.compile_seconds or 0.0, cost.seconds or 0.0
     say(console, f"compiled in {compiling:,.1f} s, ran {total - compiling:,.1f} s")

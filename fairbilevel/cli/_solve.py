@@ -120,8 +120,8 @@ def _run(path: Path, config: Any, goes_on: bool, console: Console) -> int:
         return 128 + int(getattr(signal, error.signal, signal.SIGTERM))
     console.print()
     console.print(report.summary_table(result))
-    print_times(console, result)
-    for warning in result["warnings"]:
+    print_times(console, result.cost)
+    for warning in result.warnings:
         show.say(console, f"note: {warning}")
     show.say(console, f"\nreport: {path / 'report.html'}")
     show.say(console, f"model:  {path / 'model'}")

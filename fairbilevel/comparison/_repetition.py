@@ -162,14 +162,28 @@ def _evaluate(
     """Performance, gaps and excess losses on a role, and whether each row is right."""
     chosen = problem.roles[role]
     outcomes = problem.outcomes(network, reference, chosen)
-    summary = problem.summarize(outcomes, chosen)
+    group, correct = problem.group[chosen], np.asarray(outcomes.correct).astype(bool)
+    summary: dict[str, Any] = {
+        "performance": fairness.performance(
+            correct,
+            np.asarray(outcomes.loss),
+            group,
+            problem.groups,
+            label=problem.y[chosen],
+            answer=np.asarray(outcomes.answer),
+            classes=problem.data.classes,
+        ),
+        "gaps": fairness.gaps(
+            reference.correct[chosen], correct, group, problem.groups, problem.counted
+        ),
+    }
     excess = np.asarray(outcomes.loss, float) - reference.loss[chosen]
-    by_group, _ = fairness.group_rates(excess, problem.group[chosen], len(problem.groups))
+    by_group, _ = fairness.group_rates(excess, group, len(problem.groups))
     summary["excess_loss"] = {
         name: None if np.isnan(value) else float(value)
         for name, value in zip(problem.groups, by_group, strict=True)
     }
-    return summary, np.asarray(outcomes.correct).astype(bool)
+    return summary, correct
 
 
 def _failed(

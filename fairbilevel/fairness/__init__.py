@@ -3,6 +3,14 @@
 from fairbilevel.fairness._buffer import Buffers, buffer_statistics, empty_buffers, only, write
 from fairbilevel.fairness._constraint import Constraint
 from fairbilevel.fairness._custom import Custom
+from fairbilevel.fairness._evaluation import (
+    ConstraintEvaluation,
+    Evaluation,
+    Gap,
+    Gaps,
+    GroupEvaluation,
+    evaluate,
+)
 from fairbilevel.fairness._gaps import (
     AbsoluteExcessAccuracyGap,
     AccuracyGap,
@@ -51,13 +59,18 @@ __all__ = [
     "Answers",
     "Buffers",
     "Constraint",
+    "ConstraintEvaluation",
     "Custom",
     "DegradationGap",
     "DemographicParity",
     "EqualOpportunity",
     "EqualizedLoss",
     "EqualizedOdds",
+    "Evaluation",
     "ExcessAccuracyGap",
+    "Gap",
+    "Gaps",
+    "GroupEvaluation",
     "GroupStatistics",
     "Measurement",
     "Multipliers",
@@ -70,6 +83,7 @@ __all__ = [
     "buffer_statistics",
     "cross_entropy",
     "empty_buffers",
+    "evaluate",
     "fixed_penalty",
     "gaps",
     "gradient_ascent",

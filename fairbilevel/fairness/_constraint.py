@@ -38,7 +38,7 @@ class Constraint(ABC):
     """A bound on a disparity between groups.
 
     A new constraint says what is ``measured`` and how its multipliers weigh the groups' harms
-    (``coefficients``); all else follows.
+    (``coefficients``), and for reports its ``title``, ``meaning`` and ``unit``; all else follows.
 
     Attributes:
         tolerance: the bound, a fraction (0.02 is two points; nats for losses). One number, one for
@@ -54,6 +54,9 @@ class Constraint(ABC):
     surrogate: str = "loss"
 
     name: ClassVar[str]
+    title: ClassVar[str] = ""  # the name in words; made of it where empty
+    meaning: ClassVar[str] = ""  # what is bounded, for a reader of reports
+    unit: ClassVar[str] = ""  # "points" where a share is bounded, else what reports print behind it
     signed: ClassVar[bool] = False  # multipliers may be negative
     monotone: ClassVar[bool] = False  # multipliers never fall
     floor: ClassVar[bool] = False  # the tolerance bounds from below: larger is better
@@ -125,6 +128,16 @@ class Constraint(ABC):
                 "for the rest"
             )
         return dataclasses.replace(self, tolerance=tuple(named.get(g, rest) for g in groups))
+
+    @property
+    def called(self) -> str:
+        """``title``, or the name in words."""
+        return self.title or self.name.replace("-", " ").capitalize()
+
+    @property
+    def common(self) -> float | None:
+        """The tolerance of all groups; ``None`` where they have their own."""
+        return None if isinstance(self.tolerance, tuple) else float(self.tolerance)  # type: ignore[arg-type]
 
     @property
     def harm(self) -> Surrogate:

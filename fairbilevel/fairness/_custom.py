@@ -42,6 +42,10 @@ class Custom(Constraint):
             ``k`` times as steep as the cross-entropy. It tells the guard how much of a group's
             ``smooth`` may be subtracted before losses are climbed; unknown (infinite), none is:
             better-off groups are then not held back.
+        title: the name in words, for reports; made of the name where it is empty.
+        meaning: what is bounded, for reports: "how far ... may ...".
+        unit: that reports print behind a value, such as ``"nats"``. With ``"points"`` the quantity
+            is a share, and shown in percentage points.
 
     Raises:
         ValueError: an unknown bound, a steepness that is not positive, a bad tolerance.
@@ -52,6 +56,9 @@ class Custom(Constraint):
     smooth: Callable[[Any, Any], Any]
     bound: str = "excess"
     steepness: float = float("inf")
+    title: str = ""  # type: ignore[misc]
+    meaning: str = ""  # type: ignore[misc]
+    unit: str = ""  # type: ignore[misc]
     surrogate: str = "own"
 
     def __post_init__(self) -> None:

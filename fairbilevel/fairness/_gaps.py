@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from fairbilevel.fairness._constraint import (
     Constraint,
@@ -37,6 +37,7 @@ class _Range(Constraint):
     surrogate: str = "sigmoid"
 
     of_shares: ClassVar[bool] = True
+    unit: ClassVar[str] = "points"
 
     def labels(self, groups: Sequence[str]) -> list[str]:
         """``"g: below the best"`` for every group, then ``"g: above the worst"``."""
@@ -61,6 +62,8 @@ class AccuracyGap(_Range):
     """``max_g A_g - min_g A_g <= tolerance`` (performance fairness, BiFP)."""
 
     name: ClassVar[str] = "accuracy-gap"
+    title: ClassVar[str] = "Accuracy gap"
+    meaning: ClassVar[str] = "how far the groups’ accuracies may lie apart"
 
     def quantity(self, stats: GroupStatistics) -> Groups:
         """``A_g``."""
@@ -75,6 +78,8 @@ class DegradationGap(_Range):
     """
 
     name: ClassVar[str] = "degradation-gap"
+    title: ClassVar[str] = "Degradation gap"
+    meaning: ClassVar[str] = "how far the groups’ losses of accuracy may lie apart"
 
     def quantity(self, stats: GroupStatistics) -> Groups:
         """``-R_g``: more is better."""
@@ -86,7 +91,10 @@ class ExcessAccuracyGap(Constraint):
     """``psi_g = D_g - D <= tolerance`` for every group (CEAG, Hashemizadeh et al. 2024)."""
 
     name: ClassVar[str] = "excess-accuracy-gap"
+    title: ClassVar[str] = "Excess accuracy gap"
+    meaning: ClassVar[str] = "how much more accuracy a group may lose than the average row"
     of_shares: ClassVar[bool] = True
+    unit: ClassVar[str] = "points"
 
     def measured(self, stats: GroupStatistics) -> Duals:
         """``psi_g``."""
@@ -105,7 +113,10 @@ class AbsoluteExcessAccuracyGap(Constraint):
     """
 
     name: ClassVar[str] = "absolute-excess-accuracy-gap"
+    title: ClassVar[str] = "Absolute excess accuracy gap"
+    meaning: ClassVar[str] = "how much more or less accuracy a group may lose than the average row"
     of_shares: ClassVar[bool] = True
+    unit: ClassVar[str] = "points"
 
     def labels(self, groups: Sequence[str]) -> list[str]:
         """``"g: loses more"`` for every group, then ``"g: loses less"``."""
@@ -133,7 +144,10 @@ class WorstGroupAccuracy(Constraint):
     tolerance: Tolerance = 0.5
 
     name: ClassVar[str] = "worst-group-accuracy"
+    title: ClassVar[str] = "Accuracy of the worst group"
+    meaning: ClassVar[str] = "the accuracy that every group must reach"
     floor: ClassVar[bool] = True
+    unit: ClassVar[str] = "points"
 
     def _check_tolerance(self, value: float) -> None:
         super()._check_tolerance(value)
@@ -161,6 +175,8 @@ class WorstGroupAccuracy(Constraint):
 class _EqualizedLoss(Constraint):
     tolerance: Tolerance = 0.05
 
+    unit: ClassVar[str] = "nats"
+
     def _difference(self, stats: GroupStatistics) -> Groups:
         return jnp.where(stats.claimed, stats.loss - stats.overall(stats.loss), 0)
 
@@ -174,6 +190,8 @@ class EqualizedLoss(_EqualizedLoss):
     """``|L_g - L| <= tolerance``, absolute form (Tran et al. 2022): multipliers only grow."""
 
     name: ClassVar[str] = "equalized-loss"
+    title: ClassVar[str] = "Equalized loss"
+    meaning: ClassVar[str] = "how far a group’s loss may lie from the average loss"
     monotone: ClassVar[bool] = True
 
     def violations(
@@ -197,6 +215,8 @@ class SignedEqualizedLoss(_EqualizedLoss):
     """
 
     name: ClassVar[str] = "equalized-loss-signed"
+    title: ClassVar[str] = "Equalized loss, signed"
+    meaning: ClassVar[str] = "how far a group’s loss may lie from the average loss"
     signed: ClassVar[bool] = True
 
     def violations(

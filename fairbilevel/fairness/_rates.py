@@ -61,6 +61,7 @@ class _EqualRates(Constraint):
     classes: tuple[str, ...] = ("0", "1")
 
     of_shares: ClassVar[bool] = True
+    unit: ClassVar[str] = "points"
     of_cells: ClassVar[bool] = True
 
     def bound_to(self, groups: Sequence[str], classes: Sequence[str]) -> Constraint:
@@ -159,6 +160,8 @@ class DemographicParity(_EqualRates):
     """Groups get each answer equally often, up to ``tolerance``."""
 
     name: ClassVar[str] = "demographic-parity"
+    title: ClassVar[str] = "Demographic parity"
+    meaning: ClassVar[str] = "how far rates of positive answers may lie apart"
 
     def rates(self) -> list[Rate]:
         """``P(answer = c | g)``."""
@@ -171,6 +174,8 @@ class EqualOpportunity(_EqualRates):
     """Groups' true positive rates are equal up to ``tolerance`` (Hardt et al. 2016)."""
 
     name: ClassVar[str] = "equal-opportunity"
+    title: ClassVar[str] = "Equal opportunity"
+    meaning: ClassVar[str] = "how far true positive rates may lie apart"
 
     def rates(self) -> list[Rate]:
         """``P(answer = c | label = c, g)``."""
@@ -183,6 +188,8 @@ class EqualizedOdds(_EqualRates):
     """Groups' true and false positive rates are equal up to ``tolerance`` (Hardt et al. 2016)."""
 
     name: ClassVar[str] = "equalized-odds"
+    title: ClassVar[str] = "Equalized odds"
+    meaning: ClassVar[str] = "how far true and false positive rates may lie apart"
 
     def rates(self) -> list[Rate]:
         """``P(answer = c | label = c, g)``, then ``P(answer = c | label != c, g)``."""

@@ -35,13 +35,26 @@ from fairbilevel.records._folder import (
     PROFILE,
     RESULT,
     ROWS,
-    SCHEMA_VERSION,
     check_completed,
     is_run_folder,
     read_result,
     write_result,
 )
 from fairbilevel.records._lock import LOCK, is_locked, locked
+from fairbilevel.records._result import (
+    SCHEMA_VERSION,
+    ConstraintResult,
+    CostResult,
+    DataResult,
+    FeasibilityResult,
+    Kept,
+    LayerResult,
+    MachineResult,
+    ModelResult,
+    ReachedResult,
+    Result,
+    SparsityResult,
+)
 from fairbilevel.records._tensorboard import TENSORBOARD, TensorBoard
 
 __all__ = [
@@ -67,9 +80,20 @@ __all__ = [
     "Attempts",
     "CheckpointError",
     "Checkpoints",
+    "ConstraintResult",
+    "CostResult",
+    "DataResult",
+    "FeasibilityResult",
     "Interrupted",
     "JsonLines",
+    "Kept",
+    "LayerResult",
+    "MachineResult",
+    "ModelResult",
+    "ReachedResult",
     "RecordError",
+    "Result",
+    "SparsityResult",
     "TensorBoard",
     "arrays_bytes",
     "check_completed",

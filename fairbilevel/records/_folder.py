@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
 
 from fairbilevel.records._files import RecordError, json_text, read_json, write_json, write_text
+from fairbilevel.records._result import Result
 
-SCHEMA_VERSION = 1
 CONFIG, METRICS, RESULT, MODEL = "config.json", "metrics.jsonl", "result.json", "model"
 ROWS, CERTIFICATE = "rows.npz", "certificate.json"
 MANIFEST = "manifest.json"
@@ -43,13 +42,13 @@ def check_run_folder(path: Path) -> None:
         )
 
 
-def write_result(path: Path, result: dict[str, Any]) -> None:
+def write_result(path: Path, result: Result) -> None:
     """Write the manifest and then ``result.json``, with which a run folder is complete.
 
     The manifest holds SHA-256 digests of all files that a run is read back from, so that one that
     was edited, lost or taken from another run is noticed. It says nothing of who wrote them.
     """
-    text = json_text(result)
+    text = json_text(result.to_json())
     files = [path / name for name in (CONFIG, METRICS, ROWS) if (path / name).is_file()]
     files += sorted((path / MODEL).glob("*"))
     digests = {str(file.relative_to(path)): _digest(file.read_bytes()) for file in files}
@@ -84,32 +83,23 @@ def _check_files(path: Path) -> None:
             )
 
 
-def check_completed(path: Path, result: dict[str, Any]) -> None:
+def check_completed(path: Path, result: Result) -> None:
     """Refuse a run that ended without a model, or whose files are not those that it wrote.
 
     Raises:
         RecordError: it diverged or failed, and why; or the file that was edited or is missing.
     """
-    status = result.get("status", "completed")
-    if status != "completed":
-        raise RecordError(f"the run in {path} {status}, it has no model: {result.get('diagnosis')}")
+    if not result.completed:
+        why = f"the run in {path} {result.status}, it has no model: {result.diagnosis}"
+        raise RecordError(why)
     _check_files(path)
 
 
-def read_result(path: Path) -> dict[str, Any]:
+def read_result(path: Path) -> Result:
     """``result.json`` of a run folder.
 
     Raises:
         RecordError: not a finished run folder, a damaged result or a newer schema.
     """
     check_run_folder(path)
-    result = read_json(path / RESULT)
-    version = result.get("schema_version") if isinstance(result, dict) else None
-    if not isinstance(version, int):
-        raise RecordError(f"{path / RESULT} has no schema_version")
-    if version > SCHEMA_VERSION:
-        raise RecordError(
-            f"{path} was written with schema {version}, this version of fairbilevel reads up to "
-            f"{SCHEMA_VERSION}: upgrade it"
-        )
-    return result
+    return Result.from_json(read_json(path / RESULT), str(path / RESULT))

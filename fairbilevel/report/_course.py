@@ -5,8 +5,9 @@ from functools import partial
 from typing import Any
 
 from fairbilevel._display import esc
+from fairbilevel.records import ConstraintResult, Result
 from fairbilevel.report._certificate import certificate_line
-from fairbilevel.report._groups import group_rows
+from fairbilevel.report._groups import group_rows, on
 from fairbilevel.report._history import (
     METHOD_PHASES,
     ConstraintHistory,
@@ -19,30 +20,32 @@ from fairbilevel.report._markup import Row, bullets, facts, figure, section, tab
 from fairbilevel.report._numbers import (
     count,
     counted,
-    dig,
     duration,
-    mapping,
     number,
     percent,
     plain,
     points,
-    strings,
 )
-from fairbilevel.report._verdict import BASELINE, Limit, diverged, test_rows
+from fairbilevel.report._verdict import BASELINE, diverged, test_rows
 
 _MOST_NAMES = 40
 
 
-def course_section(result: dict[str, Any], metrics: Sequence[dict[str, Any]]) -> str:
+def course_section(result: Result, metrics: Sequence[dict[str, Any]]) -> str:
     """Accuracy, sparsity, violations and multipliers over the work done."""
     run = track(metrics, *METHOD_PHASES)
     other = track(metrics, "baseline", after=run.x[-1] if run.x else 0.0)
     charts = _accuracy_chart(result, run, other) + _sparsity_chart(run, other)
+    bounds = {bound.name: bound for bound in result.constraints}
+
+    def bound(name: str) -> ConstraintResult:
+        return bounds.get(name) or ConstraintResult(name, title=name)
+
     histories = constraint_histories(
-        run, lambda name: 100.0 if Limit(name, None, {}).in_points else 1.0
+        run, lambda name: 100.0 if bound(name).unit == "points" else 1.0
     )
     for i, history in enumerate(histories):
-        charts += _constraint_charts(f"c{i}", history, run)
+        charts += _constraint_charts(f"c{i}", history, run, bound(history.name))
     intro = (
         "Accuracy is measured on the tune rows, which no update touches. One gradient evaluation "
         "is one forward and backward pass over one batch."
@@ -69,7 +72,7 @@ def _chart(run: Track, key: str, head: str, text: str, lines: Sequence[Line], **
     return figure(key, head, text, draw) if lines else ""
 
 
-def _accuracy_chart(result: dict[str, Any], run: Track, other: Track) -> str:
+def _accuracy_chart(result: Result, run: Track, other: Track) -> str:
     def accuracy(line: dict[str, Any]) -> float | None:
         return number(line, "tune", "accuracy")
 
@@ -82,7 +85,7 @@ def _accuracy_chart(result: dict[str, Any], run: Track, other: Track) -> str:
         Line(BASELINE, _scaled(other.series(accuracy)), 4),
         Line("Grad. magn., worst", _scaled(other.series(worst)), 5),
     ]
-    dense = number(result, "dense", "tune", "accuracy")
+    dense = on(result.dense, "tune").accuracy
     text = "All rows and the worst group; the dense model for comparison."
     return _chart(
         run, "accuracy-over-time", "Accuracy over time", text, found,
@@ -107,22 +110,22 @@ def _sparsity_chart(run: Track, other: Track) -> str:
     )  # fmt: skip
 
 
-def _constraint_charts(key: str, history: ConstraintHistory, run: Track) -> str:
-    limit = Limit(history.name, None, {})
-    unit = "points" if limit.in_points else "loss"
-
+def _constraint_charts(
+    key: str, history: ConstraintHistory, run: Track, bound: ConstraintResult
+) -> str:
     def form(value: float) -> str:
-        return points(value / 100, signed=True) if limit.in_points else plain(value, signed=True)
+        share = bound.unit == "points"
+        return points(value / 100, signed=True) if share else plain(value, signed=True)
 
     more = ""
     if history.labels > MOST_LINES:
         more = f" {MOST_LINES} of {count(history.labels)}: largest multipliers."
-    violations, multipliers = (f"{limit.title}: {what}" for what in ("violations", "multipliers"))
+    violations, multipliers = (f"{bound.title}: {what}" for what in ("violations", "multipliers"))
     return _chart(
         run, f"{key}-violations", violations, f"Above zero: not met.{more}", history.violations,
         title=f"{violations} over the work done",
         form=form,
-        y_axis=f"value minus limit, {unit}",
+        y_axis=", ".join(["value minus limit", *([bound.unit] if bound.unit else [])]),
         reference=Reference(0.0, "Limit"),
     ) + _chart(
         run, f"{key}-multipliers", multipliers, f"Weight given to the limit.{more}",
@@ -133,18 +136,18 @@ def _constraint_charts(key: str, history: ConstraintHistory, run: Track) -> str:
     )  # fmt: skip
 
 
-def cost_section(result: dict[str, Any]) -> str:
+def cost_section(result: Result) -> str:
     """Gradient evaluations by part, time and memory, and what the network left takes."""
+    cost = result.cost
     parts = (
-        ("Training the dense model", "dense_gradient_evaluations"),
-        ("Pruning and fine-tuning", "gradient_evaluations"),
-        (f"{BASELINE} pruning, for comparison", "baseline_gradient_evaluations"),
+        ("Training the dense model", cost.dense_gradient_evaluations),
+        ("Pruning and fine-tuning", cost.gradient_evaluations),
+        (f"{BASELINE} pruning, for comparison", cost.baseline_gradient_evaluations),
     )
-    known = [(name, value) for name, key in parts if (value := number(result, "cost", key))]
+    known = [(name, value) for name, value in parts if value is not None]
     work = table(["Work", "Gradient evaluations"], [Row(name, [count(v)]) for name, v in known])
     evaluations = f'<div class="slim">{work}</div>' if known else ""
-    memory = number(result, "cost", "peak_memory_mb")
-    whole, compiling = (number(result, "cost", key) for key in ("seconds", "compile_seconds"))
+    memory, whole, compiling = cost.peak_memory_mb, cost.seconds, cost.compile_seconds
     times = facts(
         (
             ("The pruned network keeps", _left(result)),
@@ -156,46 +159,45 @@ def cost_section(result: dict[str, Any]) -> str:
     return section("cost", "What it cost", evaluations, times)
 
 
-def _left(result: dict[str, Any]) -> str:
+def _left(result: Result) -> str:
     """What the pruned network still takes, of what the dense one took."""
     said = []
-    for key, noun in (("parameters", "parameters"), ("multiply_adds", "multiply-adds a row")):
-        kept, dense = (number(result, "sparsity", key, which) for which in ("kept", "dense"))
-        if kept is not None and dense:
-            said.append(f"{count(kept)} of {count(dense)} {noun} ({percent(kept / dense)})")
+    for noun, left in (
+        ("parameters", result.sparsity.parameters),
+        ("multiply-adds a row", result.sparsity.multiply_adds),
+    ):
+        if left.kept is not None and left.dense:
+            share = percent(left.kept / left.dense)
+            said.append(f"{count(left.kept)} of {count(left.dense)} {noun} ({share})")
     return ", ".join(said)
 
 
-def origin_section(config: dict[str, Any], result: dict[str, Any]) -> str:
+def origin_section(config: dict[str, Any], result: Result) -> str:
     """Command, data, model, seed, versions and every option."""
-    command = str(dig(result, "command") or "")
-    code = f"<pre><code>{esc(command)}</code></pre>" if command else ""
-    sparsity = mapping(result, "sparsity")
-    requested = number(sparsity, "requested")
-    seed = dig(result, "seed")
-    parameters = number(result, "model", "parameters")
-    roles, skipped = mapping(result, "data", "roles"), mapping(result, "data", "skipped")
-    rows = ", ".join(f"{count(number(n))} {role}" for role, n in roles.items())
-    left_out = ", ".join(f"{counted(number(n), 'row')} ({why})" for why, n in skipped.items())
-    asked = [percent(requested)] if requested is not None else []
-    asked += [f"{word} {sparsity[word]}" for word in ("granularity", "budget") if word in sparsity]
+    data, model, removed = result.data, result.model, result.sparsity
+    code = f"<pre><code>{esc(result.command)}</code></pre>" if result.command else ""
+    rows = ", ".join(f"{count(n)} {role}" for role, n in data.roles.items())
+    left_out = ", ".join(f"{counted(n, 'row')} ({why})" for why, n in data.skipped.items())
+    asked = [percent(removed.requested)] if removed.requested is not None else []
+    asked += [f"granularity {removed.granularity}"] if removed.granularity else []
+    asked += [f"budget {removed.budget}"] if removed.budget else []
     origin = facts(
         (
-            ("Data", str(dig(result, "data", "name") or "")),
-            ("Fingerprint", str(dig(result, "data", "fingerprint") or "")),
+            ("Data", data.name),
+            ("Fingerprint", data.fingerprint),
             ("Rows", rows),
             ("Left out", left_out),
-            ("Classes", _listed(strings(result, "data", "classes"))),
-            ("Groups", _listed(strings(result, "data", "groups"))),
-            ("Model", str(dig(result, "model", "name") or "")),
-            ("Parameters", count(parameters) if parameters is not None else ""),
-            ("Method", str(dig(result, "method") or "")),
+            ("Classes", _listed(data.classes)),
+            ("Groups", _listed(data.groups)),
+            ("Model", model.name),
+            ("Parameters", "" if model.parameters is None else count(model.parameters)),
+            ("Method", result.method),
             ("Sparsity asked for", ", ".join(asked)),
-            ("Seed", "" if seed is None else str(seed)),
-            ("Versions", ", ".join(f"{k} {v}" for k, v in mapping(result, "versions").items())),
+            ("Seed", "" if result.seed is None else str(result.seed)),
+            ("Versions", ", ".join(f"{k} {v}" for k, v in result.versions.items())),
         )
     )
-    notes = bullets(strings(result, "data", "notes"))
+    notes = bullets(data.notes)
     items = "".join(f"<li><b>{esc(k)}:</b> {esc(_option(v))}</li>" for k, v in config.items())
     every = f"<details><summary>All {counted(len(config), 'option')}</summary>"
     options = f'{every}<ul class="options">{items}</ul></details>' if items else ""
@@ -220,13 +222,12 @@ def _listed(names: list[str]) -> str:
     return f"{count(len(names))}: {'; '.join(names[:_MOST_NAMES])}{tail}"
 
 
-def limits_section(result: dict[str, Any], certificate: dict[str, Any] | None = None) -> str:
+def limits_section(result: Result, certificate: dict[str, Any] | None = None) -> str:
     """What the numbers on this page do not show."""
     rows = group_rows(result)
-    held = number(result, "data", "roles", "certify")
-    unit = str(dig(result, "sparsity", "unit") or "weight")
-    unclaimed = [r.name for r in rows if not r.counted]
-    unseen = [r.name for r in rows if r.counted and r.pruned is None]
+    held, unit = result.data.roles.get("certify"), result.sparsity.unit
+    unclaimed = [r.name for r in rows if not r.pruned.counted]
+    unseen = [r.name for r in rows if r.pruned.counted and r.pruned.accuracy is None]
     aside = "that nothing has touched are set aside, from which a certificate can be computed."
     certify = f" {counted(held, 'row')} {aside}" if held else ""
     where = counted(test_rows(result), "test row") if test_rows(result) else "the test rows"

@@ -9,6 +9,8 @@ from fairbilevel.records import (
     EXPORT,
     MANIFEST,
     PROFILE,
+    RESULT,
+    Result,
     read_json,
     read_json_lines,
     write_text,
@@ -33,7 +35,7 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 def render(
     config: dict[str, Any],
-    result: dict[str, Any],
+    result: Result,
     metrics: list[dict[str, Any]],
     certificate: dict[str, Any] | None = None,
     *,
@@ -58,8 +60,7 @@ def render(
         exports: from `export-*.json`, of files in lower precision.
         certificates: from `certificate-*.json`, those of such files among them.
     """
-    model = str(dig(result, "model", "name") or "a model")
-    data = str(dig(result, "data", "name") or "unnamed data")
+    model, data = result.model.name or "a model", result.data.name or "unnamed data"
     title = f"Fair pruning of {model} on {data}"
     body = "".join(
         (
@@ -104,12 +105,13 @@ def write_report(run_dir: Path) -> Path:
         ValueError: `result.json` is missing or a file does not hold JSON.
     """
     run_dir = Path(run_dir)
-    result = _read_object(run_dir / "result.json")
-    if result is None:
+    stored = _read_object(run_dir / RESULT)
+    if stored is None:
         raise ValueError(
             f"{run_dir} holds no result.json, so there is nothing to report; "
             "finish the run first, or name another run folder"
         )
+    result = Result.from_json(stored, str(run_dir / RESULT))
     config = _read_object(run_dir / "config.json") or {}
     certificate = _read_object(run_dir / "certificate.json")
     exports = _read_objects(run_dir, EXPORT)

@@ -1,23 +1,22 @@
 """The sections that say what came out: verdict, groups, fairness on every role, layers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 from fairbilevel._display import esc
+from fairbilevel.fairness import Evaluation, Gap, Gaps
+from fairbilevel.records import Result
 from fairbilevel.report._bars import Bars, Cut, bar_chart
-from fairbilevel.report._groups import GroupRow, claimed, ends, group_rows
+from fairbilevel.report._groups import GroupRow, claimed, ends, group_rows, on
 from fairbilevel.report._markup import Row, bullets, figure, section, sign, table
 from fairbilevel.report._numbers import (
     MISSING,
     count,
     counted,
-    dig,
     exact_points,
-    number,
     percent,
     points,
-    strings,
 )
 from fairbilevel.report._verdict import (
     BASELINE,
@@ -32,26 +31,36 @@ from fairbilevel.report._verdict import (
 )
 
 GAPS = (
-    ("accuracy_gap", "Accuracy gap", "best group minus worst group"),
-    ("degradation_gap", "Degradation gap", "largest loss minus smallest loss of a group"),
-    ("max_excess_accuracy_gap", "Largest excess loss", "worst group’s loss beyond the average"),
+    ("accuracy", "Accuracy gap", "best group minus worst group"),
+    ("degradation", "Degradation gap", "largest loss minus smallest loss of a group"),
+    ("excess_accuracy", "Largest excess loss", "worst group’s loss beyond the average"),
 )
+"""Fields of `Evaluation.gaps`."""
 SHARES = (
     ("balanced_accuracy", "Balanced accuracy"),
     ("majority_share", "Rows of the majority class"),
     ("commonest_answer_share", "Rows with the commonest answer"),
 )
-"""What an accuracy is worth, of a model on each role."""
+"""Fields of `Evaluation`: what an accuracy is worth."""
 _MOST_LAYERS = 60
 _MOST_OUTSIDE = 10
 
 
-def has_baseline(result: dict[str, Any]) -> bool:
-    """Whether the run was compared with the baseline."""
-    return number(result, "baseline", "test", "accuracy") is not None
+def shares(roles: dict[str, Evaluation]) -> Iterator[tuple[str, list[float | None]]]:
+    """Of the measures in `SHARES` those that were taken: their names, and their values by role."""
+    for key, name in SHARES:
+        values = [getattr(on(roles, role), key) for role in ROLES]
+        if any(value is not None for value in values):
+            yield name, values
 
 
-def verdict_section(result: dict[str, Any], certificate: dict[str, Any] | None = None) -> str:
+def gap(roles: dict[str, Evaluation], role: str, key: str) -> float | None:
+    """A gap's largest value on a role."""
+    found: Gap = getattr(on(roles, role).gaps, key)
+    return found.largest
+
+
+def verdict_section(result: Result, certificate: dict[str, Any] | None = None) -> str:
     """The card at the top: headline, sentences, caution; then four key figures, warnings."""
     found = judge(result, certificate)
     sentences = "".join(f"<p>{esc(s)}</p>" for s in found.sentences)
@@ -61,35 +70,32 @@ def verdict_section(result: dict[str, Any], certificate: dict[str, Any] | None =
         f'<h2 id="verdict-heading">{sign(found.state)}<span>{esc(found.headline)}</span></h2>'
         f"{sentences}{caution}</section>"
     )
-    warnings = bullets(w[:1].upper() + w[1:] for w in strings(result, "warnings"))
+    warnings = bullets(w[:1].upper() + w[1:] for w in result.warnings)
     if warnings:
         warnings = f'<div class="warnings"><h3 style="margin:0">Warnings</h3>{warnings}</div>'
     return card + _key_figures(result) + warnings
 
 
-def _key_figures(result: dict[str, Any]) -> str:
+def _key_figures(result: Result) -> str:
     items: list[tuple[str, str, str]] = []
-    achieved = number(result, "sparsity", "achieved")
-    if achieved is not None:
-        unit = str(dig(result, "sparsity", "unit") or "weight")
-        kept = number(result, "sparsity", "kept")
-        left = f"{count(kept)} {unit}s kept" if kept is not None else ""
-        of, share = dig(result, "sparsity", "of"), number(result, "sparsity", "achieved_of")
-        if isinstance(of, str) and share is not None:
-            items.append((f"Removed, {of}", percent(share), left))
+    removed, found = result.sparsity, on(result.pruned)
+    if removed.achieved is not None:
+        left = f"{count(removed.kept)} {removed.unit}s kept" if removed.kept is not None else ""
+        if removed.of is not None and removed.achieved_of is not None:
+            items.append((f"Removed, {removed.of}", percent(removed.achieved_of), left))
         else:
-            items.append(("Removed", percent(achieved), left))
-    before = number(result, "dense", "test", "accuracy")
-    after = number(result, "pruned", "test", "accuracy")
-    if after is not None:
-        small = ""
+            items.append(("Removed", percent(removed.achieved), left))
+    if found.accuracy is not None:
+        small, before = "", found.dense_accuracy
         if before is not None:
-            small = f"{percent(before)} before, {points(after - before, signed=True)} points"
-        items.append(("Accuracy on test", percent(after), small))
+            change = points(found.accuracy - before, signed=True)
+            small = f"{percent(before)} before, {change} points"
+        items.append(("Accuracy on test", percent(found.accuracy), small))
     worst = hardest_hit(result)
-    if worst is not None and worst.change is not None:
-        big = f"{points(worst.change, signed=True)} points"
-        items.append(("Hardest hit group", big, f"“{worst.name}”: {beside_average(worst.excess)}"))
+    if worst is not None and worst.pruned.change is not None:
+        big = f"{points(worst.pruned.change, signed=True)} points"
+        small = f"“{worst.name}”: {beside_average(worst.pruned.excess)}"
+        items.append(("Hardest hit group", big, small))
     bounds = limits(result)
     if bounds and not diverged(result):
         met = sum(limit.met() is True for limit in bounds)
@@ -104,14 +110,15 @@ def _key_figures(result: dict[str, Any]) -> str:
     return f'<dl class="keys">{cells}</dl>' if cells else ""
 
 
-def groups_section(result: dict[str, Any]) -> str:
+def groups_section(result: Result) -> str:
     """Every group on test: a table, accuracies side by side, and loss beyond the average."""
     rows = group_rows(result)
-    if not any(r.dense is not None or r.pruned is not None for r in rows):
+    known = [(r.pruned.accuracy, r.pruned.dense_accuracy) for r in rows]
+    if all(pair == (None, None) for pair in known):
         return ""
     inside, outside = claimed(rows)
     shown, left_out = ends(inside)
-    third = has_baseline(result)
+    third = on(result.baseline).accuracy is not None
     intro = (
         f"<p>Accuracy of the dense model (before) and the pruned model (after) on the "
         f"{counted(test_rows(result), 'test row')}, group by group, hardest hit first. "
@@ -123,12 +130,12 @@ def groups_section(result: dict[str, Any]) -> str:
         "Ranges in small print and whiskers: 95 % intervals, each for itself (for all groups at "
         "once see a certificate).",
     ]
-    if any(r.lost is not None for r in rows):
+    if any(r.pruned.lost is not None for r in rows):
         notes.append(
             "“Rows lost / won”: rows that only the dense model gets right / that only the "
             "pruned model gets right."
         )
-    if any(not r.counted for r in rows):
+    if any(not r.pruned.counted for r in rows):
         notes.append(
             "† Reported only: too few rows, outside every limit and claim, so below the others "
             "and in no picture."
@@ -141,7 +148,7 @@ def groups_section(result: dict[str, Any]) -> str:
 
 
 def _name(group: GroupRow) -> str:
-    return group.name if group.counted else f"{group.name} †"
+    return group.name if group.pruned.counted else f"{group.name} †"
 
 
 def _short_percent(value: float) -> str:
@@ -159,44 +166,46 @@ def _range(interval: tuple[float, float] | None, form: Callable[[float], str]) -
     return f"<small>{form(interval[0])} to {form(interval[1])}</small>"
 
 
-def all_rows(result: dict[str, Any]) -> list[str]:
+def all_rows(result: Result) -> list[str]:
     """Cells of all test rows together: how many, accuracies, their change, no excess."""
-    before, after = (number(result, model, "test", "accuracy") for model in ("dense", "pruned"))
+    before, after = on(result.dense).accuracy, on(result.pruned).accuracy
     change = after - before if before is not None and after is not None else None
     accuracies = [percent(before), percent(after), points(change, signed=True)]
     return [count(test_rows(result)), *accuracies, MISSING]
 
 
 def _group_table(
-    result: dict[str, Any],
+    result: Result,
     shown: list[GroupRow],
     left_out: int,
     outside: list[GroupRow],
     third: bool,
 ) -> str:
-    flips = any(r.lost is not None for r in (*shown, *outside))
+    flips = any(r.pruned.lost is not None for r in (*shown, *outside))
     head = ["Group", "Rows", "Dense", "Pruned", "Change, points", "Beyond average, points"]
     head += ["Rows lost / won"] if flips else []
     head += [BASELINE, f"{BASELINE}, beyond average"] if third else []
 
     def cells(r: GroupRow) -> list[str]:
-        out = [count(r.rows)]
-        out += [percent(v) + _range(r.interval(v), _short_percent) for v in (r.dense, r.pruned)]
-        out += [points(r.change, signed=True) + _range(r.change_interval, _signed_points)]
-        out += [points(r.excess, signed=True)]
+        own, other = r.pruned, r.baseline
+        out = [count(own.rows)]
+        for accuracy in (own.dense_accuracy, own.accuracy):
+            out.append(percent(accuracy) + _range(r.interval(accuracy), _short_percent))
+        out += [points(own.change, signed=True) + _range(r.change_interval, _signed_points)]
+        out += [points(own.excess, signed=True)]
         if flips:
-            known = r.lost is not None and r.won is not None
-            out.append(f"{count(r.lost)} / {count(r.won)}" if known else MISSING)
+            known = own.lost is not None and own.won is not None
+            out.append(f"{count(own.lost)} / {count(own.won)}" if known else MISSING)
         if third:
-            other = percent(r.baseline) + _range(r.interval(r.baseline), _short_percent)
-            out += [other, points(r.baseline_excess, signed=True)]
+            sure = _range(r.interval(other.accuracy), _short_percent)
+            out += [percent(other.accuracy) + sure, points(other.excess, signed=True)]
         return out
 
     total = all_rows(result)
     if flips:
         total.append(MISSING)
     if third:
-        total += [percent(number(result, "baseline", "test", "accuracy")), MISSING]
+        total += [percent(on(result.baseline).accuracy), MISSING]
     body = [Row("All rows", total, css="all")]
     half = len(shown) // 2
     for i, group in enumerate(shown):
@@ -214,20 +223,23 @@ def _group_table(
     return table(head, body)
 
 
-def _group_charts(result: dict[str, Any], shown: list[GroupRow], third: bool) -> str:
+def _group_charts(result: Result, shown: list[GroupRow], third: bool) -> str:
     names = [_name(r) for r in shown]
 
-    def accuracies(title: str, model: str) -> Bars:
-        values = [getattr(r, model) for r in shown]
+    def accuracies(title: str, style: str, values: list[float | None]) -> Bars:
         sure = [r.interval(v) for r, v in zip(shown, values, strict=True)]
         whiskers = [pair and (100 * pair[0], 100 * pair[1]) for pair in sure]
-        return Bars(title, [_times(v) for v in values], model, whiskers)
+        return Bars(title, [_times(v) for v in values], style, whiskers)
 
-    accuracy = [accuracies("Dense", "dense"), accuracies("Pruned", "pruned")]
-    excess = [Bars("Pruned", [_times(r.excess) for r in shown], "pruned")]
+    accuracy = [
+        accuracies("Dense", "dense", [r.pruned.dense_accuracy for r in shown]),
+        accuracies("Pruned", "pruned", [r.pruned.accuracy for r in shown]),
+    ]
+    excess = [Bars("Pruned", [_times(r.pruned.excess) for r in shown], "pruned")]
     if third:
-        accuracy.append(accuracies(BASELINE, "baseline"))
-        excess.append(Bars(BASELINE, [_times(r.baseline_excess) for r in shown], "baseline"))
+        other = [r.baseline for r in shown]
+        accuracy.append(accuracies(BASELINE, "baseline", [g.accuracy for g in other]))
+        excess.append(Bars(BASELINE, [_times(g.excess) for g in other], "baseline"))
     draw_accuracy = partial(
         bar_chart,
         title="Accuracy of every group on test",
@@ -257,12 +269,13 @@ def _group_charts(result: dict[str, Any], shown: list[GroupRow], third: bool) ->
 def _excess_cut(bounds: list[Limit]) -> Cut | None:
     """The tolerance of an excess accuracy constraint: it bounds exactly what is drawn."""
     for limit in bounds:
-        if limit.name == "excess-accuracy-gap" and limit.tolerance is not None:
-            return Cut(100 * limit.tolerance, f"limit {exact_points(limit.tolerance)}")
+        tolerance = limit.bound.tolerance
+        if limit.bound.name == "excess-accuracy-gap" and tolerance is not None:
+            return Cut(100 * tolerance, f"limit {exact_points(tolerance)}")
     return None
 
 
-def roles_section(result: dict[str, Any]) -> str:
+def roles_section(result: Result) -> str:
     """Limits and gaps on fit, select, tune and test side by side."""
     intro = (
         "<p>A model can look fair on the rows it was trained on and be unfair on new ones. The "
@@ -278,7 +291,7 @@ def roles_section(result: dict[str, Any]) -> str:
     return section("roles", "Does fairness carry over to new data?", intro, tables, charts)
 
 
-def _limits_table(result: dict[str, Any]) -> str:
+def _limits_table(result: Result) -> str:
     bounds = limits(result)
     if not bounds:
         return ""
@@ -292,41 +305,38 @@ def _limits_table(result: dict[str, Any]) -> str:
         css = {True: "good", False: "bad", None: ""}[limit.met()]
         body.append(Row(limit.title, cells, last=css))
     head = ["Fairness limit", "Limit", *(r.capitalize() for r in ROLES)]
-    meanings = [f"{limit.title}: {limit.meaning}." for limit in bounds if limit.meaning]
+    told = [(limit.title, limit.bound.meaning) for limit in bounds]
+    meanings = [f"{title}: {meaning}." for title, meaning in told if meaning]
     note = f'<p class="note">{esc(" ".join(meanings))}</p>' if meanings else ""
     caption = "Pruned model, largest value"
     return table(head, body, caption=caption) + note
 
 
-def _gaps_table(result: dict[str, Any]) -> str:
+def _judged(result: Result) -> list[tuple[str, str, dict[str, Evaluation]]]:
+    """The networks that have gaps: title, style of bars, evaluations."""
+    found = [("Pruned", "pruned", result.pruned), (BASELINE, "baseline", result.baseline)]
+    return [one for one in found if any(on(one[2], r).gaps != Gaps() for r in ROLES)]
+
+
+def _gaps_table(result: Result) -> str:
     body = []
-    models = [("gaps", "pruned", "Pruned")]
-    models += [("baseline_gaps", "baseline", BASELINE)] if has_baseline(result) else []
-    for gaps, model, title in models:
-        if not any(dig(result, gaps, role) for role in ROLES):
-            continue
-        accuracy = [percent(number(result, model, role, "accuracy")) for role in ROLES]
+    for title, _, roles in _judged(result):
+        accuracy = [percent(on(roles, role).accuracy) for role in ROLES]
         body.append(Row(f"{title}: accuracy", accuracy, css="all"))
-        for key, name in SHARES:
-            shares = [number(result, model, role, key) for role in ROLES]
-            if any(share is not None for share in shares):
-                body.append(Row(name, [percent(share) for share in shares]))
-        worst = [percent(number(result, gaps, role, "worst_group_accuracy")) for role in ROLES]
+        body += [Row(name, [percent(v) for v in values]) for name, values in shares(roles)]
+        worst = [percent(on(roles, role).worst_group_accuracy) for role in ROLES]
         body.append(Row("Worst group’s accuracy", worst))
         for key, name, _ in GAPS:
-            body.append(Row(name, [points(number(result, gaps, role, key)) for role in ROLES]))
+            body.append(Row(name, [points(gap(roles, role, key)) for role in ROLES]))
     head = ["Measure", *(r.capitalize() for r in ROLES)]
     return table(head, body, caption="Accuracy in percent, gaps in points") if body else ""
 
 
-def _role_charts(result: dict[str, Any]) -> str:
-    models = [("gaps", "Pruned", "pruned")]
-    models += [("baseline_gaps", BASELINE, "baseline")] if has_baseline(result) else []
-
+def _role_charts(result: Result) -> str:
     def series(key: str) -> list[Bars]:
         return [
-            Bars(title, [_times(number(result, gaps, role, key)) for role in ROLES], fill)
-            for gaps, title, fill in models
+            Bars(title, [_times(gap(roles, role, key)) for role in ROLES], fill)
+            for title, fill, roles in _judged(result)
         ]
 
     every = {key: series(key) for key, _, _ in GAPS}
@@ -356,16 +366,12 @@ def _times(value: float | None) -> float | None:
     return None if value is None else 100 * value
 
 
-def layers_section(result: dict[str, Any]) -> str:
+def layers_section(result: Result) -> str:
     """The kept share of every layer, in the network's order."""
-    layers = [
-        (str(dig(layer, "name") or "unnamed"), kept, prunable)
-        for layer in dig(result, "layers") or []
-        if (kept := number(layer, "kept")) is not None and (prunable := number(layer, "prunable"))
-    ]
+    layers = [(layer.name, layer.kept, layer.prunable) for layer in result.layers if layer.prunable]
     if not layers:
         return ""
-    unit = str(dig(result, "sparsity", "unit") or "weight")
+    unit = result.sparsity.unit
     text = f"Share of each layer’s prunable {unit}s that is kept, from input to output."
     if unit == "filter" and any("+" in name for name, _, _ in layers):
         text += " A name with +2 stands for channels that two more layers share."
@@ -374,15 +380,15 @@ def layers_section(result: dict[str, Any]) -> str:
         chosen = {id(x) for x in by_share[: _MOST_LAYERS // 2] + by_share[-_MOST_LAYERS // 2 :]}
         total, layers = len(layers), [layer for layer in layers if id(layer) in chosen]
         text += f" Of {total} layers the {len(layers)} most and least pruned are shown."
-    shares = [100 * kept / prunable for _, kept, prunable in layers]
+    left = [100 * kept / prunable for _, kept, prunable in layers]
     draw = partial(
         bar_chart,
         title="Kept share per layer",
         categories=[f"{name} ({count(kept)} of {count(size)})" for name, kept, size in layers],
-        series=[Bars("Kept", shares, "pruned")],
+        series=[Bars("Kept", left, "pruned")],
         form=lambda v: percent(v / 100),
         axis=f"{unit}s kept, %",
-        domain=(0, max(shares)),
+        domain=(0, max(left)),
     )
     empty = [name for name, kept, _ in layers if kept == 0]
     note = ""

@@ -1,7 +1,5 @@
 """The report's twin for the terminal: verdict, groups and gaps, readable at 80 columns."""
 
-from typing import Any
-
 from rich import box
 from rich.cells import cell_len
 from rich.console import Group, RenderableType
@@ -9,9 +7,10 @@ from rich.table import Table
 from rich.text import Text
 
 from fairbilevel._display import printable
-from fairbilevel.report._groups import GroupRow, claimed, ends, group_rows
-from fairbilevel.report._numbers import count, number, percent, points
-from fairbilevel.report._sections import GAPS, SHARES, all_rows, has_baseline
+from fairbilevel.records import Result
+from fairbilevel.report._groups import GroupRow, claimed, ends, group_rows, on
+from fairbilevel.report._numbers import count, percent, points
+from fairbilevel.report._sections import GAPS, all_rows, gap, shares
 from fairbilevel.report._verdict import BASELINE, ROLES, judge, limits
 
 _AT_EACH_END = 10
@@ -19,10 +18,10 @@ _AT_EACH_END = 10
 _COLORS = {"met": "green", "missed": "red", "diverged": "red"}
 
 
-def summary_table(result: dict[str, Any]) -> RenderableType:
+def summary_table(result: Result) -> RenderableType:
     """The outcome of a run for `rich.print`: groups on test, gaps on every role, the verdict.
 
-    `result` is the dictionary of a run's `result.json`. With more than 20 groups the 10 hardest and
+    With more than 20 groups the 10 hardest and
     the 10 least hit are shown.
     """
     found = judge(result)
@@ -53,8 +52,8 @@ def _fit(name: str, width: int) -> str:
     return text
 
 
-def _groups(result: dict[str, Any]) -> Table:
-    third = has_baseline(result)
+def _groups(result: Result) -> Table:
+    third = on(result.baseline).accuracy is not None
     columns = [("Group", 22 if third else 34), ("Rows", 5), ("Dense", 6), ("Pruned", 6)]
     columns += [("Change", 6), ("Beyond", 6)]
     columns += [("GradMag", 6)] if third else []
@@ -64,23 +63,24 @@ def _groups(result: dict[str, Any]) -> Table:
     table = _table("Accuracy on test, hardest hit group first", columns)
 
     def cells(r: GroupRow) -> list[str]:
-        out = [count(r.rows), percent(r.dense), percent(r.pruned)]
-        out += [points(r.change, signed=True), points(r.excess, signed=True)]
-        return [*out, percent(r.baseline)] if third else out
+        own = r.pruned
+        out = [count(own.rows), percent(own.dense_accuracy), percent(own.accuracy)]
+        out += [points(own.change, signed=True), points(own.excess, signed=True)]
+        return [*out, percent(r.baseline.accuracy)] if third else out
 
     for i, r in enumerate([*shown, *outside[:_AT_EACH_END]]):
         if left_out and i == len(shown) // 2:
             table.add_row(Text(f"… {count(left_out)} groups left out", style="dim"))
-        name = printable(r.name) + ("" if r.counted else " †")
+        name = printable(r.name) + ("" if r.pruned.counted else " †")
         table.add_row(Text(_fit(name, columns[0][1])), *cells(r))
     total = all_rows(result)
-    total += [percent(number(result, "baseline", "test", "accuracy"))] if third else []
+    total += [percent(on(result.baseline).accuracy)] if third else []
     table.add_section()
     table.add_row(Text("All rows"), *total, style="bold")
     table.caption = "Change, Beyond (the average): points; Beyond > 0: loses more than average."
     if third:
         table.caption += f"\nGradMag: {BASELINE.lower()} pruning, for comparison."
-    if any(not r.counted for r in rows):
+    if any(not r.pruned.counted for r in rows):
         more = len(outside) - _AT_EACH_END
         unseen = f" {count(more)} more are not shown." if more > 0 else ""
         table.caption += f"\n† Reported only, outside every limit.{unseen}"
@@ -88,21 +88,20 @@ def _groups(result: dict[str, Any]) -> Table:
     return table
 
 
-def _gaps(result: dict[str, Any]) -> Table:
+def _gaps(result: Result) -> Table:
     columns = [("Pruned model, points", 34), *((role.capitalize(), 7) for role in ROLES)]
     table = _table("Gaps on every part of the data", columns)
-    for key, name in SHARES:
-        shares = [number(result, "pruned", role, key) for role in ROLES]
-        if any(share is not None for share in shares):
-            table.add_row(name, *map(percent, shares))
+    for name, values in shares(result.pruned):
+        table.add_row(name, *map(percent, values))
     for key, name, _ in GAPS:
-        table.add_row(name, *(points(number(result, "gaps", role, key)) for role in ROLES))
+        table.add_row(name, *(points(gap(result.pruned, role, key)) for role in ROLES))
     for limit in limits(result):
         marks = {True: " ✓", False: " ✗", None: ""}
         cells = [limit.value_text(role) + marks[limit.met(role)] for role in ROLES]
         title = f"{limit.title} (limit {limit.short_tolerance()})"
         table.add_row(Text(_fit(printable(title), columns[0][1])), *cells)
-    own = [f"{b.title}: limit {b.tolerance_text()}" for b in limits(result) if b.by_group]
+    by_group = [limit for limit in limits(result) if limit.bound.group_tolerance]
+    own = [f"{limit.title}: limit {limit.tolerance_text()}" for limit in by_group]
     if own:
         table.caption, table.caption_justify = Text(printable("\n".join(own))), "left"
     return table

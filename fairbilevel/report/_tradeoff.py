@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from fairbilevel.records import Result
 from fairbilevel.report import _svg as svg
+from fairbilevel.report._groups import on
 from fairbilevel.report._history import METHOD_PHASES, track
 from fairbilevel.report._markup import figure, section
 from fairbilevel.report._numbers import number, percent, points
@@ -18,7 +20,7 @@ _MOST_STEPS = 40
 _Spot = tuple[float, float]
 
 
-def tradeoff_section(result: dict[str, Any], metrics: Sequence[dict[str, Any]]) -> str:
+def tradeoff_section(result: Result, metrics: Sequence[dict[str, Any]]) -> str:
     """Two pictures: every logged network on tune, and the final ones on test."""
     if diverged(result):
         return ""
@@ -35,24 +37,19 @@ def tradeoff_section(result: dict[str, Any], metrics: Sequence[dict[str, Any]]) 
     )
 
 
-def _spot(result: dict[str, Any], role: str, model: str, gaps: str) -> _Spot | None:
-    accuracy = number(result, model, role, "accuracy")
-    gap = 0.0 if model == "dense" else number(result, gaps, role, _GAP)
-    return None if accuracy is None or gap is None else (100 * gap, 100 * accuracy)
-
-
-def _ends(result: dict[str, Any], role: str) -> list[tuple[str, _Spot]]:
+def _ends(result: Result, role: str) -> list[tuple[str, _Spot]]:
     """Dense, pruned and baseline, as far as they were measured on ``role``."""
-    found = [
-        ("Dense", _spot(result, role, "dense", "")),
-        ("Pruned", _spot(result, role, "pruned", "gaps")),
-        (BASELINE, _spot(result, role, "baseline", "baseline_gaps")),
-    ]
-    ends = [(name, spot) for name, spot in found if spot is not None]
+    networks = (("Dense", result.dense), ("Pruned", result.pruned), (BASELINE, result.baseline))
+    ends = []
+    for name, roles in networks:
+        found = on(roles, role)
+        gap = 0.0 if name == "Dense" else found.gaps.excess_accuracy.largest
+        if found.accuracy is not None and gap is not None:
+            ends.append((name, (100 * gap, 100 * found.accuracy)))
     return ends if any(name == "Pruned" for name, _ in ends) else []
 
 
-def _test_figure(result: dict[str, Any]) -> str:
+def _test_figure(result: Result) -> str:
     ends = _ends(result, "test")
     if not ends:
         return ""
@@ -60,7 +57,7 @@ def _test_figure(result: dict[str, Any]) -> str:
     return figure("tradeoff-test", "Where it ended", "Final networks, on test.", draw)
 
 
-def _tune_figure(result: dict[str, Any], metrics: Sequence[dict[str, Any]]) -> str:
+def _tune_figure(result: Result, metrics: Sequence[dict[str, Any]]) -> str:
     trails = []
     for name, phases in (("Pruned", METHOD_PHASES), (BASELINE, ("baseline",))):
         lines = track(metrics, *phases).lines

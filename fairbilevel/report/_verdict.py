@@ -5,20 +5,19 @@ pruning: no symbol, no jargon, and no claim beyond the rows that were measured.
 """
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from fairbilevel._display import printable
+from fairbilevel.fairness import ConstraintEvaluation
+from fairbilevel.records import ConstraintResult, Result
 from fairbilevel.report._certificate import certificate_line
-from fairbilevel.report._groups import GroupRow, group_rows
+from fairbilevel.report._groups import GroupRow, group_rows, on
 from fairbilevel.report._numbers import (
     MISSING,
     count,
     counted,
-    dig,
     exact_points,
-    mapping,
-    number,
     percent,
     plain,
     points,
@@ -31,62 +30,35 @@ ROLES = ("fit", "select", "tune", "test")
 BASELINE = "Gradual magnitude"
 """Name of the comparison method: prune the smallest weights step by step, then fine-tune."""
 
-_TITLES = {
-    "accuracy-gap": ("Accuracy gap", "how far the groups’ accuracies may lie apart"),
-    "degradation-gap": ("Degradation gap", "how far the groups’ losses of accuracy may lie apart"),
-    "excess-accuracy-gap": (
-        "Excess accuracy gap",
-        "how much more accuracy a group may lose than the average row",
-    ),
-    "absolute-excess-accuracy-gap": (
-        "Absolute excess accuracy gap",
-        "how much more or less accuracy a group may lose than the average row",
-    ),
-    "worst-group-accuracy": (
-        "Accuracy of the worst group",
-        "the accuracy that every group must reach",
-    ),
-    "equalized-loss": ("Equalized loss", "how far a group’s loss may lie from the average loss"),
-    "equal-opportunity": ("Equal opportunity", "how far true positive rates may lie apart"),
-    "equalized-odds": ("Equalized odds", "how far true and false positive rates may lie apart"),
-    "demographic-parity": ("Demographic parity", "how far rates of positive answers may lie apart"),
-}
-
 
 @dataclass(frozen=True)
 class Limit:
-    """One fairness constraint as measured: `violations[role]` is value minus tolerance.
+    """One fairness constraint, and what was measured of it on every role."""
 
-    For a `floor` it is tolerance minus value. Without a `tolerance` groups have their own, and
-    `values[role]` is what was measured.
-    """
-
-    name: str
-    tolerance: float | None
-    violations: dict[str, float | None]
-    floor: bool = False
-    values: dict[str, float | None] = field(default_factory=dict)
-    by_group: dict[str, float] = field(default_factory=dict)
+    bound: ConstraintResult
+    measured: dict[str, ConstraintEvaluation]
 
     @property
     def title(self) -> str:
         """The constraint's name in words."""
-        return _TITLES.get(self.name, (self.name.replace("-", " ").capitalize(), ""))[0]
-
-    @property
-    def meaning(self) -> str:
-        """What the constraint bounds, or an empty string for an unknown constraint."""
-        return _TITLES.get(self.name, ("", ""))[1]
+        return self.bound.title
 
     @property
     def in_points(self) -> bool:
-        """Whether the constraint bounds a difference of rates (and not of losses)."""
-        return "loss" not in self.name
+        """Whether the constraint bounds a share."""
+        return self.bound.unit == "points"
+
+    @property
+    def unit(self) -> str:
+        """What is printed behind a value: a blank and the unit, if there is one."""
+        return f" {self.bound.unit}" if self.bound.unit else ""
+
+    def _of(self, role: str) -> ConstraintEvaluation:
+        return self.measured.get(role, ConstraintEvaluation())
 
     def met(self, role: str = "test") -> bool | None:
         """Whether the limit holds on `role`; `None` where it was not measured."""
-        violation = self.violations.get(role)
-        return None if violation is None else violation <= 1e-9
+        return self._of(role).met
 
     def _written(self, tolerance: float) -> str:
         return exact_points(tolerance) if self.in_points else plain(tolerance)
@@ -94,59 +66,58 @@ class Limit:
     def tolerance_text(self) -> str:
         """The tolerance with its unit; where groups have their own, the commonest and the others
         by name, or the range of many."""
-        unit = " points" if self.in_points else ""
-        if self.tolerance is not None:
-            return self._written(self.tolerance) + unit
-        if not self.by_group:
+        unit, by_group = self.unit, self.bound.group_tolerance
+        if self.bound.tolerance is not None:
+            return self._written(self.bound.tolerance) + unit
+        if not by_group:
             return "set by group"
-        common, _ = Counter(self.by_group.values()).most_common(1)[0]
-        others = {name: t for name, t in self.by_group.items() if t != common}
+        common, _ = Counter(by_group.values()).most_common(1)[0]
+        others = {name: t for name, t in by_group.items() if t != common}
         if len(others) <= _MOST_NAMED:
             named = ", ".join(f"{self._written(t)} for “{name}”" for name, t in others.items())
             return f"{self._written(common)}{unit}" + (f", {named}" if named else "")
-        low, high = min(self.by_group.values()), max(self.by_group.values())
+        low, high = min(by_group.values()), max(by_group.values())
         return f"{self._written(low)} to {self._written(high)}{unit} by group"
 
     def short_tolerance(self) -> str:
         """The tolerance, or the range of the groups' own, without a unit."""
-        if self.tolerance is not None:
-            return self._written(self.tolerance)
-        if not self.by_group:
+        by_group = self.bound.group_tolerance
+        if self.bound.tolerance is not None:
+            return self._written(self.bound.tolerance)
+        if not by_group:
             return "by group"
-        low, high = min(self.by_group.values()), max(self.by_group.values())
+        low, high = min(by_group.values()), max(by_group.values())
         return f"{self._written(low)}–{self._written(high)}"
 
     def slack(self, group: str) -> float:
         """What a group may lose under this limit: its tolerance, below a floor the rest."""
-        own = self.tolerance if self.tolerance is not None else self.by_group.get(group)
+        own = self.bound.tolerance
         if own is None:
-            return 1.0
-        return 1 - own if self.floor else own
+            own = self.bound.group_tolerance.get(group, 0.0 if self.bound.floor else 1.0)
+        return 1 - own if self.bound.floor else own
 
     def value_text(self, role: str) -> str:
         """The measured value on `role` without its unit.
 
         More decimals where rounding would hide on which side of the tolerance it lies.
         """
-        violation, value = self.violations.get(role), self.values.get(role)
+        found, limit = self._of(role), self.bound.tolerance
+        violation, value = found.violation, found.value
         if violation is None:
             return MISSING
-        if self.tolerance is not None:
-            value = self.tolerance + (-violation if self.floor else violation)
-        if value is None:
-            return MISSING
-        if not self.in_points:
+        if value is None and limit is not None:
+            value = limit + (-violation if self.bound.floor else violation)
+        if value is None or not self.in_points:
             return plain(value)
-        limit = self.tolerance
         hidden = limit is not None and points(value) == points(limit) and abs(violation) > 1e-9
         return exact_points(value) if hidden else points(value)
 
     def sentence(self) -> str:
         """The constraint's outcome on test."""
-        violation, met = self.violations.get("test"), self.met()
+        violation, met = self._of("test").violation, self.met()
         if violation is None:
             return f"{self.title}: could not be measured on test."
-        unit = " points" if self.in_points else ""
+        unit, floor = self.unit, self.bound.floor
         distance = points(abs(violation)) if self.in_points else plain(abs(violation))
         if self.in_points and distance == "0.0" and abs(violation) > 1e-9:
             distance = "less than 0.1"
@@ -154,10 +125,10 @@ class Limit:
         if abs(violation) <= 1e-9:
             outcome = "met exactly"
         elif not met:
-            outcome = f"not met, {distance}{unit} {'under' if self.floor else 'over'}"
+            outcome = f"not met, {distance}{unit} {'under' if floor else 'over'}"
         text = self.value_text("test")
         value = "" if text == MISSING else f"{text}{unit} on test, "
-        kind = "floor" if self.floor else "limit"
+        kind = "floor" if floor else "limit"
         return f"{self.title}: {value}{kind} {self.tolerance_text()}: {outcome}."
 
 
@@ -179,49 +150,36 @@ _NEARLY = 0.9  # share of one answer from which a model is looked at as nearly c
 _FINEST = 0.005  # a limit of nothing is not asked to be told to less than half a point
 
 
-def limits(result: dict[str, Any]) -> list[Limit]:
-    """The run's constraints with the largest violation on every role."""
-    found = dig(result, "constraints")
-    return [
-        Limit(
-            name=str(dig(item, "name") or "unnamed"),
-            tolerance=number(item, "tolerance"),
-            floor=dig(item, "floor") is True,
-            violations={role: number(item, "largest_violation", role) for role in ROLES},
-            values={role: number(item, "value", role) for role in ROLES},
-            by_group={
-                name: own
-                for name in mapping(item, "group_tolerance")
-                if (own := number(item, "group_tolerance", name)) is not None
-            },
-        )
-        for item in (found if isinstance(found, list) else [])
-    ]
+def limits(result: Result) -> list[Limit]:
+    """The run's constraints with what was measured on every role."""
+
+    def measured(name: str) -> dict[str, ConstraintEvaluation]:
+        found = {role: on(result.pruned, role).constraints.get(name) for role in ROLES}
+        return {role: one for role, one in found.items() if one is not None}
+
+    return [Limit(bound, measured(bound.name)) for bound in result.constraints]
 
 
-def diverged(result: dict[str, Any]) -> bool:
+def diverged(result: Result) -> bool:
     """Whether the run ended without a usable model."""
-    return dig(result, "status") in ("diverged", "failed")
+    return not result.completed
 
 
-def test_rows(result: dict[str, Any]) -> float | None:
+def test_rows(result: Result) -> int | None:
     """The number of rows in the test role."""
-    rows = number(result, "data", "roles", "test")
-    if rows is not None:
-        return rows
-    sizes = [row.rows for row in group_rows(result) if row.rows is not None]
-    return sum(sizes) if sizes else None
+    rows = result.data.roles.get("test")
+    return on(result.pruned).rows if rows is None else rows
 
 
-def judge(result: dict[str, Any], certificate: dict[str, Any] | None = None) -> Verdict:
+def judge(result: Result, certificate: dict[str, Any] | None = None) -> Verdict:
     """The verdict on a run, from its `result.json` and its `certificate.json` if it has one."""
     bounds = limits(result)
     state, headline = _headline(result, bounds)
     numbers = [_removed(result), _accuracy(result), _worth(result), _hardest_hit(result)]
     if state == "diverged":
-        reason = dig(result, "diagnosis") or "No diagnosis was recorded."
+        reason = result.diagnosis or "No diagnosis was recorded."
         stopped = "All numbers describe the state in which the run stopped."
-        sentences = [str(reason), stopped if any(numbers) else "", *numbers]
+        sentences = [reason, stopped if any(numbers) else "", *numbers]
     else:
         held = [limit.sentence() for limit in bounds]
         sentences = [*numbers, *held, *_infeasible(result, bounds), _comparison(result)]
@@ -233,7 +191,7 @@ def judge(result: dict[str, Any], certificate: dict[str, Any] | None = None) -> 
     return Verdict(state, headline, tuple(printable(s) for s in sentences if s), caution)
 
 
-def verdict(result: dict[str, Any], certificate: dict[str, Any] | None = None) -> str:
+def verdict(result: Result, certificate: dict[str, Any] | None = None) -> str:
     """The verdict in plain words, one paragraph.
 
     A headline, then what was removed, accuracy before and after, the group that loses most, each
@@ -244,15 +202,15 @@ def verdict(result: dict[str, Any], certificate: dict[str, Any] | None = None) -
     return " ".join(part for part in (found.headline, *found.sentences, found.caution) if part)
 
 
-def _headline(result: dict[str, Any], bounds: list[Limit]) -> tuple[State, str]:
+def _headline(result: Result, bounds: list[Limit]) -> tuple[State, str]:
     if diverged(result):
-        if dig(result, "status") == "failed":
+        if result.status == "failed":
             return "diverged", "The run failed: there is no pruned model."
         return "diverged", "The run diverged: the pruned model must not be used."
-    constant = dig(result, "constant_answer")
+    constant = result.constant_answer
     if constant is not None:
         # Whatever its gaps are, they say nothing of fairness.
-        return "missed", f"The pruned model answers “{printable(str(constant))}” for every row."
+        return "missed", f"The pruned model answers “{printable(constant)}” for every row."
     nearly = _nearly_constant(result)
     if nearly:
         return "missed", nearly
@@ -262,7 +220,7 @@ def _headline(result: dict[str, Any], bounds: list[Limit]) -> tuple[State, str]:
     unknown = sum(limit.met() is None for limit in bounds)
     total = len(bounds)
     if missed:
-        status = dig(result, "feasibility", "status")
+        status = result.feasibility and result.feasibility.status
         if total == 1:
             infeasible = status == "infeasible within this budget"
             how = "infeasible within this budget, and not met" if infeasible else "not met"
@@ -292,60 +250,58 @@ def _elsewhere(bounds: list[Limit]) -> str:
     return f"not on {', '.join(first)} and {last}" if first else f"not on {last}"
 
 
-def _too_few(result: dict[str, Any], bounds: list[Limit]) -> str:
+def _too_few(result: Result, bounds: list[Limit]) -> str:
     """Whether one row of a counted group's test rows decides by itself, so that a limit on rates
     that is met says nothing; the smallest such group is named."""
     decided = [
         row
         for row in group_rows(result)
-        if row.counted
-        and row.rows
-        and any(1 / row.rows > max(b.slack(row.name), _FINEST) for b in bounds if b.in_points)
+        if row.pruned.counted
+        and row.pruned.rows
+        and any(
+            1 / row.pruned.rows > max(b.slack(row.name), _FINEST) for b in bounds if b.in_points
+        )
     ]
     if not decided:
         return ""
-    smallest = min(decided, key=lambda row: row.rows or 0.0)
-    size = smallest.rows or 1.0
+    smallest = min(decided, key=lambda row: row.pruned.rows or 0)
+    size = smallest.pruned.rows or 1
     return (
         f"“{printable(smallest.name)}” has {counted(size, 'row')} there, of which one is worth "
         f"{points(1 / size)} points: too few to tell"
     )
 
 
-def _nearly_constant(result: dict[str, Any]) -> str:
+def _nearly_constant(result: Result) -> str:
     """A headline for a model that hardly ever gives any but one answer, though labels vary more."""
-    share = number(result, "pruned", "test", "commonest_answer_share")
-    labels = number(result, "pruned", "test", "majority_share")
+    found = on(result.pruned)
+    share, labels = found.commonest_answer_share, found.majority_share
     if share is None or labels is None or share < _NEARLY or 1 - share > (1 - labels) / 2:
         return ""
-    answer = printable(dig(result, "pruned", "test", "commonest_answer"))
+    answer = printable(found.commonest_answer)
     return (
         f"The pruned model answers “{answer}” for {percent(share)} of the test rows: "
         "its gaps say little of fairness."
     )
 
 
-def _removed(result: dict[str, Any]) -> str:
-    achieved = number(result, "sparsity", "achieved")
-    if achieved is None:
+def _removed(result: Result) -> str:
+    found = result.sparsity
+    if found.achieved is None:
         return ""
-    unit = str(dig(result, "sparsity", "unit") or "weight")
-    prunable, kept = number(result, "sparsity", "prunable"), number(result, "sparsity", "kept")
-    if prunable is None or kept is None:
-        return f"{percent(achieved)} of the prunable {unit}s were removed."
-    removed = prunable - kept
+    if found.prunable is None or found.kept is None:
+        return f"{percent(found.achieved)} of the prunable {found.unit}s were removed."
     said = (
-        f"{percent(achieved)} of the prunable {unit}s were removed "
-        f"({count(removed)} of {count(prunable)})."
+        f"{percent(found.achieved)} of the prunable {found.unit}s were removed "
+        f"({count(found.prunable - found.kept)} of {count(found.prunable)})."
     )
-    of, share = dig(result, "sparsity", "of"), number(result, "sparsity", "achieved_of")
-    if isinstance(of, str) and share is not None:
-        return f"{percent(share)} of the {printable(of)} were removed. {said}"
+    if found.of is not None and found.achieved_of is not None:
+        return f"{percent(found.achieved_of)} of the {printable(found.of)} were removed. {said}"
     return said
 
 
-def _accuracy(result: dict[str, Any]) -> str:
-    before, after = (number(result, model, "test", "accuracy") for model in ("dense", "pruned"))
+def _accuracy(result: Result) -> str:
+    before, after = on(result.dense).accuracy, on(result.pruned).accuracy
     if before is None or after is None:
         return ""
     rows = test_rows(result)
@@ -360,26 +316,24 @@ def _accuracy(result: dict[str, Any]) -> str:
     )
 
 
-def _worth(result: dict[str, Any]) -> str:
+def _worth(result: Result) -> str:
     """What the accuracy is worth beside that of always giving one answer."""
-    share = number(result, "pruned", "test", "majority_share")
-    before, after = (
-        number(result, model, "test", "balanced_accuracy") for model in ("dense", "pruned")
-    )
+    found, before = on(result.pruned), on(result.dense).balanced_accuracy
+    share, after = found.majority_share, found.balanced_accuracy
     if share is None or after is None:
         return ""
-    name = str(dig(result, "pruned", "test", "majority_class"))
     mean = percent(after) if before is None else f"{percent(before)} before, {percent(after)} after"
     return (
-        f"Always answering the commonest class, “{name}”, would be right for {percent(share)}; the "
-        f"mean over classes (balanced accuracy) is {mean}."
+        f"Always answering the commonest class, “{found.majority_class}”, would be right for "
+        f"{percent(share)}; the mean over classes (balanced accuracy) is {mean}."
     )
 
 
-def hardest_hit(result: dict[str, Any]) -> GroupRow | None:
+def hardest_hit(result: Result) -> GroupRow | None:
     """The counted group with the largest excess accuracy gap on test, if one was measured."""
-    rows = [row for row in group_rows(result) if row.counted and row.excess is not None]
-    return rows[0] if len(rows) > 1 and rows[0].change is not None else None
+    measured = [row for row in group_rows(result) if row.pruned.excess is not None]
+    rows = [row for row in measured if row.pruned.counted]
+    return rows[0] if len(rows) > 1 and rows[0].pruned.change is not None else None
 
 
 def beside_average(excess: float | None) -> str:
@@ -390,44 +344,42 @@ def beside_average(excess: float | None) -> str:
     return f"{points(abs(excess))} points {'more' if excess > 0 else 'less'} than average"
 
 
-def _hardest_hit(result: dict[str, Any]) -> str:
+def _hardest_hit(result: Result) -> str:
     row = hardest_hit(result)
-    if row is None or row.change is None:
+    if row is None or row.pruned.change is None:
         return ""
-    numbers = f"from {percent(row.dense)} to {percent(row.pruned)}"
-    if points(row.change) == "0.0":
+    change = row.pruned.change
+    numbers = f"from {percent(row.pruned.dense_accuracy)} to {percent(row.pruned.accuracy)}"
+    if points(change) == "0.0":
         return f"No group loses accuracy; the group “{row.name}” fares worst and stays unchanged."
-    if row.change > 0:
+    if change > 0:
         return (
             f"No group loses accuracy; the group “{row.name}” gains least, "
-            f"{points(row.change)} points ({numbers})."
+            f"{points(change)} points ({numbers})."
         )
     return (
-        f"The group “{row.name}” loses most: {points(-row.change)} points ({numbers}), "
-        f"{beside_average(row.excess)}."
+        f"The group “{row.name}” loses most: {points(-change)} points ({numbers}), "
+        f"{beside_average(row.pruned.excess)}."
     )
 
 
-def _infeasible(result: dict[str, Any], bounds: list[Limit]) -> list[str]:
+def _infeasible(result: Result, bounds: list[Limit]) -> list[str]:
     """Which limits could not be reached: groups, distances, and what was reached."""
     sentences = []
-    by_name = {limit.name: limit for limit in bounds}
-    listed = dig(result, "feasibility", "constraints")
-    for found in listed if isinstance(listed, list) else []:
-        limit = by_name.get(str(dig(found, "name")))
-        if limit is None or dig(found, "status") != "infeasible within this budget":
+    by_name = {limit.bound.name: limit for limit in bounds}
+    for found in result.feasibility.constraints if result.feasibility else []:
+        limit = by_name.get(found.name)
+        if limit is None or found.status != "infeasible within this budget":
             continue
-        show = points if limit.in_points else plain
-        unit = " points" if limit.in_points else ""
-        side = "under" if limit.floor else "over"
-        over = mapping(found, "over")
-        far = sorted(over, key=lambda name: -(number(over, name) or 0.0))
-        named = [f"“{n}” {show(number(over, n))}{unit} {side}" for n in far[:_MOST_NAMED]]
+        show, unit = points if limit.in_points else plain, limit.unit
+        side = "under" if limit.bound.floor else "over"
+        far = sorted(found.over, key=lambda name: -found.over[name])
+        named = [f"“{n}” {show(found.over[n])}{unit} {side}" for n in far[:_MOST_NAMED]]
         more = [f"{count(len(far) - _MOST_NAMED)} more"] if len(far) > _MOST_NAMED else []
         groups = f" ({', '.join([*named, *more])})" if named else ""
-        reached, ends = number(found, "tolerance_reached"), ""
+        reached, ends = found.tolerance_reached, ""
         if reached is not None:
-            best = "highest floor" if limit.floor else "smallest limit"
+            best = "highest floor" if limit.bound.floor else "smallest limit"
             ends = f"; the {best} it reached is {show(reached)}{unit}"
         sentences.append(
             f"{limit.title}: infeasible within this budget. The pressure on it grew and the "
@@ -436,30 +388,35 @@ def _infeasible(result: dict[str, Any], bounds: list[Limit]) -> list[str]:
     return sentences
 
 
-def _comparison(result: dict[str, Any]) -> str:
-    accuracy = number(result, "baseline", "test", "accuracy")
+def _comparison(result: Result) -> str:
+    accuracy = on(result.baseline).accuracy
     if accuracy is None:
         return ""
     text = f"For comparison, {BASELINE.lower()} pruning ends at {percent(accuracy)}"
-    rows = [r for r in group_rows(result) if r.counted and r.baseline_excess is not None]
+    rows = [
+        (row.baseline.excess, row)
+        for row in group_rows(result)
+        if row.pruned.counted and row.baseline.excess is not None
+    ]
     if len(rows) < 2:
         return text + "."
-    worst = max(rows, key=lambda row: row.baseline_excess or 0.0)
-    if worst.dense is None or worst.baseline is None or worst.baseline >= worst.dense:
+    excess, worst = max(rows, key=lambda found: found[0])
+    if worst.baseline.change is None or worst.baseline.change >= 0:
         return text + "."
     return (
         f"{text}; there the group “{worst.name}” loses most, "
-        f"{points(worst.dense - worst.baseline)} points, {beside_average(worst.baseline_excess)}."
+        f"{points(-worst.baseline.change)} points, {beside_average(excess)}."
     )
 
 
-def _caution(result: dict[str, Any], certificate: dict[str, Any] | None) -> str:
+def _caution(result: Result, certificate: dict[str, Any] | None) -> str:
     rows = test_rows(result)
     where = "the test rows" if rows is None else counted(rows, "test row")
     text = f"No certificate has been computed: these are point estimates on {where}."
     if certificate_line(certificate):
         text = f"All but the certificate are point estimates on {where}."
-    sizes = [r.rows for r in group_rows(result) if r.counted and r.rows]
+    inside = [row.pruned for row in group_rows(result) if row.pruned.counted]
+    sizes = [group.rows for group in inside if group.rows]
     if len(sizes) < 2:
         return text
     smallest = min(sizes)

@@ -12,7 +12,7 @@ from fairbilevel.run._analyze import (
 from fairbilevel.run._certify import certify_run
 from fairbilevel.run._config import FREE_OPTIONS, PLACE_OPTIONS, SWITCHES, Config, read_config
 from fairbilevel.run._dense_part import read_reference, write_reference
-from fairbilevel.run._evaluate import evaluate_run, read_like
+from fairbilevel.run._evaluate import DataEvaluation, evaluate_run, read_like
 from fairbilevel.run._export import (
     export,
     open_model,

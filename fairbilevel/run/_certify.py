@@ -198,8 +198,8 @@ def _copied(new: np.ndarray, own: np.ndarray) -> bool:
 def _trained_on(run: Run, rows: Dataset, alike: int) -> str | None:
     """What the dense model was trained on, as far as files tell."""
     apart = "" if alike else ", none of which is here"
-    if run.result["cost"]["dense_gradient_evaluations"]:
-        count = run.result["data"]["roles"]["fit"]
+    if run.result.cost.dense_gradient_evaluations:
+        count = run.result.data.roles["fit"]
         return f"the {count} fit rows of this run{apart}"
     given = run.config.get("dense")
     source = None if given is None else Path(given)

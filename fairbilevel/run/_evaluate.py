@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from jaxtyping import Float
 
 from fairbilevel import fairness
 from fairbilevel.data import Dataset, Options, load
+from fairbilevel.fairness import Evaluation, Outcomes
 from fairbilevel.problem import probabilities
 from fairbilevel.records import write_text
 from fairbilevel.run._folder import Run
@@ -22,6 +24,10 @@ from fairbilevel.run._rows import read_rows
 
 # What the run did to names; models written before it was recorded had done nothing.
 _FORMER = ("merged", "merged_classes", "dropped_classes")
+_OWN = (
+    "These are the rows that the run was made from, those it was fitted on among them: they say "
+    "nothing of new data."
+)
 
 
 def reading(run: Run) -> dict[str, Any]:
@@ -62,9 +68,44 @@ def file_hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+@dataclass(frozen=True)
+class DataEvaluation:
+    """A run's networks on a data source.
+
+    Attributes:
+        data: name of the data.
+        fingerprint: SHA-256 of its rows.
+        rows: that were read.
+        scored: with a label and a group.
+        unlabelled: predicted and counted, never scored.
+        without_group: labelled, but not scored.
+        skipped: rows left out, by reason.
+        notes: sentences a reader should know.
+        unseen_levels: rows with a value never seen in fit, by column.
+        dense: the dense reference on the rows that are scored.
+        pruned: the sparse network on them.
+    """
+
+    data: str
+    fingerprint: str
+    rows: int
+    scored: int
+    unlabelled: int
+    without_group: int
+    skipped: dict[str, int]
+    notes: list[str]
+    unseen_levels: dict[str, int]
+    dense: Evaluation
+    pruned: Evaluation
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return dataclasses.asdict(self)
+
+
 def evaluate_run(
     run: Run, source: str, *, predictions: Path | None = None, split: str | None = None
-) -> dict[str, Any]:
+) -> DataEvaluation:
     """Evaluate the sparse and the dense network on a data source.
 
     Args:
@@ -76,54 +117,47 @@ def evaluate_run(
             (``dense_p_CLASS``, ``pruned_p_CLASS``).
         split: of a TensorFlow data set.
 
-    Returns:
-        ``rows``, ``unlabelled`` (predicted and counted, never scored), ``skipped``, ``dense`` and
-        ``pruned`` performance, ``gaps``, ``unseen`` levels of categorical columns.
-
     Raises:
         ValueError: data of another form, labels or groups outside the run's.
     """
     data = read_like(run, source, split=split)
-    dense, pruned = run.logits(data.inputs, dense=True), run.logits(data.inputs)
+    answers = {"dense": run.logits(data.inputs, dense=True), "pruned": run.logits(data.inputs)}
     scored = (data.y >= 0) & (data.group >= 0)
     y, group = data.y[scored], data.group[scored]
-    counted = np.asarray(run.description["counted"], bool)
-    notes = list(data.notes)
-    if data.fingerprint == run.result["data"]["fingerprint"]:
-        notes.append(
-            "These are the rows that the run was made from, those it was fitted on among them: "
-            "they say nothing of new data."
-        )
-    else:
-        notes += _used(run, data)
-    results: dict[str, Any] = {
-        "data": data.name,
-        "fingerprint": data.fingerprint,
-        "rows": len(data),
-        "scored": int(scored.sum()),
-        "unlabelled": int((data.y < 0).sum()),
-        "without_group": int(((data.group < 0) & (data.y >= 0)).sum()),
-        "skipped": dict(data.skipped),
-        "notes": notes,
-        "unseen_levels": run.encoder.unseen(data.inputs),
-    }
-    right = {}
-    for name, logits in (("dense", dense), ("pruned", pruned)):
-        right[name], loss = fairness.judge(logits[scored], y)
-        results[name] = fairness.performance(
-            right[name],
-            loss,
+    judged = {name: fairness.judge(logits[scored], y) for name, logits in answers.items()}
+    found = {
+        name: fairness.evaluate(
+            Outcomes(
+                judged[name][0],
+                judged["dense"][0],
+                judged[name][1],
+                judged["dense"][1],
+                y,
+                answers[name][scored].argmax(-1),
+            ),
             group,
             run.groups,
-            label=y,
-            answer=logits[scored].argmax(-1),
+            np.asarray(run.description["counted"], bool),
             classes=run.classes,
+            role=data.name,
         )
-    results["gaps"] = fairness.gaps(right["dense"], right["pruned"], group, run.groups, counted)
+        for name in answers
+    }
     if predictions is not None:
-        answers = {"dense": dense, "pruned": pruned}
         write_predictions(predictions, data, answers, run.classes, run.groups)
-    return results
+    own = data.fingerprint == run.result.data.fingerprint
+    return DataEvaluation(
+        data=data.name,
+        fingerprint=data.fingerprint,
+        rows=len(data),
+        scored=int(scored.sum()),
+        unlabelled=int((data.y < 0).sum()),
+        without_group=int(((data.group < 0) & (data.y >= 0)).sum()),
+        skipped=dict(data.skipped),
+        notes=[*data.notes, *([_OWN] if own else _used(run, data))],
+        unseen_levels=run.encoder.unseen(data.inputs),
+        **found,
+    )
 
 
 def _used(run: Run, data: Dataset) -> list[str]:

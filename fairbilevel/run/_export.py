@@ -191,12 +191,12 @@ def _provenance(source: Solution | Run) -> dict[str, Any]:
     if isinstance(source, Run):
         result, model = source.result, source.path / MODEL
         run = {
-            "method": result["method"],
+            "method": result.method,
             "seed": source.config.get("seed"),
-            "data": result["data"]["fingerprint"],
+            "data": result.data.fingerprint,
             "pruned_model": file_hash(model / "sparse.npz"),
             "dense_model": file_hash(model / "dense.npz"),
-            "versions": result.get("versions"),
+            "versions": result.versions,
         }
         return {"run": run, "reading": reading(source), "versions": versions()}
     data = source.problem.data

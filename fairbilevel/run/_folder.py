@@ -31,6 +31,7 @@ from fairbilevel.records import (
     ROWS,
     TENSORBOARD,
     JsonLines,
+    Result,
     check_completed,
     is_run_folder,
     read_json_lines,
@@ -118,7 +119,7 @@ def of_baseline(steps: int) -> Callable[[dict[str, Any]], dict[str, Any]]:
     return told
 
 
-def finish(path: Path, solution: Solution, result: dict[str, Any]) -> None:
+def finish(path: Path, solution: Solution, result: Result) -> None:
     """Model files and rows, the result, the report: a folder with a result is complete."""
     (path / MODEL).mkdir(exist_ok=True)
     deploy.save_model(path / MODEL, solution)
@@ -172,30 +173,17 @@ class Run(deploy.ModelFiles):
     Attributes:
         path: its folder.
         config: options it was made with.
-        result: ``result.json``.
+        result: ``result.json``, typed.
         metrics: records of ``metrics.jsonl``.
     """
 
     path: Path
     config: dict[str, Any]
-    result: dict[str, Any]
+    result: Result
     metrics: list[dict[str, Any]]
 
     def __repr__(self) -> str:
-        of = report.dig
-        achieved = report.number(self.result, "sparsity", "achieved")
-        dense, pruned = (
-            _display.percent(report.number(self.result, model, "test", "accuracy"))
-            for model in ("dense", "pruned")
-        )
-        return _display.line(
-            "Run",
-            str(self.path),
-            f"{of(self.result, 'model', 'name')} on {of(self.result, 'data', 'name')}",
-            f"{of(self.result, 'method')} removed {_display.percent(achieved)} of the "
-            f"{of(self.result, 'sparsity', 'unit')}s",
-            f"accuracy on test {pruned}, dense {dense}",
-        )
+        return _display.line("Run", str(self.path), *self.result.facts())
 
     def logits(self, inputs: Any, *, dense: bool = False) -> Float[np.ndarray, "rows classes"]:
         """Logits of rows in the form the data came in.

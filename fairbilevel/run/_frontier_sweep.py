@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from fairbilevel import devices
+from fairbilevel.fairness import Evaluation
 from fairbilevel.problem import FairPruningProblem, Reference
 from fairbilevel.records import CHECKPOINTS, Checkpoints
 from fairbilevel.run._config import Config
@@ -148,15 +150,19 @@ def with_tolerance(problem: FairPruningProblem, tolerance: float) -> FairPruning
 
 
 def _point(
-    method: str, sparsity: float, tolerance: float | None, seen: Any, evaluations: float
+    method: str,
+    sparsity: float,
+    tolerance: float | None,
+    seen: Callable[[str], Evaluation],
+    evaluations: float,
 ) -> dict[str, Any]:
     """A line of the table; ``seen`` gives what a role's rows say."""
     point: dict[str, Any] = {"method": method, "sparsity": sparsity, "tolerance": tolerance}
     for role in ROLES:
         found = seen(role)
-        point[f"{role}_accuracy"] = found["performance"]["accuracy"]
-        point[f"{role}_gap"] = found["gaps"]["max_excess_accuracy_gap"]
-        point[f"{role}_worst_group"] = found["gaps"]["worst_group_accuracy"]
+        point[f"{role}_accuracy"] = found.accuracy
+        point[f"{role}_gap"] = found.gaps.excess_accuracy.largest
+        point[f"{role}_worst_group"] = found.worst_group_accuracy
     return {**point, "gradient_evaluations": round(evaluations, 1), "chosen": False}
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fairbilevel import report
+from fairbilevel.fairness import Evaluation
 from fairbilevel.records import (
     CERTIFICATE,
     CONFIG,
@@ -155,16 +156,16 @@ def _summary(path: Path) -> RunSummary:
         again = f"fairbilevel solve --resume {shlex.quote(str(path))} goes on with it"
         return RunSummary(str(path), "unfinished", f"{where}; {again}", **asked)
     result = read_result(path)
-    status = _text(result, "status") or "completed"
+    status = result.status
     if status not in _ENDS:
         raise RecordError(f"{path / RESULT} has an unknown status {status!r}")
     known: dict[str, Any] = {
         **asked,
-        "data": _text(result, "data", "name") or asked["data"],
-        "model": _text(result, "model", "name") or asked["model"],
-        "method": _text(result, "method") or asked["method"],
+        "data": result.data.name or asked["data"],
+        "model": result.model.name or asked["model"],
+        "method": result.method or asked["method"],
     }
-    note = _text(result, "diagnosis")
+    note = result.diagnosis
     try:
         known["certificate"] = _certificate(path / CERTIFICATE)
         of_others = sorted(path.glob("certificate-*.json"))
@@ -172,10 +173,11 @@ def _summary(path: Path) -> RunSummary:
     except RecordError as error:
         note = _sentence(error)
     if status == "completed":
+        found = result.pruned.get("test", Evaluation())
         known |= {
-            "dense_accuracy": number(result, "dense", "test", "accuracy"),
-            "accuracy": number(result, "pruned", "test", "accuracy"),
-            "largest_gap": number(result, "gaps", "test", "max_excess_accuracy_gap"),
+            "dense_accuracy": found.dense_accuracy,
+            "accuracy": found.accuracy,
+            "largest_gap": found.gaps.excess_accuracy.largest,
             "limits": _LIMITS.get(report.judge(result).state),
         }
     return RunSummary(str(path), status, note, **known)

@@ -12,12 +12,24 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import msgspec
 import numpy as np
 
 from fairbilevel import _trees
-from fairbilevel.fairness import Constraint
+from fairbilevel.fairness import Constraint, Evaluation
 from fairbilevel.problem import REPORTED_ROLES, FairPruningProblem, Network, Reference
-from fairbilevel.records import SCHEMA_VERSION
+from fairbilevel.records import (
+    ConstraintResult,
+    CostResult,
+    DataResult,
+    FeasibilityResult,
+    Kept,
+    LayerResult,
+    MachineResult,
+    ModelResult,
+    Result,
+    SparsityResult,
+)
 from fairbilevel.train import Costs, Solution, rollback_warnings
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
@@ -77,42 +89,60 @@ def command() -> str:
     return shlex.join(words)
 
 
-def describe_data(problem: FairPruningProblem) -> dict[str, Any]:
+def describe_data(problem: FairPruningProblem) -> DataResult:
     """The ``data`` part."""
     data = problem.data
-    return {
-        "name": data.name,
-        "classes": list(data.classes),
-        "groups": list(data.groups),
-        "counted_groups": [g for g, c in zip(data.groups, problem.counted, strict=True) if c],
-        "roles": {name: len(rows) for name, rows in problem.roles.items()},
-        "skipped": dict(data.skipped),
-        "notes": list(data.notes),
-        "fingerprint": data.fingerprint,
-    }
+    return DataResult(
+        name=data.name,
+        classes=list(data.classes),
+        groups=list(data.groups),
+        counted_groups=[g for g, c in zip(data.groups, problem.counted, strict=True) if c],
+        roles={name: len(rows) for name, rows in problem.roles.items()},
+        skipped=dict(data.skipped),
+        notes=list(data.notes),
+        fingerprint=data.fingerprint,
+    )
 
 
 def evaluate_roles(
     problem: FairPruningProblem, network: Network, reference: Reference
-) -> dict[str, dict[str, Any]]:
-    """Summaries of a network on every role that is reported."""
+) -> dict[str, Evaluation]:
+    """A network on every role that is reported."""
     return {
-        role: problem.summarize(problem.outcomes(network, reference, rows), rows)
+        role: problem.evaluate(problem.outcomes(network, reference, rows), rows, role)
         for role, rows in ((r, problem.roles[r]) for r in REPORTED_ROLES)
     }
 
 
-def _part(summaries: dict[str, dict[str, Any]], name: str) -> dict[str, Any]:
-    return {role: summary[name] for role, summary in summaries.items()}
+def _constraint(
+    constraint: Constraint, groups: Sequence[str], multipliers: dict[str, float]
+) -> ConstraintResult:
+    given = constraint.tolerance
+    own = dict(zip(groups, given, strict=True)) if isinstance(given, tuple) else {}
+    return ConstraintResult(
+        constraint.name,
+        constraint.called,
+        constraint.meaning,
+        constraint.unit,
+        constraint.common,
+        own,
+        constraint.floor,
+        constraint.surrogate,
+        multipliers,
+    )
 
 
-def _tolerance(constraint: Constraint, groups: Sequence[str]) -> dict[str, Any]:
-    """One number, or ``None`` and one a group; whether it bounds from below."""
-    given, floor = constraint.tolerance, constraint.floor
-    if not isinstance(given, tuple):
-        return {"tolerance": given, "floor": floor}
-    own = dict(zip(groups, given, strict=True))
-    return {"tolerance": None, "group_tolerance": own, "floor": floor}
+def _sparsity(solution: Solution) -> SparsityResult:
+    cost = solution.network_cost()
+    return SparsityResult(
+        requested=solution.sparsity,
+        unit=solution.granularity,
+        granularity=solution.granularity,
+        budget=solution.allocation.budget.kind,
+        parameters=Kept(cost.parameters, cost.dense_parameters),
+        multiply_adds=Kept(cost.multiply_adds, cost.dense_multiply_adds),
+        **solution.allocation.describe(solution.masks),
+    )
 
 
 def build_result(
@@ -121,10 +151,8 @@ def build_result(
     *,
     seed: int,
     dense_costs: Costs | None = None,
-    status: str = "completed",
-    diagnosis: str | None = None,
     typed: str | None = None,
-) -> dict[str, Any]:
+) -> Result:
     """The whole of ``result.json``.
 
     Args:
@@ -132,75 +160,48 @@ def build_result(
         baseline: gradual magnitude pruning's, if it ran.
         seed: of the run.
         dense_costs: what training the dense model cost, if it was trained here.
-        status: ``"completed"`` or ``"diverged"``.
-        diagnosis: a sentence, if it diverged.
         typed: the command that began the run; this process's own by default.
     """
     problem, reference = solution.problem, solution.reference
-    dense = evaluate_roles(problem, reference.network, reference)
-    pruned = evaluate_roles(problem, solution.network, reference)
-    other = None if baseline is None else evaluate_roles(problem, baseline.network, reference)
     costs = [c for c in (dense_costs, solution.costs, baseline and baseline.costs) if c]
-    unit = solution.granularity
-    constraints = [
-        {
-            "name": constraint.name,
-            **_tolerance(constraint, problem.groups),
-            "surrogate": constraint.surrogate,
-            "value": {role: s["values"][i] for role, s in pruned.items()},
-            "largest_violation": {role: s["violations"][i] for role, s in pruned.items()},
-            "multipliers": solution.multipliers.get(constraint.name, {}),
-        }
-        for i, constraint in enumerate(problem.constraints)
-    ]
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "status": status,
-        **({} if diagnosis is None else {"diagnosis": diagnosis}),
-        "command": command() if typed is None else typed,
-        "method": solution.method,
-        "seed": seed,
-        "versions": versions(),
-        "machine": machine(problem),
-        "data": describe_data(problem),
-        "model": {"name": problem.model.name, "parameters": _trees.size(reference.network.params)},
-        "sparsity": {
-            "requested": solution.sparsity,
-            **solution.allocation.describe(solution.masks),
-            **solution.network_cost().to_json(),
-            "unit": unit,
-            "granularity": solution.granularity,
-            "budget": solution.allocation.budget.kind,
-        },
-        "layers": [
-            {
-                "name": units.name,
-                "prunable": int(np.size(solution.masks[units.name])),
-                "kept": int(np.count_nonzero(np.asarray(solution.masks[units.name]))),
-            }
-            for units in problem.layers.units(unit)
+    spent = None if baseline is None else round(baseline.costs.gradient_evaluations, 2)
+    feasibility = solution.feasibility and solution.feasibility.to_json()
+    return Result(
+        command=command() if typed is None else typed,
+        method=solution.method,
+        seed=seed,
+        versions=versions(),
+        machine=MachineResult(**machine(problem)),
+        data=describe_data(problem),
+        model=ModelResult(problem.model.name, _trees.size(reference.network.params)),
+        sparsity=_sparsity(solution),
+        layers=[
+            LayerResult(
+                units.name,
+                int(np.size(solution.masks[units.name])),
+                int(np.count_nonzero(np.asarray(solution.masks[units.name]))),
+            )
+            for units in problem.layers.units(solution.granularity)
         ],
-        "dense": _part(dense, "performance"),
-        "pruned": _part(pruned, "performance"),
-        "baseline": None if other is None else _part(other, "performance"),
-        "gaps": _part(pruned, "gaps"),
-        "baseline_gaps": None if other is None else _part(other, "gaps"),
-        "constraints": constraints,
-        "feasibility": solution.feasibility and solution.feasibility.to_json(),
-        "cost": {
-            "gradient_evaluations": round(solution.costs.gradient_evaluations, 2),
-            "dense_gradient_evaluations": round(reference.gradient_evaluations, 2),
-            "baseline_gradient_evaluations": (
-                None if baseline is None else round(baseline.costs.gradient_evaluations, 2)
-            ),
-            "seconds": round(sum(c.seconds for c in costs), 3),
-            "compile_seconds": round(sum(c.compile_seconds for c in costs), 3),
-            "peak_memory_mb": peak_memory_mb(),
-        },
-        "constant_answer": solution.constant_answer,
-        "rollbacks": [*reference.rollbacks, *solution.rollbacks],
-        "warnings": [
-            *rollback_warnings(reference.rollbacks),
-            *solution.warnings,
+        constraints=[
+            _constraint(c, problem.groups, solution.multipliers.get(c.name, {}))
+            for c in problem.constraints
         ],
-    }
+        dense=evaluate_roles(problem, reference.network, reference),
+        pruned=evaluate_roles(problem, solution.network, reference),
+        baseline={} if baseline is None else evaluate_roles(problem, baseline.network, reference),
+        feasibility=None
+        if feasibility is None
+        else msgspec.convert(feasibility, FeasibilityResult),
+        cost=CostResult(
+            gradient_evaluations=round(solution.costs.gradient_evaluations, 2),
+            dense_gradient_evaluations=round(reference.gradient_evaluations, 2),
+            baseline_gradient_evaluations=spent,
+            seconds=round(sum(c.seconds for c in costs), 3),
+            compile_seconds=round(sum(c.compile_seconds for c in costs), 3),
+            peak_memory_mb=peak_memory_mb(),
+        ),
+        constant_answer=solution.constant_answer,
+        rollbacks=[*reference.rollbacks, *solution.rollbacks],
+        warnings=[*rollback_warnings(reference.rollbacks), *solution.warnings],
+    )

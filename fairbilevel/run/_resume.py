@@ -16,6 +16,7 @@ from fairbilevel.records import (
     RESULT,
     Checkpoints,
     RecordError,
+    Result,
     check_completed,
     differences,
     is_locked,
@@ -38,7 +39,7 @@ def has_result(path: Path) -> bool:
     return (path / RESULT).is_file()
 
 
-def complete(path: Path) -> dict[str, Any]:
+def complete(path: Path) -> Result:
     """What a run that has a result still has to do: its report, and no checkpoints.
 
     Returns:

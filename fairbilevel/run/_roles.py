@@ -35,7 +35,7 @@ def rows_by_role(run: Run, roles: Sequence[str], instead: str) -> dict[str, Data
         )
     config = Config.from_mapping(run.config)
     data, counted = read_data(config)
-    if data.fingerprint != run.result["data"]["fingerprint"]:
+    if data.fingerprint != run.result.data.fingerprint:
         raise ValueError(
             f"the data at {config.data} has changed since the run, so its {named} rows cannot be "
             f"told: restore it, or {instead}"

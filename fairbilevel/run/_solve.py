@@ -14,12 +14,13 @@ from fairbilevel.records import (
     CHECKPOINTS,
     MODEL,
     RESULT,
-    SCHEMA_VERSION,
     TENSORBOARD,
     CheckpointError,
     Checkpoints,
     Interrupted,
     JsonLines,
+    MachineResult,
+    Result,
     TensorBoard,
     locked,
     write_json,
@@ -74,7 +75,7 @@ def solve_run(
     *,
     resume: bool = False,
     say: Callable[[str], None] = lambda sentence: None,
-) -> dict[str, Any]:
+) -> Result:
     """Train, solve, compare, and write the run folder.
 
     Checkpoints go below ``path/checkpoints`` until the run ends. SIGTERM and Ctrl-C end it after
@@ -145,7 +146,7 @@ def _solve_locked(
     progress: Callable[[dict[str, Any]], None],
     resume: bool,
     say: Callable[[str], None],
-) -> dict[str, Any]:
+) -> Result:
     config = prepared.config
     events = Events(path)
     typed = (events.first("command") if resume else None) or command()
@@ -224,15 +225,12 @@ def _record_failure(path: Path, prepared: Prepared, error: ValueError, typed: st
         (path / MODEL).mkdir(exist_ok=True)
         deploy.save_network(path / MODEL / "last_good.npz", error.last_good)
         status |= {"status": "diverged", "phase": error.phase, "step": error.step}
-    write_json(
-        path / RESULT,
-        {
-            "schema_version": SCHEMA_VERSION,
-            **status,
-            "command": typed,
-            "seed": prepared.config.seed,
-            "versions": versions(),
-            "machine": machine(prepared.problem),
-            "data": describe_data(prepared.problem),
-        },
+    result = Result(
+        **status,
+        command=typed,
+        seed=prepared.config.seed,
+        versions=versions(),
+        machine=MachineResult(**machine(prepared.problem)),
+        data=describe_data(prepared.problem),
     )
+    write_json(path / RESULT, result.to_json())

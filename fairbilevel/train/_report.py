@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from fairbilevel import fairness
 from fairbilevel.devices import copied
 from fairbilevel.problem import FairPruningProblem, Network, Reference
 from fairbilevel.train._divergence import DivergenceError, exploded
@@ -34,23 +33,17 @@ def tune_record(
     """Evaluate a network on tune, beside the dense reference if there is one."""
     rows = problem.roles["tune"]
     outcomes = problem.outcomes(network, reference, rows)
-    correct = np.asarray(outcomes.correct)
-    performance = fairness.performance(
-        correct, np.asarray(outcomes.loss), problem.group[rows], problem.groups
-    )
-    log = {"accuracy": performance["accuracy"], "loss": performance["loss"]}
+    found = problem.evaluate(outcomes, rows, "tune")
+    log = {"accuracy": found.accuracy, "loss": found.loss}
+    log["worst_group_accuracy"] = found.worst_group_accuracy
     violations: tuple[float, ...] = ()
-    if reference is None:
-        rates = performance["group_accuracy"].values()
-        log["worst_group_accuracy"] = min((r for r in rates if r is not None), default=None)
-    else:
-        summary = problem.summarize(outcomes, rows)
-        violations = tuple(v for v in summary["violations"] if v is not None)
-        log["worst_group_accuracy"] = summary["gaps"]["worst_group_accuracy"]
-        log["max_excess_accuracy_gap"] = summary["gaps"]["max_excess_accuracy_gap"]
+    if reference is not None:
+        measured = [c.violation for c in found.constraints.values()]
+        violations = tuple(v for v in measured if v is not None)
+        log["max_excess_accuracy_gap"] = found.gaps.excess_accuracy.largest
         log["largest_violation"] = max(violations, default=None)
     # Without tune rows there is nothing to stop by: every network is as good, the last one stays.
-    return TuneRecord(performance["accuracy"] or 0.0, violations, log)
+    return TuneRecord(found.accuracy or 0.0, violations, log)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from jaxtyping import Float, Shaped
 
 from fairbilevel import _display, _options, masks
 from fairbilevel.data import as_labels
+from fairbilevel.fairness import Evaluation
 from fairbilevel.masks import Allocation, Budget, Masks
 from fairbilevel.problem import (
     REPORTED_ROLES,
@@ -140,8 +141,8 @@ class Solution:
             self.granularity,
         )
 
-    def evaluate(self, role: str = "test") -> dict[str, Any]:
-        """Performance, gaps and violations on a role's rows.
+    def evaluate(self, role: str = "test") -> Evaluation:
+        """The network on a role's rows: every group, gaps and constraints, beside the dense one.
 
         Args:
             role: fit, select, tune or test.
@@ -156,6 +157,5 @@ class Solution:
             )
         _options.one_of("role", role, REPORTED_ROLES)
         rows = self.problem.roles[role]
-        return self.problem.summarize(
-            self.problem.outcomes(self.network, self.reference, rows), rows
-        )
+        outcomes = self.problem.outcomes(self.network, self.reference, rows)
+        return self.problem.evaluate(outcomes, rows, role)

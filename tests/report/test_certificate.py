@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import fairbilevel as fb
-from fairbilevel.report import render, verdict
+from stored import render, verdict
 
 
 def certificate(names, gap="excess-accuracy-gap", **options):

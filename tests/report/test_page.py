@@ -16,7 +16,8 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
-from fairbilevel.report import render, summary_table, verdict, write_report
+from fairbilevel.report import write_report
+from stored import render, summary_table, verdict
 
 MakeRun = Callable[..., tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]]
 
