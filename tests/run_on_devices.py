@@ -81,8 +81,8 @@ def numbers(solution: fb.Solution) -> dict[str, np.ndarray]:
         for name in ("violations", "multipliers"):
             values = [v for part in record.get(name, {}).values() for v in part.values()]
             out[f"metric/{i}/{name}"] = np.asarray(values)
-    gaps = solution.evaluate("test")["gaps"]
-    out["metric/test"] = np.asarray(gaps["max_excess_accuracy_gap"])
+    gap = solution.evaluate("test").gaps.excess_accuracy
+    out["metric/test"] = np.asarray(gap.largest)
     return out
 
 

@@ -19,6 +19,7 @@ from scipy import stats
 import fairbilevel as fb
 from fairbilevel.analysis import Lanczos, _curvature, _rows
 from fairbilevel.cli import main
+from fairbilevel.records._folder import seal
 from fairbilevel.run import solution_line, solution_plane, write_analysis
 from fairbilevel.run._analyze import choose_rows
 from fairbilevel.run._folder import claim
@@ -621,7 +622,7 @@ def _changed(run):
     arrays["x"] = arrays["x"][::-1]
     np.savez(other, **arrays)
     path.write_text(json.dumps({**config, "data": str(other)}))
-    fb.records.write_result(path.parent, json.loads((path.parent / "result.json").read_text()))
+    seal(path.parent, (path.parent / "result.json").read_text())
 
 
 def _from_python(run):
@@ -629,7 +630,7 @@ def _from_python(run):
     config = json.loads(path.read_text())
     del config["data"]
     path.write_text(json.dumps(config))
-    fb.records.write_result(run, json.loads((run / "result.json").read_text()))
+    seal(run, (run / "result.json").read_text())
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from fairbilevel.certificates import (
 )
 from fairbilevel.cli import main
 from fairbilevel.data import row_fingerprints
+from fairbilevel.records._folder import seal
 
 
 def predictions(rows=600, groups=3, damage=(0.02, 0.02, 0.02), seed=0):
@@ -572,7 +573,7 @@ def test_new_rows_are_taken_and_used_ones_refused(place, finished, capsys):
 def changed(run, name, values):
     """Another file of a run, with a manifest that fits it."""
     (run / name).write_text(json.dumps(values))
-    fb.records.write_result(run, json.loads((run / "result.json").read_text()))
+    seal(run, (run / "result.json").read_text())
 
 
 def test_what_a_run_cannot_certify(place, finished, capsys, tmp_path):

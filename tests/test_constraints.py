@@ -370,7 +370,13 @@ def improbable(logits, y):
 
 def own_errors(bound, tolerance=0.02, **options):
     return Custom(
-        name="errors", true=wrong, smooth=improbable, bound=bound, tolerance=tolerance, **options
+        name="errors",
+        true=wrong,
+        smooth=improbable,
+        bound=bound,
+        tolerance=tolerance,
+        unit="points",
+        **options,
     )
 
 
@@ -427,8 +433,6 @@ QUICK = {"steps": 120, "batch_size": 16, "buffer_size": 4}
 
 
 def test_all_of_them_at_once_and_in_the_result(tiny_problem, tmp_path):
-    import json
-
     constraints = [
         WorstGroupAccuracy(0.9), DemographicParity(0.01), EqualOpportunity(0.01),
         EqualizedOdds(0.01), ExcessAccuracyGap({"few": 0.05, "*": 0.0}), own_errors("range"),
@@ -443,22 +447,24 @@ def test_all_of_them_at_once_and_in_the_result(tiny_problem, tmp_path):
         assert min(values.values()) >= 0
         assert max(values.values()) > 0, constraint.name
     fb.save_run(solution, tmp_path / "run")
-    result = json.loads((tmp_path / "run" / "result.json").read_text())
-    by_name = {c["name"]: c for c in result["constraints"]}
+    result = fb.records.read_result(tmp_path / "run")
+    by_name = {c.name: c for c in result.constraints}
     assert set(by_name) == {c.name for c in constraints}
     floor = by_name["worst-group-accuracy"]
-    assert floor["floor"] is True
-    worst = result["gaps"]["test"]["worst_group_accuracy"]
-    assert floor["value"]["test"] == pytest.approx(worst, abs=1e-12)
-    assert floor["largest_violation"]["test"] == pytest.approx(0.9 - worst, abs=1e-12)
-    own = by_name["errors"]
-    gap = result["gaps"]["test"]["accuracy_gap"]
-    assert own["value"]["test"] == pytest.approx(gap, abs=1e-12)
+    assert floor.floor is True
+    seen = result.pruned["test"]
+    measured = seen.constraints
+    assert floor.title == measured["worst-group-accuracy"].title == "Accuracy of the worst group"
+    worst = seen.worst_group_accuracy
+    assert measured["worst-group-accuracy"].value == pytest.approx(worst, abs=1e-12)
+    assert measured["worst-group-accuracy"].violation == pytest.approx(0.9 - worst, abs=1e-12)
+    assert measured["errors"].value == pytest.approx(seen.gaps.accuracy.largest, abs=1e-12)
+    assert (by_name["errors"].title, by_name["errors"].unit) == ("Errors", "points")
     tolerances = by_name["excess-accuracy-gap"]
-    assert tolerances["tolerance"] is None
-    assert tolerances["group_tolerance"] == {"many": 0.0, "some": 0.0, "few": 0.05}
-    psi = result["gaps"]["test"]["excess_accuracy_gap"]
-    assert tolerances["largest_violation"]["test"] == pytest.approx(
+    assert tolerances.tolerance is None
+    assert tolerances.group_tolerance == {"many": 0.0, "some": 0.0, "few": 0.05}
+    psi = {name: group.excess for name, group in seen.groups.items()}
+    assert measured["excess-accuracy-gap"].violation == pytest.approx(
         max(psi["many"], psi["some"], psi["few"] - 0.05), abs=1e-12
     )
     # What is reported of rates is fairlearn's on the same predictions.
@@ -498,7 +504,7 @@ def test_demographic_parity_is_brought_about():
         solution = fb.solve(
             problem, sparsity=0.3, steps=600, dense_steps=100, batch_size=64, dual_step=0.2
         )
-        gaps[tolerance] = solution.evaluate("test")["values"][0]
+        gaps[tolerance] = solution.evaluate("test").constraints["demographic-parity"].value
     assert gaps[0.99] > 0.4
     assert gaps[0.05] < 0.2
 

@@ -258,7 +258,7 @@ def test_a_table_goes_in_raw(run, name, encoded, tmp_path, capsys):
     columns = read.about["input"].get("columns")
     names = None if columns is None else [c["name"] for c in columns]
     assert names == (None if encoded else ["age", "job", "pay", "sex"])
-    assert read.about["run"]["data"] == loaded.result["data"]["fingerprint"]
+    assert read.about["run"]["data"] == loaded.result.data.fingerprint
 
 
 def test_predictions_of_a_file_are_those_of_the_run(run, tmp_path, capsys):

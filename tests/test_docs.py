@@ -66,8 +66,8 @@ def test_the_examples_of_contributing_work_as_printed(tiny_problem):
         removed = sum(int((mask == 0).sum()) for mask in solution.masks.values())
         assert removed == sum(mask.size for mask in solution.masks.values()) // 2
         found = solution.evaluate("test")
-        worst = 1 - min(found["performance"]["group_accuracy"].values())
-        assert found["violations"] == [pytest.approx(worst - 0.2)]
+        worst = 1 - min(group.accuracy for group in found.groups.values())
+        assert [c.violation for c in found.constraints.values()] == [pytest.approx(worst - 0.2)]
     rows = names["Wine"]().read(None, None)
     assert len(rows.read([0, 1])) == 2
     assert len(rows.attributes) == 178

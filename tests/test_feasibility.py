@@ -108,22 +108,20 @@ def test_a_feasible_tolerance_is_met():
 
 
 def test_the_result_and_the_words_say_so(infeasible, tmp_path):
-    import json
-
     fb.save_run(infeasible, tmp_path / "run")
-    result = json.loads((tmp_path / "run" / "result.json").read_text())
-    kept = result["feasibility"]
-    assert kept["status"] == "infeasible within this budget"
-    floor = kept["constraints"][0]
-    assert floor["name"] == "worst-group-accuracy"
-    assert floor["tolerance_reached"] == infeasible.feasibility.constraints[0].tolerance
-    assert floor["over"] == infeasible.feasibility.constraints[0].over
+    result = fb.records.read_result(tmp_path / "run")
+    kept = result.feasibility
+    assert kept.status == "infeasible within this budget"
+    floor = kept.constraints[0]
+    assert floor.name == "worst-group-accuracy"
+    assert floor.tolerance_reached == infeasible.feasibility.constraints[0].tolerance
+    assert floor.over == infeasible.feasibility.constraints[0].over
     words = report.verdict(result)
-    reached = 100 * floor["tolerance_reached"]
+    reached = 100 * floor.tolerance_reached
     assert "Accuracy of the worst group: infeasible within this budget." in words
     assert f"the highest floor it reached is {reached:.1f} points" in words
-    worst = max(floor["over"], key=floor["over"].get)
-    assert f"“{worst}” {100 * floor['over'][worst]:.1f} points under" in words
+    worst = max(floor.over, key=floor.over.get)
+    assert f"“{worst}” {100 * floor.over[worst]:.1f} points under" in words
     assert "floor 80.0 points: not met" in words
     page = (tmp_path / "run" / "report.html").read_text()
     assert "infeasible within this budget" in page

@@ -57,8 +57,8 @@ def test_a_point_is_the_single_run(prepared, points, reference):
     single = method.run(tolerated(prepared, 0.02), reference)
     for role in ("tune", "test"):
         seen = single.evaluate(role)
-        assert points[2][f"{role}_accuracy"] == seen["performance"]["accuracy"]
-        assert points[2][f"{role}_gap"] == seen["gaps"]["max_excess_accuracy_gap"]
+        assert points[2][f"{role}_accuracy"] == seen.accuracy
+        assert points[2][f"{role}_gap"] == seen.gaps.excess_accuracy.largest
     assert points[2]["gradient_evaluations"] == round(single.costs.gradient_evaluations, 1)
 
 
@@ -70,7 +70,7 @@ def test_pairs_differ_by_what_was_asked(prepared, reference):
         told = solution.allocation.describe(solution.masks)
         prunable = sum(int(np.size(m)) for m in solution.masks.values())
         assert told["kept"] == prunable - int(sparsity * prunable + 1e-9)
-        assert 0 <= solution.evaluate("test")["performance"]["accuracy"] <= 1
+        assert 0 <= solution.evaluate("test").accuracy <= 1
         totals.append(sum(solution.multipliers["excess-accuracy-gap"].values()))
     tight, _, loose = totals
     assert loose == 0 < tight  # half of all answers may be lost

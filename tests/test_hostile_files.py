@@ -22,6 +22,7 @@ from fairbilevel import fairness
 from fairbilevel._npz import read_npz
 from fairbilevel.cli import main
 from fairbilevel.records import RecordError, read_arrays, read_json, read_json_lines
+from fairbilevel.records._folder import seal
 
 
 @pytest.fixture(scope="module")
@@ -259,7 +260,7 @@ def test_a_network_that_is_not_finite_is_none(file, value, folder, tmp_path, cap
     name = next(n for n, v in arrays.items() if v.dtype.kind == "f" and v.size)
     arrays[name].flat[-1] = value
     np.savez(run / "model" / file, **arrays)
-    fb.records.write_result(run, json.loads((run / "result.json").read_text()))
+    seal(run, (run / "result.json").read_text())
     with pytest.raises(RecordError, match=rf"{file} holds no network: .* not finite"):
         fb.load_run(run)
     assert main(["certify", str(run), "--tolerance", "50%"]) == 2

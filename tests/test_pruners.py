@@ -86,7 +86,7 @@ def test_every_method_runs_on_digits(name, model, granularity, digits):
     assert solution.history[-1]["step"] == solution.history[-1]["steps"]
     # What is measured is the problem's, whatever the method enforces.
     assert solution.problem is problem
-    assert len(solution.evaluate("test")["violations"]) == 1
+    assert len(solution.evaluate("test").constraints) == 1
 
 
 # ---------------------------------------------------------------- budgets
@@ -651,7 +651,7 @@ def test_the_command_line_runs_any_method(tmp_path, capsys):
     words = "--model mlp --width 24 --steps 40 --dense-steps 20 --batch-size 16 --no-baseline"
     assert main(["solve", "--method", "ceag", *words.split(), "--out", str(out)]) == 0
     run = fb.load_run(out)
-    assert run.result["method"] == "ceag"
+    assert run.result.method == "ceag"
     assert next(r["phase"] for r in run.metrics if r["phase"] != "dense") == "prune"
     page = (out / "report.html").read_text()
     assert "ceag" in page

@@ -80,7 +80,7 @@ def test_representations_say_what_matters(objects):
     parameters = fb._trees.size(objects["network"].params)
     assert f"{parameters:,} parameters in 6 arrays" in said["network"]
     assert f"{total:,} weights" in said["layers"]
-    accuracy = objects["run"].result["pruned"]["test"]["accuracy"]
+    accuracy = objects["run"].result.pruned["test"].accuracy
     assert f"accuracy on test {100 * accuracy:.1f} %" in said["run"]
     assert str(objects["run"].path) in said["run"]
     assert "excess-accuracy-gap, tolerance 3 points: " in said["certificate"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 import fairbilevel as fb
 from fairbilevel.cli import main
-from fairbilevel.records import read_json_lines
+from fairbilevel.records import Kept, read_json_lines
 
 SMALL = ["--model", "mlp", "--width", "32", "--dense-steps", "60", "--batch-size", "64"]
 QUICK = [*SMALL, "--steps", "100"]
@@ -31,7 +32,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def result(folder):
-    return json.loads((folder / "result.json").read_text())
+    return fb.records.read_result(folder)
 
 
 @pytest.fixture(scope="module")
@@ -64,68 +65,70 @@ def test_the_folder_is_complete(folder):
     ]
 
 
-def test_schema(result, rows):
+def test_schema(result, folder, rows):
     data, roles = rows
-    assert result["schema_version"] == 1
-    assert isinstance(result["command"], str)
-    assert result["seed"] == 0
-    assert {"python", "jax", "numpy"} <= set(result["versions"])
-    assert {"name", "classes", "groups", "roles", "skipped"} <= set(result["data"])
-    assert result["data"]["name"] == "digits"
-    assert result["data"]["classes"] == result["data"]["groups"] == list("0123456789")
-    assert result["data"]["roles"] == {name: len(r) for name, r in roles.items()}
-    assert result["data"]["skipped"] == data.skipped
-    assert set(result["sparsity"]) == {
-        "requested", "achieved", "prunable", "kept", "unit", "granularity", "budget", "parameters",
-        "multiply_adds",
-    }  # fmt: skip
-    names = (
-        "accuracy", "loss", "group_accuracy", "group_size", "balanced_accuracy", "majority_class",
-        "majority_share", "commonest_answer", "commonest_answer_share",
-    )  # fmt: skip
-    for network in ("dense", "pruned", "baseline"):
-        assert set(result[network]) == REPORTED
-        for part in result[network].values():
-            assert set(part) == set(names)
-            assert list(part["group_accuracy"]) == list("0123456789")
-    for gaps in ("gaps", "baseline_gaps"):
-        assert set(result[gaps]) == REPORTED
-        for part in result[gaps].values():
-            assert set(part) == {
-                "accuracy_gap", "degradation_gap", "max_excess_accuracy_gap",
-                "worst_group_accuracy", "excess_accuracy_gap", "discordant",
-            }  # fmt: skip
-    (constraint,) = result["constraints"]
-    assert {"name", "tolerance", "largest_violation", "multipliers"} <= set(constraint)
-    assert constraint["name"] == "excess-accuracy-gap"
-    assert constraint["tolerance"] == 0.02
-    assert set(constraint["largest_violation"]) == REPORTED
-    assert list(constraint["multipliers"]) == list("0123456789")
-    assert {
-        "gradient_evaluations", "dense_gradient_evaluations", "seconds", "compile_seconds",
-        "peak_memory_mb",
-    } <= set(result["cost"])  # fmt: skip
-    assert result["cost"]["gradient_evaluations"] <= 100
-    assert result["cost"]["dense_gradient_evaluations"] == 60
-    assert 0 < result["cost"]["compile_seconds"] < result["cost"]["seconds"]
-    assert result["cost"]["peak_memory_mb"] > 100
+    assert result.schema_version == fb.records.SCHEMA_VERSION == 2
+    assert result.completed
+    assert result.seed == 0
+    assert {"python", "jax", "numpy"} <= set(result.versions)
+    assert result.data.name == "digits"
+    assert result.data.classes == result.data.groups == list("0123456789")
+    assert result.data.roles == {name: len(r) for name, r in roles.items()}
+    assert result.data.skipped == data.skipped
+    for network in (result.dense, result.pruned, result.baseline):
+        assert set(network) == REPORTED
+        for role, found in network.items():
+            assert found.role == role
+            assert list(found.groups) == list("0123456789")
+            assert None not in (found.majority_class, found.commonest_answer)
+    (constraint,) = result.constraints
+    assert constraint.name == "excess-accuracy-gap"
+    assert (constraint.title, constraint.unit) == ("Excess accuracy gap", "points")
+    assert constraint.tolerance == 0.02
+    assert list(constraint.multipliers) == list("0123456789")
+    assert result.cost.gradient_evaluations <= 100
+    assert result.cost.dense_gradient_evaluations == 60
+    assert 0 < result.cost.compile_seconds < result.cost.seconds
+    assert result.cost.peak_memory_mb > 100
+    # What is written is what is read, to the last field.
+    assert json.loads((folder / "result.json").read_text()) == result.to_json()
+    assert fb.records.Result.from_json(result.to_json()) == result
+
+
+def test_an_evaluation_tells_itself(result):
+    found = result.pruned["test"]
+    frame = found.to_frame()
+    assert list(frame.index) == list(found.groups)
+    assert frame.accuracy["3"] == found.groups["3"].accuracy
+    assert frame.change["3"] == found.groups["3"].change
+    gap = found.gaps.excess_accuracy
+    assert gap.largest == frame.excess.max() == frame.excess[gap.group]
+    assert found.worst_group_accuracy == frame.accuracy.min()
+    assert frame.accuracy["3"] != frame.dense_accuracy["3"] or not frame.change["3"]
+    assert f"accuracy {100 * found.accuracy:.1f} %" in repr(found)
+    assert f"({gap.group})" in repr(found)
+    page = found._repr_html_()
+    assert page.count("<tr>") == 11
+    assert f"{100 * found.groups['3'].accuracy:.1f} %" in page
+    with pytest.raises(AttributeError):
+        found.accuracy = 1.0
 
 
 def test_sparsity_is_exact(result, run):
-    part = result["sparsity"]
+    part = result.sparsity
     prunable = 64 * 32 + 32 * 16
-    assert part["prunable"] == prunable
-    assert part["kept"] == prunable - int(0.8 * prunable + 1e-9)
-    assert part["achieved"] == 1 - part["kept"] / prunable
-    assert part["requested"] == 0.8
-    assert (part["unit"], part["granularity"], part["budget"]) == ("weight", "weight", "global")
+    assert part.prunable == prunable
+    assert part.kept == prunable - int(0.8 * prunable + 1e-9)
+    assert part.achieved == 1 - part.kept / prunable
+    assert part.requested == 0.8
+    assert (part.unit, part.granularity, part.budget) == ("weight", "weight", "global")
     kept = sum(int(np.count_nonzero(m)) for m in run.masks.values())
-    assert kept == part["kept"]
+    assert kept == part.kept
     # A row of an MLP multiplies every weight once; the classifier and biases stay.
     rest = 16 * 10
-    assert part["multiply_adds"] == {"kept": kept + rest, "dense": prunable + rest}
+    assert part.multiply_adds == Kept(kept + rest, prunable + rest)
     biases = 32 + 16 + 10
-    assert part["parameters"] == {"kept": kept + rest + biases, "dense": prunable + rest + biases}
+    assert part.parameters == Kept(kept + rest + biases, prunable + rest + biases)
     params = fb._trees.flatten_named(run.network.params)
     for name, mask in run.masks.items():
         np.testing.assert_array_equal(np.asarray(params[f"{name}/kernel"]) != 0, mask != 0)
@@ -136,57 +139,55 @@ def test_reported_accuracies_are_those_of_the_saved_model(result, run, rows):
     for role in REPORTED:
         y, group = data.y[roles[role]], data.group[roles[role]]
         inputs = data.inputs[roles[role]]
-        for dense, name in ((False, "pruned"), (True, "dense")):
+        for dense, found in ((False, result.pruned[role]), (True, result.dense[role])):
             logits = run.logits(inputs, dense=dense)
             right = logits.argmax(-1) == y
-            part = result[name][role]
-            assert part["accuracy"] == right.mean()
+            assert found.accuracy == right.mean()
             for g, label in enumerate(data.groups):
-                assert part["group_accuracy"][label] == pytest.approx(
-                    right[group == g].mean(), abs=1e-15
-                )
-                assert part["group_size"][label] == (group == g).sum()
+                told = found.groups[label]
+                assert told.accuracy == pytest.approx(right[group == g].mean(), abs=1e-15)
+                assert told.rows == (group == g).sum()
             label, answer = (np.array(data.classes)[i] for i in (y, logits.argmax(-1)))
             each = [np.mean(answer[label == name] == name) for name in data.classes]
-            assert part["balanced_accuracy"] == pytest.approx(np.mean(each), abs=1e-12)
+            assert found.balanced_accuracy == pytest.approx(np.mean(each), abs=1e-12)
             for values, name, share in (
-                (label, "majority_class", "majority_share"),
-                (answer, "commonest_answer", "commonest_answer_share"),
+                (label, found.majority_class, found.majority_share),
+                (answer, found.commonest_answer, found.commonest_answer_share),
             ):
                 counts = np.unique(values, return_counts=True)[1]
-                assert part[share] == np.mean(values == part[name]) == counts.max() / len(y)
+                assert share == np.mean(values == name) == counts.max() / len(y)
         np.testing.assert_array_equal(run.predict(inputs), run.logits(inputs).argmax(-1))
 
 
 def test_gaps_agree_with_the_accuracies(result):
-    for part, gaps in ((result["pruned"], "gaps"), (result["baseline"], "baseline_gaps")):
+    for network in (result.pruned, result.baseline):
         for role in REPORTED:
-            dense = result["dense"][role]
-            damage = {
-                g: dense["group_accuracy"][g] - a for g, a in part[role]["group_accuracy"].items()
-            }
-            overall = dense["accuracy"] - part[role]["accuracy"]
-            shown = result[gaps][role]
-            excess = shown["excess_accuracy_gap"]
-            for g, value in excess.items():
-                assert value == pytest.approx(damage[g] - overall, abs=1e-12)
+            dense, found = result.dense[role], network[role]
+            assert found.dense_accuracy == dense.accuracy
+            overall = dense.accuracy - found.accuracy
+            damage = {}
+            for name, group in found.groups.items():
+                assert group.dense_accuracy == dense.groups[name].accuracy
+                damage[name] = group.dense_accuracy - group.accuracy
+                assert group.excess == pytest.approx(damage[name] - overall, abs=1e-12)
+                flips = (group.lost - group.won) / group.rows
+                assert flips == pytest.approx(damage[name], abs=1e-12)
+            excess = [group.excess for group in found.groups.values()]
             # One quantity, two names: the overall loss of accuracy cancels.
-            assert shown["degradation_gap"] == pytest.approx(
-                max(excess.values()) - min(excess.values()), abs=1e-12
-            )
-            assert shown["max_excess_accuracy_gap"] == pytest.approx(
-                max(excess.values()), abs=1e-12
-            )
-            accuracies = part[role]["group_accuracy"].values()
-            assert shown["accuracy_gap"] == pytest.approx(max(accuracies) - min(accuracies))
-            assert shown["worst_group_accuracy"] == min(accuracies)
-            for g, (lost, won) in shown["discordant"].items():
-                size = part[role]["group_size"][g]
-                assert (lost - won) / size == pytest.approx(damage[g], abs=1e-12)
+            largest = max(excess) - min(excess)
+            assert found.gaps.degradation.largest == pytest.approx(largest, abs=1e-12)
+            assert found.gaps.excess_accuracy.largest == pytest.approx(max(excess), abs=1e-12)
+            assert found.gaps.excess_accuracy.group == max(damage, key=damage.get)
+            rates = [group.accuracy for group in found.groups.values()]
+            assert found.gaps.accuracy.largest == pytest.approx(max(rates) - min(rates))
+            assert found.worst_group_accuracy == min(rates)
     for role in REPORTED:
-        violation = result["constraints"][0]["largest_violation"][role]
-        gap = result["gaps"][role]["max_excess_accuracy_gap"]
-        assert violation == pytest.approx(gap - 0.02, abs=1e-12)
+        found = result.pruned[role]
+        measured = found.constraints["excess-accuracy-gap"]
+        gap = found.gaps.excess_accuracy.largest
+        assert measured.value == pytest.approx(gap, abs=1e-12)
+        assert measured.violation == pytest.approx(gap - 0.02, abs=1e-12)
+        assert measured.met == (gap <= 0.02 + 1e-9)
 
 
 def test_metrics_lines(run):
@@ -234,14 +235,16 @@ def test_a_dense_model_of_a_former_run(folder, result, tmp_path, rows):
     words = ["solve", *QUICK, "--sparsity", "0.5", "--granularity", "filter", "--budget", "uniform"]
     words += ["--constraint", "accuracy-gap=5%", "--constraint", "equalized-loss=0.1"]
     assert main([*words, "--dense", str(folder), "--out", str(out), "--no-baseline"]) == 0
-    second = json.loads((out / "result.json").read_text())
-    assert second["dense"] == result["dense"]
-    assert second["baseline"] is None
-    assert second["baseline_gaps"] is None
-    assert second["cost"]["dense_gradient_evaluations"] == 0
-    assert second["sparsity"]["prunable"] == 32 + 16
-    assert second["sparsity"]["kept"] == 24
-    assert [c["name"] for c in second["constraints"]] == ["accuracy-gap", "equalized-loss"]
+    second = fb.load_run(out).result
+    for role, found in result.dense.items():
+        assert dataclasses.replace(second.dense[role], constraints={}) == dataclasses.replace(
+            found, constraints={}
+        )
+    assert second.baseline == {}
+    assert second.cost.dense_gradient_evaluations == 0
+    assert second.sparsity.prunable == 32 + 16
+    assert second.sparsity.kept == 24
+    assert [c.name for c in second.constraints] == ["accuracy-gap", "equalized-loss"]
     assert not any(r["phase"] == "dense" for r in fb.load_run(out).metrics)
     first, again = fb.load_run(folder), fb.load_run(out)
     inputs = rows[0].inputs[:200]
@@ -295,7 +298,7 @@ def test_evaluate_on_a_folder_of_images(folder, run, rows, tmp_path, capsys):
     assert shown["scored"] == 40
     right = run.predict(data.inputs[chosen]) == data.y[chosen]
     assert shown["pruned"]["accuracy"] == right.mean()
-    assert shown["gaps"]["degradation_gap"] is not None
+    assert shown["pruned"]["gaps"]["degradation"]["largest"] is not None
     with out.open() as stream:
         lines = list(csv.DictReader(stream))
     chances = [f"{model}_p_{name}" for model in ("dense", "pruned") for name in data.classes]
@@ -540,7 +543,7 @@ def test_round_trip_of_a_users_model(tiny_problem, tiny_data, tmp_path):
     np.testing.assert_array_equal(chances, solution.predict_proba(inputs))
     np.testing.assert_allclose(chances, jax.nn.softmax(run.logits(inputs)), rtol=1e-5)
     np.testing.assert_allclose(chances.sum(-1), 1, rtol=1e-12)
-    assert run.result["seed"] == 3
+    assert run.result.seed == 3
     assert run.classes == tiny_data.classes
     assert run.groups == tiny_data.groups
     for name, mask in solution.masks.items():

@@ -148,8 +148,8 @@ def test_every_way_to_solve(case, tiny_problem, dense, base):
     # The dense reference is what was given, to the bit.
     jax.tree.map(np.testing.assert_array_equal, solution.reference.network.params, dense.params)
     seen = solution.evaluate("test")
-    assert 0 <= seen["performance"]["accuracy"] <= 1
-    assert len(seen["violations"]) == len(constraints)
+    assert 0 <= seen.accuracy <= 1
+    assert len(seen.constraints) == len(constraints)
     phases = [r["phase"] for r in solution.history]
     # Dear outer steps make fewer stages: of the 14 gradients of conjugate gradients 13 are taken on
     # three quarters of a batch and one on a quarter, and three quarters of 120 evaluations pay.
@@ -457,8 +457,8 @@ def test_a_network_of_constant_answers_is_called_that(tiny_problem, dense, tmp_p
     assert solution.constant_answer == "y"
     assert "answers 'y' whatever it is shown" in solution.warnings[0]
     fb.save_run(solution, tmp_path / "run")
-    result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert result["constant_answer"] == "y"
+    result = fb.records.read_result(tmp_path / "run")
+    assert result.constant_answer == "y"
     words = report.verdict(result)
     assert words.startswith("The pruned model answers “y” for every row")
     assert "limit is met" not in words

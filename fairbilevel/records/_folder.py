@@ -43,12 +43,16 @@ def check_run_folder(path: Path) -> None:
 
 
 def write_result(path: Path, result: Result) -> None:
-    """Write the manifest and then ``result.json``, with which a run folder is complete.
+    """Write the manifest and then ``result.json``, with which a run folder is complete."""
+    seal(path, json_text(result.to_json()))
+
+
+def seal(path: Path, text: str) -> None:
+    """Write the manifest and then ``text`` as ``result.json``.
 
     The manifest holds SHA-256 digests of all files that a run is read back from, so that one that
     was edited, lost or taken from another run is noticed. It says nothing of who wrote them.
     """
-    text = json_text(result.to_json())
     files = [path / name for name in (CONFIG, METRICS, ROWS) if (path / name).is_file()]
     files += sorted((path / MODEL).glob("*"))
     digests = {str(file.relative_to(path)): _digest(file.read_bytes()) for file in files}

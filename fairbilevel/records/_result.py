@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -43,9 +44,9 @@ class DataResult:
 
 @dataclass(frozen=True)
 class MachineResult:
-    """What the numbers were made on: operating system, architecture, processor cores, JAX's backend,
-    kind and number of devices, precision of the passes of training, and the axes of the mesh of
-    devices with their sizes (``None``: one device)."""
+    """What the numbers were made on: operating system, architecture, processor cores, JAX's
+    backend, kind and number of devices, precision of the passes of training, and the axes of the
+    mesh of devices with their sizes (``None``: one device)."""
 
     platform: str = ""
     processor: str = ""
@@ -252,8 +253,7 @@ class Result:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON."""
-        found: dict[str, Any] = msgspec.to_builtins(self)
-        return found
+        return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, content: object, name: str = "result.json") -> Result:

@@ -35,6 +35,7 @@ __all__ = [
     "PLACE_OPTIONS",
     "SWITCHES",
     "Config",
+    "DataEvaluation",
     "Evaluation",
     "Plan",
     "Prepared",

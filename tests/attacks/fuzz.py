@@ -323,12 +323,12 @@ def make_run(folder: Path) -> None:
 
 def seal(run: Path) -> None:
     """Make the manifest of three changed runs in four fit their files, as a forger would."""
-    from fairbilevel.records import write_result
+    from fairbilevel.records._folder import seal
 
     text = (run / "result.json").read_bytes()
     if sum(p.stat().st_size for p in run.rglob("*")) % 4:
         with contextlib.suppress(Exception):
-            write_result(run, json.loads(text))
+            seal(run, json.dumps(json.loads(text)))
 
 
 def read_run(folder: Path) -> None:

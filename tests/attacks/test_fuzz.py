@@ -21,6 +21,7 @@ from fairbilevel.certificates import _ledger, verify
 from fairbilevel.cli import main
 from fairbilevel.data import DataError, load
 from fairbilevel.records import RecordError, read_arrays
+from fairbilevel.records._folder import seal
 from fairbilevel.run import list_runs
 from fairbilevel.run._rows import read_rows
 from tests.attacks import fuzz
@@ -195,7 +196,7 @@ def test_runs_are_listed_whatever_their_results_hold(path, value, run, tmp_path)
     for key in path[:-1]:
         inner = inner[key]
     inner[path[-1]] = value
-    fb.records.write_result(copied, result)
+    seal(copied, json.dumps(result))
     (found,) = list_runs(copied)
     assert found.status in ("completed", "damaged")
 
@@ -231,7 +232,7 @@ def test_models_that_no_run_writes(path, value, run, tmp_path):
         inner = inner[key]
     inner[path[-1]] = value
     (copied / "model" / "model.json").write_text(json.dumps(description))
-    fb.records.write_result(copied, json.loads((copied / "result.json").read_text()))
+    seal(copied, (copied / "result.json").read_text())
     with pytest.raises(RecordError, match=r"model.json lacks or distorts|sparse.npz is damaged"):
         fb.load_run(copied)
 
@@ -241,7 +242,7 @@ def test_metrics_that_are_no_records(line, run, tmp_path):
     copied = shutil.copytree(run, tmp_path / "run")
     with (copied / "metrics.jsonl").open("a") as file:
         file.write(f"{line}\n")
-    fb.records.write_result(copied, json.loads((copied / "result.json").read_text()))
+    seal(copied, (copied / "result.json").read_text())
     with pytest.raises(RecordError, match=r"metrics.jsonl, line \d+ of \d+, is no JSON object"):
         fb.load_run(copied)
 

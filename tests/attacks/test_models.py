@@ -182,7 +182,7 @@ def test_texts_are_classified_pruned_and_read_back(tmp_path):
         Text(nnx.Rngs(0)), x, y, group, constraints=fb.fairness.ExcessAccuracyGap(0.1)
     )
     solution = fb.solve(problem, sparsity=0.5, steps=200, batch_size=32, dense_steps=100)
-    assert solution.evaluate("test")["performance"]["accuracy"] > 0.9
+    assert solution.evaluate("test").accuracy > 0.9
     path = fb.save_run(solution, tmp_path / "run")
     run = fb.load_run(path, model=Text(nnx.Rngs(3)))
     assert np.array_equal(run.logits(x), solution.logits(x))

@@ -5,9 +5,9 @@ import re
 
 import numpy as np
 import pytest
+from stored import render, verdict
 
 import fairbilevel as fb
-from stored import render, verdict
 
 
 def certificate(names, gap="excess-accuracy-gap", **options):

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 from scipy import stats
+from stored import render, summary_table, verdict
 
 from fairbilevel.report import write_report
-from stored import render, summary_table, verdict
 
 MakeRun = Callable[..., tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]]
 

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from stored import render
 
 from fairbilevel.report import counted_rows, timed_rows
 from fairbilevel.report._serving import serving_section
-from stored import render
 
 MakeRun = Callable[..., tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]]
 HEADING = "What it takes to serve"

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-
 from stored import judge, render, summary_table, verdict
 
 MakeRun = Callable[..., tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]]
@@ -33,7 +32,7 @@ def small_result(small: int = 40, **changes: Any) -> dict[str, Any]:
         },
         "sparsity": {"achieved": 0.95, "prunable": 20000, "kept": 1000, "unit": "weight"},
         "dense": model(0.90, 0.90, 0.90),
-        "pruned": {**dict.fromkeys(("fit", "select", "tune"), {}), **model(0.888, 0.89, 0.85)},
+        "pruned": {"fit": {}, "select": {}, "tune": {}, **model(0.888, 0.89, 0.85)},
         "gaps": {"test": {"excess_accuracy_gap": {"a": -0.002, "b": 0.038}}},
         "constraints": [],
         **changes,
@@ -326,5 +325,5 @@ def test_the_terminal_prints_an_empty_result() -> None:
 @pytest.mark.parametrize("found", [7, "text", {"name": "x"}, [7]])
 def test_a_distorted_list_of_limits_is_refused(found: Any) -> None:
     """Found by the fuzzer, where results were read leniently."""
-    with pytest.raises(ValueError, match="result.json is damaged"):
+    with pytest.raises(ValueError, match=r"result\.json is damaged"):
         verdict(small_result(feasibility={"constraints": found}))
