@@ -12,69 +12,10 @@ The ten-line use::
     fb.save_run(solution, "runs/mine")
 """
 
-from fairbilevel import (
-    analysis,
-    certificates,
-    data,
-    deploy,
-    devices,
-    fairness,
-    hypergrad,
-    masks,
-    methods,
-    models,
-    pretrained,
-    pruners,
-    train,
-)
-from fairbilevel.certificates import Certificate, certify
-from fairbilevel.deploy import Artifact, Profile, compact, read_artifact
-from fairbilevel.devices import Placement
-from fairbilevel.hypergrad import hypergradient
-from fairbilevel.methods import solve
-from fairbilevel.problem import FairPruningProblem, Network, Reference
-from fairbilevel.records import TensorBoard
-from fairbilevel.run import Run, analyze, export, load_run, profile, save_run
-from fairbilevel.solver import BilevelSolver
-from fairbilevel.train import DivergenceError, Method, Solution
+import lazy_loader
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "Artifact",
-    "BilevelSolver",
-    "Certificate",
-    "DivergenceError",
-    "FairPruningProblem",
-    "Method",
-    "Network",
-    "Placement",
-    "Profile",
-    "Reference",
-    "Run",
-    "Solution",
-    "TensorBoard",
-    "analysis",
-    "analyze",
-    "certificates",
-    "certify",
-    "compact",
-    "data",
-    "deploy",
-    "devices",
-    "export",
-    "fairness",
-    "hypergrad",
-    "hypergradient",
-    "load_run",
-    "masks",
-    "methods",
-    "models",
-    "pretrained",
-    "profile",
-    "pruners",
-    "read_artifact",
-    "save_run",
-    "solve",
-    "train",
-]
+# Rooms are opened when they are first asked for: importing the library costs what is used of it.
+# Their names stand in the stub alone.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

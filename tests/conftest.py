@@ -52,7 +52,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """The package with checked types, in every process but the one that only hands out tests."""
     if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
         with install_import_hook("fairbilevel", CHECKER):
-            importlib.import_module("fairbilevel")
+            library = importlib.import_module("fairbilevel")
+            for name in library.__all__:  # opened when first asked for: now
+                getattr(library, name)
 
 
 # Tests that hand over values of a wrong type on purpose, to see them refused by the package itself.

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
 
 
 @dataclass(frozen=True)
@@ -60,6 +59,8 @@ def correlate(
     of: str, a: Float[np.ndarray, " groups"], with_: str, b: Float[np.ndarray, " groups"]
 ) -> Correlation:
     """Pearson's and Spearman's correlation over the groups where both are finite."""
+    from scipy import stats  # its second is for those who correlate
+
     both = np.isfinite(a) & np.isfinite(b)
     a, b = a[both], b[both]
     # Closer than rounding to a constant: a correlation of it would be one of rounding errors.

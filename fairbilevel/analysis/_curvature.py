@@ -12,8 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Float
-from matfree import decomp
-from scipy.linalg import eigh_tridiagonal
 
 from fairbilevel import _trees
 from fairbilevel.analysis._loss import Apply, Loss, portable, total_loss
@@ -68,6 +66,8 @@ class Lanczos:
             for k, leaf in zip(keys, leaves, strict=True)
         ]
         # Without its derivative rule, which would have to be resolved before convolutions are.
+        from matfree import decomp  # it brings Pallas: half a second
+
         algorithm = decomp.tridiag_sym(size, materialize=False, custom_vjp=False)
         found = algorithm(product, jax.tree.unflatten(structure, normals))
         diagonal, off = found.J_small
@@ -100,6 +100,8 @@ class Lanczos:
                 size = k + 1
                 break
             scale = max(scale, behind[k])
+        from scipy.linalg import eigh_tridiagonal
+
         values, vectors = eigh_tridiagonal(diagonal[:size], behind[: size - 1])
         last = behind[size - 1]
         error = abs(last * vectors[-1, -1]) if np.isfinite(last) else 0.0

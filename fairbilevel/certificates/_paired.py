@@ -25,7 +25,7 @@ from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Float
-from scipy import optimize, special
+from scipy import special
 
 from fairbilevel.certificates._binomial import rate_lower, rate_upper
 
@@ -83,6 +83,8 @@ def _strata(b: int, c: int, n: int, level: float) -> float:
 
     # Every s gives a bound, so the search need not find the least.
     ends = math.log(1e-6), math.log(20)
+    from scipy import optimize  # it brings sparse matrices: a third of a second
+
     found = optimize.minimize_scalar(rejected_from, bounds=ends, method="bounded")
     return min(float(found.fun), q)
 
@@ -119,6 +121,8 @@ def _sharp(b: int, c: int, n: int, level: float) -> float:
             break
         low, last, at_last = low - at_low * (low - last) / (at_low - at_last), low, at_low
     if not (-q <= low <= q and abs(above(low)) < 0.01):
+        from scipy import optimize
+
         low = optimize.brentq(above, -q, q, xtol=_RESOLUTION / 10)
     low = float(low)
     resolution = max(_RESOLUTION, _RELATIVE_RESOLUTION * (low - t / n))

@@ -2,8 +2,6 @@
 
 import math
 
-from scipy import stats
-
 CONFIDENCE = 0.95
 
 Interval = tuple[float, float]
@@ -13,6 +11,8 @@ def of_rate(rate: float | None, rows: float | None) -> Interval | None:
     """Clopper and Pearson's (1934) exact interval for an accuracy measured on `rows` rows."""
     if rate is None or not rows:
         return None
+    from scipy import stats  # its second is for those who write reports
+
     total = round(rows)
     found = stats.binomtest(round(rate * total), total).proportion_ci(CONFIDENCE, "exact")
     return float(found.low), float(found.high)
@@ -26,8 +26,10 @@ def of_change(lost: int | None, won: int | None, rows: float | None) -> Interval
     """
     if lost is None or won is None or not rows:
         return None
+    from scipy import special
+
     size = rows + 2
     change = (won - lost) / size
     error = math.sqrt((won + lost + 1) - (won - lost) ** 2 / size) / size
-    reach = float(stats.norm.ppf(0.5 + CONFIDENCE / 2)) * error
+    reach = float(special.ndtri(0.5 + CONFIDENCE / 2)) * error
     return max(change - reach, -1.0), min(change + reach, 1.0)

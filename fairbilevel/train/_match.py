@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy import stats
+from scipy import special
 
 from fairbilevel import _trees
 from fairbilevel.problem import FairPruningProblem, Network, Reference
@@ -115,7 +115,7 @@ def class_shift(
     # One variance for all: that of a class with few rows, or none lost, would tell nothing.
     noise = lost.var() / np.maximum(share * len(y), 1)
     worth = float(np.sum(excess[share > 0] ** 2 / np.maximum(noise[share > 0], 1e-30)))
-    if worth <= stats.chi2.ppf(1 - _LEVEL, max(np.sum(share > 0) - 1, 1)):
+    if worth <= special.chdtri(max(np.sum(share > 0) - 1, 1), _LEVEL):
         return np.zeros(classes)
     beyond = max(float(share @ (excess**2 - noise)), 0.0)
     target = means(right) + excess * beyond / (beyond + noise)
