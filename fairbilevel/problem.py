@@ -746,8 +746,7 @@ class FairPruningProblem:
         """Constraints with their tolerances in the order of this problem's groups.
 
         Raises:
-            ValueError: no constraints, one name twice, tolerances for other groups, or not for all
-                of them.
+            ValueError: no constraints, tolerances for other groups, or not for all of them.
         """
         given: tuple[Any, ...] = (
             tuple(constraints) if isinstance(constraints, (tuple, list)) else (constraints,)
@@ -758,10 +757,6 @@ class FairPruningProblem:
                     "constraints are objects such as fb.fairness.ExcessAccuracyGap(0.02), got "
                     f"{c!r}; fb.fairness.parse_constraint makes one of text"
                 )
-        names = [c.name for c in given]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"two constraints are called {name!r}: give each a name once")
         return tuple(c.bound_to(self.data.groups, self.data.classes) for c in given)
 
     def own_or(self, constraint: Constraint) -> Constraint:

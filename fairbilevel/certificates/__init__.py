@@ -4,6 +4,7 @@
 one again. The bounds hold for finite samples: none rests on a normal approximation.
 """
 
+from fairbilevel.certificates._asked import Looks, Origin
 from fairbilevel.certificates._binomial import rate_lower, rate_upper
 from fairbilevel.certificates._certificate import (
     CHECKED,
@@ -38,6 +39,8 @@ __all__ = [
     "Certificate",
     "Claim",
     "GroupCounts",
+    "Looks",
+    "Origin",
     "Paired",
     "Quantity",
     "Rate",

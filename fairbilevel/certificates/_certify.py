@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fairbilevel.certificates import _claim as gaps
+from fairbilevel.certificates._asked import Looks, Origin
 from fairbilevel.certificates._binomial import rate_upper
 from fairbilevel.certificates._certificate import Certificate, Context
 from fairbilevel.certificates._claim import Claim
@@ -44,22 +45,10 @@ def certify(
     quantity: Any = None,
     upper: float | None = None,
     quantity_name: str = "loss",
-    look: int = 1,
-    only_look: bool = False,
-    candidates: int = 1,
-    ledger: str | Path | None = None,
-    also: Sequence[Path] = (),
-    record: Path | None = None,
     row_keys: Any = None,
     as_given: bool = False,
-    data: str = "the rows given",
-    dense_model: str | None = None,
-    pruned_model: str | None = None,
-    dense_trained_on: str | None = None,
-    duplicates: int | None = None,
-    alike: int = 0,
-    left_out: Mapping[str, int] | None = None,
-    notes: Sequence[str] = (),
+    looks: Looks = Looks(),
+    origin: Origin = Origin(),
 ) -> Certificate:
     """What held-out rows prove about gaps between groups, with stated confidence.
 
@@ -92,28 +81,12 @@ def certify(
         quantity: ``[rows]`` of the pruned model, for ``equalized-loss``: a loss or anything else.
         upper: its largest possible value; the smallest is 0.
         quantity_name: what it is called.
-        look: how many times these rows have been looked at, where no ledger counts.
-        only_look: certify these rows this once and never again; spends the whole error.
-        candidates: models declared beforehand that share this look.
-        ledger: file that numbers the looks at these rows; without one the certificate says that
-            looks are not counted. Without ids or the models' names every certificate of a ledger
-            counts for the next.
-        also: further ledgers whose looks count.
-        record: file of the second record of looks; by default hidden beside the ledger.
         row_keys: uint64 ``[rows]`` fingerprints of rows, instead of ids; rows with equal ones are
             one and the same.
         as_given: take columns that look mistaken for one another as they are; otherwise equal ones
             make the verdict conditional, and exchanged ones are refused.
-        data: what the rows are called.
-        dense_model: hash of the dense model; by default of its predictions.
-        pruned_model: hash of the pruned model; by default of its predictions.
-        dense_trained_on: what the dense model was trained on; without it the verdict is
-            conditional on its never having seen these rows.
-        duplicates: rows whose inputs equal another row's.
-        alike: rows that are or may be rows that the models were made with; makes the verdict
-            conditional.
-        left_out: rows left out so far, by reason.
-        notes: sentences to go with the certificate.
+        looks: how often the rows are looked at, and who counts.
+        origin: where rows and models come from.
 
     Returns:
         The certificate: ``.verdict``, ``.smallest_tolerance``, ``.sentence``, ``.save(path)``.
@@ -157,7 +130,7 @@ def certify(
     if gap in gaps.OF_QUANTITIES:
         _check_quantity(gap, columns.get("quantity"), upper)
     keys, known = _row_keys(row_keys, columns.get("ids"), labels, index)
-    notes = list(notes)
+    notes = list(origin.notes)
 
     rows_read, kind = len(labels), "rows"
     chosen = np.arange(rows_read)
@@ -206,49 +179,49 @@ def certify(
             confidence=float(confidence),
             bound=bound,
             look=number,
-            only_look=only_look,
-            candidates=candidates,
+            only_look=looks.only,
+            candidates=looks.candidates,
             positive=None if positive is None else str(positive),
             upper=None if upper is None else float(upper),
             quantity=quantity_name,
         )
 
-    named = None if dense_model is None or pruned_model is None else (dense_model, pruned_model)
+    known_models = [m for m in (origin.dense_model, origin.pruned_model) if m is not None]
     terms = {k: v for k, v in claim(1).to_json().items() if k != "look"}
 
     def certificate(number: int, more: Sequence[str] = ()) -> Certificate:
         context = Context(
-            data=data,
+            data=origin.data,
             fingerprint=hashlib.sha256(np.sort(keys).astype("<u8").tobytes()).hexdigest(),
             kind=kind,
             rows_read=rows_read,
-            left_out=dict(left_out or {}),
-            duplicates=duplicates,
-            alike=alike,
+            left_out=dict(origin.left_out),
+            duplicates=origin.duplicates,
+            alike=origin.alike,
             doubts=tuple(doubts),
-            dense_model=dense_model or _hash(columns["dense_pred"]),
-            pruned_model=pruned_model or _hash(columns["pruned_pred"]),
-            dense_trained_on=dense_trained_on,
-            looks_counted=ledger is not None,
+            dense_model=origin.dense_model or _hash(columns["dense_pred"]),
+            pruned_model=origin.pruned_model or _hash(columns["pruned_pred"]),
+            dense_trained_on=origin.dense_trained_on,
+            looks_counted=looks.ledger is not None,
             notes=(*notes, *more),
         )
         return Certificate(claim(number), counts, context)
 
     # Whatever is wrong is found before the ledger counts a look.
-    found = certificate(look)
-    if ledger is None:
+    found = certificate(looks.number)
+    if looks.ledger is None:
         return found
     taken = take_look(
-        Path(ledger),
+        Path(looks.ledger),
         keys,
         terms,
         [terms, [g.to_json() for g in counts]],
         known=known,
-        models=named,
-        candidates=candidates,
-        only_look=only_look,
-        also=also,
-        record=record,
+        models=known_models if len(known_models) == 2 else None,
+        candidates=looks.candidates,
+        only_look=looks.only,
+        also=looks.also,
+        record=looks.record,
     )
     if not known and taken.number > 1:
         notes.append("Without ids rows are not told apart: every certificate of the ledger counts.")

@@ -9,7 +9,7 @@ from fairbilevel.run._analyze import (
     solution_plane,
     write_analysis,
 )
-from fairbilevel.run._certify import certify_run
+from fairbilevel.run._certify import certify, certify_run
 from fairbilevel.run._config import FREE_OPTIONS, PLACE_OPTIONS, SWITCHES, Config, read_config
 from fairbilevel.run._dense_part import read_reference, write_reference
 from fairbilevel.run._evaluate import DataEvaluation, evaluate_run, read_like
@@ -44,6 +44,7 @@ __all__ = [
     "analyze",
     "analyze_run",
     "build_problem",
+    "certify",
     "certify_run",
     "check_free",
     "check_resumable",
