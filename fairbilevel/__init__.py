@@ -38,7 +38,7 @@ from fairbilevel.run import Run, analyze, export, load_run, profile, save_run
 from fairbilevel.solver import BilevelSolver
 from fairbilevel.train import DivergenceError, Method, Solution
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Artifact",
