@@ -323,8 +323,8 @@ class FairPruningProblem:
             of a built-in model.
         prune_classifier: prune the classifier's weights too; its outputs are never removed as
             filters.
-        keep_layer: names of layers that stay whole, as in ``problem.layers``; * stands for anything
-            (blocks/0/*). They do not count among what sparsity is a share of.
+        keep_layer: names of layers that stay whole, as in ``problem.layers``; ``*`` stands for
+            anything (``blocks/0/*``). They do not count among what sparsity is a share of.
         precision: float32, or bfloat16 for the passes of training: parameters, statistics and
             everything that is reported stay float32 (``fb.models.in_precision``).
         accumulate: micro-batches that each gradient is summed over, one after the other: a batch
