@@ -52,7 +52,11 @@ myst_heading_anchors = 4
 def home(room: str, name: str) -> str:
     """The name, seen from a room, that something is described under, once in the site."""
     found = getattr(import_module(room), name)
-    top = room != "fairbilevel" and vars(fairbilevel).get(name) is found
+    top = (
+        room != "fairbilevel"
+        and name in fairbilevel.__all__
+        and getattr(fairbilevel, name) is found
+    )
     return f"~fairbilevel.{name}" if top else name
 
 
