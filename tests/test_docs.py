@@ -81,7 +81,14 @@ def test_the_main_table_is_the_one_that_the_experiment_wrote():
     assert table in (ROOT / "docs/results.md").read_text()
 
 
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md"), ROOT / "CHANGELOG.md"])
+PAGES = sorted(
+    [
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        *(ROOT / "docs").glob("*.md"),
+        ROOT / "CHANGELOG.md",
+    ]
+)
 
 
 def anchors(page: Path) -> set[str]:
@@ -102,7 +109,9 @@ def test_no_link_inside_is_dead(page):
 def test_every_room_has_a_page_of_the_site():
     """Whose entries are the room's ``__all__``: a name cannot be left out."""
     rooms = {room.name for room in pkgutil.iter_modules(fb.__path__) if room.name[0] != "_"}
-    listed = re.findall(r"^   fairbilevel\.(\w+)$", (ROOT / "docs/api.rst").read_text(), re.MULTILINE)
+    listed = re.findall(
+        r"^   fairbilevel\.(\w+)$", (ROOT / "docs/api.rst").read_text(), re.MULTILINE
+    )
     assert sorted(listed) == sorted(rooms - {"cli"})  # the command line has a guide
 
 
