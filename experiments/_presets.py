@@ -82,16 +82,19 @@ class Setting:
     folds: int = 5
     bundled: bool = False
 
+    @property
+    def in_folder(self) -> bool:
+        """Whether the rows are in the folder that ``--data`` names."""
+        return not self.bundled and not self.source.startswith("tfds:")
+
     def design(self, folder: Path | None, trial: Trial = NO_TRIAL) -> Comparison:
         """The comparison, or a part of it in a few steps.
 
         Raises:
-            ValueError: there is no folder, or the trial does not fit.
+            ValueError: the trial does not fit.
         """
         data = self.source
-        if not self.bundled and not data.startswith("tfds:"):
-            if folder is None:
-                raise ValueError(f"--data is needed: the folder that holds {self.source}")
+        if self.in_folder and folder is not None:
             # Named as it is called from here, not by where it lies on this machine.
             data = os.path.relpath(folder / self.source)
         options = {"min_group_rows": 150, **self.options, **trial.options()}
@@ -118,6 +121,9 @@ def run_presets(
     more: Callable[[Path, str, Comparison, Summary], None] | None = None,
 ) -> None:
     """The command line of an experiment: run its settings, draw, and read the numbers.
+
+    Repetitions are packed once they are done, and tables are made anew from them: without
+    ``--data`` those of the settings that are finished.
 
     Args:
         module: its name below ``experiments``.
@@ -194,16 +200,20 @@ def _run(
         out = out / arguments.preset
     summaries: dict[str, Summary] = {}
     ran: dict[str, Comparison] = {}
+    lacking: list[str] = []
     for name, setting in settings.items():
         folder = out / name
-        if arguments.only and name not in arguments.only and not (folder / "table.md").is_file():
-            continue
         design = setting.design(arguments.data, trial)
         if arguments.only and name not in arguments.only:
-            summaries[name] = comparison.summarize(design, folder)
+            if (folder / "table.md").is_file():
+                summaries[name] = comparison.summarize(design, folder)
+            continue
+        if setting.in_folder and arguments.data is None and not _is_finished(design, folder):
+            lacking.append(setting.source)
             continue
         words = [f"python -m experiments.{module} --preset {arguments.preset}"]
-        words += [f"--data {arguments.data.name}"] if arguments.data else []
+        if setting.in_folder:
+            words.append(f"--data {arguments.data.name if arguments.data else 'DATA'}")
         summaries[name] = comparison.run_comparison(
             design,
             folder,
@@ -211,13 +221,25 @@ def _run(
             progress=lambda line, name=name: print(f"{name}: {line}", flush=True),
             command=" ".join([*words, f"--only {name}"]),
         )
+        comparison.pack_repetitions(design, folder)
         draw_curves(summaries[name], curves, folder / "curves.png", name)
         ran[name] = design
+    if lacking and not ran:
+        raise ValueError(f"--data is needed: the folder that holds {lacking[0]}")
     for name, design in ran.items() if more is not None else ():
         more(out / name, name, design, summaries[name])
     lines = [f"# {module}, preset {arguments.preset}: what was seen", "", *reading(summaries), ""]
     write_text(out / "reading.md", "\n".join(lines))
     print("\n".join(lines))
+
+
+def _is_finished(design: Comparison, folder: Path) -> bool:
+    """Whether tables can be made without training. What there is of it is packed in any case."""
+    if not folder.is_dir():
+        return False
+    comparison.pack_repetitions(design, folder)
+    told = comparison.comparison_status(design, folder)
+    return told.done == told.runs
 
 
 def draw_curves(summary: Summary, curves: Mapping[str, str], path: Path, title: str) -> None:

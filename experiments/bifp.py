@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -255,9 +254,9 @@ def iterations(folder: Path, design: Comparison, sparsities: list[float]) -> lis
     lines = []
     for sparsity in sparsities:
         needed: dict[str, list[float]] = {}
-        for path in sorted((folder / "repetitions").glob("*.json")):
-            record = json.loads(path.read_text(encoding="utf-8"))
-            for method in design.methods:
+        for repetition in design.repetitions:
+            record, _ = comparison.read_repetition(folder, *repetition)
+            for method in design.methods if record else ():
                 run = record["runs"].get(run_key(method, sparsity), {})
                 needed.setdefault(method, []).append(_until_fair(run))
         said = ", ".join(

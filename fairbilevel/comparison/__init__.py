@@ -1,7 +1,8 @@
 """Comparisons under one protocol: folds, noise floors, corrected intervals, Holm."""
 
-from fairbilevel.comparison._compare import comparison_status, run_comparison
+from fairbilevel.comparison._compare import comparison_status, pack_repetitions, run_comparison
 from fairbilevel.comparison._design import REFERENCE, Comparison, run_key, split_methods
+from fairbilevel.comparison._files import pack, read_repetition, unpack
 from fairbilevel.comparison._repetition import run_seed, start_repetition
 from fairbilevel.comparison._statistics import (
     bootstrap_differences,
@@ -29,12 +30,16 @@ __all__ = [
     "excess_gaps",
     "holm",
     "noise_free_spread",
+    "pack",
+    "pack_repetitions",
     "permutation_floor",
     "pseudo_values",
+    "read_repetition",
     "run_comparison",
     "run_key",
     "run_seed",
     "split_methods",
     "start_repetition",
     "summarize",
+    "unpack",
 ]

@@ -69,6 +69,14 @@ def comparison_status(comparison: Comparison, folder: Path) -> Status:
     return status(ComparisonSweep(folder.absolute(), comparison))
 
 
+def pack_repetitions(comparison: Comparison, folder: Path) -> None:
+    """Put the repetitions of a folder into one file, a tenth as large.
+
+    Nothing is lost: tables are made from it, and the comparison can be gone on with, as before.
+    """
+    ComparisonSweep(folder.absolute(), comparison).pack()
+
+
 def _claim(comparison: Comparison, folder: Path) -> None:
     path = folder / DESIGN
     settings = comparison.settings()

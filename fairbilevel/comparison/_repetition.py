@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,17 +13,11 @@ from fairbilevel import fairness, run
 from fairbilevel.comparison._design import OUTCOME_ROLES, ROLES, Comparison
 from fairbilevel.data import Dataset
 from fairbilevel.problem import FairPruningProblem, Network, Reference
-from fairbilevel.records import read_arrays, read_json
 from fairbilevel.run import read_data
 from fairbilevel.train import Costs, DivergenceError, Solution, train_dense
 
 # Repetitions of a process share what they read.
 read_once = functools.lru_cache(maxsize=1)(read_data)
-
-
-def stem_of(folder: Path, round_: int, fold: int) -> Path:
-    """Path of a repetition's files, without their ending."""
-    return folder / "repetitions" / f"{round_}-{fold}"
 
 
 def build_problem(
@@ -53,13 +46,6 @@ def start_repetition(
 
 def percent(value: float) -> str:
     return f"{100 * value:.2f} %"
-
-
-def read_files(stem: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """A repetition's record and rows; empty where there is none yet."""
-    if not stem.with_suffix(".json").is_file():
-        return {}, {}
-    return read_json(stem.with_suffix(".json")), read_arrays(stem.with_suffix(".npz"))
 
 
 def train(

@@ -11,16 +11,14 @@ import numpy as np
 from fairbilevel import fairness
 from fairbilevel.comparison import _statistics as statistics
 from fairbilevel.comparison._design import OUTCOME_ROLES, ROLES, Comparison, run_key
+from fairbilevel.comparison._files import Record, Rows, read_floor
 from fairbilevel.comparison._sweep import ComparisonSweep
 from fairbilevel.fairness import Outcomes
-from fairbilevel.records import read_arrays
 from fairbilevel.sweeps import failures
 
 LEAST_FOR_CLAIMS = 10
 PRIMARY = ("accuracy", "certified_tolerance")  # what claims are made of
 
-Record = dict[str, Any]
-Rows = dict[str, np.ndarray]
 Runs = list[tuple[str, float]]
 
 
@@ -296,10 +294,9 @@ def _admitted(inside: list[Rows], key: str, groups: int, permutations: int) -> d
 
 
 def _dense_floor(folder: Path) -> dict[str, Any] | None:
-    path = folder / "dense-seeds.npz"
-    if not path.is_file():
+    rows = read_floor(folder)
+    if not rows:
         return None
-    rows = read_arrays(path)
     keep = rows["counted"][rows["group"]]
     models = [v[keep] for k, v in rows.items() if k.startswith("dense-")]
     return dict(statistics.dense_floor(models, rows["group"][keep], len(rows["counted"])))

@@ -3,37 +3,43 @@ it; and the two files a repetition becomes."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fairbilevel import devices, sweeps
 from fairbilevel.comparison._design import Comparison, run_key
+from fairbilevel.comparison._files import (
+    FLOOR,
+    Record,
+    Rows,
+    pack_folder,
+    read_floor,
+    read_repetition,
+    runs_of,
+    stem_of,
+)
 from fairbilevel.comparison._repetition import (
     build_problem,
     describe_dense,
     percent,
-    read_files,
     read_once,
     run_method,
     run_seed,
-    stem_of,
     train,
 )
 from fairbilevel.problem import FairPruningProblem, Reference
-from fairbilevel.records import file_stem, read_json, write_arrays, write_json
+from fairbilevel.records import file_stem, write_arrays, write_json
 from fairbilevel.run import read_reference, write_reference
 from fairbilevel.sweeps import Job, NotReady, Part, Refused, Sweep
 
-_DENSE, _FLOOR = "dense", "dense-seeds"
+_DENSE = "dense"
 _REFERENCE = "reference/"  # arrays of a dense part that its repetition does not keep
-Record = dict[str, Any]
-Rows = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -42,8 +48,9 @@ class ComparisonSweep(Sweep):
 
     A job's name is its repetition and what it does there: ``0-3_dense``, ``0-3_snip@0.9``; or
     ``dense-seeds_2``, of the second noise floor. ``repetitions/0-3.json`` and ``.npz`` hold all
-    runs of a repetition that is complete, and are all that is left of it then. The dense model is
-    trained again where later runs are asked for, and must be the one of the files.
+    runs of a repetition that is complete, and are all that is left of it then, until all are
+    packed. The dense model is trained again where later runs are asked for, and must be the one of
+    the files.
 
     Attributes:
         comparison: what is compared.
@@ -62,28 +69,19 @@ class ComparisonSweep(Sweep):
 
     def _floor(self) -> list[str]:
         seeds = self.comparison.dense_seeds
-        return [f"{_FLOOR}_{i}" for i in range(seeds)] if seeds > 1 else []
+        return [f"{FLOOR}_{i}" for i in range(seeds)] if seeds > 1 else []
 
     def merged(self) -> set[str]:
         """Runs in the repetitions' files, and the noise floor's models."""
-        found = set(self._floor()) if self._floor_path.is_file() else set()
+        found = set(self._floor()) if read_floor(self.folder) else set()
         for r, f in self.comparison.repetitions:
-            path = stem_of(self.folder, r, f).with_suffix(".json")
-            try:
-                seen = path.stat()
-            except FileNotFoundError:
-                continue
-            found |= {f"{r}-{f}_{key}" for key in _keys(path, seen.st_mtime_ns, seen.st_size)}
+            found |= {f"{r}-{f}_{key}" for key in runs_of(self.folder, r, f)}
         return found
-
-    @property
-    def _floor_path(self) -> Path:
-        return self.folder / f"{_FLOOR}.npz"
 
     def title(self, name: str) -> str:
         """``round 0 fold 3: snip@0.9``."""
         where, _, what = name.partition("_")
-        if where == _FLOOR:
+        if where == FLOOR:
             return f"noise floor: dense model {int(what) + 1} of {self.comparison.dense_seeds}"
         return "round {} fold {}: {}".format(*where.split("-"), what)
 
@@ -100,7 +98,7 @@ class ComparisonSweep(Sweep):
         _begin(self.call)
         where, _, what = name.partition("_")
         try:
-            if where == _FLOOR:
+            if where == FLOOR:
                 return self._floor_model(name, int(what))
             round_, fold = map(int, where.split("-"))
             problem = _problem(self.comparison, round_, fold)
@@ -120,12 +118,11 @@ class ComparisonSweep(Sweep):
         seed = run_seed(self.comparison, round_, fold)
         reference, costs = train(self.comparison, problem, seed)
         record, rows = describe_dense(problem, reference, costs, seed)
-        stem = stem_of(self.folder, round_, fold)
-        before, known = read_files(stem)
+        before, known = read_repetition(self.folder, round_, fold)
         if before and not np.array_equal(known["test/dense"], rows["test/dense"]):
             raise ValueError(
-                f"{stem}.npz holds another dense model than these data, versions and machine make: "
-                "compare into a new --out"
+                f"{self.folder} holds another dense model than these data, versions and machine "
+                "make: compare into a new --out"
             )
         numbers, arrays = write_reference(reference)
         accuracy = percent(record["dense"]["test"]["accuracy"])
@@ -151,7 +148,7 @@ class ComparisonSweep(Sweep):
             key: self.read_part(where + key) for key in (run_key(*r) for r in self.comparison.runs)
         }
         dense = self.read_part(where + _DENSE)
-        record, rows = read_files(stem_of(self.folder, round_, fold))
+        record, rows = read_repetition(self.folder, round_, fold)
         if not record:
             if dense is None:
                 return {}, {}
@@ -172,10 +169,18 @@ class ComparisonSweep(Sweep):
             for repetition in self.comparison.repetitions:
                 self._merge(*repetition)
             self._merge_floor()
-        try:
+        self._leave()
+
+    def pack(self) -> None:
+        """Put the files of all repetitions into one."""
+        with sweeps.once_at_a_time(self, "merge"):
+            pack_folder(self.folder)
+        self._leave()
+
+    def _leave(self) -> None:
+        # What is left is under way, has failed, or belongs to another comparison.
+        with contextlib.suppress(OSError):
             self.parts.rmdir()
-        except OSError:
-            return  # something is under way, has failed, or belongs to another comparison
 
     def _merge(self, round_: int, fold: int) -> None:
         where = f"{round_}-{fold}_"
@@ -204,8 +209,8 @@ class ComparisonSweep(Sweep):
         if found and len(found) == len(parts):
             rows = {name: found[0][name] for name in ("group", "counted")}
             rows |= {f"dense-{i}": arrays["correct"] for i, arrays in enumerate(found)}
-            write_arrays(self._floor_path, rows, compressed=True)
-        if self._floor_path.is_file():
+            write_arrays(self.folder / f"{FLOOR}.npz", rows, compressed=True)
+        if read_floor(self.folder):
             for name in self._floor():
                 self.part_path(name).unlink(missing_ok=True)
 
@@ -216,12 +221,6 @@ class ComparisonSweep(Sweep):
             method, sparsity = named.get(name.partition("_")[2], ("dense", 0.0))
             about = {"method": method, "sparsity": sparsity}
             yield {"job": self.title(name), **about, "error": error}
-
-
-@functools.lru_cache(maxsize=256)
-def _keys(path: Path, changed: int, size: int) -> frozenset[str]:
-    """The runs in a repetition's record, read once as long as the file is the same."""
-    return frozenset(read_json(path)["runs"])
 
 
 @functools.lru_cache(maxsize=1)

@@ -1,0 +1,165 @@
+"""The files of a comparison's repetitions: two of each while it runs, one of all once packed."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import io
+import json
+import lzma
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fairbilevel._npz import read_npz
+from fairbilevel.records import RecordError, arrays_bytes, read_arrays, read_json, write_bytes
+
+FLOOR = "dense-seeds"
+PACKED = "repetitions.xz"
+_HEAD, _TEXTS = "head", "texts"
+_MOST = 2**31  # bytes unpacked
+
+Record = dict[str, Any]
+Rows = dict[str, np.ndarray]
+Repetitions = Mapping[str, tuple[Record, Rows]]
+
+
+def stem_of(folder: Path, round_: int, fold: int) -> Path:
+    """Path of a repetition's files, without their ending."""
+    return folder / "repetitions" / f"{round_}-{fold}"
+
+
+def read_repetition(folder: Path, round_: int, fold: int) -> tuple[Record, Rows]:
+    """A repetition's record and rows; empty where there is none yet.
+
+    Its own files come first: where there are any besides the packed one, they hold later runs too.
+    """
+    stem = stem_of(folder, round_, fold)
+    try:
+        return read_json(stem.with_suffix(".json")), read_arrays(stem.with_suffix(".npz"))
+    except RecordError:
+        if stem.with_suffix(".json").exists():  # else it is packed, or has just been
+            raise
+    return _packed(folder, stem.name)
+
+
+def runs_of(folder: Path, round_: int, fold: int) -> frozenset[str]:
+    """Keys of the runs in a repetition's record."""
+    stem = stem_of(folder, round_, fold)
+    try:
+        seen = stem.with_suffix(".json").stat()
+    except FileNotFoundError:
+        return frozenset(_packed(folder, stem.name)[0].get("runs", ()))
+    return _keys(stem.with_suffix(".json"), seen.st_mtime_ns, seen.st_size)
+
+
+def read_floor(folder: Path) -> Rows:
+    """Rows of the dense models that differ in their seed alone; empty where there are none."""
+    path = folder / f"{FLOOR}.npz"
+    return read_arrays(path) if path.is_file() else _packed(folder, FLOOR)[1]
+
+
+def pack_folder(folder: Path) -> None:
+    """Put all repetitions into one file, a tenth as large, in place of their own."""
+    live = {path.stem: path for path in (folder / "repetitions").glob("*.json")}
+    floor = folder / f"{FLOOR}.npz"
+    if not live and not floor.is_file():
+        return
+    found = dict(_all_packed(folder))
+    found |= {n: (read_json(p), read_arrays(p.with_suffix(".npz"))) for n, p in live.items()}
+    if floor.is_file():
+        found[FLOOR] = {}, read_arrays(floor)
+    write_bytes(folder / PACKED, pack(dict(sorted(found.items()))))
+    for path in live.values():
+        path.unlink()  # first: it names what the other one holds
+        path.with_suffix(".npz").unlink()
+    floor.unlink(missing_ok=True)
+    if live:
+        (folder / "repetitions").rmdir()
+
+
+def pack(repetitions: Repetitions) -> bytes:
+    """Records and rows of all repetitions, compressed; equal ones give equal bytes.
+
+    Whether a row is right is a bit, and the bits of a row stand together: methods mostly agree on
+    it. Texts, which are ids, become places in one list of them.
+    """
+    arrays = [values for _, rows in repetitions.values() for values in rows.values()]
+    texts = [np.empty(0, "U1"), *(v for v in arrays if v.dtype.kind == "U")]
+    listed = np.unique(np.concatenate(texts))
+    head: dict[str, Any] = {}
+    out = {_TEXTS: listed}
+    for name, (record, rows) in repetitions.items():
+        bits: dict[str, list[str]] = {}
+        own: list[str] = []
+        for key, values in rows.items():
+            if values.dtype == bool:
+                bits.setdefault(str(len(values)), []).append(key)
+            elif values.dtype.kind == "U":
+                own.append(key)
+                out[f"{name}/{key}"] = np.diff(np.searchsorted(listed, values), prepend=0)
+            else:
+                out[f"{name}/{key}"] = values
+        for length, keys in bits.items():
+            stacked = np.packbits(np.stack([rows[key] for key in keys]), axis=0)
+            out[f"{name}/{length}"] = np.ascontiguousarray(stacked.T)
+        head[name] = {"record": record, "bits": bits, "texts": own, "order": list(rows)}
+    told = json.dumps(head, allow_nan=False, separators=(",", ":")).encode()
+    return lzma.compress(arrays_bytes({_HEAD: np.frombuffer(told, np.uint8), **out}), preset=9)
+
+
+def unpack(data: bytes) -> dict[str, tuple[Record, Rows]]:
+    """What ``pack`` was given.
+
+    Raises:
+        ValueError: it did not write this, or it is damaged.
+    """
+    try:
+        reader = lzma.LZMADecompressor()
+        plain = reader.decompress(data, _MOST)
+        if not reader.eof:
+            raise ValueError(f"it ends too early, or holds more than {_MOST >> 30} GiB")
+        arrays = read_npz(io.BytesIO(plain))
+        texts = arrays[_TEXTS]
+        found = {}
+        for name, part in json.loads(arrays[_HEAD].tobytes()).items():
+            rows = {key: texts[np.cumsum(arrays[f"{name}/{key}"])] for key in part["texts"]}
+            for length, keys in part["bits"].items():
+                stacked = np.unpackbits(arrays[f"{name}/{length}"].T, axis=0, count=len(keys))
+                rows |= dict(zip(keys, stacked.astype(bool), strict=True))
+            whole = {key: rows[key] if key in rows else arrays[f"{name}/{key}"]
+                     for key in part["order"]}  # fmt: skip
+            found[name] = part["record"], whole
+    except (lzma.LZMAError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"it holds no packed repetitions: {error}") from None
+    return found
+
+
+def _packed(folder: Path, name: str) -> tuple[Record, Rows]:
+    record, rows = _all_packed(folder).get(name, ({}, {}))
+    return copy.deepcopy(record), dict(rows)
+
+
+def _all_packed(folder: Path) -> Repetitions:
+    path = folder / PACKED
+    try:
+        seen = path.stat()
+    except FileNotFoundError:
+        return {}
+    return _read_packed(path, seen.st_mtime_ns, seen.st_size)
+
+
+# Read once as long as the files are the same.
+@functools.lru_cache(maxsize=1)
+def _read_packed(path: Path, changed: int, size: int) -> Repetitions:
+    try:
+        return unpack(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise RecordError(f"{path} cannot be read as packed repetitions: {error}") from None
+
+
+@functools.lru_cache(maxsize=256)
+def _keys(path: Path, changed: int, size: int) -> frozenset[str]:
+    return frozenset(read_json(path)["runs"])
