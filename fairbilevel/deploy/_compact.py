@@ -25,6 +25,8 @@ from fairbilevel.train import Solution
 # Share of zeros from which a dense layer is multiplied by what is left alone: below, CPUs are
 # faster with all of it (batches of 32: level at 0.9 with 256 neurons, near 0.85 with 1,024).
 SPARSE_FROM = 0.9
+_LEAST_ROWS = 8
+_PARTS = 4  # of a kernel whose zeros are skipped
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,7 @@ def forward(network: Compact, *, sparse_layers: bool = False) -> Forward:
     leaves = flatten_named(params)
     zero = {name for name, leaf in leaves.items() if np.size(leaf) and not np.any(leaf)}
     names = mostly_zero(params) if sparse_layers else ()
-    kernels = {name: sparse.BCSR.fromdense(np.asarray(leaves[name]).T) for name in names}
+    kernels = {name: _in_parts(np.asarray(leaves[name]).T) for name in names}
     if not kernels and all(np.ndim(leaves[name]) < 2 for name in zero):
         return lambda x: logits(params, x)
     values = [
@@ -182,6 +184,11 @@ def forward(network: Compact, *, sparse_layers: bool = False) -> Forward:
     return simplified
 
 
+def _in_parts(transposed: Float[np.ndarray, "out in"]) -> list[sparse.BCSR]:
+    """A kernel's nonzero entries, its outputs in parts: a tenth quicker than in one piece."""
+    return [sparse.BCSR.fromdense(part) for part in np.array_split(transposed, _PARTS)]
+
+
 def mostly_zero(params: Any) -> tuple[str, ...]:
     """Names of the dense layers' kernels that ``sparse_layers`` multiplies by what is left."""
     return tuple(
@@ -193,7 +200,8 @@ def mostly_zero(params: Any) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class _Kernel:
-    """A parameter on its way to what uses it; ``transposed`` holds its nonzero entries."""
+    """A parameter on its way to what uses it; ``transposed`` holds its nonzero entries, part by
+    part of the outputs."""
 
     dense: Any
     transposed: Any
@@ -285,4 +293,8 @@ def _multiplies_rows(eqn: Any) -> bool:
 def _product(x: Any, kernel: _Kernel) -> Array:
     x = _plain(x)
     rows = x.reshape(-1, x.shape[-1])
-    return (kernel.transposed @ rows.T).T.reshape(*x.shape[:-1], kernel.transposed.shape[0])
+    # Fewer rows take another way, which is four times as slow as eight of them.
+    more = max(_LEAST_ROWS - rows.shape[0], 0)
+    columns = jnp.pad(rows, ((0, more), (0, 0))).T
+    found = jnp.concatenate([part @ columns for part in kernel.transposed]).T[: rows.shape[0]]
+    return found.reshape(*x.shape[:-1], found.shape[-1])

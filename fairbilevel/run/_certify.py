@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt64
+from jaxtyping import Float, Shaped
 
 from fairbilevel import certificates, fairness
 from fairbilevel import data as fb_data
@@ -267,7 +267,7 @@ def _new_rows(
 
 
 def _units(
-    rows: Dataset, notes: list[str], own: UInt64[np.ndarray, " used"]
+    rows: Dataset, notes: list[str], own: Shaped[np.ndarray, " used"]
 ) -> tuple[np.ndarray | None, str, int]:
     """What is independent: persons where they are known, distinct images, else rows; distinct
     rows where more of them have the same inputs than in the run's own data (``own``: its contents).
