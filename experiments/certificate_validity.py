@@ -19,25 +19,20 @@ matplotlib, ``certificate_power.png``.
 
 from __future__ import annotations
 
-import argparse
-import csv
-import io
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy import special, stats
 
+from experiments import _write
+from experiments._write import RESULTS
 from fairbilevel.certificates import GAPS, Paired, certify, difference_upper, excess_bounds
 from fairbilevel.certificates._paired import _sharp
 from fairbilevel.records import read_arrays, write_text
-from fairbilevel.run import machine, versions
 
-RESULTS = Path(__file__).parent / "results"
 # Outcomes of a dense network and two pruned ones on 3,797 test rows of UTKFace.
 POPULATION = RESULTS / "certificate_population.npz"
 DELTA, GROUPS = 0.05, 5
@@ -249,7 +244,7 @@ def allowed(count: int) -> float:
 ERRORS = ("run_wrongly_certified", "group_wrongly_certified", "run_wrongly_violated")
 
 
-def validity(count: int, say: Callable[[str], None]) -> list[dict[str, Any]]:
+def validity(count: int) -> list[dict[str, Any]]:
     """Every world with every method, written as it goes."""
     found = []
     for k, world in enumerate(worlds()):
@@ -257,15 +252,18 @@ def validity(count: int, say: Callable[[str], None]) -> list[dict[str, Any]]:
         for method in METHODS:
             draws = min(count, 2000) if method == "bootstrap" else count
             found.append(simulate(world, method, draws, k))
-        write_csv(RESULTS / "certificate_validity.csv", found)
-        say(f"{world.name}, q {world.q:g}, n {world.rows}: {time.perf_counter() - start:.1f} s")
+        _write.write_csv(RESULTS / "certificate_validity.csv", found)
+        print(
+            f"{world.name}, q {world.q:g}, n {world.rows}: {time.perf_counter() - start:.1f} s",
+            flush=True,
+        )
     return found
 
 
 # ------------------------------------------------------------------ real outcomes as the population
 
 
-def population(count: int, say: Callable[[str], None]) -> list[dict[str, Any]]:
+def population(count: int) -> list[dict[str, Any]]:
     """Certify sets drawn within group from outcomes of real networks, with the real judgement."""
     found = []
     arrays = read_arrays(POPULATION)
@@ -314,8 +312,8 @@ def population(count: int, say: Callable[[str], None]) -> list[dict[str, Any]]:
                     "allowed": allowed(count),
                 }
             )
-            say(f"population {pruned}, {total} rows: {found[-1]}")
-            write_csv(RESULTS / "certificate_population.csv", found)
+            print(f"population {pruned}, {total} rows: {found[-1]}", flush=True)
+            _write.write_csv(RESULTS / "certificate_population.csv", found)
     return found
 
 
@@ -336,7 +334,7 @@ def judge_all(parts: list[Paired], share: np.ndarray) -> list[tuple[float, ...]]
 # ------------------------------------------------------------------ rows that a width takes
 
 
-def power(say: Callable[[str], None]) -> list[dict[str, Any]]:
+def power() -> list[dict[str, Any]]:
     """Bounds of a paired difference that is zero: counts as expected, ``b = c = n q / 2``.
 
     ``rows_ratio`` is the share of the simple bound's rows at which the sharp bound is as tight.
@@ -368,7 +366,7 @@ def power(say: Callable[[str], None]) -> list[dict[str, Any]]:
                     "rows_ratio": round(high / n, 4),
                 }
             )
-            say(str(found[-1]))
+            print(found[-1], flush=True)
     return found
 
 
@@ -409,7 +407,7 @@ def draw_power(rows: list[dict[str, Any]]) -> None:
 # ------------------------------------------------------------------ seconds of a certificate
 
 
-def cost(say: Callable[[str], None]) -> list[dict[str, Any]]:
+def cost() -> list[dict[str, Any]]:
     """Every gap once, with its file, on 20,000 rows of 20 groups with 5 % discordance."""
     rows, groups = 20_000, 20
     rng = np.random.default_rng(0)
@@ -434,123 +432,84 @@ def cost(say: Callable[[str], None]) -> list[dict[str, Any]]:
                 "seconds": seconds,
             }
         )
-        say(str(found[-1]))
+        print(found[-1], flush=True)
     return found
 
 
-# ------------------------------------------------------------------ files
+# ------------------------------------------------------------------ the page
 
 
-def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, stream.getvalue())
+def by_method(rows: list[dict[str, str]]) -> list[dict[str, Any]]:
+    """The largest share of each error over all worlds."""
+    out = []
+    for method in METHODS:
+        part = [r for r in rows if r["method"] == method]
+        worst = {e.replace("_", " "): f"{max(float(r[e]) for r in part):.4f}" for e in ERRORS}
+        passed = sum(all(float(r[e]) <= float(r["allowed"]) for e in ERRORS) for r in part)
+        told = {"worlds passed": f"{passed} of {len(part)}", "draws a world": part[0]["worlds"]}
+        out.append({"method": method, **worst, **told})
+    return out
 
 
-def read_csv(path: Path) -> list[dict[str, str]]:
-    if not path.exists():
-        return []
-    with path.open(encoding="utf-8", newline="") as stream:
-        return list(csv.DictReader(stream))
-
-
-def table(rows: list[dict[str, Any]]) -> list[str]:
-    if not rows:
-        return []
-    head = list(rows[0])
-    return [
-        "| " + " | ".join(head) + " |",
-        "|" + "---|" * len(head),
-        *("| " + " | ".join(str(r[k]) for k in head) + " |" for r in rows),
-    ]
+def by_world(rows: list[dict[str, str]]) -> list[dict[str, Any]]:
+    """Every world's shares of errors, in per cent."""
+    out: dict[Any, dict[str, Any]] = {}
+    for r in rows:
+        place = {"world": r["world"], "q": r["q"], "rows a group": r["rows_per_group"]}
+        line = out.setdefault(tuple(place.values()), place)
+        line[r["method"]] = " / ".join(f"{100 * float(r[e]):.1f}" for e in ERRORS)
+    return list(out.values())
 
 
 def summary() -> str:
     """The markdown file, from the CSV files that are there."""
-    lines = ["# Are certificates valid, and what do they cost in rows?", ""]
-    rows = read_csv(RESULTS / "certificate_validity.csv")
-    if rows:
-        lines += [
+    validity, population, power, cost = (
+        _write.read_csv(RESULTS / f"certificate_{name}.csv")
+        for name in ("validity", "population", "power", "cost")
+    )
+    blocks = ["# Are certificates valid, and what do they cost in rows?"]
+    if validity:
+        blocks += [
             f"Least favourable worlds with {GROUPS} groups of equal size, nominal error "
             f"{DELTA:g}. Shares of all worlds in which something was wrong; the bounds pass where "
             "no share exceeds the 99.9 % binomial quantile (`allowed`). Largest share over all "
             "worlds by method:",
-            "",
+            _write.table(by_method(validity)),
+            "Each world alone (run / group / violated):",
+            _write.table(by_world(validity)),
+            "Shares are in per cent.",
         ]
-        best = []
-        for method in METHODS:
-            part = [r for r in rows if r["method"] == method]
-            worst = {e: max(float(r[e]) for r in part) for e in ERRORS}
-            passed = sum(all(float(r[e]) <= float(r["allowed"]) for e in ERRORS) for r in part)
-            best.append(
-                {
-                    "method": method,
-                    **{k.replace("_", " "): f"{v:.4f}" for k, v in worst.items()},
-                    "worlds passed": f"{passed} of {len(part)}",
-                    "draws a world": part[0]["worlds"],
-                }
-            )
-        lines += [*table(best), "", "Each world alone (run / group / violated):", ""]
-        alone = []
-        keys = dict.fromkeys((r["world"], r["q"], r["rows_per_group"]) for r in rows)
-        for key in keys:
-            line = dict(zip(("world", "q", "rows a group"), key, strict=True))
-            for r in rows:
-                if (r["world"], r["q"], r["rows_per_group"]) == key:
-                    line[r["method"]] = " / ".join(f"{100 * float(r[e]):.1f}" for e in ERRORS)
-            alone.append(line)
-        lines += [*table(alone), "", "Shares are in per cent.", ""]
-    rows = read_csv(RESULTS / "certificate_population.csv")
-    if rows:
-        lines += ["## Real outcomes as the population", "", *table(rows), ""]
-    rows = read_csv(RESULTS / "certificate_power.csv")
-    if rows:
-        lines += [
+    if population:
+        blocks += ["## Real outcomes as the population", _write.table(population)]
+    if power:
+        blocks += [
             "## Rows that a width takes",
-            "",
             f"One-sided {100 * (1 - DELTA):g} % upper bounds of a difference that is zero, at the "
             "expected counts; `rows_ratio` is the share of the simple bound's rows that the sharp "
             "one needs for the same bound.",
-            "",
-            *table(rows),
-            "",
+            _write.table(power),
         ]
-    rows = read_csv(RESULTS / "certificate_cost.csv")
-    if rows:
-        lines += ["## Seconds of one certificate", "", *table(rows), ""]
-    made = ", ".join(f"{k} {v}" for k, v in versions().items())
-    lines += [
-        f"Made by `python -m experiments.certificate_validity` with {made}, on "
-        f"{machine()['processor']}, one core.",
-        "",
-    ]
-    return "\n".join(lines)
+    if cost:
+        blocks += ["## Seconds of one certificate", _write.table(cost)]
+    return _write.page(*blocks, _write.made_by())
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parts = ("all", "validity", "population", "power", "cost")
-    parser.add_argument("--part", choices=parts, default="all")
-    parser.add_argument("--worlds", type=int, default=10_000, help="draws from each world")
-    parser.add_argument("--draws", type=int, default=2000, help="certify sets of the population")
-    arguments = parser.parse_args()
-
-    def say(text: str) -> None:
-        print(text, flush=True)
-
-    RESULTS.mkdir(exist_ok=True)
-    if arguments.part in ("all", "power"):
-        rows = power(say)
-        write_csv(RESULTS / "certificate_power.csv", rows)
+    parser = _write.parser(__doc__, None, worlds=10_000, draws=2000)
+    parts = ("validity", "population", "power", "cost")
+    parser.add_argument("--part", choices=parts, action="append", help="all by default")
+    options = parser.parse_args()
+    asked = options.part or parts
+    if "power" in asked:
+        rows = power()
+        _write.write_csv(RESULTS / "certificate_power.csv", rows)
         draw_power(rows)
-    if arguments.part in ("all", "population"):
-        population(arguments.draws, say)
-    if arguments.part in ("all", "cost"):
-        write_csv(RESULTS / "certificate_cost.csv", cost(say))
-    if arguments.part in ("all", "validity"):
-        validity(arguments.worlds, say)
+    if "population" in asked:
+        population(options.draws)
+    if "cost" in asked:
+        _write.write_csv(RESULTS / "certificate_cost.csv", cost())
+    if "validity" in asked:
+        validity(options.worlds)
     write_text(RESULTS / "certificate_validity.md", summary())
 
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from experiments.claim import PRESETS
+from experiments._presets import PRESETS
 from fairbilevel import comparison
 from fairbilevel.comparison import Comparison
 from fairbilevel.records import RecordError
@@ -116,7 +116,7 @@ def test_a_damaged_file_is_told_by_its_name(packed, harm):
 def test_a_published_table_is_computed_from_its_rows():
     """Three lines of twelve; what Holm adjusts depends on all of them."""
     folder = RESULTS / "claim" / "blond-300"
-    whole = PRESETS["small"]["blond-300"].design(None)
+    whole = PRESETS["claim"]["small"]["blond-300"].design(None)
     some = dataclasses.replace(whole, methods=(whole.reference, "bilevel"))
     summary = comparison.summarize(some, folder)
     with (folder / "table.csv").open(newline="") as stream:
