@@ -1,6 +1,8 @@
 # make demo    solve the bundled digits and say where the report is
 # make test    run the tests
 # make lint    check style and types
+# make docs    make the site in docs/_build/html; a warning is an error
+# make dist    make the wheel and the source archive in dist/, and try the wheel
 # make clean   remove the environment and caches; runs/ stays
 #
 # Each sets up .venv by itself, with the newest Python from 3.11 on;
@@ -19,7 +21,7 @@ ifndef PYTHON
 PYTHON := $(or $(call first,$(comma) venv$(comma) ensurepip),$(call first))
 endif
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test lint docs dist clean
 
 help:
 	@sed -n 's/^# \(make [a-z]*  .*\)/\1/p' Makefile
@@ -35,8 +37,26 @@ lint: $(VENV)/.installed-lint
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Pages of names that are gone would stay in docs/api. The README is the start page.
+docs: $(VENV)/.installed-docs
+	@rm -rf docs/api docs/_build
+	@$(BIN)/python -m sphinx -c docs -d docs/_build/doctrees -qW --keep-going . docs/_build/html
+	@cp docs/_build/html/README.html docs/_build/html/index.html
+	@echo "The site is docs/_build/html/index.html."
+
+# Away from the checkout and its environment, as a user has it.
+dist: $(VENV)/.installed-lint
+	@rm -rf build dist
+	@$(BIN)/python -m build >/dev/null
+	@"$(PYTHON)" -m venv dist/venv
+	@dist/venv/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c constraints.txt dist/*.whl
+	@cd dist && venv/bin/fairbilevel solve --model mlp --steps 20 --dense-steps 20 --out run
+	@rm -rf dist/venv dist/run
+
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
+	rm -rf $(VENV) docs/_build docs/api build dist \
+		.pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
 
 $(BIN)/pip:
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or newer was found: install one, or" \
@@ -57,8 +77,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/pip
 	@touch $@
 
 $(VENV)/.installed-lint: $(VENV)/.installed
-	@echo "Installing ruff and mypy into $(VENV)."
+	@echo "Installing ruff, mypy and build into $(VENV)."
 	@$(call install,dev)
+	@touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	@echo "Installing Sphinx into $(VENV)."
+	@$(call install,docs)
 	@touch $@
 
 install = $(BIN)/python -m pip install --quiet --disable-pip-version-check \

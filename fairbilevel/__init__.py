@@ -14,7 +14,7 @@ The ten-line use::
 
 import lazy_loader
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Rooms are opened when they are first asked for: importing the library costs what is used of it.
 # Their names stand in the stub alone.

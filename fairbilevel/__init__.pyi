@@ -21,14 +21,14 @@ from . import (
     sweeps,
     train,
 )
-from .certificates import Certificate, certify
+from .certificates import Certificate
 from .deploy import Artifact, Profile, compact, read_artifact
 from .devices import Placement
 from .hypergrad import hypergradient
 from .methods import solve
 from .problem import FairPruningProblem, Network, Reference
 from .records import TensorBoard
-from .run import Run, analyze, export, load_run, profile, save_run
+from .run import Run, analyze, certify, export, load_run, profile, save_run
 from .solver import BilevelSolver
 from .train import DivergenceError, Method, Solution
 

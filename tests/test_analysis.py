@@ -579,7 +579,7 @@ def test_analyze_from_the_command_line(finished, capsys):
     shown = " ".join(capsys.readouterr().out.split())
     assert {p.name for p in run.iterdir()} - before == {"analysis.json", "analysis.csv"}
     content = json.loads((run / "analysis.json").read_text())
-    assert (content["schema_version"], content["role"]) == (1, "test")
+    assert (content["schema_version"], content["role"]) == (2, "test")
     with (run / "analysis.csv").open(newline="") as stream:
         table = list(csv.DictReader(stream))
     assert [line["group"] for line in table] == ["a[b]", "b", "c"]

@@ -420,7 +420,7 @@ DAMAGES = {
         "result.json",
     ),
     "result of another kind": (lambda f: (f / "result.json").write_text("[1]"), "schema_version"),
-    "newer schema": (lambda f: change_result(f, schema_version=2), "schema 2"),
+    "newer schema": (lambda f: change_result(f, schema_version=3), "schema 3"),
     "no schema": (lambda f: change_result(f, schema_version=None), "schema_version"),
 }
 MODEL_DAMAGES = {

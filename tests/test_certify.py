@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from certified import certify
 
 import fairbilevel as fb
 from fairbilevel.certificates import (
@@ -15,6 +16,7 @@ from fairbilevel.certificates import (
     Certificate,
     Claim,
     GroupCounts,
+    Origin,
     one_row_per_unit,
     read_ledger,
     verify,
@@ -36,7 +38,7 @@ def predictions(rows=600, groups=3, damage=(0.02, 0.02, 0.02), seed=0):
 
 def small(**options):
     options = {"gap": "worst-group-accuracy", "tolerance": 0.5, **options}
-    return fb.certify(*predictions(), **options)
+    return certify(*predictions(), **options)
 
 
 class Tensor:
@@ -54,7 +56,7 @@ class Tensor:
 
 def test_counts_are_those_of_the_rows():
     y, dense, pruned, group = predictions(damage=(0.02, 0.1, 0.02))
-    found = fb.certify(y, dense, pruned, group, tolerance=0.03)
+    found = certify(y, dense, pruned, group, tolerance=0.03)
     for g, counts in enumerate(found.groups):
         own = group == g
         assert counts.rows == own.sum()
@@ -73,7 +75,7 @@ def test_every_gap_has_a_verdict_words_and_a_file(gap, tmp_path):
         options |= {"quantity": np.random.default_rng(1).random(600), "upper": 2.0}
     if gap == "worst-group-accuracy":
         options["tolerance"] = 0.5
-    found = fb.certify(*predictions(), gap=gap, **options)
+    found = certify(*predictions(), gap=gap, **options)
     assert found.verdict == "certified"
     assert found.exit_code == 0
     assert "600 rows" in found.sentence
@@ -85,18 +87,18 @@ def test_every_gap_has_a_verdict_words_and_a_file(gap, tmp_path):
     # At the smallest tolerance itself it is certified, just beyond it no more.
     step = 1e-9 if gap != "worst-group-accuracy" else -1e-9
     options["tolerance"] = found.smallest_tolerance
-    assert fb.certify(*predictions(), gap=gap, **options).verdict == "certified"
+    assert certify(*predictions(), gap=gap, **options).verdict == "certified"
     options["tolerance"] = found.smallest_tolerance - step
-    assert fb.certify(*predictions(), gap=gap, **options).verdict != "certified"
+    assert certify(*predictions(), gap=gap, **options).verdict != "certified"
 
 
 def test_violated_and_undecided():
     harmed = predictions(1200, damage=(0.02, 0.6, 0.02))
-    found = fb.certify(*harmed, tolerance=0.1)
+    found = certify(*harmed, tolerance=0.1)
     assert (found.verdict, found.exit_code) == ("violated", 3)
     assert [f.verdict for f in found.findings] == ["certified", "violated", "certified"]
     assert "violated by 1" in found.sentence
-    found = fb.certify(*predictions(), tolerance=0.02)
+    found = certify(*predictions(), tolerance=0.02)
     assert (found.verdict, found.exit_code) == ("undecided", 4)
     assert "undecided" in found.sentence
     assert found.more_rows is not None
@@ -108,14 +110,14 @@ def test_rates_of_answers():
     pruned = np.array([1, 1, 0, 1, 0] * 40)
     group = np.repeat([0, 1], 100)
     given = {"tolerance": 0.9}
-    parity = fb.certify(y, y, pruned, group, gap="demographic-parity", **given)
+    parity = certify(y, y, pruned, group, gap="demographic-parity", **given)
     assert [f.estimate for f in parity.findings] == [0.6, 0.6]
-    opportunity = fb.certify(y, y, pruned, group, gap="equal-opportunity", **given)
+    opportunity = certify(y, y, pruned, group, gap="equal-opportunity", **given)
     assert [f.estimate for f in opportunity.findings] == pytest.approx([2 / 3, 2 / 3])
-    odds = fb.certify(y, y, pruned, group, gap="equalized-odds", **given)
+    odds = certify(y, y, pruned, group, gap="equalized-odds", **given)
     assert [f.estimate for f in odds.findings] == pytest.approx([2 / 3, 2 / 3, 0.5, 0.5])
     names = np.array(["no", "yes"])
-    text = fb.certify(
+    text = certify(
         names[y], names[y], names[pruned], group, gap="equalized-odds", positive="yes", **given
     )  # fmt: skip
     assert text.smallest_tolerance == odds.smallest_tolerance
@@ -124,7 +126,7 @@ def test_rates_of_answers():
 def test_a_label_that_a_group_lacks_is_undecided():
     y = np.array([1, 0] * 100)
     group = y.copy()
-    found = fb.certify(y, y, y, group, gap="equal-opportunity", tolerance=0.9)
+    found = certify(y, y, y, group, gap="equal-opportunity", tolerance=0.9)
     assert found.verdict == "undecided"
     assert found.smallest_tolerance is None
     assert "there are no rows of 0 (1)" in found.sentence
@@ -132,10 +134,10 @@ def test_a_label_that_a_group_lacks_is_undecided():
 
 def test_tensors_text_and_names():
     y, dense, pruned, group = predictions()
-    plain = fb.certify(y, dense, pruned, group, tolerance=0.05)
-    wrapped = fb.certify(*(Tensor(v) for v in (y, dense, pruned, group)), tolerance=0.05)
+    plain = certify(y, dense, pruned, group, tolerance=0.05)
+    wrapped = certify(*(Tensor(v) for v in (y, dense, pruned, group)), tolerance=0.05)
     assert wrapped.groups == plain.groups
-    text = fb.certify(
+    text = certify(
         *(np.array(["a", "b"], object)[v] for v in (y, dense, pruned)),
         group,
         groups=["x", "y", "z"],
@@ -149,7 +151,7 @@ def test_small_groups_are_outside_the_claim_but_part_of_the_average():
     y, dense, pruned, group = predictions()
     group = group.copy()
     group[:5] = 3
-    found = fb.certify(y, dense, pruned, group, tolerance=0.05)
+    found = certify(y, dense, pruned, group, tolerance=0.05)
     assert [f.group for f in found.findings] == ["0", "1", "2"]
     assert found.small == ["3"]
     assert "Too small to say: 3, 0.8 % of the rows." in found.sentence
@@ -160,7 +162,7 @@ def test_small_groups_are_outside_the_claim_but_part_of_the_average():
 def test_one_row_of_each_person_counts():
     y, dense, pruned, group = predictions()
     unit = np.arange(600) // 2
-    found = fb.certify(y, dense, pruned, group, unit=unit, tolerance=0.05)
+    found = certify(y, dense, pruned, group, unit=unit, tolerance=0.05)
     assert sum(g.rows for g in found.groups) == 300
     assert (found.context.kind, found.context.rows_read) == ("persons", 600)
     assert "300 persons" in found.sentence
@@ -214,19 +216,19 @@ def test_bad_calls(change, message):
 def test_bad_columns():
     y, dense, pruned, group = predictions()
     with pytest.raises(ValueError, match="pruned_pred has 3 rows where y has 600"):
-        fb.certify(y, dense, pruned[:3], group, tolerance=0.1)
+        certify(y, dense, pruned[:3], group, tolerance=0.1)
     with pytest.raises(ValueError, match="one value a row"):
-        fb.certify(y, np.zeros((600, 2)), pruned, group, tolerance=0.1)
+        certify(y, np.zeros((600, 2)), pruned, group, tolerance=0.1)
     with pytest.raises(ValueError, match="all be numbers or all be text"):
-        fb.certify(y, dense.astype(str), pruned, group, tolerance=0.1)
+        certify(y, dense.astype(str), pruned, group, tolerance=0.1)
     with pytest.raises(ValueError, match="group is missing in 1 of 600 rows"):
-        fb.certify(y, dense, pruned, np.where(np.arange(600) == 3, np.nan, group), tolerance=0.1)
+        certify(y, dense, pruned, np.where(np.arange(600) == 3, np.nan, group), tolerance=0.1)
     with pytest.raises(ValueError, match="at least two groups"):
-        fb.certify(y, dense, pruned, np.zeros(600), tolerance=0.1)
+        certify(y, dense, pruned, np.zeros(600), tolerance=0.1)
     with pytest.raises(ValueError, match="no rows to certify from"):
-        fb.certify([], [], [], [], tolerance=0.1)
+        certify([], [], [], [], tolerance=0.1)
     with pytest.raises(ValueError, match="name the positive class"):
-        fb.certify(y + 1, dense + 1, pruned + 1, group, gap="equalized-odds", tolerance=0.1)
+        certify(y + 1, dense + 1, pruned + 1, group, gap="equalized-odds", tolerance=0.1)
 
 
 # ---------------------------------------------------------------- the ledger
@@ -269,9 +271,9 @@ def test_without_ids_every_certificate_counts(tmp_path):
     ledger = tmp_path / "ledger.json"
     y, dense, pruned, group = predictions()
     options = {"gap": "worst-group-accuracy", "tolerance": 0.5, "ledger": ledger}
-    assert fb.certify(y, dense, pruned, group, **options).claim.look == 1
-    assert fb.certify(y, dense, np.where(y, pruned, dense), group, **options).claim.look == 2
-    found = fb.certify(1 - y, 1 - dense, 1 - np.where(y, dense, pruned), group, **options)
+    assert certify(y, dense, pruned, group, **options).claim.look == 1
+    assert certify(y, dense, np.where(y, pruned, dense), group, **options).claim.look == 2
+    found = certify(1 - y, 1 - dense, 1 - np.where(y, dense, pruned), group, **options)
     assert found.claim.look == 3
     assert "every certificate of the ledger counts" in " ".join(found.context.notes)
 
@@ -283,7 +285,7 @@ def test_candidates_share_a_look(tmp_path):
     looks = []
     for k in range(4):
         other = np.where(np.arange(600) < 4 * k, 1 - y, pruned)
-        found = fb.certify(y, dense, other, group, candidates=3, **options)
+        found = certify(y, dense, other, group, candidates=3, **options)
         looks.append(found.claim.look)
         assert found.claim.delta == pytest.approx(Claim(look=looks[-1]).delta / 3)
     assert looks == [1, 1, 1, 2]
@@ -320,7 +322,7 @@ def test_a_mistake_costs_no_look_and_damage_is_not_forgotten(tmp_path):
 
 
 def test_tampering_is_seen(tmp_path):
-    path = fb.certify(*predictions(), tolerance=0.03).save(tmp_path / "certificate.json")
+    path = certify(*predictions(), tolerance=0.03).save(tmp_path / "certificate.json")
     written = json.loads(path.read_text())
 
     def changed(edit):
@@ -355,7 +357,7 @@ def test_tampering_is_seen(tmp_path):
     ],
 )
 def test_bad_calls_of_verify(edit, message, tmp_path):
-    path = fb.certify(*predictions(), tolerance=0.03).save(tmp_path / "certificate.json")
+    path = certify(*predictions(), tolerance=0.03).save(tmp_path / "certificate.json")
     written = json.loads(path.read_text())
     edit(written)
     path.write_text(json.dumps(written))
@@ -646,3 +648,48 @@ def test_fingerprints_know_rows_again():
     other = row_fingerprints(fb.data.from_arrays(x, y, group, ids=[f"j{k}" for k in range(8)]))
     np.testing.assert_array_equal(first.content, other.content)
     assert not np.isin(first.row, other.row).any()
+
+
+# ---------------------------------------------------------------- a solution
+
+
+def test_a_solution_is_certified_from_its_own_rows(tmp_path):
+    data = np.random.default_rng(0)
+    x = data.normal(size=(1200, 5)).astype(np.float32)
+    y, group = (x[:, 0] > 0).astype(int), data.integers(0, 2, 1200)
+    problem = fb.FairPruningProblem("mlp", x, y, group, width=8)
+    solution = fb.solve(problem, sparsity=0.3, steps=20, dense_steps=40, batch_size=32)
+    found = fb.certify(solution, tolerance=0.3)
+    rows = problem.roles["certify"]
+    assert sum(g.rows for g in found.groups) == len(rows)
+    logits = [problem.logits(n, problem.rows(rows)) for n in (
+        solution.reference.network, solution.network
+    )]  # fmt: skip
+    by_hand = fb.certify(
+        y[rows], *(found.argmax(-1) for found in logits), group[rows], tolerance=0.3,
+        origin=Origin(dense_trained_on="the fit rows"),
+    )  # fmt: skip
+    assert found.verdict == by_hand.verdict
+    assert found.smallest_tolerance == by_hand.smallest_tolerance
+    assert not found.conditional
+    assert "fit rows of this problem" in found.sentence + " ".join(found.sentences)
+    # The run written from it says the same.
+    run = fb.load_run(fb.save_run(solution, tmp_path / "run"))
+    assert fb.certify(run, tolerance=0.3).smallest_tolerance == found.smallest_tolerance
+    with pytest.raises(ValueError, match="brings its own predictions"):
+        fb.certify(solution, y[rows], y[rows], group[rows], tolerance=0.3)
+    # A dense model from elsewhere may have seen these rows.
+    given = fb.solve(
+        problem, sparsity=0.3, steps=20, batch_size=32, dense=solution.reference.network
+    )
+    assert fb.certify(given, tolerance=0.3).conditional
+    none = fb.FairPruningProblem(
+        "mlp",
+        x,
+        y,
+        group,
+        width=8,
+        role_fractions={"fit": 0.5, "select": 0.2, "tune": 0.1, "test": 0.2, "certify": 0.0},
+    )
+    with pytest.raises(ValueError, match="no certify rows"):
+        fb.certify(fb.solve(none, sparsity=0.3, steps=20, dense_steps=20), tolerance=0.3)

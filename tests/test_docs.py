@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import re
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,14 @@ def test_the_main_table_is_the_one_that_the_experiment_wrote():
     assert table in (ROOT / "docs/results.md").read_text()
 
 
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted(
+    [
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        *(ROOT / "docs").glob("*.md"),
+        ROOT / "CHANGELOG.md",
+    ]
+)
 
 
 def anchors(page: Path) -> set[str]:
@@ -96,6 +104,21 @@ def test_no_link_inside_is_dead(page):
         there = page.parent / name if name else page
         assert there.exists(), link
         assert not anchor or anchor in anchors(there), link
+
+
+def test_every_room_has_a_page_of_the_site():
+    """Whose entries are the room's ``__all__``: a name cannot be left out."""
+    rooms = {room.name for room in pkgutil.iter_modules(fb.__path__) if room.name[0] != "_"}
+    listed = re.findall(
+        r"^   fairbilevel\.(\w+)$", (ROOT / "docs/api.rst").read_text(), re.MULTILINE
+    )
+    assert sorted(listed) == sorted(rooms - {"cli"})  # the command line has a guide
+
+
+def test_the_version_is_the_same_everywhere():
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert f"\nversion: {fb.__version__}\n" in citation
+    assert f"\n## {fb.__version__} (" in (ROOT / "CHANGELOG.md").read_text()
 
 
 def test_the_readme_is_short_and_names_every_guide():

@@ -398,7 +398,7 @@ def test_the_command_writes_the_file_and_the_report(run, name, capsys):
     assert "Times are of this one machine" in shown
     assert {p.name for p in path.iterdir()} - before == {"profile.json"}
     content = json.loads((path / "profile.json").read_text())
-    assert content["schema_version"] == 1
+    assert content["schema_version"] == 2
     assert {speed["batch"] for speed in content["speeds"]} == {1, 2}
     page = (path / "report.html").read_text()
     section = page[page.index("What it takes to serve") :]

@@ -238,7 +238,7 @@ def test_labels_as_groups_and_certify_rows_that_nobody_looks_at(tiny_data, monke
         return stream(rows, *args)
 
     # Whatever asks for logits, by whichever way.
-    monkeypatch.setattr("fairbilevel.problem.predict", watch_predict)
+    monkeypatch.setattr("fairbilevel.problem._problem.predict", watch_predict)
     monkeypatch.setattr("fairbilevel.train._batches.stream_rows", watch_stream)
     # From the dense model to the report: nothing may look.
     solution = fb.solve(problem, sparsity=0.6, dense_steps=20, **QUICK)

@@ -4,14 +4,9 @@
 one again. The bounds hold for finite samples: none rests on a normal approximation.
 """
 
+from fairbilevel.certificates._asked import Looks, Origin
 from fairbilevel.certificates._binomial import rate_lower, rate_upper
-from fairbilevel.certificates._certificate import (
-    CHECKED,
-    Certificate,
-    certificate_name,
-    differences,
-    verify,
-)
+from fairbilevel.certificates._certificate import Certificate
 from fairbilevel.certificates._certify import certify
 from fairbilevel.certificates._claim import FLOOR, GAPS, OF_QUANTITIES, Claim
 from fairbilevel.certificates._counts import GroupCounts, one_row_per_unit
@@ -26,6 +21,7 @@ from fairbilevel.certificates._power import (
     rows_needed,
 )
 from fairbilevel.certificates._samples import Paired, Quantity, Rate
+from fairbilevel.certificates._verify import CHECKED, certificate_name, differences, verify
 from fairbilevel.certificates._words import amount
 
 __all__ = [
@@ -38,6 +34,8 @@ __all__ = [
     "Certificate",
     "Claim",
     "GroupCounts",
+    "Looks",
+    "Origin",
     "Paired",
     "Quantity",
     "Rate",

@@ -251,7 +251,7 @@ def _place(options: Certify, certificate: Certificate) -> Path:
 def _of_predictions(
     options: Certify, claim: dict[str, Any], *, count: bool = True
 ) -> tuple[Certificate, Path]:
-    from fairbilevel.certificates import LEDGER
+    from fairbilevel.certificates import LEDGER, Looks, Origin
     from fairbilevel.certificates import certify as certify_rows
 
     path = options.predictions
@@ -260,6 +260,18 @@ def _of_predictions(
         if getattr(options, name) is not None:
             raise ValueError(f"--{name} belongs to a run, not to --predictions")
     columns = _read(path, options)
+    asked = dict(claim)
+    looks = Looks(
+        number=asked.pop("look", 1),
+        only=asked.pop("only_look"),
+        candidates=asked.pop("candidates"),
+        ledger=(options.ledger or path.parent / LEDGER) if count else None,
+    )
+    origin = Origin(
+        data=path.name,
+        pruned_model=_model(columns.pop("model", None)),
+        dense_trained_on=asked.pop("dense_trained_on"),
+    )
     certificate = certify_rows(
         columns["y"],
         columns["dense"],
@@ -271,11 +283,10 @@ def _of_predictions(
         quantity=columns.get("quantity"),
         quantity_name=options.quantity or "loss",
         min_group_rows=options.min_group_rows,
-        ledger=(options.ledger or path.parent / LEDGER) if count else None,
-        data=path.name,
-        pruned_model=_model(columns.pop("model", None)),
         as_given=options.as_given,
-        **claim,
+        looks=looks,
+        origin=origin,
+        **asked,
     )
     return certificate, options.out or path.with_suffix(f".{CERTIFICATE}")
 

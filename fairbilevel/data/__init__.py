@@ -11,7 +11,7 @@ from ._arrays import from_arrays
 from ._classes import handle_small_classes
 from ._convert import Converted, convert
 from ._dataset import Dataset, Options, as_labels
-from ._encoder import Encoder, Normalize, parse_normalize, standardize, write_normalize
+from ._encoder import Encoder, standardize
 from ._errors import DataError
 from ._fingerprints import (
     RowFingerprints,
@@ -21,6 +21,7 @@ from ._fingerprints import (
 )
 from ._groups import handle_small_groups
 from ._load import load, read_table
+from ._normalize import Normalize, parse_normalize, write_normalize
 from ._roles import FRACTIONS, ROLES, atoms, check_roles, fold_roles, role_halves, split_roles
 from ._stores import RowStore, StoredRows, ahead, readers, select, watch_passes
 

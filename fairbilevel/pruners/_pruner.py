@@ -75,7 +75,7 @@ class Pruner(Method):
             batches, then fewer rounds are taken where half of the steps does not pay for them.
         enforce: whether constraints act at all; else the problem's are only measured.
         enforce_in: when they act: ``"before"`` pruning, on the dense network, for ``before_share``
-            of the steps; while it is ``"prune"``d; when it is ``"fine-tune"``d.
+            of the steps; ``"prune"``, while it is pruned; ``"fine-tune"``, while it is fine-tuned.
         before_share: see there.
 
     Raises:

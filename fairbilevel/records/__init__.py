@@ -3,7 +3,6 @@
 from fairbilevel.records._attempts import Attempt, Attempted, Attempts, file_stem
 from fairbilevel.records._checkpoints import (
     Activity,
-    CheckpointError,
     Checkpoints,
     Interrupted,
     differences,
@@ -55,6 +54,7 @@ from fairbilevel.records._result import (
     Result,
     SparsityResult,
 )
+from fairbilevel.records._stored import CheckpointError
 from fairbilevel.records._tensorboard import TENSORBOARD, TensorBoard
 
 __all__ = [

@@ -7,26 +7,33 @@ where it stopped: at its end, in its middle or not yet.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import hashlib
 import json
 import logging
-import re
 import shutil
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from fairbilevel import _trees, devices
 from fairbilevel.records._files import RecordError
+from fairbilevel.records._stored import (
+    CheckpointError,
+    abstract,
+    bare,
+    digest_arrays,
+    digest_json,
+    held,
+    like_stored,
+    not_of_orbax,
+    plainly,
+    quiet_stragglers,
+)
 
 CHECKPOINT_SCHEMA = 2
 _STATE, _ABOUT = "state", "about"
@@ -42,10 +49,6 @@ class Interrupted(Exception):
     def __init__(self, signal: str):
         self.signal = signal
         super().__init__(f"stopped by {signal}; a checkpoint was written")
-
-
-class CheckpointError(ValueError):
-    """A checkpoint cannot be written, or belongs to another run; one sentence."""
 
 
 @dataclass
@@ -136,7 +139,7 @@ class Activity:
         self.name, self.expected = name, dict(expected)
         self._owner, self._folder = owner, owner.folder / name
         self._opened: Any = None
-        self._quiet = _quiet_stragglers()
+        self._quiet = quiet_stragglers()
         self._saved_at = time.monotonic()
 
     @property
@@ -146,13 +149,13 @@ class Activity:
             from orbax.checkpoint import checkpoint_managers as managers
 
             for name in ("absl", "asyncio"):
-                logging.getLogger(name).addFilter(_not_of_orbax)
+                logging.getLogger(name).addFilter(not_of_orbax)
             best = managers.BestN(get_metric_fn=lambda metrics: metrics["score"], n=1)
             policy = managers.AnyPreservationPolicy([managers.LatestN(self._owner.keep), best])
             options = ocp.CheckpointManagerOptions(
                 preservation_policy=policy, cleanup_tmp_directories=True
             )
-            with _plainly(self._folder):
+            with plainly(self._folder):
                 self._folder.mkdir(parents=True, exist_ok=True)
                 self._opened = ocp.CheckpointManager(self._folder, options=options)
             self._quiet.__enter__()
@@ -179,7 +182,7 @@ class Activity:
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step in steps:
             found, objection, damage = None, None, None
-            with _quiet_stragglers() as quiet:
+            with quiet_stragglers() as quiet:
                 try:
                     about = self._read_about(step)
                     objection = self._objection(about)
@@ -210,7 +213,7 @@ class Activity:
 
         stored = self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))
         about = stored[_ABOUT]
-        if _digest_json(about["body"]) != about["digest"]:
+        if digest_json(about["body"]) != about["digest"]:
             raise RecordError("its description does not match its checksum")
         return dict(about["body"])
 
@@ -232,17 +235,17 @@ class Activity:
         names = list(_trees.flatten_named(like))
         if names != about["names"]:
             raise RecordError("its state has other parts than the run")
-        wanted = {str(i): _abstract(_bare(leaf)) for i, leaf in enumerate(leaves) if np.size(leaf)}
+        wanted = {str(i): abstract(bare(leaf)) for i, leaf in enumerate(leaves) if np.size(leaf)}
         stored = self._manager.restore(
             step, args=ocp.args.Composite(state=ocp.args.StandardRestore(wanted))
         )[_STATE]
         for i, value in stored.items():
             if np.shape(value) != wanted[i].shape or value.dtype != wanted[i].dtype:
                 raise RecordError(f"its {names[int(i)]} has another shape or type than the run's")
-        if about["arrays"] is not None and _digest_arrays(stored) != about["arrays"]:
+        if about["arrays"] is not None and digest_arrays(stored) != about["arrays"]:
             raise RecordError("its arrays do not match their checksum")
         for i, value in stored.items():
-            leaves[int(i)] = _like(leaves[int(i)], value)
+            leaves[int(i)] = like_stored(leaves[int(i)], value)
         return jax.tree.unflatten(structure, leaves)
 
     def save(
@@ -283,7 +286,7 @@ class Activity:
 
         named = _trees.flatten_named(state)
         leaves = {
-            str(i): _held(_bare(leaf)) for i, leaf in enumerate(named.values()) if np.size(leaf)
+            str(i): held(bare(leaf)) for i, leaf in enumerate(named.values()) if np.size(leaf)
         }
         whole = all(isinstance(leaf, np.ndarray) for leaf in leaves.values())
         body = {
@@ -292,16 +295,16 @@ class Activity:
             "expected": self.expected,
             "names": list(named),
             # Arrays spread over processes are left to the file format's own checksums.
-            "arrays": _digest_arrays(leaves) if whole else None,
+            "arrays": digest_arrays(leaves) if whole else None,
         }
         # What comes back from JSON, so that the checksum is of what is read.
         body = json.loads(json.dumps(body, allow_nan=False))
-        with _plainly(self._folder):
+        with plainly(self._folder):
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(leaves),
-                    about=ocp.args.JsonSave({"body": body, "digest": _digest_json(body)}),
+                    about=ocp.args.JsonSave({"body": body, "digest": digest_json(body)}),
                 ),
                 metrics={"score": -1e30 if score is None or not np.isfinite(score) else score},
                 force=True,
@@ -310,7 +313,7 @@ class Activity:
 
     def _wait(self) -> None:
         if self._opened is not None:
-            with _plainly(self._folder):
+            with plainly(self._folder):
                 self._opened.wait_until_finished()
 
     def close(self) -> None:
@@ -319,78 +322,13 @@ class Activity:
             return
         opened, self._opened = self._opened, None
         try:
-            with _plainly(self._folder):
+            with plainly(self._folder):
                 opened.close()
         except CheckpointError:
             self._quiet.wait()
             raise
         finally:
             self._quiet.__exit__()
-
-
-def _not_of_orbax(record: logging.LogRecord) -> bool:
-    """Leaves out the tracebacks that Orbax logs of every thread: what failed is raised here."""
-    return "orbax" not in record.pathname and "tensorstore" not in record.getMessage()
-
-
-class _quiet_stragglers:
-    """A read or write that failed leaves others of the same checkpoint under way, which then find
-    their event loop closed and would print a traceback each."""
-
-    _held: ClassVar[int] = 0  # by how many; the first takes the hooks, the last gives them back
-    _hooks: ClassVar[tuple[Any, Any]]
-
-    def __enter__(self) -> _quiet_stragglers:
-        kind = _quiet_stragglers
-        kind._held += 1
-        if kind._held > 1:
-            return self
-        kind._hooks = raised, ignored = sys.excepthook, sys.unraisablehook
-
-        def of_raised(kind: Any, error: Any, trace: Any) -> None:
-            if not self._is_one(error):
-                raised(kind, error, trace)
-
-        def of_ignored(what: Any) -> None:
-            if not self._is_one(what.exc_value):
-                ignored(what)
-
-        sys.excepthook, sys.unraisablehook = of_raised, of_ignored
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        kind = _quiet_stragglers
-        kind._held -= 1
-        if not kind._held:
-            sys.excepthook, sys.unraisablehook = kind._hooks
-
-    @staticmethod
-    def _is_one(error: Any) -> bool:
-        return isinstance(error, RuntimeError) and str(error) == "Event loop is closed"
-
-    @staticmethod
-    def wait() -> None:
-        """Until they have come to their ends."""
-        time.sleep(0.3)
-
-
-@contextlib.contextmanager
-def _plainly(folder: Path) -> Iterator[None]:
-    """Turns what the file format raises while it writes into one sentence."""
-    try:
-        yield
-    except CheckpointError:
-        raise
-    except Exception as error:
-        if devices.lost_others(error):
-            raise  # no fault of the folder's
-        text = " ".join(str(error).split()) or type(error).__name__
-        told = re.search(r"([^:]+) \[os_error_code", text)
-        reason = told[1].strip() if told else getattr(error, "strerror", None) or text[:300]
-        raise CheckpointError(
-            f"cannot write a checkpoint in {folder}: {reason}; the checkpoints before it stand, "
-            "the run can be gone on with"
-        ) from error
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
@@ -418,53 +356,3 @@ def _agreed(due: bool, stop: str | None) -> tuple[bool, str | None]:
     told = multihost_utils.process_allgather(np.asarray([due, stop is not None]))
     asked = bool(told[:, 1].any())
     return bool(told[0, 0]), (stop or "a signal to another process") if asked else None
-
-
-def _is_key(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _bare(leaf: Any) -> Any:
-    """A random key as the integers it is made of."""
-    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
-
-
-def _held(leaf: Any) -> Any:
-    """A copy that no donation can take away."""
-    if jax.process_count() > 1 and isinstance(leaf, jax.Array):
-        return jnp.array(leaf, copy=True)
-    return np.array(leaf, copy=True)
-
-
-def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
-    if jax.process_count() > 1 and isinstance(leaf, jax.Array):
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
-    host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
-    return jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype, sharding=host)
-
-
-def _like(leaf: Any, value: Any) -> Any:
-    """What was read, where and what ``leaf`` is."""
-    if not isinstance(leaf, jax.Array):
-        return np.array(value)
-    if _is_key(leaf):
-        data = jnp.asarray(np.array(value))
-        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
-    if jax.process_count() > 1:
-        return value
-    if len(leaf.sharding.device_set) > 1:
-        return jax.device_put(np.array(value), leaf.sharding)
-    return jnp.asarray(np.array(value))
-
-
-def _digest_json(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def _digest_arrays(arrays: Mapping[str, Any]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(arrays, key=int):
-        value = np.ascontiguousarray(np.asarray(arrays[name]))
-        digest.update(f"{name} {value.dtype} {value.shape};".encode())
-        digest.update(value.view(np.uint8) if value.ndim else value.tobytes())
-    return digest.hexdigest()

@@ -9,6 +9,7 @@ from fairbilevel.fairness import Evaluation, Gap, Gaps
 from fairbilevel.records import Result
 from fairbilevel.report._bars import Bars, Cut, bar_chart
 from fairbilevel.report._groups import GroupRow, claimed, ends, group_rows, on
+from fairbilevel.report._limits import ROLES, Limit, limits
 from fairbilevel.report._markup import Row, bullets, figure, section, sign, table
 from fairbilevel.report._numbers import (
     MISSING,
@@ -20,13 +21,10 @@ from fairbilevel.report._numbers import (
 )
 from fairbilevel.report._verdict import (
     BASELINE,
-    ROLES,
-    Limit,
     beside_average,
     diverged,
     hardest_hit,
     judge,
-    limits,
     test_rows,
 )
 

@@ -9,9 +9,10 @@ from rich.text import Text
 from fairbilevel._display import printable
 from fairbilevel.records import Result
 from fairbilevel.report._groups import GroupRow, claimed, ends, group_rows, on
+from fairbilevel.report._limits import ROLES, limits
 from fairbilevel.report._numbers import count, percent, points
 from fairbilevel.report._sections import GAPS, all_rows, gap, shares
-from fairbilevel.report._verdict import BASELINE, ROLES, judge, limits
+from fairbilevel.report._verdict import BASELINE, judge
 
 _AT_EACH_END = 10
 

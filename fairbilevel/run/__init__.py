@@ -9,8 +9,8 @@ from fairbilevel.run._analyze import (
     solution_plane,
     write_analysis,
 )
-from fairbilevel.run._certify import certify_run
-from fairbilevel.run._config import FREE_OPTIONS, PLACE_OPTIONS, SWITCHES, Config, read_config
+from fairbilevel.run._certify import certify, certify_run
+from fairbilevel.run._config import FREE_OPTIONS, PLACE_OPTIONS, Config, read_config
 from fairbilevel.run._dense_part import read_reference, write_reference
 from fairbilevel.run._evaluate import DataEvaluation, evaluate_run, read_like
 from fairbilevel.run._export import (
@@ -20,6 +20,7 @@ from fairbilevel.run._export import (
     record_export,
     write_answers,
 )
+from fairbilevel.run._fields import SWITCHES
 from fairbilevel.run._folder import Run, check_free, load_run, save_run
 from fairbilevel.run._frontier import frontier_run
 from fairbilevel.run._listing import RunSummary, list_runs, summarize_run
@@ -44,6 +45,7 @@ __all__ = [
     "analyze",
     "analyze_run",
     "build_problem",
+    "certify",
     "certify_run",
     "check_free",
     "check_resumable",

@@ -2,21 +2,92 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, UInt64
 
 from fairbilevel import certificates, fairness
 from fairbilevel import data as fb_data
-from fairbilevel.certificates import LEDGER, RECORD, Certificate
+from fairbilevel.certificates import LEDGER, RECORD, Certificate, Looks, Origin
 from fairbilevel.data import Dataset
 from fairbilevel.deploy import Artifact
 from fairbilevel.records import MODEL, ROWS
 from fairbilevel.run._evaluate import file_hash, read_like
 from fairbilevel.run._folder import Run
 from fairbilevel.run._roles import role_rows
-from fairbilevel.run._rows import UsedRows, read_rows
+from fairbilevel.run._rows import read_rows
+from fairbilevel.train import Solution
+
+
+def certify(
+    rows: Any, dense_pred: Any = None, pruned_pred: Any = None, group: Any = None, **asked: Any
+) -> Certificate:
+    """What held-out rows prove about gaps between groups, with stated confidence.
+
+    ``fb.certify(solution, tolerance=0.03)`` takes the rows of role certify, which nothing has
+    touched; ``fb.certify(run, tolerance=0.03)`` those of a finished run, or new data (``data=``);
+    ``fb.certify(y, dense_pred, pruned_pred, group, tolerance=0.03)`` predictions from anywhere.
+
+    Args:
+        rows: a solution, a run, or ``[rows]`` true classes.
+        dense_pred: ``[rows]`` classes that the dense model predicts, beside classes.
+        pruned_pred: likewise, of the pruned model.
+        group: ``[rows]`` groups, likewise.
+        asked: of predictions ``fairbilevel.certificates.certify`` says what; of a solution
+            ``gap``, ``tolerance``, ``confidence``, ``bound``, ``positive``, ``looks``,
+            ``artifact`` (the file that ships in place of its network), ``dense_trained_on`` (of a
+            dense model that was given) and, for ``equalized-loss``, ``upper``, at which losses are
+            clipped; of a run what ``fairbilevel.run.certify_run`` says.
+
+    Returns:
+        The certificate: ``.verdict``, ``.smallest_tolerance``, ``.sentence``, ``.save(path)``.
+
+    Raises:
+        ValueError: rows, columns or a claim that cannot be certified; one sentence says why.
+    """
+    if not isinstance(rows, Solution | Run):
+        return certificates.certify(rows, dense_pred, pruned_pred, group, **asked)
+    if not all(column is None for column in (dense_pred, pruned_pred, group)):
+        raise ValueError(f"a {type(rows).__name__} brings its own predictions and groups")
+    if isinstance(rows, Run):
+        return certify_run(rows, **asked)
+    return _certify_solution(rows, **asked)
+
+
+def _certify_solution(
+    solution: Solution,
+    *,
+    artifact: Artifact | None = None,
+    dense_trained_on: str | None = None,
+    **asked: Any,
+) -> Certificate:
+    problem, reference = solution.problem, solution.reference
+    rows = problem.data.take(problem.roles["certify"])
+    if not len(rows):
+        raise ValueError("the problem set no certify rows aside: give their shares, or predictions")
+    if reference.gradient_evaluations:
+        dense_trained_on = f"the {len(problem.roles['fit'])} fit rows of this problem"
+    notes: list[str] = []
+    unit, unit_name, twins = _units(rows, notes, problem.data.content)
+    encoded = problem.rows(problem.roles["certify"])
+    pruned = problem.logits(solution.network, encoded)
+    if artifact is not None:
+        _check_classes(artifact, problem.data.classes)
+        pruned = artifact.logits(rows.inputs)
+    origin = Origin(
+        data=f"{rows.name} (certify rows)",
+        pruned_model=None if artifact is None else artifact.digest,
+        dense_trained_on=dense_trained_on,
+        duplicates=twins,
+        notes=notes,
+    )
+    about = rows, problem.data.classes, problem.groups, problem.counted
+    dense = problem.logits(reference.network, encoded)
+    return _certified(*about, dense, pruned, unit, unit_name, origin=origin, **asked)
 
 
 def certify_run(
@@ -27,9 +98,10 @@ def certify_run(
     split: str | None = None,
     ledger: Path | None = None,
     dense_trained_on: str | None = None,
-    upper: float | None = None,
     look: int | None = None,
-    **claim: Any,
+    candidates: int = 1,
+    only_look: bool = False,
+    **asked: Any,
 ) -> Certificate:
     """Certify a run's gaps between groups.
 
@@ -42,9 +114,10 @@ def certify_run(
         ledger: file that numbers the looks at these rows; by default ``ledger.json`` in the run.
         dense_trained_on: what a given dense model was trained on.
         look: the number of the look, to compute a certificate again without taking another.
-        upper: for ``equalized-loss``: losses are clipped at this value.
-        claim: ``gap``, ``tolerance``, ``confidence``, ``bound``, ``positive``, ``candidates``,
-            ``only_look`` as for ``fb.certify``.
+        candidates: models declared beforehand that share the look.
+        only_look: certify these rows this once and never again.
+        asked: ``gap``, ``tolerance``, ``confidence``, ``bound``, ``positive`` as for
+            ``fb.certify``; ``upper``: for ``equalized-loss``, where losses are clipped.
 
     Raises:
         ValueError: data that changed since the run, rows used for fitting or choosing, no rows.
@@ -57,52 +130,85 @@ def certify_run(
     else:
         rows, alike, left_out, notes = _new_rows(run, data, split)
     trained_on = _trained_on(run, rows, alike) or dense_trained_on
-    dense = run.logits(rows.inputs, dense=True)
-    pruned = (run if artifact is None else artifact).logits(rows.inputs)
-    if artifact is not None and artifact.classes != run.classes:
-        raise ValueError(
-            f"{artifact.path} answers {', '.join(artifact.classes)} and the run "
-            f"{', '.join(run.classes)}: it was exported from another one"
-        )
-    classes = np.asarray(run.classes)
-    more: dict[str, Any] = {}
-    if upper is not None:
-        loss = np.minimum(fairness.judge(pruned, rows.y)[1].astype(np.float64), upper)
-        more = {"quantity": loss, "upper": upper, "quantity_name": f"loss clipped at {upper:g}"}
-    if claim.get("positive") is None and len(classes) == 2:
-        claim["positive"] = run.classes[1]
-    unit, unit_name, twins = _units(rows, notes, read_rows(run.path))
+    if artifact is not None:
+        _check_classes(artifact, run.classes)
+    unit, unit_name, twins = _units(rows, notes, read_rows(run.path).prints.content)
     own = run.path / LEDGER
-    looks: dict[str, Any] = {}
+    looks = Looks(only=only_look, candidates=candidates)
     if look is None:
-        looks = {"ledger": ledger or own, "also": [own], "record": run.path.parent / RECORD}
+        record = run.path.parent / RECORD
+        looks = dataclasses.replace(looks, ledger=ledger or own, also=[own], record=record)
     else:
-        looks = {"look": look}
-    return certificates.certify(
-        classes[rows.y],
-        classes[dense.argmax(-1)],
-        classes[pruned.argmax(-1)],
-        rows.group,
-        classes=run.classes,
-        groups=run.groups,
-        claimed=[bool(c) for c in run.description["counted"]],
-        unit=unit,
-        unit_name=unit_name,
-        row_keys=fb_data.row_fingerprints(rows).row,
+        looks = dataclasses.replace(looks, number=look)
+    sparse = run.path / MODEL / "sparse.npz"
+    origin = Origin(
         data=rows.name if data is not None else f"{rows.name} (certify rows)",
         dense_model=file_hash(run.path / MODEL / "dense.npz"),
-        pruned_model=(
-            file_hash(run.path / MODEL / "sparse.npz") if artifact is None else artifact.digest
-        ),
+        pruned_model=file_hash(sparse) if artifact is None else artifact.digest,
         dense_trained_on=trained_on,
         duplicates=twins,
         alike=alike,
         left_out=left_out,
         notes=notes,
+    )
+    return _certified(
+        rows,
+        run.classes,
+        run.groups,
+        run.description["counted"],
+        run.logits(rows.inputs, dense=True),
+        (run if artifact is None else artifact).logits(rows.inputs),
+        unit,
+        unit_name,
+        looks=looks,
+        origin=origin,
+        **asked,
+    )
+
+
+def _check_classes(artifact: Artifact, classes: Sequence[str]) -> None:
+    if tuple(artifact.classes) != tuple(classes):
+        raise ValueError(
+            f"{artifact.path} answers {', '.join(artifact.classes)} and the run "
+            f"{', '.join(classes)}: it was exported from another one"
+        )
+
+
+def _certified(
+    rows: Dataset,
+    classes: Sequence[str],
+    groups: Sequence[str],
+    counted: Sequence[bool] | np.ndarray,
+    dense: Float[np.ndarray, "rows classes"],
+    pruned: Float[np.ndarray, "rows classes"],
+    unit: np.ndarray | None,
+    unit_name: str,
+    *,
+    upper: float | None = None,
+    positive: Any = None,
+    **asked: Any,
+) -> Certificate:
+    """The certificate of two networks' logits on labelled rows."""
+    more: dict[str, Any] = {}
+    if upper is not None:
+        loss = np.minimum(fairness.judge(pruned, rows.y)[1].astype(np.float64), upper)
+        more = {"quantity": loss, "upper": upper, "quantity_name": f"loss clipped at {upper:g}"}
+    named = np.asarray(classes)
+    return certificates.certify(
+        named[rows.y],
+        named[dense.argmax(-1)],
+        named[pruned.argmax(-1)],
+        rows.group,
+        classes=classes,
+        positive=classes[1] if positive is None and len(classes) == 2 else positive,
+        groups=groups,
+        claimed=[bool(c) for c in counted],
+        unit=unit,
+        unit_name=unit_name,
+        row_keys=fb_data.row_fingerprints(rows).row,
         as_given=True,
-        **looks,
         **more,
-        **claim,
+        **asked,
     )
 
 
@@ -160,9 +266,11 @@ def _new_rows(
     return read.take(np.flatnonzero(labelled)), alike, left_out, notes
 
 
-def _units(rows: Dataset, notes: list[str], used: UsedRows) -> tuple[np.ndarray | None, str, int]:
+def _units(
+    rows: Dataset, notes: list[str], own: UInt64[np.ndarray, " used"]
+) -> tuple[np.ndarray | None, str, int]:
     """What is independent: persons where they are known, distinct images, else rows; distinct
-    rows where more of them have the same inputs than in the run's own data.
+    rows where more of them have the same inputs than in the run's own data (``own``: its contents).
 
     The unit of each row (``None`` where every row is its own), what units are called, and how many
     rows have inputs that equal another's.
@@ -178,7 +286,7 @@ def _units(rows: Dataset, notes: list[str], used: UsedRows) -> tuple[np.ndarray 
             f"{len(repeated)} clusters, {conflicting} of them with conflicting labels."
         )
     atom = fb_data.atoms(rows)
-    if rows.unit is None and not rows.is_image and _copied(rows.content, used.prints.content):
+    if rows.unit is None and not rows.is_image and _copied(rows.content, own):
         notes.append("More rows have the same inputs than is usual: copies, of which one counts.")
         return rows.content, "distinct rows", int(twin.sum())
     if rows.unit is None and np.unique(atom).size == len(rows):

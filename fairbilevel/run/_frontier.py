@@ -132,7 +132,7 @@ def _write(sweep: FrontierSweep, problem: FairPruningProblem) -> list[dict[str, 
             "seed": sweep.config.seed,
             "versions": versions(),
             "machine": machine(),
-            "data": describe_data(problem),
+            "data": dataclasses.asdict(describe_data(problem)),
             "constraints": [c.name for c in problem.constraints],
             "points": points,
         }

@@ -29,9 +29,11 @@ from fairbilevel.train._plan import (
     stages,
 )
 from fairbilevel.train._report import Best, Callback, Noise, TuneRecord, rollback_warnings
-from fairbilevel.train._run import Rules, RunState, StagedRun
+from fairbilevel.train._ruled import Rules
+from fairbilevel.train._run import RunState, StagedRun
 from fairbilevel.train._solution import Solution
-from fairbilevel.train._steps import DualState, StepLog, Steps, WeightState, masked, scaled
+from fairbilevel.train._state import DualState, StepLog, WeightState
+from fairbilevel.train._steps import Steps, masked, scaled
 from fairbilevel.train._stretch import (
     Stretch,
     StretchLog,

@@ -18,7 +18,8 @@ from fairbilevel.train._expected import data_expected
 from fairbilevel.train._optimizers import SGD
 from fairbilevel.train._plan import Costs, Phase, Plan, every, learning_rates, stages
 from fairbilevel.train._report import Callback
-from fairbilevel.train._run import Rules, RunState, StagedRun
+from fairbilevel.train._ruled import Rules
+from fairbilevel.train._run import RunState, StagedRun
 
 STAGES = 20
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from fairbilevel.fairness import Constraint, Measurement
 from fairbilevel.problem import FairPruningProblem, Network, Reference
-from fairbilevel.train._steps import DualState
+from fairbilevel.train._state import DualState
 
 INFEASIBLE = "infeasible within this budget"
 

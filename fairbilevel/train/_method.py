@@ -30,7 +30,8 @@ from fairbilevel.train._optimizers import SGD
 from fairbilevel.train._plan import FORWARD_COST, RECALIBRATION_BATCHES, Plan, recalibration
 from fairbilevel.train._recalibrate import answers, recalibrated
 from fairbilevel.train._report import Callback
-from fairbilevel.train._run import BUFFER_SIZE, Rules, RunState, StagedRun
+from fairbilevel.train._ruled import BUFFER_SIZE, Rules
+from fairbilevel.train._run import RunState, StagedRun
 from fairbilevel.train._solution import Solution
 
 MATCHING_SHARE = 0.05  # of the steps, at most, for the output biases

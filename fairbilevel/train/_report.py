@@ -13,7 +13,7 @@ from fairbilevel.devices import copied
 from fairbilevel.problem import FairPruningProblem, Network, Reference
 from fairbilevel.train._divergence import DivergenceError, exploded
 from fairbilevel.train._plan import Costs
-from fairbilevel.train._steps import StepLog
+from fairbilevel.train._state import StepLog
 
 Callback = Callable[[dict[str, Any]], None]
 

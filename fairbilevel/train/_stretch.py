@@ -19,7 +19,8 @@ from fairbilevel.devices import Program
 from fairbilevel.fairness import Multipliers
 from fairbilevel.problem import Numbers
 from fairbilevel.train._batches import Batch
-from fairbilevel.train._steps import DualState, StepLog, Steps, WeightState, masked
+from fairbilevel.train._state import DualState, StepLog, WeightState
+from fairbilevel.train._steps import Steps, masked
 
 LENGTH = 32  # steps of a program at most
 _BYTES = 2**26  # of inputs in a program's batches at most

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import certified
 import numpy as np
 import pytest
 
-import fairbilevel as fb
 from fairbilevel.cli import main
 
 from .test_classes import honest
 
 
 def certify(*given, **options):
-    return fb.certify(*given, **{"tolerance": 0.2, "min_group_rows": 20, **options})
+    return certified.certify(*given, **{"tolerance": 0.2, "min_group_rows": 20, **options})
 
 
 # ---------------------------------------------------------------- copies

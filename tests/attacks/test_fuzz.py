@@ -183,8 +183,8 @@ def test_rows_that_no_run_writes(name, value, run, tmp_path):
     [
         (("constraints",), 0.5),
         (("constraints",), {"a": 1}),
-        (("gaps", "test", "discordant", "g"), [{}, 1]),
-        (("gaps", "test", "discordant", "g"), [10**400, 1]),
+        (("pruned", "test", "groups", "a"), [{}, 1]),
+        (("pruned", "test", "gaps", "accuracy"), {"largest": 10**400}),
         (("sparsity",), 10**400),
         (("dense", "test", "accuracy"), -(10**400)),
     ],

@@ -8,6 +8,7 @@ import threading
 
 import numpy as np
 import pytest
+from certified import certify
 
 import fairbilevel as fb
 from fairbilevel.certificates import RECORD, read_ledger
@@ -26,7 +27,7 @@ def columns():
 
 def look(ledger, *given, **options):
     options = {"tolerance": 0.3, "min_group_rows": 20, **options}
-    return fb.certify(*given, ledger=ledger, **options)
+    return certify(*given, ledger=ledger, **options)
 
 
 # The second look at the same rows, as somebody would take it who wants another first one.
@@ -90,7 +91,7 @@ def test_the_same_question_in_another_order_is_the_same_look(tmp_path):
 
 def test_without_a_ledger_the_sentence_says_so(tmp_path):
     said = "Looks at these rows are not counted"
-    assert said in fb.certify(*columns(), tolerance=0.3).sentence
+    assert said in certify(*columns(), tolerance=0.3).sentence
     assert said not in look(tmp_path / "ledger.json", *columns()).sentence
 
 

@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+from certified import certify
 from stored import render, verdict
 
 import fairbilevel as fb
@@ -17,7 +18,7 @@ def certificate(names, gap="excess-accuracy-gap", **options):
     y = rng.integers(0, 2, rows)
     pruned = np.where(rng.random(rows) < 0.04, 1 - y, y)
     options = {"tolerance": 0.4, "quantity": rng.random(rows), "upper": 2.0, **options}
-    return fb.certify(y, y, pruned, group, groups=names, gap=gap, **options)
+    return certify(y, y, pruned, group, groups=names, gap=gap, **options)
 
 
 def text(page):

@@ -3,194 +3,32 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
-import functools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from os import PathLike
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from fairbilevel import _display, _trees, devices, fairness, masks, models
+from fairbilevel import _display, fairness, masks, models
 from fairbilevel import data as fb_data
-from fairbilevel.devices import Placement, Program
+from fairbilevel.devices import Placement
 from fairbilevel.fairness import Constraint, Custom, Evaluation, Measurement, Outcomes
+from fairbilevel.problem._forward import Inputs, Numbers, Structure, predict
+from fairbilevel.problem._model import (
+    START,
+    built_in,
+    check_logits,
+    check_size,
+    layers_of,
+    placed,
+    takes_whole,
+)
+from fairbilevel.problem._network import Network, Reference, as_network, check_finite, doubts
 
-Inputs = Shaped[np.ndarray, "rows ..."] | fb_data.StoredRows
-"""Encoded rows, held in memory or not."""
 REPORTED_ROLES = ("fit", "select", "tune", "test")
-_EVALUATION_ROWS = 256  # of a compiled call
-_LEAST_SKILL = 0.2  # of what lies between a constant answer and no error
-
-
-@dataclass(frozen=True)
-class Network:
-    """Parameters and state of one network of a problem's model.
-
-    Attributes:
-        params: nested dictionary of arrays.
-        state: normalization statistics and the like.
-    """
-
-    params: Any
-    state: Any
-
-    def __repr__(self) -> str:
-        state = _trees.size(self.state)
-        arrays = _display.counted(len(jax.tree.leaves(self.params)), "array")
-        return _display.line(
-            "Network",
-            f"{_trees.size(self.params):,} parameters in {arrays}",
-            f"{state:,} numbers of state" if state else "no state",
-        )
-
-
-@dataclass(frozen=True)
-class Structure:
-    """What decides the programs of a problem, and no number of it: hashable, equal for problems
-    that differ in rows, tolerances and seeds alone.
-
-    Attributes:
-        model: the pure functions, as rows pass through them on the placement's devices.
-        kind: of the encoder, which says how rows are standardized.
-        layers: what can be pruned.
-        shape: of an encoded row.
-        groups: how many.
-        classes: how many.
-        precision: of the passes of training.
-        accumulate: micro-batches of each gradient.
-        placement: the devices that share the work.
-    """
-
-    model: models.Model
-    kind: str
-    layers: masks.Layers
-    shape: tuple[int, ...]
-    groups: int
-    classes: int
-    precision: str
-    accumulate: int
-    placement: Placement
-
-    def forward(
-        self, params: Any, state: Any, x: Array, moments: Any, train: bool, key: Array
-    ) -> tuple[Float[Array, "rows classes"], Any]:
-        """Logits of encoded rows, at least float32, and the state after them: in train mode in the
-        precision of training."""
-        model = models.in_precision(self.model, self.precision) if train else self.model
-        x = fb_data.standardize(self.kind, x, moments)
-        logits, state = model.apply(params, state, x, train, key)
-        return logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), state
-
-
-class Numbers(NamedTuple):
-    """What programs are told of a problem: arguments, so that none of it is compiled in.
-
-    Attributes:
-        moments: what inputs are standardized by.
-        share: the groups' shares in ``"fit"`` and ``"select"``.
-        cells: shares of the cells (group and label) in both, where a constraint counts answers.
-        counted: groups that claims speak of.
-        limits: one array a constraint: what is bounded from above, for each multiplier.
-        temperature: that logits are divided by where they are matched to the dense model's.
-        shrink: how far what moves the multipliers is shrunken (``GroupStatistics.shrunken``).
-        units: one array a constraint: what a step of one moves each multiplier by.
-    """
-
-    moments: tuple[Float[Any, "..."], ...]
-    share: dict[str, Float[Any, " groups"]]
-    cells: dict[str, Float[Any, "groups classes"]]
-    counted: Bool[Any, " groups"]
-    limits: tuple[Float[Any, " _"], ...]
-    temperature: Float[Any, ""]
-    shrink: Float[Any, ""]
-    units: tuple[Float[Any, " _"], ...]
-
-
-def _logits(
-    structure: tuple[models.Model, str], params: Any, state: Any, x: Array, moments: Any
-) -> Array:
-    model, kind = structure
-    x = fb_data.standardize(kind, x, moments)
-    return model.apply(params, state, x, False, jax.random.key(0))[0]
-
-
-_LOGITS = Program(_logits)
-
-
-def predict(
-    model: models.Model,
-    encoder: fb_data.Encoder,
-    network: Network,
-    inputs: Inputs,
-    placement: Placement | None = None,
-) -> Float[np.ndarray, "rows classes"]:
-    """Logits of encoded rows in evaluation mode, on the host.
-
-    A fixed number of rows at a time, so that one program serves every set of rows; they are split
-    over the devices of a placement.
-    """
-    spread = None if placement is None or placement.alone else placement
-    size = _EVALUATION_ROWS
-    params, state, moments = network.params, network.state, encoder.moments
-    if spread is not None:
-        size = -(-size // spread.count) * spread.count
-        params, state, moments = spread.place((params, state, moments))
-    chunks = []
-    starts = range(0, max(len(inputs), 1), size)
-    parts: Any = (inputs[start : start + size] for start in starts)
-    if isinstance(inputs, fb_data.StoredRows):  # read while the rows before are computed with
-        parts = fb_data.ahead(lambda start: inputs[start : start + size], starts)
-    for x in parts:
-        padded: Any = np.concatenate([x, np.zeros((size - len(x), *x.shape[1:]), x.dtype)])
-        if spread is not None:
-            padded = spread.rows(padded.__getitem__, np.arange(size))
-        logits = _LOGITS((model, encoder.kind), params, state, padded, moments, placement=spread)
-        chunks.append(np.asarray(logits)[: len(x)])
-    return np.concatenate(chunks)
-
-
-def probabilities(logits: Float[np.ndarray, "rows classes"]) -> Float[np.ndarray, "rows classes"]:
-    """The softmax of logits, in double precision: each row sums to one."""
-    raised = np.exp(np.subtract(logits, logits.max(-1, keepdims=True), dtype=np.float64))
-    return raised / raised.sum(-1, keepdims=True)
-
-
-@functools.lru_cache(maxsize=64)
-def _built_in(
-    name: str, shape: tuple[int, ...], classes: int, width: int | None, remat: bool, kind: Any
-) -> models.Model:
-    """A built-in model with parameters of a floating type, the same object every time: programs go
-    by the identity of its functions."""
-    model = models.build(name, shape, classes, width=width, remat=remat)
-
-    def init(key: Array) -> tuple[Any, Any]:
-        return jax.tree.map(
-            lambda leaf: leaf.astype(kind) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf,
-            model.init(key),
-        )
-
-    return dataclasses.replace(model, init=init)
-
-
-@functools.lru_cache(maxsize=64)
-def _placed(model: models.Model, placement: Placement) -> models.Model:
-    """The same model: its rows stay where their devices are, and split parameters are gathered
-    where rows pass through them."""
-
-    def apply(params: Any, state: Any, x: Array, train: bool, key: Array) -> tuple[Array, Any]:
-        if placement.shard_params:
-            params = placement.whole(params)
-        logits, state = model.apply(params, state, placement.split(x), train, key)
-        return logits, placement.whole(state)
-
-    return dataclasses.replace(model, apply=apply)
 
 
 def _counted(
@@ -208,96 +46,11 @@ def _counted(
     return counted
 
 
-def _takes_whole(model: models.Model | str, data: fb_data.Dataset, normalize: Any) -> bool:
-    """Whether whole numbers stay what they are: where the model takes nothing else, or nothing is
-    to be done to them.
-
-    Raises:
-        ValueError: the model would round what has been standardized.
-    """
-    if isinstance(model, str) or data.is_table:
-        return False
-    shape = tuple(data.inputs.shape[1:])
-    given = data.inputs.dtype == np.int32
-    any_number = models.refusal(model, shape, jnp.float32) is None
-    if given and (normalize == "none" or not any_number):
-        return models.refusal(model, shape, jnp.int32) is None
-    if normalize == "fit" and any_number and models.rounds_inputs(model, shape):
-        raise ValueError(
-            f"model {model.name!r} turns its inputs into whole numbers, and they would be "
-            "standardized before: give normalize='none', and x as integers"
-        )
-    return False
-
-
-@functools.lru_cache(maxsize=64)
-def _layers(
-    model: models.Model,
-    shape: tuple[int, ...],
-    dtype: np.dtype,
-    prune_classifier: bool,
-    keep: tuple[str, ...],
-) -> masks.Layers:
-    """What can be pruned. Shapes decide it: no array of a large model is made for it."""
-    params, state = models.shapes_of(model)
-    sample = jax.ShapeDtypeStruct((2, *shape), dtype)
-    found = masks.find_layers(model.apply, params, state, sample)
-    return masks.select_layers(found, prune_classifier=prune_classifier, keep=keep)
-
-
-def _started(model: models.Model, seed: Array) -> tuple[Any, Any]:
-    return model.init(jax.random.key(seed))
-
-
-_START = Program(_started, once=True)
-
-
 def _told(tolerance: Any) -> str:
     """One tolerance, or the range of those that groups have."""
     if not isinstance(tolerance, tuple):
         return f"{tolerance:.10g}"
     return f"{min(tolerance):.10g} to {max(tolerance):.10g} by group"
-
-
-def _local(leaf: Any) -> np.ndarray:
-    """The entries of an array that this process can read."""
-    if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
-        return np.asarray(leaf, np.float64)
-    return np.concatenate([np.ravel(part.data) for part in leaf.addressable_shards])
-
-
-@dataclass(frozen=True)
-class Reference:
-    """The dense network and what it says of every row that may be looked at.
-
-    Attributes:
-        network: the dense network.
-        correct: bool ``[rows]``, where it is right (False on certify rows, never evaluated).
-        loss: float32 ``[rows]``, its cross-entropy in nats (0 on certify rows).
-        logits: float32 ``[rows, classes]`` (0 on certify rows).
-        gradient_evaluations: what its training cost, 0 if it was given.
-        seed: of its training, where it was trained here: its initial weights can be had again.
-        rollbacks: each time its training diverged and went back (``fb.Solution.rollbacks``).
-        warnings: sentences a reader should know of a dense model that was given.
-    """
-
-    network: Network
-    correct: Bool[np.ndarray, " rows"]
-    loss: Float[np.ndarray, " rows"]
-    logits: Float[np.ndarray, "rows classes"]
-    gradient_evaluations: float = 0.0
-    seed: int | None = None
-    rollbacks: tuple[dict[str, Any], ...] = ()
-    warnings: tuple[str, ...] = ()
-
-    def __repr__(self) -> str:
-        trained = f"trained with {self.gradient_evaluations:,.0f} gradient evaluations"
-        return _display.line(
-            "Reference",
-            repr(self.network),
-            f"outcomes of {_display.counted(len(self.correct), 'row')}",
-            trained if self.gradient_evaluations else "given",
-        )
 
 
 class FairPruningProblem:
@@ -323,8 +76,8 @@ class FairPruningProblem:
             of a built-in model.
         prune_classifier: prune the classifier's weights too; its outputs are never removed as
             filters.
-        keep_layer: names of layers that stay whole, as in ``problem.layers``; * stands for anything
-            (blocks/0/*). They do not count among what sparsity is a share of.
+        keep_layer: names of layers that stay whole, as in ``problem.layers``; ``*`` stands for
+            anything (``blocks/0/*``). They do not count among what sparsity is a share of.
         precision: float32, or bfloat16 for the passes of training: parameters, statistics and
             everything that is reported stay float32 (``fb.models.in_precision``).
         accumulate: micro-batches that each gradient is summed over, one after the other: a batch
@@ -402,7 +155,7 @@ class FairPruningProblem:
             if width is not None:
                 raise ValueError("width is for built-in models, given by name: yours has its own")
         self.encoder = fb_data.Encoder.fit(
-            data, self.roles["fit"], normalize, whole=_takes_whole(model, data, normalize)
+            data, self.roles["fit"], normalize, whole=takes_whole(model, data, normalize)
         )
         self.normalization = fb_data.write_normalize(normalize)
         self.inputs = self.encoder.transform(data.inputs)
@@ -417,7 +170,7 @@ class FairPruningProblem:
             else np.asarray(data.weight, np.float32)
         )
         if isinstance(model, str):
-            model = _built_in(
+            model = built_in(
                 model,
                 self.inputs.shape[1:],
                 len(data.classes),
@@ -430,16 +183,16 @@ class FairPruningProblem:
         self.model = model
         self.precision, self.accumulate = models.check_precision(precision), accumulate
         self.share = {name: self._shares(rows) for name, rows in self.roles.items()}
-        self._check_size()
-        self._check_logits()
+        check_size(model)
+        check_logits(model, self.inputs.shape[1:], self.encoder.dtype, len(data.classes))
         self.keep_layer = (keep_layer,) if isinstance(keep_layer, str) else tuple(keep_layer)
         row = self.inputs.shape[1:], self.encoder.dtype
-        self.layers = _layers(model, *row, prune_classifier, self.keep_layer)
+        self.layers = layers_of(model, *row, prune_classifier, self.keep_layer)
         params, _ = models.shapes_of(model)
         shapes = {tuple(leaf.shape) for leaf in jax.tree.leaves(params)}
         self.placement = (placement or Placement.over()).splitting(shapes)
         if not self.placement.alone:
-            self.model = _placed(model, self.placement)
+            self.model = placed(model, self.placement)
 
     def _facts(self) -> list[tuple[str, str]]:
         """What a reader wants to know, by name."""
@@ -480,47 +233,6 @@ class FairPruningProblem:
         count = np.bincount(cell, minlength=shape[0] * shape[1]).reshape(shape)
         return (count / max(count.sum(), 1)).astype(np.float32)
 
-    def _check_size(self) -> None:
-        """Refuse a model that cannot be trained here, before any array of it is made."""
-        params, _ = models.shapes_of(self.model)
-        leaves = jax.tree.leaves(params)
-        count = sum(math.prod(leaf.shape) for leaf in leaves)
-        # Weights, their gradient, an optimizer's moment and the mask's scores.
-        needed = 4 * sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
-        there = devices.memory()
-        if needed > there:
-            raise ValueError(
-                f"model {self.model.name!r} has {count:,} parameters, which take "
-                f"{needed / 2**30:,.0f} GiB to train, and {there / 2**30:,.0f} GiB are there: make "
-                "it narrower (width), or the rows smaller"
-            )
-
-    def _check_logits(self) -> None:
-        shape, name = self.inputs.shape[1:], self.model.name
-        why = models.refusal(self.model, shape, self.encoder.dtype)
-        if why is not None:
-            said = f"model {name!r} does not take rows of shape {list(shape)}: {why}"
-            if models.refusal(self.model, shape, jnp.int32) is None:
-                said += "; it takes whole numbers alone: give x as int32"
-            raise ValueError(said)
-        params, state = models.shapes_of(self.model)
-        x = jax.ShapeDtypeStruct((2, *shape), self.encoder.dtype)
-        out = jax.eval_shape(
-            lambda p, s, x: self.model.apply(p, s, x, False, jax.random.key(0))[0],
-            params,
-            state,
-            x,
-        )
-        given = getattr(out, "shape", None)
-        if given is None or len(given) != 2:
-            said = "several arrays" if given is None else f"an array of shape {list(given)}"
-            raise ValueError(f"model {name!r} gives {said} for 2 rows, not logits [2, classes]")
-        if given != (2, len(self.data.classes)):
-            raise ValueError(
-                f"model {name!r} gives {given[-1]} logits a row, the data has "
-                f"{len(self.data.classes)} classes"
-            )
-
     def measure_latency(self, batch: int = 1) -> masks.LatencyTable:
         """How long each layer of the model takes on the present device, by the channels it keeps:
         what ``sparsity_of="latency"`` is a share of. A minute or two for a ResNet-18.
@@ -528,7 +240,7 @@ class FairPruningProblem:
         Args:
             batch: rows a call.
         """
-        params, state = _START(self.model, np.uint32(0))
+        params, state = START(self.model, np.uint32(0))
         return masks.measure_latency(
             self.model.apply,
             params,
@@ -631,7 +343,7 @@ class FairPruningProblem:
         """
         if self.built_in or self.placement.shard_params:
             placed = self.placement.place(np.uint32(seed))
-            return Network(*_START(self.model, placed, placement=self.placement))
+            return Network(*START(self.model, placed, placement=self.placement))
         return Network(*self.placement.place(self.model.init(jax.random.key(seed))))
 
     def network(self, given: Any) -> Network:
@@ -644,33 +356,7 @@ class FairPruningProblem:
         Raises:
             ValueError: none of these, or of another model.
         """
-        if isinstance(given, nnx.Module):
-            given = nnx.state(given)
-        if isinstance(given, nnx.State):
-            given = models.named_arrays(given)
-        if isinstance(given, Network):
-            given = given.params, given.state
-        elif isinstance(given, Mapping):
-            given = given, {}
-        if not isinstance(given, tuple) or len(given) != 2:
-            how = "give a fb.Network(params, state), or a flax.nnx module of the model's class"
-            if isinstance(given, (str, PathLike)):
-                how = "that of a run is fb.load_run(path).dense"
-            raise ValueError(f"a {type(given).__name__} is no dense model: {how}")
-        return Network(
-            self._fitting("parameter tree", given[0], self.shapes.params),
-            self._fitting("state", given[1], self.shapes.state),
-        )
-
-    def _fitting(self, what: str, given: Any, like: Any) -> Any:
-        have, said = _trees.flatten_named(given), f"is not of model {self.model.name!r}"
-        try:
-            filled = _trees.fill_named(like, have)
-        except ValueError as error:
-            raise ValueError(f"the dense model {said}: {error}") from None
-        if more := have.keys() - _trees.flatten_named(like).keys():
-            raise ValueError(f"the dense model {said}, whose {what} knows no {min(more)!r}")
-        return jax.tree.map(lambda leaf, to: jnp.asarray(leaf, to.dtype), filled, like)
+        return as_network(given, self.model.name, self.shapes)
 
     def refer(self, network: Network, gradient_evaluations: float = 0.0) -> Reference:
         """The dense reference of a network: its outcome on every row except those of certify.
@@ -680,9 +366,7 @@ class FairPruningProblem:
         """
         network = self.network(network)
         network = Network(*self.placement.place((network.params, network.state)))
-        for name, leaf in _trees.flatten_named(network.params).items():
-            if not np.isfinite(_local(leaf)).all():
-                raise ValueError(f"the dense model's parameter {name!r} holds values not finite")
+        check_finite(network.params)
         correct = np.zeros(len(self.y), bool)
         loss = np.zeros(len(self.y), np.float32)
         logits = np.zeros((len(self.y), len(self.data.classes)), np.float32)
@@ -690,25 +374,10 @@ class FairPruningProblem:
             rows = self.roles[name]
             logits[rows] = self.logits(network, self.rows(rows))
             correct[rows], loss[rows] = fairness.judge(logits[rows], self.y[rows])
-        warnings = () if gradient_evaluations else self._doubts(correct)
+        seen = np.concatenate([self.roles[name] for name in REPORTED_ROLES])
+        given = not gradient_evaluations
+        warnings = doubts(correct[seen], self.y[seen], self.data.classes) if given else ()
         return Reference(network, correct, loss, logits, gradient_evaluations, warnings=warnings)
-
-    def _doubts(self, correct: Bool[np.ndarray, " rows"]) -> tuple[str, ...]:
-        """A sentence on a given dense model that is hardly better than one constant answer: it may
-        have been trained on rows of another form."""
-        rows = np.concatenate([self.roles[name] for name in REPORTED_ROLES])
-        right, classes = float(correct[rows].mean()), self.data.classes
-        share = np.bincount(self.y[rows], minlength=len(classes)) / len(rows)
-        most = int(share.argmax())
-        if right - share[most] >= _LEAST_SKILL * (1 - share[most]):
-            return ()
-        return (
-            f"the given dense model is right on {100 * right:.1f} % of the rows, where always "
-            f"answering {classes[most]!r} would be on {100 * share[most]:.1f} %: if it was better "
-            "where it was trained, its inputs were normalized in another way (normalize) or its "
-            f"classes stand in another order than {', '.join(classes[:10])}"
-            f"{', ...' * (len(classes) > 10)}",
-        )
 
     def outcomes(
         self, network: Network, reference: Reference | None, rows: Int[np.ndarray, " n"]
@@ -746,8 +415,7 @@ class FairPruningProblem:
         """Constraints with their tolerances in the order of this problem's groups.
 
         Raises:
-            ValueError: no constraints, one name twice, tolerances for other groups, or not for all
-                of them.
+            ValueError: no constraints, tolerances for other groups, or not for all of them.
         """
         given: tuple[Any, ...] = (
             tuple(constraints) if isinstance(constraints, (tuple, list)) else (constraints,)
@@ -758,10 +426,6 @@ class FairPruningProblem:
                     "constraints are objects such as fb.fairness.ExcessAccuracyGap(0.02), got "
                     f"{c!r}; fb.fairness.parse_constraint makes one of text"
                 )
-        names = [c.name for c in given]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"two constraints are called {name!r}: give each a name once")
         return tuple(c.bound_to(self.data.groups, self.data.classes) for c in given)
 
     def own_or(self, constraint: Constraint) -> Constraint:
