@@ -63,7 +63,7 @@ class Found:
         return [np.asarray(each[prop], float) for each in of]
 
 
-def _means(values: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
+def means(values: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
     """Means by group, NaN without rows."""
     size = np.bincount(group, minlength=groups)
     total = np.bincount(group, weights=values.astype(float), minlength=groups)
@@ -72,10 +72,9 @@ def _means(values: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
 
 def _measured(record: dict[str, Any], rows: dict[str, np.ndarray], key: str) -> dict[str, Any]:
     """Accuracy, loss and excess loss of one network on all test rows."""
-    groups = len(record["groups"])
-    accuracy = _means(rows[f"{key}/correct"], rows["group"], groups)
-    loss = _means(rows[f"{key}/loss"], rows["group"], groups)
-    excess = loss - _means(rows["dense/loss"], rows["group"], groups)
+    accuracy = means(rows[f"{key}/correct"], rows["group"], len(record["groups"]))
+    loss, dense = (np.array(record["loss"][name], float) for name in (key, "dense"))
+    excess = loss - dense
     return {
         "accuracy": accuracy,
         "loss": loss,
@@ -375,11 +374,8 @@ def picture(path: Path, found: Found) -> None:
 
 def write(out: Path, settings: Sequence[Found]) -> str:
     """Write all tables, pictures and the page; returns the page."""
-    for name, lines_of in (
-        ("groups", group_lines),
-        ("correlations", correlation_lines),
-        ("mitigation", mitigation_lines),
-    ):
+    tables = {"groups": group_lines, "correlations": correlation_lines}
+    for name, lines_of in {**tables, "mitigation": mitigation_lines}.items():
         rows = [line for found in settings for line in lines_of(found)]
         _write.write_csv(out / f"{name}.csv", rows, digits=6)
     blocks = ["# Why pruning hurts some groups more than others (after Tran et al. 2022)"]

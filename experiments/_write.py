@@ -41,14 +41,15 @@ def parser(doc: str | None, out: Path | None = RESULTS, **options: Any) -> argpa
 
 
 def command() -> str:
-    """The command as typed, but for where files lie on this machine."""
+    """The command as typed, but for where things lie on this machine."""
     words = ["python", "-m", f"experiments.{Path(sys.argv[0]).stem}"]
     given = iter(sys.argv[1:])
     for word in given:
-        if word == "--out":
-            next(given, None)
-        elif not word.startswith("--out="):
-            words.append(Path(word).name if Path(word).is_absolute() else word)
+        option, is_, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        if option == "--out":
+            value = value if is_ else next(given, "")
+        else:
+            words.append(option + is_ + (Path(value).name if "/" in value else value))
     return shlex.join(words)
 
 

@@ -85,8 +85,6 @@ def repetition(design: Comparison, depth: Depth, folder: Path, round_: int, fold
         "id": problem.data.ids[test],
         "group": problem.group[test],
         "label": problem.y[test],
-        "dense/correct": reference.correct[test],
-        "dense/loss": reference.loss[test],
     }
     # Gradients and curvature cost many passes: a subset of test, as even over groups as it can be.
     seen = test[choose_rows(problem.group[test], len(problem.groups), depth.analyzed)]
@@ -108,16 +106,23 @@ def repetition(design: Comparison, depth: Depth, folder: Path, round_: int, fold
         "roles": {role: len(r) for role, r in problem.roles.items()},
         "analyzed": known.size.tolist(),
         "parameters": _trees.size(dense.params),
+        "loss": {},
         "dense": _values(known),
         "rates": {},
         "variants": {},
     }
 
+    def keep(key: str, correct: np.ndarray, loss: np.ndarray) -> None:
+        rows[f"{key}/correct"] = correct
+        by_group = _impact_tables.means(loss, rows["group"], len(problem.groups))
+        record["loss"][key] = [None if np.isnan(value) else value for value in by_group.tolist()]
+
     def pruned(key: str, method: str, rate: float) -> Any:
         solution = design.method(method, rate, seed).run(problem, reference)
-        rows[f"{key}/correct"], rows[f"{key}/loss"] = problem.judge(solution.network, test)
+        keep(key, *problem.judge(solution.network, test))
         return solution
 
+    keep("dense", reference.correct[test], reference.loss[test])
     for rate in design.sparsities:
         steps = f"magnitude:steps={depth.fine_tuning}"
         network = pruned(f"rate {rate:g}", steps, rate).network

@@ -34,13 +34,12 @@ def made_up(seed, *, sign=1.0):
         "group": group,
         "label": group,
         "dense/correct": np.ones(400, bool),
-        "dense/loss": np.full(400, 0.1, np.float32),
         "rate 0.9/correct": ~lost,
-        "rate 0.9/loss": (0.1 + 0.5 * group).astype(np.float32),
     }
+    loss = {"dense": [0.1] * 4, "rate 0.9": [0.1 + 0.5 * g for g in range(4)]}
     for variant, times in (("no mitigation", 1.0), ("before", 1.2), ("after", 0.5), ("both", 0.5)):
         rows[f"{variant}/correct"] = ~(np.tile(np.arange(100), 4) < 10 * times * group)
-        rows[f"{variant}/loss"] = (0.1 + times * group).astype(np.float32)
+        loss[variant] = [0.1 + times * g for g in range(4)]
     trend = sign * np.arange(4.0) + 5 + 0.01 * rng.normal(size=4)
     properties = {
         "gradient_norm": trend.tolist(),
@@ -52,6 +51,7 @@ def made_up(seed, *, sign=1.0):
         "size": [400, 300, 200, 100],
         "roles": {"fit": 800, "select": 200, "test": 400},
         "parameters": 10,
+        "loss": loss,
         "dense": properties,
         "rates": {
             "0.9": {
