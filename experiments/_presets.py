@@ -6,6 +6,7 @@ from typing import Any
 
 from experiments._comparison import Presets, Setting
 from fairbilevel import BilevelSolver
+from fairbilevel.comparison import split_methods
 from fairbilevel.methods import METHODS
 
 # Networks are small on purpose: what a large one has to spare hides what pruning does.
@@ -62,41 +63,23 @@ _CLAIM = {
     for name in _CLAIMED
 } | {"gender-3000": _claim("gender", 3000, "weight")}
 
-_PARTS: dict[str, tuple[str, ...]] = {
-    "solver": (
-        SOLVER,
-        *(
-            f"{SOLVER}:{change}"
-            for change in (
-                "distill=0",
-                "match_dense=false",
-                "score_step=0",
-                "score_step=0.1",
-                "weights_on=fit",
-                "fine_tune_on=fit+select",
-                "split_batch=false",
-                "plain_steps=3",
-                "bilevel_share=0.5",
-                "constrain_masks=false",
-                "constrain_masks=false,constrain_weights=false",
-                "buffer_size=512,shrink_violations=true",
-                "buffer_size=512,shrink_violations=true,dual_unit=row-weight,dual_step=0.1",
-                "learning_rate=0.1",
-            )
-        ),
+_PARTS = {
+    "solver": split_methods(
+        "bilevel,bilevel:distill=0,bilevel:match_dense=false,bilevel:score_step=0,"
+        "bilevel:score_step=0.1,bilevel:weights_on=fit,bilevel:fine_tune_on=fit+select,"
+        "bilevel:split_batch=false,bilevel:plain_steps=3,bilevel:bilevel_share=0.5,"
+        "bilevel:constrain_masks=false,bilevel:constrain_masks=false,constrain_weights=false,"
+        "bilevel:buffer_size=512,shrink_violations=true,"
+        "bilevel:buffer_size=512,shrink_violations=true,dual_unit=row-weight,dual_step=0.1,"
+        "bilevel:learning_rate=0.1"
     ),
-    "shrinkage": (
-        "ceag",
-        "ceag:shrink_violations=true",
-        "ceag:buffer_size=512",
-        "ceag:buffer_size=512,shrink_violations=true",
-        "ceag:dual_unit=row-weight,dual_step=0.1",
+    "shrinkage": split_methods(
+        "ceag,ceag:shrink_violations=true,ceag:buffer_size=512,"
+        "ceag:buffer_size=512,shrink_violations=true,ceag:dual_unit=row-weight,dual_step=0.1"
     ),
-    "bias": ("gradual-magnitude", "gradual-magnitude:match_dense=true"),
-    "distillation": (
-        "hydra",
-        "hydra:distill=0.5,distill_temperature=1",
-        "hydra:distill=0.5,distill_temperature=4",
+    "bias": split_methods("gradual-magnitude,gradual-magnitude:match_dense=true"),
+    "distillation": split_methods(
+        "hydra,hydra:distill=0.5,distill_temperature=1,hydra:distill=0.5,distill_temperature=4"
     ),
 }
 
@@ -139,15 +122,10 @@ _SYSTEMS = {
 
 # ------------------------------------------------------------------ Hashemizadeh et al. 2024
 
-_BALANCING = (
-    "gradual-magnitude",
-    "equalized-loss-after",
-    "equalized-loss-after-no-buffer",
-    "ceag",
-    "fairgrape",
-    "bilevel",
+_BALANCING = split_methods(
+    "gradual-magnitude,equalized-loss-after,equalized-loss-after-no-buffer,ceag,fairgrape,bilevel"
 )
-_SENSITIVITY = ("gradual-magnitude", "ceag", "ceag:buffer_size=8", "ceag:buffer_size=128")
+_SENSITIVITY = split_methods("gradual-magnitude,ceag,ceag:buffer_size=8,ceag:buffer_size=128")
 _BALANCED = {**_CNN, **_steps(400, 400), "max_rows": 12_000}
 # The authors remove the same share of every layer; at these rates a budget over all layers would
 # empty the projections of MobileNetV2, and with them cut the network. (They keep the first layer.)

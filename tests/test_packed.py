@@ -79,7 +79,7 @@ def test_tables_are_made_from_packed_repetitions(live, packed, source, monkeypat
     monkeypatch.setattr(comparison._sweep, "train", None)  # nothing is trained
     there = {p.name for p in packed.iterdir()}
     assert "repetitions.xz" in there
-    assert not there & {"repetitions", "dense-seeds.npz", "parts"}
+    assert not there & {"repetitions", "dense-seeds.npz", "comparison.json", "parts"}
     assert_same(comparison.read_repetition(packed, 0, 1), comparison.read_repetition(live, 0, 1))
     tables = ("table.md", "table.csv", "comparison.svg")
     for name in tables:
@@ -92,6 +92,9 @@ def test_tables_are_made_from_packed_repetitions(live, packed, source, monkeypat
 
 
 def test_a_packed_folder_is_gone_on_with(live, packed, source):
+    other = dataclasses.replace(design(source).config, dense_steps=21)
+    with pytest.raises(ValueError, match="other settings: dense_steps"):
+        comparison.run_comparison(dataclasses.replace(design(source), config=other), packed)
     lines = []
     comparison.run_comparison(design(source, "random"), packed, progress=lines.append)
     assert len(lines) == 2  # two folds of one method, from the dense models of the packed file
