@@ -1,325 +1,322 @@
-"""What the paper experiments share: settings of a preset, a comparison each, curves, a reading."""
+"""The settings of all comparisons: data, network, methods and budget, by experiment and preset."""
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
-import os
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from fairbilevel import comparison, devices, sweeps
-from fairbilevel.comparison import Comparison
-from fairbilevel.records import write_text
-from fairbilevel.run import Config
+from experiments._comparison import Presets, Setting
+from fairbilevel import BilevelSolver
+from fairbilevel.comparison import split_methods
+from fairbilevel.methods import METHODS
 
-Summary = dict[str, Any]
-Reading = Callable[[Mapping[str, Summary]], list[str]]
+# Networks are small on purpose: what a large one has to spare hides what pruning does.
+_CNN = {"image_size": 24, "model": "cnn", "width": 8}
+_GENDER = {"target": "gender", "group": ("race", "gender")}
+_RACE = {"target": "race", "group": ("race",)}
+_LABEL = {"target": "label", "group": ("label",)}
+_BLOND = {"target": "Blond_Hair", "group": ("Male",)}
+_FACES, _CELEBS, _OBJECTS = "utkface48.zip", "celeba48.zip", "cifar10.zip"
 
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#000000", "#56B4E9", "#8a9199")
-DASHES = ("-", "--", "-.", ":")
-MARKS = "osD^vP*X"
+
+def _steps(dense: int, pruning: int) -> dict[str, int]:
+    return {"dense_steps": dense, "steps": pruning}
 
 
-@dataclass(frozen=True)
-class Trial:
-    """What to cut a setting down to, to see that it runs; its own where ``None`` or empty.
+# ---------------------------------------------------------------------- the claim and its parts
 
-    Attributes:
-        steps: of dense training and of pruning each.
-        folds: of the first round only.
-        max_rows: rows to read.
-        image_size: pixels.
-        methods: instead of the setting's; the reference among them.
-        sparsities: instead of the setting's.
-    """
+SOLVER = "bilevel"
+# Where scores of filters started until the first of the claim's tables had been seen.
+FORMER = f"{SOLVER}:score_start=magnitude"
+PUBLISHED = ("gradual-magnitude", "hydra", "ceag", "prune-then-fair", "synflow")
+BUDGETS = (300, 1000)
+_CLAIMED: dict[str, tuple[str, float, dict[str, Any]]] = {
+    "gender": (_FACES, 0.95, {**_CNN, **_GENDER, "dense_steps": 600}),
+    "race": (_FACES, 0.95, {**_CNN, **_RACE, "dense_steps": 600}),
+    "blond": (_CELEBS, 0.98, {**_CNN, **_BLOND, "dense_steps": 600}),
+    "objects": (
+        _OBJECTS,
+        0.98,
+        {**_CNN, "group": ("label",), "width": 16, "dense_steps": 1500, "max_rows": 25_000},
+    ),
+}
 
-    steps: int | None = None
-    folds: int | None = None
-    max_rows: int | None = None
-    image_size: int | None = None
-    methods: tuple[str, ...] = ()
-    sparsities: tuple[float, ...] = ()
 
-    def options(self) -> dict[str, int]:
-        """Fields of ``Config`` that differ."""
-        found = {
-            "steps": self.steps,
-            "dense_steps": self.steps,
-            "max_rows": self.max_rows,
-            "image_size": self.image_size,
+def strong(name: str, steps: int) -> str:
+    """A rival with the parts of training that the solver has at this budget."""
+    return f"{name}:distill={BilevelSolver(steps=steps).distilled:.2g},match_dense=true"
+
+
+def _claim(name: str, steps: int, granularity: str) -> Setting:
+    source, sparsity, options = _CLAIMED[name]
+    methods = (*PUBLISHED, *(strong(rival, steps) for rival in PUBLISHED), SOLVER)
+    options = {**options, "steps": steps, "granularity": granularity, "seed": 10}
+    if granularity == "filter":
+        options["round_channels"] = 1  # as when the first of these tables was made
+        return Setting(source, (*methods, FORMER), (0.7,), options, rounds=2)
+    return Setting(source, methods, (sparsity,), options, rounds=2)
+
+
+_CLAIM = {
+    f"{name}{suffix}-{steps}": _claim(name, steps, granularity)
+    for granularity, suffix in (("weight", ""), ("filter", "-filters"))
+    for steps in BUDGETS
+    for name in _CLAIMED
+} | {"gender-3000": _claim("gender", 3000, "weight")}
+
+_PARTS = {
+    "solver": split_methods(
+        "bilevel,bilevel:distill=0,bilevel:match_dense=false,bilevel:score_step=0,"
+        "bilevel:score_step=0.1,bilevel:weights_on=fit,bilevel:fine_tune_on=fit+select,"
+        "bilevel:split_batch=false,bilevel:plain_steps=3,bilevel:bilevel_share=0.5,"
+        "bilevel:constrain_masks=false,bilevel:constrain_masks=false,constrain_weights=false,"
+        "bilevel:buffer_size=512,shrink_violations=true,"
+        "bilevel:buffer_size=512,shrink_violations=true,dual_unit=row-weight,dual_step=0.1,"
+        "bilevel:learning_rate=0.1"
+    ),
+    "shrinkage": split_methods(
+        "ceag,ceag:shrink_violations=true,ceag:buffer_size=512,"
+        "ceag:buffer_size=512,shrink_violations=true,ceag:dual_unit=row-weight,dual_step=0.1"
+    ),
+    "bias": split_methods("gradual-magnitude,gradual-magnitude:match_dense=true"),
+    "distillation": split_methods(
+        "hydra,hydra:distill=0.5,distill_temperature=1,hydra:distill=0.5,distill_temperature=4"
+    ),
+}
+
+
+def _part(methods: tuple[str, ...], steps: int) -> Setting:
+    source, sparsity, options = _CLAIMED["gender"]
+    own = {**options, "steps": steps}
+    return Setting(source, methods, (sparsity,), own, methods[0], rounds=2)
+
+
+MAIN_SPARSITY, MAIN_STEPS = 0.98, 3000
+MAIN_RIVALS = ("gradual-magnitude", strong("gradual-magnitude", MAIN_STEPS))
+_MAIN = {**_GENDER, "image_size": 32, "model": "resnet10", "width": 8, "seed": 10}
+
+# ------------------------------------------------------------------------------- all methods
+
+_EVERY = {
+    "digits": ("digits", {**_steps(300, 300), "min_group_rows": 50, "batch_size": 64}, 0.9),
+    "utkface": (_FACES, {**_CNN, **_steps(300, 200), "max_rows": 8000, **_GENDER}, 0.95),
+    "celeba": (_CELEBS, {**_CNN, **_steps(300, 200), "max_rows": 8000, **_BLOND}, 0.95),
+}
+
+
+def removing(granularity: str) -> tuple[str, ...]:
+    """Every method that can remove weights, or filters."""
+    return tuple(m.name for m in METHODS.values() if granularity in m.granularities)
+
+
+_SYSTEMS = {
+    f"{name}{suffix}": Setting(
+        source,
+        removing(granularity),
+        (weights if granularity == "weight" else 0.5,),
+        {**options, "granularity": granularity},
+        folds=5 if source == "digits" else 3,
+    )
+    for granularity, suffix in (("weight", ""), ("filter", "-filters"))
+    for name, (source, options, weights) in _EVERY.items()
+}
+
+# ------------------------------------------------------------------ Hashemizadeh et al. 2024
+
+_BALANCING = split_methods(
+    "gradual-magnitude,equalized-loss-after,equalized-loss-after-no-buffer,ceag,fairgrape,bilevel"
+)
+_SENSITIVITY = split_methods("gradual-magnitude,ceag,ceag:buffer_size=8,ceag:buffer_size=128")
+_BALANCED = {**_CNN, **_steps(400, 400), "max_rows": 12_000}
+# The authors remove the same share of every layer; at these rates a budget over all layers would
+# empty the projections of MobileNetV2, and with them cut the network. (They keep the first layer.)
+_MOBILE = {"budget": "uniform", "model": "mobilenetv2", "image_size": 128, **_steps(6000, 6000)}
+_CIFAR100 = {
+    **_LABEL,
+    **_steps(60_000, 60_000),
+    "budget": "uniform",
+    "model": "cifar-resnet56",
+    "max_rows": 60_000,
+    "download": True,
+}
+
+# ---------------------------------------------------------------------------- Dai et al. 2023
+
+# Density 0.8^n, as rewinding removes a fifth of what is left.
+LOTTERY = tuple(round(1 - 0.8**n, 4) for n in (2, 5, 10, 14))
+ABLATIONS = ("bifp", "bifp-no-mask-constraint", "bifp-no-weight-constraint", "bifp-no-constraint")
+_STAGES = ("prune-then-fair", "fair-then-prune", "bilevel")
+_BIFP = {
+    "weight": ("gradual-magnitude", *ABLATIONS, "snip", "lottery", *_STAGES),
+    "filter": ("gradual-magnitude", "bifp", "fpgm", *_STAGES),
+}
+_ATTRIBUTES = {"blond": "Blond_Hair", "bags": "Bags_Under_Eyes"}
+
+
+def _bifp(
+    source: str, attribute: str, granularity: str, sparsities: tuple[float, ...], **options: Any
+) -> Setting:
+    own = {
+        "target": _ATTRIBUTES[attribute],
+        "group": ("Male",),
+        "constraint": ("accuracy-gap=2%",),
+        **options,
+        **({"granularity": granularity} if granularity != "weight" else {}),
+    }
+    return Setting(source, _BIFP[granularity], sparsities, own)
+
+
+_BIFP_SMALL = {**_CNN, **_steps(300, 300), "max_rows": 8000}
+
+# ------------------------------------------------------------------- the implicit term's worth
+
+NO_IMPLICIT = "bilevel:hypergradient=none"
+KINDS = {
+    "bilinear": "closed form",
+    "cg": "conjugate gradients",
+    "single-loop": "single loop",
+    "unrolled": "unrolled",
+    "first-order": "first-order",
+}
+# Seconds an evaluation beside those without an implicit term: runs of these settings by turns on
+# one core, medians of three. The reading tells what the published runs took.
+_TIMES = {
+    "adult": {"cg": 0.76, "single-loop": 0.83, "unrolled": 0.85, "first-order": 0.82},
+    "compas": {"unrolled": 0.85},
+}
+
+
+def _implicit(
+    name: str, source: str, sparsity: float, options: dict[str, Any], rounds: int
+) -> Setting:
+    booked = (f"bilevel:hypergradient={kind}" for kind in KINDS)
+    longer = (
+        f"bilevel:hypergradient={kind},steps={round(options['steps'] / share)}"
+        for kind, share in _TIMES.get(name, {}).items()
+    )
+    methods = (NO_IMPLICIT, *booked, *longer, "gradual-magnitude")
+    return Setting(source, methods, (sparsity,), options, NO_IMPLICIT, rounds=rounds)
+
+
+_TABLE = {"model": "mlp", "width": 64, "group": ("race", "sex")}
+_INCOME = {**_TABLE, **_steps(600, 800), "target": "income", "positive": ">50K"}
+
+# --------------------------------------------------------------------------- Tran et al. 2022
+
+# Equal losses are enforced within the methods' own tolerance; the problem has no constraint, so
+# that training stops early by accuracy alone in every method. All groups count.
+MITIGATIONS = {
+    "no mitigation": "gradual-magnitude",
+    "before": "equalized-loss-before",
+    "after": "equalized-loss-after",
+    "both": "equalized-loss-both",
+}
+_PLAIN = {"constraint": ("none",), "min_group_rows": 1, "min_class_rows": 1}
+_AGE = {"target": "age", "group": ("age",)}
+_HURT = {**_CNN, **_PLAIN, **_steps(500, 300)}
+_HURT_PAPER = {
+    "utkface-race": ("UTKFace", _RACE),
+    "utkface-age": ("UTKFace", _AGE),
+    "cifar10": ("tfds:cifar10", {**_LABEL, "download": True}),
+    "svhn": ("tfds:svhn_cropped", {**_LABEL, "download": True}),
+}
+
+
+def _impact(source: str, options: dict[str, Any], *, paper: bool = False) -> Setting:
+    rates = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98) if paper else (0.5, 0.8, 0.9, 0.95, 0.98)
+    rounds = 2 if paper else 1
+    return Setting(source, tuple(MITIGATIONS.values()), rates, options, rounds=rounds)
+
+
+PRESETS: dict[str, Presets] = {
+    "claim": {"small": _CLAIM},
+    "parts": {
+        "small": {
+            f"{name}-{steps}": _part(methods, steps)
+            for name, methods in _PARTS.items()
+            for steps in BUDGETS
         }
-        return {name: value for name, value in found.items() if value is not None}
-
-
-NO_TRIAL = Trial()
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One data set, network and list of methods.
-
-    Attributes:
-        source: file in the data folder, or a ``tfds:`` name, a bundled name.
-        methods: names of ``fb.methods``.
-        sparsities: shares removed.
-        options: fields of ``Config`` that differ from the defaults.
-        reference: what differences are taken from.
-        rounds: rounds of folds.
-        folds: parts of the data, each tested once a round.
-        bundled: whether ``source`` needs no folder.
-    """
-
-    source: str
-    methods: tuple[str, ...]
-    sparsities: tuple[float, ...]
-    options: Mapping[str, Any] = field(default_factory=dict)
-    reference: str = comparison.REFERENCE
-    rounds: int = 1
-    folds: int = 5
-    bundled: bool = False
-
-    @property
-    def in_folder(self) -> bool:
-        """Whether the rows are in the folder that ``--data`` names."""
-        return not self.bundled and not self.source.startswith("tfds:")
-
-    def design(self, folder: Path | None, trial: Trial = NO_TRIAL) -> Comparison:
-        """The comparison, or a part of it in a few steps.
-
-        Raises:
-            ValueError: the trial does not fit.
-        """
-        data = self.source
-        if self.in_folder and folder is not None:
-            # Named as it is called from here, not by where it lies on this machine.
-            data = os.path.relpath(folder / self.source)
-        options = {"min_group_rows": 150, **self.options, **trial.options()}
-        design = Comparison(
-            Config(data=data, **options),
-            trial.methods or self.methods,
-            trial.sparsities or self.sparsities,
-            reference=self.reference,
-            folds=self.folds,
-            rounds=self.rounds,
-            dense_seeds=0 if trial.steps is not None else 5,
-        )
-        if trial.folds is not None:
-            design = dataclasses.replace(design, folds=trial.folds, rounds=1)
-        return design
-
-
-def run_presets(
-    module: str,
-    description: str,
-    presets: Mapping[str, Mapping[str, Setting]],
-    reading: Reading,
-    curves: Mapping[str, str],
-    more: Callable[[Path, str, Comparison, Summary], None] | None = None,
-) -> None:
-    """The command line of an experiment: run its settings, draw, and read the numbers.
-
-    Repetitions are packed once they are done, and tables are made anew from them: without
-    ``--data`` those of the settings that are finished.
-
-    Args:
-        module: its name below ``experiments``.
-        description: one sentence.
-        presets: settings by preset and name.
-        reading: sentences computed from the summaries of all settings that are there.
-        curves: quantities to draw against sparsity: a line's key and its name.
-        more: further figures of a setting, given its folder, name, design and summary; called
-            once all settings have run.
-    """
-    devices.compile_cache()
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--preset", choices=presets, default="small")
-    parser.add_argument("--data", type=Path, help="folder with the data files")
-    parser.add_argument("--only", action="append", help="settings to run; all by default")
-    parser.add_argument(
-        "--processes", type=int, default=os.cpu_count() or 1, help="jobs at a time on this machine"
-    )
-    parser.add_argument(
-        "--executor",
-        default="local",
-        help=f"{', '.join(sweeps.EXECUTORS)}; submitit takes --slurm-* as `fairbilevel compare`",
-    )
-    parser.add_argument("--out", type=Path)
-    cut = parser.add_argument_group("a trial", "to see that it runs; needs an --out of its own")
-    cut.add_argument("--steps", type=int, help="of every training")
-    cut.add_argument("--folds", type=int, help="of the first round only")
-    cut.add_argument("--max-rows", type=int, help="to read")
-    cut.add_argument("--image-size", type=int, help="in pixels")
-    cut.add_argument(
-        "--methods", default="", help="some of them, commas between; the reference too"
-    )
-    cut.add_argument("--sparsities", default="", help="commas between")
-    arguments, rest = parser.parse_known_args()
-    try:
-        engine, rest = sweeps.engine_of(rest, arguments.executor, arguments.processes)
-        if rest:
-            parser.error(f"unrecognized arguments: {' '.join(rest)}")
-        _run(module, arguments, engine, presets, reading, curves, more)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-
-
-def _trial(arguments: argparse.Namespace) -> Trial:
-    return Trial(
-        arguments.steps,
-        arguments.folds,
-        arguments.max_rows,
-        arguments.image_size,
-        comparison.split_methods(arguments.methods),
-        tuple(float(s) for s in arguments.sparsities.split(",") if s),
-    )
-
-
-def _run(
-    module: str,
-    arguments: argparse.Namespace,
-    engine: sweeps.Engine,
-    presets: Mapping[str, Mapping[str, Setting]],
-    reading: Reading,
-    curves: Mapping[str, str],
-    more: Callable[[Path, str, Comparison, Summary], None] | None,
-) -> None:
-    settings = presets[arguments.preset]
-    unknown = set(arguments.only or ()) - set(settings)
-    if unknown:
-        raise ValueError(f"--only: choose from {', '.join(settings)}")
-    trial = _trial(arguments)
-    if trial != NO_TRIAL and arguments.out is None:
-        raise ValueError("a trial (--steps, --folds and the like) needs an --out of its own")
-    out = arguments.out or Path(__file__).parent / "results" / module
-    if arguments.preset != "small":
-        out = out / arguments.preset
-    summaries: dict[str, Summary] = {}
-    ran: dict[str, Comparison] = {}
-    lacking: list[str] = []
-    for name, setting in settings.items():
-        folder = out / name
-        design = setting.design(arguments.data, trial)
-        if arguments.only and name not in arguments.only:
-            if (folder / "table.md").is_file():
-                summaries[name] = comparison.summarize(design, folder)
-            continue
-        if setting.in_folder and arguments.data is None and not _is_finished(design, folder):
-            lacking.append(setting.source)
-            continue
-        words = [f"python -m experiments.{module} --preset {arguments.preset}"]
-        if setting.in_folder:
-            words.append(f"--data {arguments.data.name if arguments.data else 'DATA'}")
-        summaries[name] = comparison.run_comparison(
-            design,
-            folder,
-            executor=engine,
-            progress=lambda line, name=name: print(f"{name}: {line}", flush=True),
-            command=" ".join([*words, f"--only {name}"]),
-        )
-        comparison.pack_repetitions(design, folder)
-        draw_curves(summaries[name], curves, folder / "curves.png", name)
-        ran[name] = design
-    if lacking and not ran:
-        raise ValueError(f"--data is needed: the folder that holds {lacking[0]}")
-    for name, design in ran.items() if more is not None else ():
-        more(out / name, name, design, summaries[name])
-    lines = [f"# {module}, preset {arguments.preset}: what was seen", "", *reading(summaries), ""]
-    write_text(out / "reading.md", "\n".join(lines))
-    print("\n".join(lines))
-
-
-def _is_finished(design: Comparison, folder: Path) -> bool:
-    """Whether tables can be made without training. What there is of it is packed in any case."""
-    if not folder.is_dir():
-        return False
-    comparison.pack_repetitions(design, folder)
-    told = comparison.comparison_status(design, folder)
-    return told.done == told.runs
-
-
-def draw_curves(summary: Summary, curves: Mapping[str, str], path: Path, title: str) -> None:
-    """Each quantity against sparsity, a line a method; a dot a method where there is but one."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    methods = list(dict.fromkeys(x["method"] for x in summary["lines"] if x["method"] != "dense"))
-    single = len(sparsities_of(summary)) == 1
-    height = 1.4 + 0.24 * len(methods) if single else 4.4
-    figure, axes = plt.subplots(1, len(curves), figsize=(4.6 * len(curves), height), squeeze=False)
-    for axis, (key, label) in zip(axes[0], curves.items(), strict=True):
-        draw = _dots if single else _lines
-        draw(axis, summary, methods, key)
-        axis.set_title(label, fontsize=10)
-        axis.grid(alpha=0.3)
-    head = f"{title}: means of {summary['repetitions']} repetitions"
-    if single:
-        for axis in axes[0][1:]:
-            axis.set_yticklabels([])
-        figure.suptitle(f"{head}, {100 * sparsities_of(summary)[0]:g} % removed", fontsize=11)
-        figure.tight_layout()
-    else:
-        handles, names = axes[0][0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="lower center", ncols=4, fontsize=8, frameon=False)
-        figure.suptitle(head, fontsize=11)
-        figure.tight_layout(rect=(0, 0.035 * -(-len(names) // 4) + 0.02, 1, 1))
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
-
-
-def _lines(axis: Any, summary: Summary, methods: Sequence[str], key: str) -> None:
-    for i, method in enumerate(methods):
-        found = sorted(
-            (100 * x["sparsity"], 100 * x[key])
-            for x in summary["lines"]
-            if x["method"] == method and x.get(key) is not None
-        )
-        axis.plot(
-            *zip(*found, strict=True) if found else ([], []),
-            color=COLORS[i % len(COLORS)],
-            linestyle=DASHES[i // len(COLORS) % len(DASHES)],
-            marker=MARKS[i % len(MARKS)],
-            markersize=4,
-            linewidth=1.3,
-            label=method,
-        )
-    axis.set_xlabel("removed (%)")
-
-
-def _dots(axis: Any, summary: Summary, methods: Sequence[str], key: str) -> None:
-    values = [line_of(summary, m, sparsities_of(summary)[0]).get(key) for m in methods]
-    for place, (method, value) in enumerate(zip(methods, values, strict=True)):
-        if value is not None:
-            color = COLORS[1] if method == summary["reference"] else COLORS[0]
-            axis.plot(100 * value, place, "o", color=color, markersize=5)
-    axis.set_yticks(range(len(methods)), methods, fontsize=8)
-    axis.set_ylim(len(methods) - 0.5, -0.5)
-
-
-def line_of(summary: Summary, method: str, sparsity: float) -> dict[str, Any]:
-    """A line of a summary; empty where it was not run."""
-    for line in summary["lines"]:
-        if line["method"] == method and abs(line["sparsity"] - sparsity) < 1e-9:
-            return line
-    return {}
-
-
-def sparsities_of(summary: Summary) -> list[float]:
-    """Sparsities in ascending order, the dense model apart."""
-    return sorted({x["sparsity"] for x in summary["lines"] if x["method"] != "dense"})
-
-
-def points(value: float | None, *, signed: bool = False) -> str:
-    """A fraction in points."""
-    return "-" if value is None else f"{100 * value:{'+' if signed else ''}.2f}"
-
-
-def count_of(seen: Sequence[bool]) -> str:
-    """``"2 of 3"``."""
-    return f"{sum(seen)} of {len(seen)}"
+    },
+    "main_job": {
+        "small": {
+            "resnet10": Setting(
+                _FACES,
+                (*MAIN_RIVALS, SOLVER),
+                (MAIN_SPARSITY,),
+                {**_MAIN, **_steps(400, MAIN_STEPS)},
+                rounds=2,
+            )
+        }
+    },
+    "systems": {"small": _SYSTEMS},
+    "balancing_act": {
+        "small": {
+            "utkface-race": Setting(_FACES, _BALANCING, (0.95,), {**_BALANCED, **_RACE}),
+            "utkface-gender": Setting(_FACES, _BALANCING, (0.95, 0.98), {**_BALANCED, **_GENDER}),
+            "cifar10": Setting(_OBJECTS, _SENSITIVITY, (0.95,), {**_BALANCED, **_LABEL}),
+        },
+        "paper": {
+            "utkface-race": Setting(
+                "UTKFace", _BALANCING, (0.85, 0.9, 0.925), {**_MOBILE, **_RACE}
+            ),
+            "utkface-intersection": Setting(
+                "UTKFace",
+                _BALANCING,
+                (0.85, 0.9, 0.925),
+                {**_MOBILE, "target": "race", "group": ("race", "gender")},
+            ),
+            "cifar100": Setting("tfds:cifar100", _BALANCING, (0.9, 0.925, 0.95), _CIFAR100),
+        },
+    },
+    "bifp": {
+        "small": {
+            "blond": _bifp(_CELEBS, "blond", "weight", LOTTERY[2:3], **_BIFP_SMALL),
+            "bags": _bifp(_CELEBS, "bags", "weight", LOTTERY[2:3], **_BIFP_SMALL),
+            "blond-filters": _bifp(_CELEBS, "blond", "filter", (0.5, 0.7), **_BIFP_SMALL),
+        },
+        "paper": {
+            f"{attribute}-{model}{suffix}": _bifp(
+                "celeba",
+                attribute,
+                granularity,
+                LOTTERY,
+                model=model,
+                image_size=128,
+                **_steps(20_000, 20_000),
+            )
+            for attribute in _ATTRIBUTES
+            for model in ("resnet10", "mobilenetv2")
+            for granularity, suffix in (("weight", ""), ("filter", "-filters"))
+        },
+    },
+    "hypergradient_ablation": {
+        "small": {
+            "adult": _implicit("adult", "adult.csv", 0.98, {**_INCOME, "max_rows": 12_000}, 4),
+            "compas": _implicit(
+                "compas",
+                "compas.csv",
+                0.98,
+                {**_TABLE, **_steps(400, 800), "target": "two_year_recid"},
+                4,
+            ),
+            "utkface": _implicit(
+                "utkface", _FACES, 0.95, {**_CNN, **_steps(400, 600), **_GENDER}, 1
+            ),
+        }
+    },
+    "disparate_impact": {
+        "small": {
+            "utkface-race": _impact(_FACES, {**_HURT, **_RACE}),
+            "utkface-age": _impact(_FACES, {**_HURT, **_AGE}),
+            "cifar10": _impact(_OBJECTS, {**_HURT, **_LABEL, "max_rows": 10_000}),
+        },
+        "paper": {
+            f"{name}-{model}": _impact(
+                source,
+                {**_PLAIN, **_steps(20_000, 20_000), **options, "model": model},
+                paper=True,
+            )
+            for name, (source, options) in _HURT_PAPER.items()
+            for model in ("resnet18", "resnet50", "vgg19")
+        },
+    },
+}

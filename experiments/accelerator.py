@@ -11,7 +11,6 @@ and the files of the benchmarks.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import importlib.util
 import json
@@ -24,10 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from experiments import _write
 from fairbilevel.records import read_object, write_json, write_text
 from fairbilevel.run import machine, versions
 
-RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).parents[1]
 TOTAL = 600  # seconds of all stages together
 
@@ -134,38 +133,27 @@ def run(stage: Stage, log: Path, limit: float) -> dict[str, Any]:
     return {"ended": ended, "seconds": round(time.perf_counter() - begin, 1)}
 
 
-def table(found: dict[str, Any], asked: list[Stage], dry: bool) -> str:
+def page(found: dict[str, Any], asked: list[Stage], dry: bool) -> str:
     """Markdown: a line a stage."""
-    lines = [
-        "# What an accelerator answers" + (" (dry run: nothing is measured)" if dry else ""),
-        "",
-        "| stage | what it asks | ended | seconds | limit |",
-        "|---|---|---|---|---|",
-    ]
+    rows = []
     for stage in asked:
         entry = found["stages"].get(stage.name, {"ended": "not begun", "seconds": ""})
-        lines.append(
-            f"| {stage.name} | {stage.asks} | {entry['ended']} | {entry['seconds']} "
-            f"| {stage.seconds} |"
-        )
-    command = "python -m experiments.accelerator" + (" --dry-run" if dry else "")
-    made = ", ".join(f"{k} {v}" for k, v in found["versions"].items())
-    device = found["machine"]["device"]
-    return "\n".join([*lines, "", f"Made by `{command}` on {device} with {made}.", ""])
+        told = {"stage": stage.name, "what it asks": stage.asks, "ended": entry["ended"]}
+        rows.append({**told, "seconds": entry["seconds"], "limit": stage.seconds})
+    title = "# What an accelerator answers" + (" (dry run: nothing is measured)" if dry else "")
+    return _write.page(title, _write.table(rows), _write.made_by())
 
 
 def main() -> None:
     """Run what has not ended well yet."""
-    parser = argparse.ArgumentParser(description="Everything that an accelerator can answer.")
-    parser.add_argument("--dry-run", action="store_true", help="small, to see that it runs")
+    parser = _write.parser(__doc__, None, dry_run=False)
     parser.add_argument("--again", action="store_true", help="forget the stages that are there")
     parser.add_argument(
         "--seconds", type=float, help=f"of all stages together, {TOTAL}; a dry run ends by itself"
     )
-    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     name = "accelerator-dry-run" if options.dry_run else "accelerator"
-    out: Path = options.out or RESULTS / name
+    out: Path = options.out or _write.RESULTS / name
     out.mkdir(parents=True, exist_ok=True)
     asked, record = stages(options.dry_run, out), out / "stages.json"
     here = {"machine": machine(), "versions": versions()}
@@ -188,10 +176,10 @@ def main() -> None:
         entry = run(stage, log, min(stage.seconds, left))
         found["stages"][stage.name] = entry
         write_json(record, found)
-        write_text(out / "stages.md", table(found, asked, options.dry_run))
+        write_text(out / "stages.md", page(found, asked, options.dry_run))
         last = log.read_text(encoding="utf-8", errors="replace").splitlines()[-12:]
         print("\n".join([*last, f"{stage.name}: {entry['ended']}, {entry['seconds']} s", ""]))
-    print(table(found, asked, options.dry_run))
+    print(page(found, asked, options.dry_run))
     if any(s.name not in found["stages"] for s in asked):
         raise SystemExit(1)
 

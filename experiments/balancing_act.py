@@ -18,94 +18,14 @@ downloads its data the first time):
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
-from experiments._presets import Setting, count_of, line_of, points, run_presets, sparsities_of
-
-METHODS = (
-    "gradual-magnitude",
-    "equalized-loss-after",
-    "equalized-loss-after-no-buffer",
-    "ceag",
-    "fairgrape",
-    "bilevel",
-)
-SENSITIVITY = ("gradual-magnitude", "ceag", "ceag:buffer_size=8", "ceag:buffer_size=128")
-SMALL = {"image_size": 24, "model": "cnn", "width": 8, "dense_steps": 400, "steps": 400}
-# The authors remove the same share of every layer; at these rates a budget over all layers would
-# empty the projections of MobileNetV2, and with them cut the network. (They keep the first layer.)
-_PAPER = {"budget": "uniform"}
-
-PRESETS = {
-    "small": {
-        "utkface-race": Setting(
-            "utkface48.zip",
-            METHODS,
-            (0.95,),
-            {**SMALL, "target": "race", "group": ("race",), "max_rows": 12_000},
-        ),
-        "utkface-gender": Setting(
-            "utkface48.zip",
-            METHODS,
-            (0.95, 0.98),
-            {**SMALL, "target": "gender", "group": ("race", "gender"), "max_rows": 12_000},
-        ),
-        "cifar10": Setting(
-            "cifar10.zip",
-            SENSITIVITY,
-            (0.95,),
-            {**SMALL, "target": "label", "group": ("label",), "max_rows": 12_000},
-        ),
-    },
-    "paper": {
-        "utkface-race": Setting(
-            "UTKFace",
-            METHODS,
-            (0.85, 0.9, 0.925),
-            {
-                **_PAPER,
-                "target": "race",
-                "group": ("race",),
-                "model": "mobilenetv2",
-                "image_size": 128,
-                "dense_steps": 6000,
-                "steps": 6000,
-            },
-        ),
-        "utkface-intersection": Setting(
-            "UTKFace",
-            METHODS,
-            (0.85, 0.9, 0.925),
-            {
-                **_PAPER,
-                "target": "race",
-                "group": ("race", "gender"),
-                "model": "mobilenetv2",
-                "image_size": 128,
-                "dense_steps": 6000,
-                "steps": 6000,
-            },
-        ),
-        "cifar100": Setting(
-            "tfds:cifar100",
-            METHODS,
-            (0.9, 0.925, 0.95),
-            {
-                **_PAPER,
-                "target": "label",
-                "group": ("label",),
-                "model": "cifar-resnet56",
-                "dense_steps": 60_000,
-                "steps": 60_000,
-                "max_rows": 60_000,
-                "download": True,
-            },
-        ),
-    },
-}
+from experiments._comparison import run_presets
+from experiments._presets import PRESETS
+from experiments._summaries import Summary, count_of, line_of, sparsities_of
+from experiments._write import gain, points
 
 
-def reading(summaries: Mapping[str, dict[str, Any]]) -> list[str]:
+def reading(summaries: Mapping[str, Summary]) -> list[str]:
     """Each claim of the paper, and what these numbers say to it."""
     out = []
     for name, summary in summaries.items():
@@ -137,10 +57,10 @@ def reading(summaries: Mapping[str, dict[str, Any]]) -> list[str]:
                 word = "lowers" if less < 0 else "does not lower"
                 out.append(
                     f"- *CEAG lowers disparity without losing accuracy.* At {100 * s:g} % it "
-                    f"{word} the tolerance that test rows certify ({points(less, signed=True)} "
+                    f"{word} the tolerance that test rows certify ({gain(less)} "
                     f"points, p {ceag['certified_tolerance_difference_p_adjusted']:.2f} after "
                     "Holm) at "
-                    f"{points(ceag['accuracy_difference_mean'], signed=True)} points of accuracy; "
+                    f"{gain(ceag['accuracy_difference_mean'])} points of accuracy; "
                     f"naive pruning's gap is {points(naive['pooled_max_excess_gap'])} points where "
                     f"chance alone gives {points(naive['floor_95'])}."
                 )
@@ -151,8 +71,8 @@ def reading(summaries: Mapping[str, dict[str, Any]]) -> list[str]:
 if __name__ == "__main__":
     run_presets(
         "balancing_act",
-        "Excess accuracy gaps of constrained pruning on train and test",
-        PRESETS,
+        __doc__,
+        PRESETS["balancing_act"],
         reading,
         {
             "test_accuracy": "accuracy on test (%)",

@@ -15,30 +15,18 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime
-import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from experiments.bench_hypergradient import (
-    SPARSITY,
-    SUITES,
-    Problem,
-    Suite,
-    step_program,
-    table,
-    to_csv,
-)
-from fairbilevel import masks
+from experiments import _write
+from experiments._outer_steps import SPARSITY, Problem, Suite, step_program
+from experiments.bench_hypergradient import SUITES
+from fairbilevel import devices, masks
 from fairbilevel.hypergrad import Bilinear
-from fairbilevel.records import write_text
-from fairbilevel.run import machine, versions
+from fairbilevel.run import machine
 
-RESULTS = Path(__file__).parent / "results"
 QUICK = Suite("resnet10", 32, 16, 64, 0, False, 5)
 FRONTIER = 4
 BLOCKS = {"resnet10": (1, 1, 1, 1), "resnet18": (2, 2, 2, 2)}  # written in PyTorch
@@ -52,29 +40,27 @@ PEAKS = {
 }
 
 
-def seconds_of(call: Callable[[], Any], rounds: int) -> float:
-    """Median time of a call, after one to warm up."""
-    call()
-    times = []
-    for _ in range(rounds):
-        begin = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - begin)
-    return float(np.median(times))
+def seconds_of(call: Any, rounds: int) -> float:
+    """Median time of a call."""
+    return devices.timed({"call": call}, rounds=rounds)["call"].median / 1e3
 
 
-def ours(problem: Problem, rounds: int) -> dict[str, Any]:
-    """The outer step, compiled and donated, its state carried from step to step."""
+def ours(problem: Problem, rounds: int, networks: int = 1) -> float:
+    """Seconds of an outer step, compiled and donated, its state carried from step to step; of
+    several networks side by side, on the same batches."""
     program = step_program(problem, Bilinear(), "", None)
     carry, fit, select = program.arguments
-    compiled = jax.jit(program.function, donate_argnums=0).lower(carry, fit, select).compile()
+    step = program.function
+    if networks > 1:
+        step = jax.vmap(step, (0, None, None))
+        carry = jax.tree.map(lambda leaf: jnp.stack([leaf] * networks), carry)
+    compiled = jax.jit(step, donate_argnums=0).lower(carry, fit, select).compile()
     state = {"carry": jax.tree.map(jnp.copy, carry)}
 
     def call() -> None:
         state["carry"], _ = jax.block_until_ready(compiled(state["carry"], fit, select))
 
-    seconds = seconds_of(call, rounds)
-    return {"seconds": seconds, "flops": operations(problem)}
+    return seconds_of(call, rounds)
 
 
 def operations(problem: Problem) -> float:
@@ -84,21 +70,6 @@ def operations(problem: Problem) -> float:
     found = masks.cost(problem.model.apply, problem.params, problem.state, sample)
     rows = len(problem.fit[0]) + len(problem.select[0])
     return 2.0 * 3.0 * rows * found.dense_multiply_adds
-
-
-def frontier(problem: Problem, rounds: int) -> float:
-    """Seconds of ``FRONTIER`` outer steps of as many networks side by side."""
-    program = step_program(problem, Bilinear(), "", None)
-    carry, fit, select = program.arguments
-    many = jax.tree.map(lambda leaf: jnp.stack([leaf] * FRONTIER), carry)
-    batched = jax.jit(jax.vmap(program.function, (0, None, None)), donate_argnums=0)
-    compiled = batched.lower(many, fit, select).compile()
-    state = {"carry": many}
-
-    def call() -> None:
-        state["carry"], _ = jax.block_until_ready(compiled(state["carry"], fit, select))
-
-    return seconds_of(call, rounds)
 
 
 def torch_eager(suite: Suite, dtype: str, rounds: int) -> float:
@@ -189,88 +160,59 @@ def torch_eager(suite: Suite, dtype: str, rounds: int) -> float:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--suite", choices=("quick", "accelerator"), default="quick")
-    parser.add_argument("--model", choices=("resnet10", "resnet18", "resnet50"))
-    for name in ("size", "width", "batch"):
-        parser.add_argument(f"--{name}", type=int, help="in place of the suite's")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--torch", action="store_true", help="PyTorch eager beside it")
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    return parser
+    """Of the command line; size, width and batch come in the place of the suite's."""
+    made = _write.parser(__doc__, size=int, width=int, batch=int, rounds=20, torch=False)
+    made.add_argument("--suite", choices=("quick", "accelerator"), default="quick")
+    made.add_argument("--model", choices=("resnet10", "resnet18", "resnet50"))
+    made.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    return made
 
 
 def main() -> None:
-    arguments = parser().parse_args()
-    suite = QUICK if arguments.suite == "quick" else SUITES["accelerator"]
+    options = parser().parse_args()
+    suite = QUICK if options.suite == "quick" else SUITES["accelerator"]
     names = ("model", "size", "width", "batch")
-    asked = {n: v for n in names if (v := getattr(arguments, n)) is not None}
+    asked = {n: v for n in names if (v := getattr(options, n)) is not None}
     suite = dataclasses.replace(suite, **asked)
-    if arguments.torch and suite.model not in BLOCKS:
+    if options.torch and suite.model not in BLOCKS:
         parser().error(f"--torch knows {' and '.join(BLOCKS)} alone")
-    problem = Problem(suite, jnp.dtype(arguments.dtype), suite.batch)
+    problem = Problem(suite, jnp.dtype(options.dtype), suite.batch)
     kind = jax.devices()[0].device_kind
     peak = next((p for name, p in PEAKS.items() if name in kind), None)
-    mine = ours(problem, arguments.rounds)
-    share = ""
-    if peak is not None:
-        limit = 1e12 * peak[arguments.dtype == "bfloat16"]
-        share = f"{mine['flops'] / mine['seconds'] / limit:.1%}"
-    rows = [
-        {
-            "program": "bilinear outer step",
-            "ms": round(1e3 * mine["seconds"], 3),
-            "steps/s": round(1 / mine["seconds"], 2),
-            "TFLOP/s": round(mine["flops"] / mine["seconds"] / 1e12, 3),
-            "share of peak": share,
-            "beside ours": 1.0,
-        }
-    ]
-
-    def add(name: str, seconds: float, steps: int) -> None:
-        rows.append(
-            {
-                "program": name,
-                "ms": round(1e3 * seconds, 3),
-                "steps/s": round(steps / seconds, 2),
-                "TFLOP/s": "",
-                "share of peak": "",
-                "beside ours": round(seconds / steps / mine["seconds"], 2),
-            }
-        )
-
-    add(f"{FRONTIER} networks vmapped", frontier(problem, arguments.rounds), FRONTIER)
-    if arguments.torch:
+    mine = ours(problem, options.rounds)
+    speed = operations(problem) / mine / 1e12
+    timed = {
+        "bilinear outer step": (mine, 1),
+        f"{FRONTIER} networks vmapped": (ours(problem, options.rounds, FRONTIER), FRONTIER),
+    }
+    if options.torch:
         import torch
 
-        seconds = torch_eager(suite, arguments.dtype, arguments.rounds)
-        add(f"PyTorch {torch.__version__.split('+')[0]}, eager", seconds, 1)
-    text = [
+        name = f"PyTorch {torch.__version__.split('+')[0]}, eager"
+        timed[name] = torch_eager(suite, options.dtype, options.rounds), 1
+    rows = [
+        {
+            "program": name,
+            "ms": round(1e3 * seconds, 3),
+            "steps/s": round(steps / seconds, 2),
+            "TFLOP/s": "",
+            "share of peak": "",
+            "beside ours": round(seconds / steps / mine, 2),
+        }
+        for name, (seconds, steps) in timed.items()
+    ]
+    rows[0]["TFLOP/s"] = round(speed, 3)
+    if peak is not None:
+        rows[0]["share of peak"] = f"{speed / peak[options.dtype == 'bfloat16']:.1%}"
+    _write.publish(
+        options.out / f"bench_bilinear_{suite.model}_{options.dtype}",
+        rows,
         f"# The bilinear outer step: {suite.model}, width {suite.width}, {suite.size} pixels, "
-        f"batch {suite.batch}, {arguments.dtype}",
-        "",
+        f"batch {suite.batch}, {options.dtype}",
         f"On {kind}, {machine()['cores']} cores, {datetime.date.today().isoformat()}. Operations "
         "are those of convolutions and products, forward and twice that backward; medians.",
-        "",
-        *table(rows),
-        "",
-        "Made by `python -m experiments.bench_bilinear"
-        + (f" --suite {arguments.suite}" if arguments.suite != "quick" else "")
-        + "".join(f" --{name} {value}" for name, value in asked.items())
-        + (f" --dtype {arguments.dtype}" if arguments.dtype != "float32" else "")
-        + (" --torch" if arguments.torch else "")
-        + "` with "
-        + ", ".join(f"{k} {v}" for k, v in versions().items())
-        + ".",
-        "",
-    ]
-    name = f"bench_bilinear_{suite.model}_{arguments.dtype}"
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    write_text(arguments.out / f"{name}.csv", to_csv(rows))
-    write_text(arguments.out / f"{name}.md", "\n".join(text))
-    print("\n".join(text))
+        _write.table(rows),
+    )
 
 
 if __name__ == "__main__":

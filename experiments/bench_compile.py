@@ -11,9 +11,6 @@ machine falls on both alike. Writes ``results/bench_compile.csv`` and ``.md``.
 
 from __future__ import annotations
 
-import argparse
-import csv
-import io
 import os
 import re
 import shutil
@@ -25,10 +22,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from fairbilevel.records import write_text
-from fairbilevel.run import machine, versions
+from experiments import _write
 
-RESULTS = Path(__file__).parent / "results"
 HERE = Path(__file__).parents[1]
 _COMPILED = re.compile(r"Finished XLA compilation of (\S+) in ([\d.e-]+) sec")
 _TRACED = re.compile(r"Finished (?:tracing|jaxpr to MLIR).*? in ([\d.e-]+) sec")
@@ -66,15 +61,12 @@ def solve(checkout: Path, seed: int, cache: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--against", type=Path, help="another checkout")
-    parser.add_argument("--repetitions", type=int, default=3)
-    arguments = parser.parse_args()
+    options = _write.parser(__doc__, against=Path, repetitions=3).parse_args()
     checkouts = {"this": HERE}
-    if arguments.against is not None:
-        checkouts["other"] = arguments.against.resolve()
+    if options.against is not None:
+        checkouts["other"] = options.against.resolve()
     seen: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for repetition in range(arguments.repetitions):
+    for repetition in range(options.repetitions):
         for name, checkout in checkouts.items():
             cache = Path(tempfile.mkdtemp())
             for kind, seed in (("cold", 0), ("next process, another seed", repetition + 1)):
@@ -89,28 +81,15 @@ def main() -> None:
         }
         for (name, kind), runs in seen.items()
     ]
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(RESULTS / "bench_compile.csv", stream.getvalue())
-    other = " --against CHECKOUT" if arguments.against is not None else ""
-    lines = [
+    _write.publish(
+        options.out / "bench_compile",
+        rows,
         "# What a solve on the digits compiles",
-        "",
-        "| " + " | ".join(rows[0]) + " |",
-        "|" + "---|" * len(rows[0]),
-        *("| " + " | ".join(str(v) for v in row.values()) + " |" for row in rows),
-        "",
-        f"Medians of {arguments.repetitions} runs, each in a process of its own. *Other*: the "
-        "checkout it was compared with, run in turn with this one." * bool(other),
-        "",
-        f"Made by `python -m experiments.bench_compile{other} --repetitions "
-        f"{arguments.repetitions}` with {versions()} on {machine()}.",
-        "",
-    ]
-    write_text(RESULTS / "bench_compile.md", "\n".join(lines))
-    print("\n".join(lines))
+        _write.table(rows),
+        f"Medians of {options.repetitions} runs, each in a process of its own."
+        + " *Other*: the checkout it was compared with, run in turn with this one."
+        * (options.against is not None),
+    )
 
 
 if __name__ == "__main__":

@@ -14,20 +14,14 @@ ONNX Runtime on the CPU. Writes ``results/bench_deploy``.
 from __future__ import annotations
 
 import argparse
-import csv
-import io
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import fairbilevel as fb
+from experiments import _write
 from fairbilevel import deploy, masks
-from fairbilevel.records import write_text
-from fairbilevel.run import machine, versions
 
-OUT = Path(__file__).parent / "results"
 FAMILIES = (
     "mlp", "cnn", "resnet10", "resnet18", "cifar-resnet56", "mobilenetv2", "vgg19", "vit",
 )  # fmt: skip
@@ -106,69 +100,48 @@ def measure(name: str, seconds: float) -> list[dict[str, Any]]:
     return lines
 
 
-def table(lines: list[dict[str, Any]]) -> list[str]:
-    """Markdown: of each variant its shares of the dense network and how many times as fast."""
-    ways = [f"{engine}_{batch}" for engine in _ENGINES for batch in (1, 32)]
-    timed = [w for w in ways if any(f"{w}_ms" in line for line in lines)]
-    counts = [key for key in _COUNTS if lines[0][key] is not None]
-    titles = [_COUNTS[key] for key in counts]
-    titles += [f"{_ENGINES[e]}, batch {b}" for e, b in (way.rsplit("_", 1) for way in timed)]
-    sparse = [f"sparse_jax_{batch}" for batch in (1, 32)]
-    titles += [f"JAX, zeros skipped, batch {batch}" for batch in (1, 32)]
-    out = [
-        "| model | removed | " + " | ".join(titles) + " |",
-        "|---" * (2 + len(titles)) + "|",
-    ]
+def shares(lines: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """Of each variant its shares of the dense network and how many times as fast."""
+    titles = {f"{e}_{b}": f"{words}, batch {b}" for e, words in _ENGINES.items() for b in (1, 32)}
+    titles = {w: t for w, t in titles.items() if any(f"{w}_ms" in line for line in lines)}
+    titles |= {f"sparse_jax_{b}": f"JAX, zeros skipped, batch {b}" for b in (1, 32)}
+    out = []
     for line in lines:
-        cells = [f"{100 * line[key] / line[f'dense_{key}']:.1f} %" for key in counts]
-        for way in (*timed, *sparse):
-            if f"{way}_ms" not in line:
-                cells.append("")
-                continue
-            now, dense = line[f"{way}_ms"], line[f"dense_{way}_ms"]
-            unclear = "" if line[f"{way}_clear"] else " (unclear)"
-            cells.append(f"{dense:.3g} to {now:.3g} ms: x {dense / now:.2f}{unclear}")
-        out.append(f"| {line['model']} | {line['variant']} | {' | '.join(cells)} |")
+        row = {"model": line["model"], "removed": line["variant"]}
+        for key, title in _COUNTS.items():
+            if line[key] is not None:
+                row[title] = f"{100 * line[key] / line[f'dense_{key}']:.1f} %"
+        for way, title in titles.items():
+            row[title] = ""
+            if f"{way}_ms" in line:
+                now, dense = line[f"{way}_ms"], line[f"dense_{way}_ms"]
+                unclear = "" if line[f"{way}_clear"] else " (unclear)"
+                row[title] = f"{dense:.3g} to {now:.3g} ms: x {dense / now:.2f}{unclear}"
+        out.append(row)
     return out
 
 
 def parser() -> argparse.ArgumentParser:
-    """Of the command line."""
-    parser = argparse.ArgumentParser(description="Size and latency of what is served.")
-    parser.add_argument("--only", action="append", choices=FAMILIES)
-    parser.add_argument("--seconds", type=float, default=8.0, help="of timing a variant")
-    parser.add_argument("--out", type=Path, default=OUT)
-    return parser
+    """Of the command line; ``seconds`` are those of timing a variant."""
+    made = _write.parser(__doc__, seconds=8.0)
+    made.add_argument("--only", action="append", choices=FAMILIES)
+    return made
 
 
 def main() -> None:
-    """Measure, write, print."""
     options = parser().parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
     lines: list[dict[str, Any]] = []
     for name in options.only or FAMILIES:
         lines += measure(name, options.seconds)
-        print("\n".join(table([line for line in lines if line["model"] == name])), flush=True)
-        stream = io.StringIO()
-        names = list(dict.fromkeys(key for line in lines for key in line))
-        writer = csv.DictWriter(stream, names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(lines)
-        write_text(options.out / "bench_deploy.csv", stream.getvalue())
-        of = " ".join(f"{k} {v}" for k, v in versions().items())
-        here = machine()
-        words = " ".join(["python -m experiments.bench_deploy", *sys.argv[1:]])
-        made = f"Made by `{words}` with {of} on {here['device']}, {here['cores']} cores."
-        text = [
+        _write.publish(
+            options.out / "bench_deploy",
+            lines,
             "# What pruning buys where a network is served",
-            "",
-            *table(lines),
-            "",
+            _write.table(shares(lines)),
             "Shares and factors are of the dense network, timed in the same rounds; single weights "
             "are counted by what is left of them. Unclear: the middle halves of the rounds "
-            f"overlap. {made}",
-        ]
-        write_text(options.out / "bench_deploy.md", "\n".join(text) + "\n")
+            "overlap.",
+        )
 
 
 if __name__ == "__main__":

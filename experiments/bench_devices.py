@@ -14,27 +14,20 @@ whether communication and splitting cost anything, never how fast real devices a
 
 from __future__ import annotations
 
-import argparse
-import csv
-import io
 import os
-import time
 from collections import Counter
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
+from functools import partial
 
 import jax
 import numpy as np
 
 import fairbilevel as fb
-from fairbilevel.devices import Collective, bytes_of, collectives
-from fairbilevel.records import write_text
-from fairbilevel.run import machine, versions
+from experiments import _write
+from fairbilevel.devices import Collective, bytes_of, collectives, timed
+from fairbilevel.run import machine
 from fairbilevel.solver import BilevelRun, outer_stretch
 from fairbilevel.train import RunState
 
-RESULTS = Path(__file__).parent / "results"
 DEVICES = 4
 GRADIENTS = "gradients of weights"
 PARAMETERS = "parameters, gathered"
@@ -98,37 +91,31 @@ def images(model: str, width: int, placement: fb.Placement, rows: int) -> fb.Fai
 
 
 def rates(runs: list[tuple[BilevelRun, RunState]], steps: int, repetitions: int) -> list[float]:
-    """Steps per second of each run, medians of calls in turn, so that other work on the machine
-    falls on all of them alike."""
+    """Steps per second of each run."""
     states = [state for _, state in runs]
-    seconds: list[list[float]] = [[] for _ in runs]
-    for _ in range(repetitions):
-        for i, (run, _) in enumerate(runs):
-            begin = time.perf_counter()
-            states[i], _, log = run.stretch(states[i], slice(0, steps), None)
-            jax.block_until_ready(log.finite)
-            seconds[i].append(time.perf_counter() - begin)
-    return [steps / float(np.median(t)) for t in seconds]
+
+    def call(i: int) -> None:
+        states[i], _, log = runs[i][0].stretch(states[i], slice(0, steps), None)
+        jax.block_until_ready(log.finite)
+
+    times = timed({i: partial(call, i) for i in range(len(runs))}, rounds=repetitions)
+    return [1e3 * steps / times[i].median for i in range(len(runs))]
 
 
-def table(rows: Iterable[dict[str, Any]]) -> list[str]:
-    """Markdown."""
-    rows = list(rows)
-    return [
-        "| " + " | ".join(rows[0]) + " |",
-        "|" + "---|" * len(rows[0]),
-        *("| " + " | ".join(str(v) for v in row.values()) + " |" for row in rows),
-    ]
+def sent(problem: fb.FairPruningProblem, batch: int) -> Counter[tuple[str, str, float]]:
+    """Bytes of an outer step of the newest program: by what they are and how they are sent, with
+    the times of it."""
+    weights, total, times = weight_shapes(problem), Counter(), Counter()
+    for found in collectives(outer_stretch.newest().as_text()):
+        for what, count in carries(found, weights, batch).items() if found.looped else ():
+            total[what, found.kind] += count
+            times[what, found.kind] += found.times
+    return Counter({(*key, times[key]): count for key, count in total.items()})
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--model", default="resnet10")
-    parser.add_argument("--width", type=int, default=16)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--repetitions", type=int, default=5)
-    arguments = parser.parse_args()
+    given = {"model": "resnet10", "width": 16, "batch": 64, "steps": 4, "repetitions": 5}
+    options = _write.parser(__doc__, **given).parse_args()
     # Read when the first array is made.
     os.environ["XLA_FLAGS"] = (
         f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={DEVICES}"
@@ -136,31 +123,23 @@ def main() -> None:
     listed, speeds, runs = [], [], []
     for devices, sharded in ((1, False), (2, False), (DEVICES, False), (DEVICES, True)):
         placement = fb.Placement.over(devices, shard_params=sharded)
-        problem = images(arguments.model, arguments.width, placement, 20 * arguments.batch)
-        run, state = begun(problem, arguments.batch, arguments.steps)
-        state, _, _ = run.stretch(state, slice(0, arguments.steps), None)  # compiles
+        problem = images(options.model, options.width, placement, 20 * options.batch)
+        run, state = begun(problem, options.batch, options.steps)
+        state, _, _ = run.stretch(state, slice(0, options.steps), None)  # compiles
         size = sum(p.nbytes for p in jax.tree.leaves(state.weights.params))
         name = "split parameters" if sharded else "data parallel"
         if devices == DEVICES:
-            weights = weight_shapes(problem)
-            total: Counter[tuple[str, str]] = Counter()
-            times: Counter[tuple[str, str]] = Counter()
-            in_steps = (c for c in collectives(outer_stretch.newest().as_text()) if c.looped)
-            for found in in_steps:
-                for what, count in carries(found, weights, arguments.batch).items():
-                    total[what, found.kind] += count
-                    times[what, found.kind] += found.times
-            for (what, kind), count in sorted(total.items(), key=lambda item: -item[1]):
-                listed.append(
-                    {
-                        "placement": name,
-                        "what": what,
-                        "collective": kind,
-                        "times a step": times[what, kind],
-                        "bytes a step": count,
-                        "of the parameters' bytes": f"{count / size:.4f}",
-                    }
-                )
+            listed += [
+                {
+                    "placement": name,
+                    "what": what,
+                    "collective": kind,
+                    "times a step": times,
+                    "bytes a step": count,
+                    "of the parameters' bytes": f"{count / size:.4f}",
+                }
+                for (what, kind, times), count in sent(problem, options.batch).most_common()
+            ]
         held = sum(
             leaf.addressable_shards[0].data.nbytes
             for leaf in jax.tree.leaves((state.weights.params, state.scores))
@@ -175,42 +154,24 @@ def main() -> None:
             }
         )
         print(speeds[-1], flush=True)
-    found_rates = rates(runs, arguments.steps, arguments.repetitions)
-    for row, speed in zip(speeds, found_rates, strict=True):
+    for row, speed in zip(speeds, rates(runs, options.steps, options.repetitions), strict=True):
         row["steps a second"] = round(speed, 3)
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, list(listed[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(listed)
-    made = machine()
-    lines = [
-        f"# What an outer step sends: {arguments.model} (width {arguments.width}, 32x32, "
-        f"{size:,} bytes of parameters), batch {arguments.batch}, {DEVICES} devices",
-        "",
-        *table(listed),
-        "",
+    _write.publish(
+        options.out / "bench_devices",
+        listed,
+        f"# What an outer step sends: {options.model} (width {options.width}, 32x32, "
+        f"{size:,} bytes of parameters), batch {options.batch}, {DEVICES} devices",
+        _write.table(listed),
         "An outer step takes two gradients (one on fit, one on select). A step in which "
         "multipliers move takes a forward pass besides, which is counted in. In the program "
         "compiled for a CPU a gradient of split parameters is summed everywhere and then cut; "
         "XLA's GPU and TPU compilers turn that into a reduce-scatter.",
-        "",
-        f"## Steps a second on virtual devices of one {made['device']} ({made['cores']} cores, "
-        "other work beside it)",
-        "",
-        *table(speeds),
-        "",
+        f"## Steps a second on virtual devices of one {machine()['device']} "
+        f"({machine()['cores']} cores, other work beside it)",
+        _write.table(speeds),
         "Virtual devices share the cores: equal rates would mean that splitting costs nothing. "
-        f"Medians of {arguments.repetitions} calls, the placements in turn.",
-        "",
-        f"Made by `python -m experiments.bench_devices --model {arguments.model} --width "
-        f"{arguments.width} --batch {arguments.batch} --steps {arguments.steps}` (seed 0) with "
-        + ", ".join(f"{k} {v}" for k, v in versions().items())
-        + f" on {made['platform']}.",
-        "",
-    ]
-    RESULTS.mkdir(exist_ok=True)
-    write_text(RESULTS / "bench_devices.csv", stream.getvalue())
-    write_text(RESULTS / "bench_devices.md", "\n".join(lines))
+        f"Medians of {options.repetitions} calls, the placements in turn.",
+    )
 
 
 if __name__ == "__main__":

@@ -13,10 +13,6 @@ share of the time in which devices had nothing to do until rows were there. Writ
 from __future__ import annotations
 
 import argparse
-import csv
-import io
-import shlex
-import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -25,14 +21,13 @@ from typing import Any
 
 import numpy as np
 
+from experiments import _write
 from experiments.make_rows import write
 from fairbilevel import data, devices
 from fairbilevel.problem import FairPruningProblem
-from fairbilevel.records import write_text
-from fairbilevel.run import machine, versions
+from fairbilevel.run import machine
 from fairbilevel.train._dense import STAGES, _DenseRun
 
-RESULTS = Path(__file__).parent / "results"
 SHARDS = 8
 
 
@@ -93,51 +88,25 @@ def measure(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0] if __doc__ else None)
-    parser.add_argument("--rows", type=int, default=50_000)
-    parser.add_argument("--size", type=int, default=48)
-    parser.add_argument("--model", default="resnet10")
-    parser.add_argument("--width", type=int, default=16)
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--steps", type=int, default=16, help="of a stage")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    return parser
+    """Of the command line; ``steps`` are those of a stage."""
+    return _write.parser(
+        __doc__, rows=50_000, size=48, model="resnet10", width=16, batch=128, steps=16, rounds=7
+    )
 
 
 def main() -> None:
-    """Measure and write both tables."""
     options = parser().parse_args()
     with tempfile.TemporaryDirectory() as folder:
         lines = measure(options, Path(folder))
-    command = shlex.join(["python", "-m", "experiments.bench_feeding", *sys.argv[1:]])
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, list(lines[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    text = "\n".join(
-        [
-            f"# Steps a second of {options.model} (width {options.width}, batch {options.batch}) "
-            f"on {options.rows:,} rows of {options.size}x{options.size}x3, {machine()['device']}, "
-            f"{machine()['cores']} cores",
-            "",
-            "| " + " | ".join(lines[0]) + " |",
-            "|" + "---|" * len(lines[0]),
-            *("| " + " | ".join(str(v) for v in line.values()) + " |" for line in lines),
-            "",
-            f"Medians of {options.rounds} interleaved rounds of {options.steps} steps.",
-            "",
-            f"Made by `{command}` with "
-            + ", ".join(f"{k} {v}" for k, v in versions().items())
-            + ".",
-            "",
-        ]
+    _write.publish(
+        options.out / "bench_feeding",
+        lines,
+        f"# Steps a second of {options.model} (width {options.width}, batch {options.batch}) "
+        f"on {options.rows:,} rows of {options.size}x{options.size}x3, {machine()['device']}, "
+        f"{machine()['cores']} cores",
+        _write.table(lines),
+        f"Medians of {options.rounds} interleaved rounds of {options.steps} steps.",
     )
-    options.out.mkdir(parents=True, exist_ok=True)
-    write_text(options.out / "bench_feeding.csv", stream.getvalue())
-    write_text(options.out / "bench_feeding.md", text)
-    print(text)
 
 
 if __name__ == "__main__":

@@ -14,14 +14,11 @@ Beside each ratio stands the count of passes that the method must make. Writes
 from __future__ import annotations
 
 import argparse
-import csv
-import io
+import dataclasses
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import warnings
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -29,23 +26,27 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-import fairbilevel as fb
-from fairbilevel import _xla, fairness, masks
+from experiments import _write
+from experiments._outer_steps import (
+    SPARSITY,
+    Problem,
+    Program,
+    Suite,
+    gradient_program,
+    hypergradient_program,
+    step_program,
+)
+from fairbilevel import fairness
 from fairbilevel.hypergrad import (
     Bilinear,
     ConjugateGradient,
     FirstOrder,
-    MaskedLoss,
     Neumann,
     SingleLoop,
     Unrolled,
 )
-from fairbilevel.masks import Budget
-from fairbilevel.records import write_text
-from fairbilevel.run import machine, versions
+from fairbilevel.run import machine
 
-RESULTS = Path(__file__).parent / "results"
-SPARSITY = 0.9
 PRODUCTS = 10
 INNER_STEPS = 10
 # Enough for the Hessian of a network at its start, so that all iterations are done; under the soft
@@ -54,186 +55,11 @@ DAMPING, SOFT_DAMPING = 1.0, 3.0
 # A product with a linearized gradient measured beside a gradient (DESIGN: fact 4).
 PRODUCT = (1.6, 2.0)
 
-
-@dataclass(frozen=True)
-class Suite:
-    """One model, and the bars it is held to."""
-
-    model: str
-    size: int
-    width: int
-    batch: int
-    rival_batch: int
-    bars: bool
-    rounds: int = 5
-
-
 SUITES = {
     "resnet10": Suite("resnet10", 32, 16, 128, 128, True),
     "mlp": Suite("mlp", 28, 256, 128, 128, False, 15),
     "accelerator": Suite("resnet18", 64, 64, 512, 64, False, 10),
 }
-
-
-@dataclass
-class Program:
-    """One row of the table: something to call with ``arguments``, and what it may cost."""
-
-    function: Callable[..., Any]
-    arguments: tuple[Any, ...]
-    passes: str = ""
-    bar: float | None = None
-    iterations: int = 0
-    seconds: list[float] = field(default_factory=list)
-    compile_seconds: float = 0.0
-    memory: int = 0
-    call: Callable[..., Any] | None = None
-
-    def prepare(self) -> None:
-        """Compile, and run once."""
-        begin = time.perf_counter()
-        compiled = jax.jit(self.function).lower(*self.arguments).compile()
-        self.compile_seconds = time.perf_counter() - begin
-        analysis = compiled.memory_analysis()
-        self.memory = 0 if analysis is None else analysis.temp_size_in_bytes
-        self.call = compiled
-        out = jax.block_until_ready(compiled(*self.arguments))
-        if self.iterations and int(out[-1]) != self.iterations:
-            raise RuntimeError(f"{int(out[-1])} iterations were done, {self.iterations} asked for")
-
-    def time(self) -> None:
-        """One more measurement."""
-        assert self.call is not None
-        begin = time.perf_counter()
-        jax.block_until_ready(self.call(*self.arguments))
-        self.seconds.append(time.perf_counter() - begin)
-
-
-class Problem:
-    """A masked problem on random images: what a step costs does not depend on what they show."""
-
-    def __init__(self, suite: Suite, dtype: Any, batch: int):
-        shape = (suite.size, suite.size, 3) if suite.model != "mlp" else (suite.size**2,)
-        self.model = fb.models.build(suite.model, shape, 2, width=suite.width)
-        self.dtype = dtype
-        self.params, self.state = self.model.init(jax.random.key(0))
-        keys = jax.random.split(jax.random.key(1), 4)
-        self.fit = (
-            jax.random.normal(keys[0], (batch, *shape), dtype),
-            jax.random.randint(keys[1], (batch,), 0, 2),
-        )
-        self.select = (
-            jax.random.normal(keys[2], (batch, *shape), dtype),
-            jax.random.randint(keys[3], (batch,), 0, 2),
-        )
-        sample = jnp.asarray(self.fit[0][:2], jnp.float32)
-        self.layers = masks.select_layers(
-            masks.find_layers(self.model.apply, self.params, self.state, sample),
-            prune_classifier=False,
-        )
-        self.budget = Budget.of(self.layers, "weight", "global")
-        self.keep = masks.as_counts(self.budget.keep(SPARSITY))
-        self.scores = masks.start_scores(
-            "magnitude", self.params, self.layers, "weight", jax.random.key(2)
-        )
-
-    def logits(self, z: Any, x: Any, train: bool) -> Any:
-        """Float32 logits of a network computed in ``dtype``."""
-        low = jax.tree.map(lambda p: p.astype(self.dtype), z)
-        out, _ = self.model.apply(low, self.state, x, train, jax.random.key(0))
-        return out.astype(jnp.float32)
-
-    def loss(self, z: Any, batch: Any) -> Any:
-        """Cross-entropy of float32 masters, computed in ``dtype``."""
-        x, y = batch
-        return optax.softmax_cross_entropy_with_integer_labels(self.logits(z, x, True), y).mean()
-
-    def factors(self, scores: Any) -> Any:
-        """Hard masks, for every parameter."""
-        hard = self.budget.top_k(scores, self.keep)
-        return masks.expand(hard, self.params, self.layers, "weight")
-
-    def vjp(self, scores: Any) -> Any:
-        """With the straight-through derivative."""
-        return self.factors(scores), lambda entries: masks.collect(entries, self.layers, "weight")
-
-    def masked_loss(self, soft: bool = False) -> MaskedLoss:
-        """Both levels: a hard mask with its straight-through derivative, or a smooth one."""
-        if not soft:
-            return MaskedLoss(self.loss, self.factors, self.vjp)
-
-        def smooth(scores: Any) -> Any:
-            relaxed = {name: jax.nn.sigmoid(score) for name, score in scores.items()}
-            return masks.expand(relaxed, self.params, self.layers, "weight")
-
-        return MaskedLoss(self.loss, smooth)
-
-    def violation_forward(self, z: Any, batch: Any) -> Any:
-        """What a true violation is measured from."""
-        x, y = batch
-        return jnp.mean(self.logits(z, x, False).argmax(-1) == y)
-
-
-def gradient_program(problem: Problem) -> Program:
-    """The unit: one gradient of the weights on one batch."""
-
-    def plain(params: Any, batch: Any) -> Any:
-        return _xla.canonical_convolutions(jax.value_and_grad(problem.loss))(params, batch)
-
-    return Program(plain, (problem.params, problem.fit), "1")
-
-
-def both_levels(
-    level: MaskedLoss, method: Any, scores: Any, params: Any, fit: Any, select: Any, state: Any
-) -> Any:
-    """The same masked loss on either level, on different rows."""
-    rows = {"inner_args": (fit,), "outer_args": (select,)}
-    return fb.hypergradient(level, level, scores, params, method=method, state=state, **rows)
-
-
-def hypergradient_program(
-    problem: Problem, method: Any, passes: str, bar: float | None, *, soft: bool = False
-) -> Program:
-    """The hypergradient of the scores, and what comes with it."""
-    level = problem.masked_loss(soft)
-    state = method.init(problem.scores, problem.params)
-
-    def call(scores: Any, params: Any, fit: Any, select: Any, state: Any) -> Any:
-        gradient, info = both_levels(level, method, scores, params, fit, select, state)
-        return gradient, info.inner_grad, info.inner_var, info.state, info.iterations
-
-    arguments = (problem.scores, problem.params, problem.fit, problem.select, state)
-    return Program(call, arguments, passes, bar, getattr(method, "iterations", 0))
-
-
-def step_program(
-    problem: Problem, method: Any, passes: str, bar: float | None, *, violations: bool = False
-) -> Program:
-    """A whole outer step: hypergradient, weights by momentum, scores by momentum."""
-    level = problem.masked_loss()
-    inner_rule, outer_rule = optax.sgd(0.05, 0.9), optax.sgd(0.01, 0.9)
-    start = (
-        problem.scores,
-        problem.params,
-        outer_rule.init(problem.scores),
-        inner_rule.init(problem.params),
-        method.init(problem.scores, problem.params),
-    )
-
-    def call(carry: Any, fit: Any, select: Any) -> Any:
-        scores, params, outer_state, inner_state, state = carry
-        gradient, info = both_levels(level, method, scores, params, fit, select, state)
-        updates, inner_state = inner_rule.update(info.inner_grad, inner_state, params)
-        params = optax.apply_updates(params, updates)
-        updates, outer_state = outer_rule.update(gradient, outer_state, scores)
-        scores = optax.apply_updates(scores, updates)
-        extra = ()
-        if violations:
-            z = jax.tree.map(jnp.multiply, problem.factors(scores), params)
-            extra = _xla.canonical_convolutions(problem.violation_forward)(z, select)
-        return (scores, params, outer_state, inner_state, info.state), extra
-
-    return Program(call, (start, problem.fit, problem.select), passes, bar)
 
 
 def method_programs(problem: Problem, bars: bool) -> dict[str, Program]:
@@ -320,8 +146,6 @@ def unrolled_memory(problem: Problem) -> dict[str, Any]:
 
 def rival(problem: Problem, rounds: int, least: float | None) -> dict[str, Any]:
     """jaxopt's root derivative by ``solve_cg`` and ours, ten iterations each, the same problem."""
-    import warnings
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         from jaxopt import implicit_diff, linear_solve
@@ -409,82 +233,48 @@ def _claim(name: str, value: float, bar: float | None, *, at_least: bool = False
     return {"what": name, "measured": float(f"{value:.3g}"), "bar": text, "met": met}
 
 
-def table(rows: list[dict[str, Any]]) -> list[str]:
-    """A markdown table."""
-    return [
-        "| " + " | ".join(rows[0]) + " |",
-        "|" + "---|" * len(rows[0]),
-        *("| " + " | ".join(str(v) for v in row.values()) + " |" for row in rows),
-    ]
-
-
-def to_csv(rows: list[dict[str, Any]]) -> str:
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return stream.getvalue()
-
-
 def parser() -> argparse.ArgumentParser:
-    """Of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--suite", choices=SUITES, default="resnet10")
-    parser.add_argument("--width", type=int, help="of the network; each suite has its own")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--rounds", type=int)
-    parser.add_argument("--no-rival", action="store_true", help="leave jaxopt out")
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    return parser
+    """Of the command line; each suite has a width and rounds of its own."""
+    made = _write.parser(__doc__, width=int, rounds=int)
+    made.add_argument("--suite", choices=SUITES, default="resnet10")
+    made.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    made.add_argument("--no-rival", action="store_true", help="leave jaxopt out")
+    return made
 
 
 def main() -> None:
-    arguments = parser().parse_args()
-    suite = SUITES[arguments.suite]
-    if arguments.width is not None:
-        suite = Suite(**{**suite.__dict__, "width": arguments.width})
-    rounds = arguments.rounds or suite.rounds
-    problem = Problem(suite, jnp.dtype(arguments.dtype), suite.batch)
+    options = parser().parse_args()
+    suite = SUITES[options.suite]
+    suite = dataclasses.replace(
+        suite, width=options.width or suite.width, rounds=options.rounds or suite.rounds
+    )
+    problem = Problem(suite, jnp.dtype(options.dtype), suite.batch)
     programs = method_programs(problem, suite.bars)
-    measure(programs, rounds)
+    measure(programs, suite.rounds)
     rows = rows_of(programs)
     claims = [unrolled_memory(problem)]
-    if not arguments.no_rival:
+    if not options.no_rival:
         least = 30 if suite.bars else 0.95 if suite.model == "mlp" else None
-        small = Problem(suite, jnp.dtype(arguments.dtype), suite.rival_batch)
-        claims.append(rival(small, 1 if suite.bars else rounds, least))
+        small = Problem(suite, jnp.dtype(options.dtype), suite.rival_batch)
+        claims.append(rival(small, 1 if suite.bars else suite.rounds, least))
     if suite.bars:
         claims += [dual_step(), compile_time()]
     parameters = sum(math.prod(layer.shape) for layer in problem.layers)
-    text = [
+    name = f"bench_hypergradient_{options.suite}"
+    name += f"_width{options.width}" if options.width else ""
+    name += f"_{options.dtype}" if options.dtype != "float32" else ""
+    _write.write_csv(options.out / f"{name}_claims.csv", claims)
+    _write.publish(
+        options.out / name,
+        rows,
         f"# Hypergradients in gradients: {suite.model}, width {suite.width}, {suite.size} pixels, "
-        f"batch {suite.batch}, {arguments.dtype}",
-        "",
+        f"batch {suite.batch}, {options.dtype}",
         f"{parameters:,} scores, {100 * SPARSITY:g} % of the weights removed, on "
-        f"{machine()['device']}, {machine()['cores']} cores. Medians over {rounds} interleaved "
-        "rounds; h is a product with the linearized gradient.",
-        "",
-        *table(rows),
-        "",
-        *table(claims),
-        "",
-        "Made by `python -m experiments.bench_hypergradient"
-        + (f" --suite {arguments.suite}" if arguments.suite != "resnet10" else "")
-        + (f" --width {arguments.width}" if arguments.width else "")
-        + (f" --dtype {arguments.dtype}" if arguments.dtype != "float32" else "")
-        + "` with "
-        + ", ".join(f"{k} {v}" for k, v in versions().items())
-        + ".",
-        "",
-    ]
-    name = f"bench_hypergradient_{arguments.suite}"
-    name += f"_width{arguments.width}" if arguments.width else ""
-    name += f"_{arguments.dtype}" if arguments.dtype != "float32" else ""
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    write_text(arguments.out / f"{name}.csv", to_csv(rows))
-    write_text(arguments.out / f"{name}_claims.csv", to_csv(claims))
-    write_text(arguments.out / f"{name}.md", "\n".join(text))
-    print("\n".join(text))
+        f"{machine()['device']}, {machine()['cores']} cores. Medians over {suite.rounds} "
+        "interleaved rounds; h is a product with the linearized gradient.",
+        _write.table(rows),
+        _write.table(claims),
+    )
 
 
 if __name__ == "__main__":

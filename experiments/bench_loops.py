@@ -9,23 +9,18 @@ Ratios within one run, medians of interleaved repetitions. Writes ``results/benc
 
 from __future__ import annotations
 
-import argparse
-import csv
-import io
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 import fairbilevel as fb
+from experiments import _write
 from fairbilevel import _xla, devices
-from fairbilevel.records import write_text
-from fairbilevel.run import machine, versions
+from fairbilevel.run import machine
 
-RESULTS = Path(__file__).parent / "results"
 STEPS = 4
 
 
@@ -60,25 +55,19 @@ def programs(name: str, batch: int, width: int) -> tuple[dict[str, Callable[[Any
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--model", default="resnet10")
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--width", type=int, default=16)
-    parser.add_argument("--repetitions", type=int, default=3)
-    arguments = parser.parse_args()
-    runs, start = programs(arguments.model, arguments.batch, arguments.width)
+    given = {"model": "resnet10", "batch": 64, "width": 16, "repetitions": 3}
+    options = _write.parser(__doc__, **given).parse_args()
+    runs, start = programs(options.model, options.batch, options.width)
     results: dict[str, Any] = {}
 
     def call(name: str) -> None:
         results[name] = jax.block_until_ready(runs[name](start))
 
-    calls = {name: partial(call, name) for name in runs}
-    times = devices.timed(calls, rounds=arguments.repetitions)
+    times = devices.timed({n: partial(call, n) for n in runs}, rounds=options.repetitions)
     medians = {name: t.median / 1e3 for name, t in times.items()}
-    # Several steps amplify rounding, so parameters are compared to their own size.
-    reference = results["one by one"]
-    rows = []
+    reference, rows = results["one by one"], []
     for name in runs:
+        # Several steps amplify rounding, so parameters are compared to their own size.
         error = max(
             float(jnp.max(jnp.abs(a - b)) / (jnp.max(jnp.abs(a)) + 1e-12))
             for a, b in zip(jax.tree.leaves(reference), jax.tree.leaves(results[name]), strict=True)
@@ -92,32 +81,15 @@ def main() -> None:
             }
         )
     gain = medians["scan, plain"] / medians["scan, canonical convolutions"]
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    lines = [
-        f"# {STEPS} SGD steps of {arguments.model} (width {arguments.width}, 32x32, batch "
-        f"{arguments.batch}) on {machine()['device']}, {machine()['cores']} cores",
-        "",
-        "| " + " | ".join(rows[0]) + " |",
-        "|" + "---|" * len(rows[0]),
-        *("| " + " | ".join(str(v) for v in row.values()) + " |" for row in rows),
-        "",
+    _write.publish(
+        options.out / f"bench_loops{'' if options.model == 'resnet10' else f'_{options.model}'}",
+        rows,
+        f"# {STEPS} SGD steps of {options.model} (width {options.width}, 32x32, batch "
+        f"{options.batch}) on {machine()['device']}, {machine()['cores']} cores",
+        _write.table(rows),
         f"The canonical layout makes the scan {gain:.1f} times faster (medians of "
-        f"{arguments.repetitions} interleaved repetitions).",
-        "",
-        f"Made by `python -m experiments.bench_loops --model {arguments.model} "
-        f"--batch {arguments.batch} --width {arguments.width}` with "
-        + ", ".join(f"{k} {v}" for k, v in versions().items())
-        + ".",
-        "",
-    ]
-    RESULTS.mkdir(exist_ok=True)
-    stem = "bench_loops" + ("" if arguments.model == "resnet10" else f"_{arguments.model}")
-    write_text(RESULTS / f"{stem}.csv", stream.getvalue())
-    write_text(RESULTS / f"{stem}.md", "\n".join(lines))
-    print("\n".join(lines))
+        f"{options.repetitions} interleaved repetitions).",
+    )
 
 
 if __name__ == "__main__":

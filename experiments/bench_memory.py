@@ -16,15 +16,12 @@ default they take less. Writes ``results/bench_memory.csv`` and ``.md``.
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
-import io
 import multiprocessing
 import os
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -32,11 +29,11 @@ import jax.numpy as jnp
 import numpy as np
 
 import fairbilevel as fb
+from experiments import _write
 from fairbilevel import fairness, hypergrad, masks
 from fairbilevel.masks import Budget
 from fairbilevel.problem import FairPruningProblem
-from fairbilevel.records import write_text
-from fairbilevel.run import machine, versions
+from fairbilevel.run import machine
 from fairbilevel.solver import OuterStep, outer_stretch
 from fairbilevel.solver._step import own_numbers
 from fairbilevel.train import (
@@ -48,7 +45,6 @@ from fairbilevel.train import (
     weight_stretch,
 )
 
-RESULTS = Path(__file__).parent / "results"
 MOST = {"bilinear": 1.5, "cg": 2.5}
 """How much of plain training's memory an outer step may take."""
 GROUPS = 4
@@ -62,6 +58,11 @@ class Case:
     precision: str = "float32"
     remat: bool = False
     accumulate: int = 1
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """As it stands in the table."""
+        return self.method, self.precision, str(self.remat), str(self.accumulate)
 
 
 CASES = (
@@ -224,7 +225,7 @@ COLUMNS = (
 
 def judged(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Beside plain training in float32 without anything that saves memory."""
-    plain = next((r for r in rows if is_plain(r)), None)
+    plain = next((r for r in rows if tuple(str(r[n]) for n in COLUMNS[:4]) == CASES[0].key), None)
     for row in rows:
         most = MOST.get(str(row["method"]).split(":")[0])
         row |= {"times_plain": "", "at_most": "" if most is None else most, "met": ""}
@@ -235,75 +236,44 @@ def judged(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
-def is_plain(row: dict[str, Any]) -> bool:
-    """What everything is measured by."""
-    return [str(row[n]) for n in COLUMNS[:4]] == ["plain", "float32", "False", "1"]
-
-
-def write(rows: list[dict[str, Any]], options: argparse.Namespace, command: str) -> None:
-    """Both tables."""
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    width = "" if options.width is None else f", width {options.width}"
-    lines = [
-        f"# Peak memory of one step of {options.model}{width} at {options.size} pixels, batch "
-        f"{options.batch}",
-        "",
-        "XLA's memory analysis (`temp + argument + output - alias`, MiB) of the loop that a run "
-        f"compiles, for {machine()['device']}. An outer step takes a batch of fit, one of select "
-        "and one for the multipliers, and holds scores and their optimizer's moments beside the "
-        "weights. Times: of plain training in float32 without rematerialization.",
-        "",
-        "| " + " | ".join(COLUMNS) + " |",
-        "|" + "---|" * len(COLUMNS),
-        *("| " + " | ".join(str(row[n]) for n in COLUMNS) + " |" for row in rows),
-        "",
-        f"Made by `{command}` with " + ", ".join(f"{k} {v}" for k, v in versions().items()) + ".",
-        "",
-    ]
-    options.out.mkdir(parents=True, exist_ok=True)
-    write_text(options.out / "bench_memory.csv", stream.getvalue())
-    write_text(options.out / "bench_memory.md", "\n".join(lines))
-
-
 def parser() -> argparse.ArgumentParser:
     """Of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0] if __doc__ else None)
-    parser.add_argument("--model", default="resnet50")
-    parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--width", type=int)
-    parser.add_argument("--cases", default="", help="numbers of the cases, all by default")
-    parser.add_argument("--run", action="store_true", help="take a step of each as well")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder")
-    parser.add_argument("--again", action="store_true", help="forget the cases in the table")
-    return parser
+    given = {"model": "resnet50", "size": 224, "batch": 32, "width": int}
+    made = _write.parser(__doc__, **given)
+    made.add_argument("--cases", default="", help="numbers of the cases, all by default")
+    made.add_argument("--run", action="store_true", help="take a step of each as well")
+    made.add_argument("--again", action="store_true", help="forget the cases in the table")
+    return made
 
 
 def main() -> None:
     """Compile every case; the tables grow case by case, and former cases are not measured again."""
     options = parser().parse_args()
     chosen = [CASES[int(i)] for i in options.cases.split(",")] if options.cases else CASES
-    table, done = options.out / "bench_memory.csv", {}
-    if table.is_file() and not options.again:
-        with table.open(encoding="utf-8") as stream:
-            rows = [{"measured_mib": "", **row} for row in csv.DictReader(stream)]
-        done = {tuple(row[n] for n in COLUMNS[:4]): row for row in rows}
-    given = {"model": "resnet50", "size": 224, "batch": 32, "width": None}
-    changed = [f"--{n} {getattr(options, n)}" for n, v in given.items() if getattr(options, n) != v]
-    command = " ".join(["python -m experiments.bench_memory", *changed, *["--run"] * options.run])
+    stem = options.out / "bench_memory"
+    known = [] if options.again else _write.read_csv(stem.with_suffix(".csv"))
+    done: dict[Any, dict[str, Any]] = {tuple(row[n] for n in COLUMNS[:4]): row for row in known}
+    width = "" if options.width is None else f", width {options.width}"
     # Every case has the memory to itself, and takes no more of it than it needs.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     for case in chosen:
-        key = (case.method, case.precision, str(case.remat), str(case.accumulate))
-        if key not in done:
+        if case.key not in done:
             with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as alone:
                 asked = (options.model, options.size, options.batch, options.width, options.run)
-                done[key] = alone.submit(measure, case, *asked).result()
-        order = [(c.method, c.precision, str(c.remat), str(c.accumulate)) for c in CASES]
-        write(judged([done[k] for k in order if k in done]), options, command)
+                done[case.key] = alone.submit(measure, case, *asked).result()
+        rows = judged([done[c.key] for c in CASES if c.key in done])
+        rows = [{name: row.get(name, "") for name in COLUMNS} for row in rows]
+        _write.publish(
+            stem,
+            rows,
+            f"# Peak memory of one step of {options.model}{width} at {options.size} pixels, batch "
+            f"{options.batch}",
+            "XLA's memory analysis (`temp + argument + output - alias`, MiB) of the loop that a "
+            f"run compiles, for {machine()['device']}. An outer step takes a batch of fit, one of "
+            "select and one for the multipliers, and holds scores and their optimizer's moments "
+            "beside the weights. Times: of plain training in float32 without rematerialization.",
+            _write.table(rows),
+        )
 
 
 if __name__ == "__main__":

@@ -18,91 +18,27 @@ The paper's networks in a few steps, to see that they run (three minutes on two 
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from experiments._presets import Setting, count_of, line_of, points, run_presets, sparsities_of
+from experiments import _write
+from experiments._comparison import run_presets
+from experiments._presets import ABLATIONS, PRESETS
+from experiments._summaries import Summary, count_of, line_of, sparsities_of
+from experiments._write import gain
 from fairbilevel import comparison
 from fairbilevel.analysis import LossPlane
 from fairbilevel.comparison import Comparison, run_key
-from fairbilevel.records import write_text
 from fairbilevel.run import solution_plane
 from fairbilevel.train import Solution
 
-# Density 0.8^n, as rewinding removes a fifth of what is left.
-LOTTERY = tuple(round(1 - 0.8**n, 4) for n in (2, 5, 10, 14))
-ABLATIONS = (
-    "bifp",
-    "bifp-no-mask-constraint",
-    "bifp-no-weight-constraint",
-    "bifp-no-constraint",
-)
 SURFACE = ABLATIONS[:3]  # a plane takes three networks
-WEIGHT = (
-    "gradual-magnitude",
-    *ABLATIONS,
-    "snip",
-    "lottery",
-    "prune-then-fair",
-    "fair-then-prune",
-    "bilevel",
-)
-FILTER = ("gradual-magnitude", "bifp", "fpgm", "prune-then-fair", "fair-then-prune", "bilevel")
-ATTRIBUTES = {"blond": "Blond_Hair", "bags": "Bags_Under_Eyes"}
-SMALL = {
-    "image_size": 24,
-    "model": "cnn",
-    "width": 8,
-    "dense_steps": 300,
-    "steps": 300,
-    "max_rows": 8000,
-}
 
 
-def _options(attribute: str, **more: Any) -> dict[str, Any]:
-    return {
-        "target": ATTRIBUTES[attribute],
-        "group": ("Male",),
-        "constraint": ("accuracy-gap=2%",),
-        **more,
-    }
-
-
-PRESETS = {
-    "small": {
-        "blond": Setting("celeba48.zip", WEIGHT, (LOTTERY[2],), _options("blond", **SMALL)),
-        "bags": Setting("celeba48.zip", WEIGHT, (LOTTERY[2],), _options("bags", **SMALL)),
-        "blond-filters": Setting(
-            "celeba48.zip", FILTER, (0.5, 0.7), _options("blond", granularity="filter", **SMALL)
-        ),
-    },
-    "paper": {
-        f"{attribute}-{model}{'-filters' if granularity == 'filter' else ''}": Setting(
-            "celeba",
-            methods,
-            LOTTERY,
-            _options(
-                attribute,
-                granularity=granularity,
-                model=model,
-                image_size=128,
-                dense_steps=20_000,
-                steps=20_000,
-            ),
-        )
-        for attribute in ATTRIBUTES
-        for model in ("resnet10", "mobilenetv2")
-        for granularity, methods in (("weight", WEIGHT), ("filter", FILTER))
-    },
-}
-
-
-def reading(summaries: Mapping[str, dict[str, Any]]) -> list[str]:
+def reading(summaries: Mapping[str, Summary]) -> list[str]:
     """Each claim of the paper, and what these numbers say to it."""
     out = []
     for name, summary in summaries.items():
@@ -129,7 +65,7 @@ def reading(summaries: Mapping[str, dict[str, Any]]) -> list[str]:
             lines = [(a, b) for a, b in lines if a and b]
             if lines:
                 gaps = ", ".join(
-                    f"{points(b['test_accuracy_gap'] - a['test_accuracy_gap'], signed=True)} at "
+                    f"{gain(b['test_accuracy_gap'] - a['test_accuracy_gap'])} at "
                     f"{100 * a['sparsity']:g} %"
                     for a, b in lines
                 )
@@ -142,7 +78,7 @@ def reading(summaries: Mapping[str, dict[str, Any]]) -> list[str]:
     return out
 
 
-def more(folder: Path, name: str, design: Comparison, summary: dict[str, Any]) -> None:
+def more(folder: Path, name: str, design: Comparison, summary: Summary) -> None:
     """What the tables do not show."""
     summary["iterations"] = iterations(folder, design, sparsities_of(summary))
     if name.split("-")[0] == "blond" and set(SURFACE) <= set(design.methods):
@@ -177,9 +113,8 @@ def surface(folder: Path, design: Comparison, points: int = 15) -> list[str]:
         except ValueError as error:
             return [f"- No loss surface at {100 * sparsity:g} %: {error}."]
         _draw_surface(plane, picture, f"{100 * sparsity:g} % removed, one fold")
-        write_text(table, _surface_table(plane, solutions))
-    with table.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+        _write.write_csv(table, _surface_rows(plane, solutions))
+    rows = _write.read_csv(table)
     groups = [column for column in rows[0] if column.startswith("loss: ")]
 
     def told(row: dict[str, str]) -> str:
@@ -195,21 +130,22 @@ def surface(folder: Path, design: Comparison, points: int = 15) -> list[str]:
     ]
 
 
-def _surface_table(plane: LossPlane, solutions: list[Solution]) -> str:
+def _surface_rows(plane: LossPlane, solutions: list[Solution]) -> list[dict[str, Any]]:
     """The three networks with their coordinates and losses, then the grid."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["network", "u", "v", "loss", *(f"loss: {g}" for g in plane.groups)])
+    columns = ("network", "u", "v", "loss", *(f"loss: {g}" for g in plane.groups))
+    out: list[tuple[Any, ...]] = []
     for method, place, solution in zip(SURFACE, plane.solutions, solutions, strict=True):
         problem = solution.problem
         rows = problem.roles["test"]
         _, loss = problem.judge(solution.network, rows)
         by_group = [loss[problem.group[rows] == g].mean() for g in range(len(plane.groups))]
-        writer.writerow([method, *place, loss.mean(), *by_group])
-    for i, v in enumerate(plane.v):
-        for j, u in enumerate(plane.u):
-            writer.writerow(["", u, v, plane.loss[i, j], *plane.group_loss[i, j]])
-    return stream.getvalue()
+        out.append((method, *place, loss.mean(), *by_group))
+    out += [
+        ("", u, v, plane.loss[i, j], *plane.group_loss[i, j])
+        for i, v in enumerate(plane.v)
+        for j, u in enumerate(plane.u)
+    ]
+    return [dict(zip(columns, row, strict=True)) for row in out]
 
 
 def _draw_surface(plane: LossPlane, path: Path, title: str) -> None:
@@ -251,28 +187,23 @@ def _draw_surface(plane: LossPlane, path: Path, title: str) -> None:
 
 def iterations(folder: Path, design: Comparison, sparsities: list[float]) -> list[str]:
     """Gradient evaluations until a network on tune is fair and stays within a point of the best."""
-    lines = []
+    records = [comparison.read_repetition(folder, *r)[0] for r in design.repetitions]
+    out = []
     for sparsity in sparsities:
-        needed: dict[str, list[float]] = {}
-        for repetition in design.repetitions:
-            record, _ = comparison.read_repetition(folder, *repetition)
-            for method in design.methods if record else ():
-                run = record["runs"].get(run_key(method, sparsity), {})
-                needed.setdefault(method, []).append(_until_fair(run))
-        said = ", ".join(
-            f"{method} {np.mean(found):.0f}"
-            + (f" (never in {sum(np.isinf(values))} of {len(values)})" if len(known) else "")
-            if (found := [v for v in values if np.isfinite(v)])
-            else f"{method} never"
-            for method, values in needed.items()
-            for known in [[v for v in values if np.isinf(v)]]
-        )
-        lines.append(
+        said = []
+        for method in design.methods:
+            runs = (r["runs"].get(run_key(method, sparsity), {}) for r in records if r)
+            needed = np.array([_until_fair(run) for run in runs])
+            found = needed[np.isfinite(needed)]
+            never = len(needed) - len(found)
+            told = f"{method} {found.mean():.0f}" if len(found) else f"{method} never"
+            said.append(told + f" (never in {never} of {len(needed)})" * bool(len(found) and never))
+        out.append(
             "- *One run is cheaper.* Gradient evaluations until the largest excess gap on tune is "
             "within 2 points and the accuracy within one of the run's last, at "
-            f"{100 * sparsity:g} %: {said}."
+            f"{100 * sparsity:g} %: {', '.join(said)}."
         )
-    return lines
+    return out
 
 
 def _until_fair(run: dict[str, Any]) -> float:
@@ -289,8 +220,8 @@ def _until_fair(run: dict[str, Any]) -> float:
 if __name__ == "__main__":
     run_presets(
         "bifp",
-        "Fairness and pruning in one run, beside two-stage baselines",
-        PRESETS,
+        __doc__,
+        PRESETS["bifp"],
         reading,
         {"test_accuracy": "accuracy on test (%)", "test_accuracy_gap": "accuracy gap on test"},
         more,

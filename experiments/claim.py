@@ -19,71 +19,19 @@ scores start. The former solver stands in the tables of filters too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from experiments._presets import Setting, Summary, points, run_presets
-from fairbilevel import BilevelSolver, comparison
+from experiments._comparison import run_presets
+from experiments._presets import PRESETS, PUBLISHED, SOLVER
+from experiments._summaries import Summary
+from experiments._write import gain, interval, points
+from fairbilevel import comparison
 
-SOLVER = "bilevel"
-# Where scores of filters started until the first of these tables had been seen.
-FORMER = f"{SOLVER}:score_start=magnitude"
-PUBLISHED = ("gradual-magnitude", "hydra", "ceag", "prune-then-fair", "synflow")
-BUDGETS = (300, 1000)
 # A rival is near where its accuracy is within a point of the solver's; the margins of the claims.
 NEAR, NOT_WORSE, STRONG_NOT_WORSE, TIGHTER, STRONG_WIDER = 0.01, 0.002, 0.003, 0.8, 1.05
-
-_FACES = {"image_size": 24, "model": "cnn", "width": 8, "dense_steps": 600}
-_DATA: dict[str, tuple[str, float, dict[str, Any]]] = {
-    "gender": ("utkface48.zip", 0.95, {**_FACES, "target": "gender", "group": ("race", "gender")}),
-    "race": ("utkface48.zip", 0.95, {**_FACES, "target": "race", "group": ("race",)}),
-    "blond": ("celeba48.zip", 0.98, {**_FACES, "target": "Blond_Hair", "group": ("Male",)}),
-    "objects": (
-        "cifar10.zip",
-        0.98,
-        {**_FACES, "group": ("label",), "width": 16, "dense_steps": 1500, "max_rows": 25_000},
-    ),
-}
-
-
-def strong(steps: int) -> tuple[str, ...]:
-    """The rivals with the parts of training that the solver has at this budget."""
-    share = BilevelSolver(steps=steps).distilled
-    return tuple(f"{name}:distill={share:.2g},match_dense=true" for name in PUBLISHED)
-
-
-def data_of(name: str) -> tuple[str, float, dict[str, Any]]:
-    """File, sparsity of single weights, and options of a data set."""
-    return _DATA[name]
-
-
-def _setting(name: str, steps: int, granularity: str) -> Setting:
-    source, sparsity, options = _DATA[name]
-    filters = granularity == "filter"
-    if filters:
-        options = {**options, "round_channels": 1}  # as when the first of these tables was made
-    return Setting(
-        source,
-        (*PUBLISHED, *strong(steps), SOLVER, *((FORMER,) if filters else ())),
-        (0.7 if filters else sparsity,),
-        {**options, "steps": steps, "granularity": granularity, "seed": 10},
-        rounds=2,
-    )
-
-
-PRESETS = {
-    "small": {
-        **{
-            f"{name}{suffix}-{steps}": _setting(name, steps, granularity)
-            for granularity, suffix in (("weight", ""), ("filter", "-filters"))
-            for steps in BUDGETS
-            for name in _DATA
-        },
-        "gender-3000": _setting("gender", 3000, "weight"),
-    }
-}
 
 
 def _lines(summary: Summary) -> dict[str, dict[str, Any]]:
@@ -146,12 +94,6 @@ def _averaged(summaries: Sequence[Summary], values: Sequence[np.ndarray]) -> dic
     return comparison.corrected_t(mean, int(test), int(train))
 
 
-def _told(found: dict[str, Any], form: Callable[[float], str]) -> str:
-    if found["low"] is None:
-        return form(found["mean"])
-    return f"{form(found['mean'])} ({form(found['low'])} to {form(found['high'])})"
-
-
 def reading(summaries: Mapping[str, Summary]) -> list[str]:
     """What the tables say of the claims, computed from them."""
     out = [
@@ -187,7 +129,7 @@ def reading(summaries: Mapping[str, Summary]) -> list[str]:
             out.append(
                 f"| {name} | {points(own['test_accuracy'])} | {points(own['churn'])} | "
                 f"{points(own['certified_tolerance'])} | {found['accurate']} | "
-                f"{points(found['accuracy'], signed=True)} | {tight or 'none'} | "
+                f"{gain(found['accuracy'])} | {tight or 'none'} | "
                 f"{points(lines[tight]['certified_tolerance']) if tight else '-'} | "
                 f"{'-' if ratio is None else f'{ratio:.2f}'} | {mark} |"
             )
@@ -209,10 +151,10 @@ def _verdict(admitted: Mapping[str, Summary], kept: Mapping[str, dict[str, Any]]
     adjusted = dict(zip(tests, comparison.holm(known), strict=True)) if known else {}
     said = [
         f"Averaged over {len(kept)} admitted settings, unadjusted 95 % intervals: accuracy "
-        f"{_told(accuracy, lambda v: points(v, signed=True))} points"
+        f"{interval(accuracy)} points"
     ]
     if tight:
-        told = _told(tests["tolerance"], lambda v: f"{np.exp(v):.2f}")
+        told = interval(tests["tolerance"], lambda v: f"{np.exp(v):.2f}")
         said.append(f"certified tolerance {told} times the rival's")
     p = ", ".join(f"{name} p {value:.3f}" for name, value in adjusted.items())
     return [f"{'; '.join(said)}. After Holm: {p}."]
@@ -221,8 +163,8 @@ def _verdict(admitted: Mapping[str, Summary], kept: Mapping[str, dict[str, Any]]
 if __name__ == "__main__":
     run_presets(
         "claim",
-        "Does the solver win on rows that nobody has seen?",
-        PRESETS,
+        __doc__,
+        PRESETS["claim"],
         reading,
         {"test_accuracy": "accuracy on test (%)", "certified_tolerance": "certified (points)"},
     )

@@ -12,9 +12,6 @@ peak memory and the folder's name). Options behind ``--`` go to ``solve``. Write
 
 from __future__ import annotations
 
-import argparse
-import csv
-import io
 import json
 import random
 import shlex
@@ -29,10 +26,9 @@ from typing import Any
 
 import numpy as np
 
-from fairbilevel.records import EVENTS, read_json_lines, write_text
-from fairbilevel.run import machine, versions
+from experiments import _write
+from fairbilevel.records import EVENTS, read_json_lines
 
-RESULTS = Path(__file__).parent / "results"
 SOLVE = (
     "--model", "cnn", "--width", "8", "--steps", "200", "--dense-steps", "200",
     "--checkpoint-every", "0",
@@ -175,52 +171,32 @@ def kills(count: int, options: list[str], seed: int, scratch: Path) -> list[Kill
     return done
 
 
-def table(done: list[Kill]) -> str:
-    """The kills as CSV."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["kill", "after_seconds", "during", "checkpoints", "differs"])
-    for number, one in enumerate(done, 1):
-        writer.writerow(
-            [number, f"{one.after:.2f}", one.during, one.checkpoints, " ".join(one.differs)]
-        )
-    return stream.getvalue()
-
-
 def main() -> int:
-    parser = argparse.ArgumentParser(description="The kill test of fairbilevel solve")
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser = _write.parser(__doc__, kills=20, seed=0)
     parser.add_argument("solve", nargs="*", default=list(SOLVE), help="options behind --")
-    arguments = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        done = kills(arguments.kills, arguments.solve, arguments.seed, Path(scratch))
+        done = kills(options.kills, options.solve, options.seed, Path(scratch))
     same = sum(not one.differs for one in done)
-    told = [
+    _write.publish(
+        options.out / "crash_safety",
+        [
+            {
+                "kill": number,
+                "after_seconds": f"{one.after:.2f}",
+                "during": one.during,
+                "checkpoints": one.checkpoints,
+                "differs": " ".join(one.differs),
+            }
+            for number, one in enumerate(done, 1)
+        ],
         "# Killed at random moments, begun again by the same command",
-        "",
         f"{same} of {len(done)} runs ended with the bit-identical masks, networks, metrics and "
         "result as the undisturbed one (seconds, peak memory and the command's folder apart); "
         f"{sum(one.checkpoints for one in done)} were killed once there were checkpoints, "
         f"{sum(not one.during for one in done)} before their first record.",
-        "",
-        f"- command: `python -m experiments.crash_safety --kills {len(done)}"
-        + (
-            f" -- {shlex.join(arguments.solve)}"
-            if arguments.solve != list(SOLVE)
-            else f"`, which runs `fairbilevel solve {shlex.join(SOLVE)}"
-        )
-        + "`",
-        f"- seed: {arguments.seed}",
-        f"- versions: {json.dumps(versions())}",
-        f"- machine: {json.dumps(machine())}",
-        "",
-    ]
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    write_text(arguments.out / "crash_safety.csv", table(done))
-    write_text(arguments.out / "crash_safety.md", "\n".join(told))
-    print("\n".join(told))
+        f"Runs of `fairbilevel solve {shlex.join(options.solve)}`, moments of seed {options.seed}.",
+    )
     return 0 if same == len(done) else 1
 
 

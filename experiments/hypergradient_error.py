@@ -11,9 +11,6 @@ count gradients by arithmetic (a product with a linearized gradient is 2). Needs
 
 from __future__ import annotations
 
-import argparse
-import csv
-import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +21,7 @@ import numpy as np
 import optax
 
 import fairbilevel as fb
+from experiments import _write
 from fairbilevel.hypergrad import (
     GMRES,
     BiCGStab,
@@ -36,9 +34,7 @@ from fairbilevel.hypergrad import (
     SingleLoop,
     Unrolled,
 )
-from fairbilevel.records import write_text
 
-RESULTS = Path(__file__).parent / "results"
 RIDGE = 0.01
 COUNTS = (1, 2, 3, 5, 8, 13, 21, 34, 55)
 
@@ -226,18 +222,11 @@ def _column(rows: list[dict[str, Any]], name: str) -> list[float]:
 
 
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__.split("\n\n")[0]).parse_args()
+    options = _write.parser(__doc__).parse_args()
     with jax.enable_x64(True):
         rows = [*quadratic(), *digits()]
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(
-        {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows
-    )
-    RESULTS.mkdir(exist_ok=True)
-    write_text(RESULTS / "hypergradient_error.csv", stream.getvalue())
-    draw(rows, RESULTS / "hypergradient_error.png")
+    _write.write_csv(options.out / "hypergradient_error.csv", rows, digits=4)
+    draw(rows, options.out / "hypergradient_error.png")
     for row in rows:
         if row["problem"] == "digits":
             print(f"{row['method']:32} {row['count']:4} {row['cost']:7.0f} {row['error']:.2e}")

@@ -13,34 +13,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from experiments._presets import Setting, Summary, line_of, points, run_presets
-from experiments.claim import SOLVER
-from fairbilevel import BilevelSolver, comparison
-
-RIVAL = "gradual-magnitude"
-SPARSITY, STEPS = 0.98, 3000
-STRONG = f"{RIVAL}:distill={BilevelSolver(steps=STEPS).distilled:.2g},match_dense=true"
-
-PRESETS = {
-    "small": {
-        "resnet10": Setting(
-            "utkface48.zip",
-            (RIVAL, STRONG, SOLVER),
-            (SPARSITY,),
-            {
-                "target": "gender",
-                "group": ("race", "gender"),
-                "image_size": 32,
-                "model": "resnet10",
-                "width": 8,
-                "dense_steps": 400,
-                "steps": STEPS,
-                "seed": 10,
-            },
-            rounds=2,
-        )
-    }
-}
+from experiments._comparison import run_presets
+from experiments._presets import MAIN_RIVALS, MAIN_SPARSITY, PRESETS, SOLVER
+from experiments._summaries import Summary, dense_of, line_of
+from experiments._write import interval
+from fairbilevel import comparison
 
 
 def reading(summaries: Mapping[str, Summary]) -> list[str]:
@@ -48,23 +25,17 @@ def reading(summaries: Mapping[str, Summary]) -> list[str]:
     out = []
     for name, summary in summaries.items():
         rows = summary["roles"]
-        own = line_of(summary, SOLVER, SPARSITY)
-        dense = next(x for x in summary["lines"] if x["method"] == "dense")
+        own = line_of(summary, SOLVER, MAIN_SPARSITY)
         if not own:  # a trial without the solver
             continue
-        rivals = [line_of(summary, m, SPARSITY) for m in (RIVAL, STRONG)]
-        for other in (dense, *(line for line in rivals if line)):
+        rivals = [line_of(summary, method, MAIN_SPARSITY) for method in MAIN_RIVALS]
+        for other in (dense_of(summary), *filter(None, rivals)):
             each = np.subtract(own["test_accuracy_each"], other["test_accuracy_each"])
             found = comparison.corrected_t(each, rows["test"], rows["fit"] + rows["select"])
-            told = f"{points(found['mean'], signed=True)} points"
-            if found["low"] is not None:
-                told += (
-                    f" ({points(found['low'], signed=True)} to "
-                    f"{points(found['high'], signed=True)}, unadjusted 95 % interval)"
-                )
             out.append(
                 f"- {name}, {summary['repetitions']} repetitions: the solver less "
-                f"{other['method']} on test: {told}."
+                f"{other['method']} on test, in points, with an unadjusted 95 % interval: "
+                f"{interval(found)}."
             )
     return out
 
@@ -72,8 +43,8 @@ def reading(summaries: Mapping[str, Summary]) -> list[str]:
 if __name__ == "__main__":
     run_presets(
         "main_job",
-        "A residual network at 98 % of its weights removed",
-        PRESETS,
+        __doc__,
+        PRESETS["main_job"],
         reading,
         {"test_accuracy": "accuracy on test (%)", "certified_tolerance": "certified (points)"},
     )

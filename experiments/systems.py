@@ -11,56 +11,15 @@ and short budgets, so that two cores do it. Writes ``results/systems/``; goes on
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
-from experiments._presets import Setting, points, run_presets
-from fairbilevel.methods import METHODS, NAMES
-
-DIGITS = {"dense_steps": 300, "steps": 300, "min_group_rows": 50, "batch_size": 64}
-FACES = {
-    "image_size": 24,
-    "model": "cnn",
-    "width": 8,
-    "dense_steps": 300,
-    "steps": 200,
-    "max_rows": 8000,
-}
-DATA: dict[str, tuple[str, dict[str, Any], float, float]] = {
-    "digits": ("digits", DIGITS, 0.9, 0.5),
-    "utkface": (
-        "utkface48.zip",
-        {**FACES, "target": "gender", "group": ("race", "gender")},
-        0.95,
-        0.5,
-    ),
-    "celeba": ("celeba48.zip", {**FACES, "target": "Blond_Hair", "group": ("Male",)}, 0.95, 0.5),
-}
+from experiments._comparison import run_presets
+from experiments._presets import PRESETS
+from experiments._summaries import Summary, dense_of
+from experiments._write import points
+from fairbilevel.methods import NAMES
 
 
-def methods(granularity: str) -> tuple[str, ...]:
-    """Every method that can remove weights, or filters."""
-    return tuple(m.name for m in METHODS.values() if granularity in m.granularities)
-
-
-def _settings() -> dict[str, Setting]:
-    found = {}
-    for granularity in ("weight", "filter"):
-        for name, (source, options, weights, filters) in DATA.items():
-            found[name if granularity == "weight" else f"{name}-filters"] = Setting(
-                source,
-                methods(granularity),
-                (weights if granularity == "weight" else filters,),
-                {**options, "granularity": granularity},
-                folds=5 if source == "digits" else 3,
-                bundled=source == "digits",
-            )
-    return found
-
-
-PRESETS = {"small": _settings()}
-
-
-def main_table(summaries: Mapping[str, dict[str, Any]]) -> list[str]:
+def main_table(summaries: Mapping[str, Summary]) -> list[str]:
     """A row a method: accuracy on test and spread of excess gaps, by setting."""
     settings = list(summaries)
     head = ["| method |", "|---|"]
@@ -95,7 +54,7 @@ def main_table(summaries: Mapping[str, dict[str, Any]]) -> list[str]:
     ]
 
 
-def reading(summaries: Mapping[str, dict[str, Any]]) -> list[str]:
+def reading(summaries: Mapping[str, Summary]) -> list[str]:
     """A main table of single weights and one of filters, each with the ends of its columns in
     sentences computed from it."""
     by_unit = {
@@ -109,11 +68,11 @@ def reading(summaries: Mapping[str, dict[str, Any]]) -> list[str]:
     return out[:-1]
 
 
-def _ends(summaries: Mapping[str, dict[str, Any]]) -> list[str]:
+def _ends(summaries: Mapping[str, Summary]) -> list[str]:
     out = []
     for name, summary in summaries.items():
         lines = [x for x in summary["lines"] if x["method"] != "dense"]
-        dense = next(x for x in summary["lines"] if x["method"] == "dense")
+        dense = dense_of(summary)
         by_accuracy = sorted(lines, key=lambda x: -x["test_accuracy"])
         by_spread = sorted(lines, key=lambda x: x["spread_test"])
         beyond = [x["method"] for x in lines if x["floor_p"] < 0.05]
@@ -132,8 +91,8 @@ def _ends(summaries: Mapping[str, dict[str, Any]]) -> list[str]:
 if __name__ == "__main__":
     run_presets(
         "systems",
-        "All methods by name under one protocol",
-        PRESETS,
+        __doc__,
+        PRESETS["systems"],
         reading,
         {
             "test_accuracy": "accuracy on test (%)",

@@ -8,8 +8,6 @@ import pytest
 from experiments import bifp
 from fairbilevel import comparison
 from fairbilevel.comparison import Comparison
-from fairbilevel.comparison._repetition import stem_of
-from fairbilevel.records import read_arrays, read_json
 from fairbilevel.run import Config
 
 
@@ -32,8 +30,7 @@ def test_the_surface_goes_through_the_networks_of_the_table(design, tmp_path, mo
     networks, grid = rows[:3], rows[3:]
     assert [row["network"] for row in networks] == list(bifp.SURFACE)
     assert len(grid) == 9
-    record = read_json(stem_of(tmp_path, 0, 0).with_suffix(".json"))
-    kept = read_arrays(stem_of(tmp_path, 0, 0).with_suffix(".npz"))
+    record, kept = comparison.read_repetition(tmp_path, 0, 0)
     share = np.bincount(kept["test/group"]) / len(kept["test/group"])
     for row in networks:
         known = record["runs"][f"{row['network']}@0.5"]["test"]["performance"]

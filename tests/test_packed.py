@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from experiments.claim import PRESETS
+from experiments._presets import PRESETS
 from fairbilevel import comparison
 from fairbilevel.comparison import Comparison
 from fairbilevel.records import RecordError
@@ -79,7 +79,7 @@ def test_tables_are_made_from_packed_repetitions(live, packed, source, monkeypat
     monkeypatch.setattr(comparison._sweep, "train", None)  # nothing is trained
     there = {p.name for p in packed.iterdir()}
     assert "repetitions.xz" in there
-    assert not there & {"repetitions", "dense-seeds.npz", "parts"}
+    assert not there & {"repetitions", "dense-seeds.npz", "comparison.json", "parts"}
     assert_same(comparison.read_repetition(packed, 0, 1), comparison.read_repetition(live, 0, 1))
     tables = ("table.md", "table.csv", "comparison.svg")
     for name in tables:
@@ -92,6 +92,9 @@ def test_tables_are_made_from_packed_repetitions(live, packed, source, monkeypat
 
 
 def test_a_packed_folder_is_gone_on_with(live, packed, source):
+    other = dataclasses.replace(design(source).config, dense_steps=21)
+    with pytest.raises(ValueError, match="other settings: dense_steps"):
+        comparison.run_comparison(dataclasses.replace(design(source), config=other), packed)
     lines = []
     comparison.run_comparison(design(source, "random"), packed, progress=lines.append)
     assert len(lines) == 2  # two folds of one method, from the dense models of the packed file
@@ -116,7 +119,7 @@ def test_a_damaged_file_is_told_by_its_name(packed, harm):
 def test_a_published_table_is_computed_from_its_rows():
     """Three lines of twelve; what Holm adjusts depends on all of them."""
     folder = RESULTS / "claim" / "blond-300"
-    whole = PRESETS["small"]["blond-300"].design(None)
+    whole = PRESETS["claim"]["small"]["blond-300"].design(None)
     some = dataclasses.replace(whole, methods=(whole.reference, "bilevel"))
     summary = comparison.summarize(some, folder)
     with (folder / "table.csv").open(newline="") as stream:

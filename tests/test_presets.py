@@ -1,27 +1,17 @@
 """The paper experiments: every design holds, a trial cuts it down, mistakes get one sentence."""
 
-import importlib
 import sys
 
 import numpy as np
 import pytest
 
-from experiments import _presets
-from experiments._presets import Setting, Trial
+from experiments._comparison import Setting, Trial, run_presets
+from experiments._presets import PRESETS
 
-MODULES = (
-    "bifp",
-    "balancing_act",
-    "systems",
-    "hypergradient_ablation",
-    "claim",
-    "parts",
-    "main_job",
-)
 SETTINGS = {
     f"{module}/{preset}/{name}": setting
-    for module in MODULES
-    for preset, settings in importlib.import_module(f"experiments.{module}").PRESETS.items()
+    for module, presets in PRESETS.items()
+    for preset, settings in presets.items()
     for name, setting in settings.items()
 }
 
@@ -32,7 +22,9 @@ def test_every_setting_is_a_design_that_holds(setting, tmp_path):
     assert design.methods == setting.methods
     assert design.config.data.endswith(setting.source)
     assert design.dense_seeds == 5
-    cut = setting.design(tmp_path, Trial(steps=4, folds=2, max_rows=500, image_size=66))
+    trial = Trial(steps=4, folds=2, max_rows=500, image_size=66, width=8)
+    cut = setting.design(tmp_path, trial)
+    assert cut.config.width == 8
     assert (cut.config.steps, cut.config.dense_steps, cut.config.max_rows) == (4, 4, 500)
     assert (cut.config.image_size, cut.folds, cut.rounds, cut.dense_seeds) == (66, 2, 1, 0)
     assert (cut.methods, cut.sparsities) == (setting.methods, setting.sparsities)
@@ -51,7 +43,7 @@ def rows(tmp_path):
 
 def call(monkeypatch, presets, *words, more=None):
     monkeypatch.setattr(sys, "argv", ["experiment", *map(str, words)])
-    _presets.run_presets(
+    run_presets(
         "experiment", "One sentence.", presets, lambda summaries: list(summaries),
         {"test_accuracy": "accuracy"}, more,
     )  # fmt: skip
@@ -77,6 +69,20 @@ def test_a_trial_runs_what_was_asked_for_and_then_the_rest(rows, monkeypatch):
     assert seen == [(name, runs, ["dense", "gradual-magnitude"]) for name in ("one", "two")]
     assert (rows / "out" / "reading.md").is_file()
     assert (rows / "out" / "one" / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_tables_of_what_is_finished_are_made_anew_without_data(rows, monkeypatch):
+    presets = {"small": {"one": setting(), "two": setting()}}
+    trial = ["--steps", 4, "--folds", 2, "--processes", 1, "--out", rows / "out"]
+    call(monkeypatch, presets, "--data", rows, "--only", "one", *trial)
+    there = rows / "out" / "one"
+    assert (there / "repetitions.xz").is_file()
+    assert not (there / "repetitions").exists()
+    before = (there / "table.csv").read_bytes()
+    (there / "table.csv").unlink()
+    call(monkeypatch, presets, *trial)
+    assert (there / "table.csv").read_bytes() == before
+    assert not (rows / "out" / "two").exists()
 
 
 @pytest.mark.parametrize(

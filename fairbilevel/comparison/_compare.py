@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from fairbilevel.comparison._design import Comparison
+from fairbilevel.comparison._files import DESIGN, read_design
 from fairbilevel.comparison._summary import summarize
 from fairbilevel.comparison._sweep import ComparisonSweep
 from fairbilevel.comparison._tables import write_tables
-from fairbilevel.records import SCHEMA_VERSION, read_object, write_json
+from fairbilevel.records import SCHEMA_VERSION, write_json
 from fairbilevel.run import FREE_OPTIONS, Config, machine, versions
 from fairbilevel.run import command as typed
 from fairbilevel.sweeps import Engine, Status, carry_out, clean_up, failures, status
-
-DESIGN = "comparison.json"
 
 
 def run_comparison(
@@ -78,14 +77,14 @@ def pack_repetitions(comparison: Comparison, folder: Path) -> None:
 
 
 def _claim(comparison: Comparison, folder: Path) -> None:
-    path = folder / DESIGN
     settings = comparison.settings()
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file: choose another --out")
     there = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
-    if DESIGN in there:
+    began = read_design(folder)
+    if began:
         given = _as_json(settings)
-        known = read_object(path).get("settings", {})
+        known = began.get("settings", {})
         # Options that came later were at their defaults then; those that no number depends on may
         # have been written down by a former version.
         defaults = {k: v for k, v in _as_json(Config().to_json()).items() if k in given}
@@ -104,7 +103,7 @@ def _claim(comparison: Comparison, folder: Path) -> None:
         raise ValueError(f"{folder} is there already and is no comparison: choose another --out")
     folder.mkdir(parents=True, exist_ok=True)
     made_by = {"versions": versions(), "machine": machine()}
-    write_json(path, {"schema_version": SCHEMA_VERSION, "settings": settings, **made_by})
+    write_json(folder / DESIGN, {"schema_version": SCHEMA_VERSION, "settings": settings, **made_by})
 
 
 def _as_json(settings: dict[str, Any]) -> dict[str, Any]:

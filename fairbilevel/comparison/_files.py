@@ -14,8 +14,16 @@ from typing import Any
 import numpy as np
 
 from fairbilevel._npz import read_npz
-from fairbilevel.records import RecordError, arrays_bytes, read_arrays, read_json, write_bytes
+from fairbilevel.records import (
+    RecordError,
+    arrays_bytes,
+    read_arrays,
+    read_json,
+    read_object,
+    write_bytes,
+)
 
+DESIGN = "comparison.json"
 FLOOR = "dense-seeds"
 PACKED = "repetitions.xz"
 _HEAD, _TEXTS = "head", "texts"
@@ -55,6 +63,17 @@ def runs_of(folder: Path, round_: int, fold: int) -> frozenset[str]:
     return _keys(stem.with_suffix(".json"), seen.st_mtime_ns, seen.st_size)
 
 
+def read_design(folder: Path) -> Record:
+    """What was written when the comparison began; empty where none has."""
+    path = folder / DESIGN
+    try:
+        return read_object(path)
+    except RecordError:
+        if path.exists():
+            raise
+    return _packed(folder, DESIGN)[0]
+
+
 def read_floor(folder: Path) -> Rows:
     """Rows of the dense models that differ in their seed alone; empty where there are none."""
     path = folder / f"{FLOOR}.npz"
@@ -62,20 +81,25 @@ def read_floor(folder: Path) -> Rows:
 
 
 def pack_folder(folder: Path) -> None:
-    """Put all repetitions into one file, a tenth as large, in place of their own."""
+    """Put all repetitions, and what they were made by, into one file in place of their own."""
     live = {path.stem: path for path in (folder / "repetitions").glob("*.json")}
-    floor = folder / f"{FLOOR}.npz"
-    if not live and not floor.is_file():
-        return
+    floor, design = folder / f"{FLOOR}.npz", folder / DESIGN
     found = dict(_all_packed(folder))
     found |= {n: (read_json(p), read_arrays(p.with_suffix(".npz"))) for n, p in live.items()}
     if floor.is_file():
         found[FLOOR] = {}, read_arrays(floor)
-    write_bytes(folder / PACKED, pack(dict(sorted(found.items()))))
+    if not found:
+        return
+    if design.is_file():
+        found[DESIGN] = read_object(design), {}
+    packed = pack(dict(sorted(found.items())))
+    if not (folder / PACKED).is_file() or (folder / PACKED).read_bytes() != packed:
+        write_bytes(folder / PACKED, packed)
     for path in live.values():
         path.unlink()  # first: it names what the other one holds
         path.with_suffix(".npz").unlink()
-    floor.unlink(missing_ok=True)
+    for path in (floor, design):
+        path.unlink(missing_ok=True)
     if live:
         (folder / "repetitions").rmdir()
 

@@ -1,0 +1,134 @@
+"""What experiments write: tables as CSV and Markdown, pages, and by what they were made."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fairbilevel.records import write_text
+from fairbilevel.run import machine, versions
+
+RESULTS = Path(__file__).parent / "results"
+Row = Mapping[str, Any]
+
+
+def parser(doc: str | None, out: Path | None = RESULTS, **options: Any) -> argparse.ArgumentParser:
+    """Of an experiment's command line.
+
+    Args:
+        doc: the module's own words; the first paragraph says what it asks.
+        out: where results go unless ``--out`` says otherwise.
+        options: further ones by name (``_`` stands for ``-``): a default of the type to read, a
+            type where there is no default, ``False`` for what is on when it is given.
+    """
+    made = argparse.ArgumentParser(description=(doc or "").split("\n\n")[0])
+    for name, value in options.items():
+        flag = f"--{name.replace('_', '-')}"
+        if value is False:
+            made.add_argument(flag, action="store_true")
+        elif isinstance(value, type):
+            made.add_argument(flag, type=value)
+        else:
+            made.add_argument(flag, type=type(value), default=value)
+    made.add_argument("--out", type=Path, default=out, help="folder for the results")
+    return made
+
+
+def command() -> str:
+    """The command as typed, but for where things lie on this machine."""
+    words = ["python", "-m", f"experiments.{Path(sys.argv[0]).stem}"]
+    given = iter(sys.argv[1:])
+    for word in given:
+        option, is_, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        if option == "--out":
+            value = value if is_ else next(given, "")
+        else:
+            words.append(option + is_ + (Path(value).name if "/" in value else value))
+    return shlex.join(words)
+
+
+def made_by(typed: str | None = None) -> str:
+    """Command, versions and machine, in one line."""
+    of = ", ".join(f"{name} {version}" for name, version in versions().items())
+    here = machine()
+    return (
+        f"Made by `{typed or command()}` with {of} on {here['device']} ({here['processor']}), "
+        f"{here['cores']} cores."
+    )
+
+
+def columns(rows: Iterable[Row]) -> list[str]:
+    """Of all rows, in the order in which they first come."""
+    return list(dict.fromkeys(name for row in rows for name in row))
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Markdown; nothing without rows."""
+    if not rows:
+        return ""
+    names = columns(rows)
+    lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
+    lines += (f"| {' | '.join(str(row.get(name, '')) for name in names)} |" for row in rows)
+    return "\n".join(lines)
+
+
+def page(*blocks: str) -> str:
+    """Markdown of paragraphs, tables and headings; empty ones are left out."""
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def write_csv(path: Path, rows: Sequence[Row], digits: int | None = None) -> None:
+    """Rows as CSV, with so many significant digits, or all."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, columns(rows), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow(
+            {
+                name: f"{value:.{digits}g}" if digits and isinstance(value, float) else value
+                for name, value in row.items()
+            }
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, stream.getvalue())
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Rows of a CSV; none where there is no file."""
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def publish(stem: Path, rows: Sequence[Row], *blocks: str, typed: str | None = None) -> str:
+    """Write ``STEM.csv`` and, of the blocks and by what they were made, ``STEM.md``; the latter is
+    printed and returned."""
+    write_csv(stem.with_suffix(".csv"), rows)
+    text = page(*blocks, made_by(typed))
+    write_text(stem.with_suffix(".md"), text)
+    print(text, flush=True)
+    return text
+
+
+def points(value: float | None, *, signed: bool = False) -> str:
+    """A fraction in points."""
+    return "-" if value is None else f"{100 * value:{'+' if signed else ''}.2f}"
+
+
+def gain(value: float | None) -> str:
+    """A difference of fractions in points, with its sign."""
+    return points(value, signed=True)
+
+
+def interval(found: Mapping[str, Any], form: Callable[[Any], str] = gain) -> str:
+    """A mean and, where it is known, its interval in brackets, of a corrected t test."""
+    if found["low"] is None:
+        return form(found["mean"])
+    return f"{form(found['mean'])} ({form(found['low'])} to {form(found['high'])})"
