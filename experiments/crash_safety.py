@@ -6,8 +6,8 @@
 ``fairbilevel solve`` runs once undisturbed, then again and again: each time it gets SIGKILL at a
 random moment between its start and its end, is started again by the same command, and its masks,
 networks, metrics and result are compared with the undisturbed ones bit by bit (apart from seconds,
-peak memory and the folder's name). Options behind ``--`` go to ``solve``. Writes
-``results/crash_safety.csv`` and ``.md``. Exit code 1 where a run ends otherwise.
+peak memory and the folder's name). Options behind ``--`` go to ``solve``; ``--out`` stands before
+it. Writes ``results/crash_safety.csv`` and ``.md``. Exit code 1 where a run ends otherwise.
 """
 
 from __future__ import annotations

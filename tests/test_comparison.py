@@ -72,7 +72,7 @@ def test_corrected_intervals_are_wider_than_naive_ones():
 
 def test_pseudo_values_of_a_mean_are_the_values():
     values = np.array([0.3, -0.1, 0.7, 0.2])
-    without = [np.delete(values, i).mean() for i in range(4)]
+    without = np.array([np.delete(values, i).mean() for i in range(4)])
     np.testing.assert_allclose(comparison.pseudo_values(values.mean(), without), values)
 
 
