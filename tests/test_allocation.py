@@ -74,17 +74,17 @@ def test_weights_of_equal_cost_are_ranked_as_without(seed):
 @pytest.mark.parametrize(
     ("size", "multiple", "step"),
     [
-        (64, 8, 8),
-        (32, 8, 8),
-        (31, 8, 4),
-        (16, 8, 4),
-        (8, 8, 2),
-        (7, 8, 1),
+        (512, 8, 8),
+        (128, 8, 8),
+        (127, 8, 4),
+        (64, 8, 4),
+        (32, 8, 2),
+        (31, 8, 1),
         (1, 8, 1),
-        (100, 12, 12),
+        (200, 12, 12),
     ],
 )
-def test_multiples_leave_four_numbers_to_choose_from(size, multiple, step):
+def test_multiples_leave_sixteen_numbers_to_choose_from(size, multiple, step):
     assert multiple_of(size, multiple) == step
 
 

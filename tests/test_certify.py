@@ -672,7 +672,10 @@ def test_a_solution_is_certified_from_its_own_rows(tmp_path):
     assert found.verdict == by_hand.verdict
     assert found.smallest_tolerance == by_hand.smallest_tolerance
     assert not found.conditional
-    assert "fit rows of this problem" in found.sentence + " ".join(found.sentences)
+    assert (
+        found.context.dense_trained_on
+        == f"the {len(problem.roles['fit'])} fit rows of this problem"
+    )
     # The run written from it says the same.
     run = fb.load_run(fb.save_run(solution, tmp_path / "run"))
     assert fb.certify(run, tolerance=0.3).smallest_tolerance == found.smallest_tolerance

@@ -62,7 +62,7 @@ class Method(ABC):
             and the others take the rest.
         round_channels: at granularity filter the number of channels that a layer keeps is a
             multiple of this, which hardware likes, of its half, quarter, ... where the layer has
-            fewer than four times as many; 1 for any number. No layer is emptied by it.
+            fewer than sixteen times as many; 1 for any number. No layer is emptied by it.
         steps: gradient evaluations to spend on pruning (one is forward and backward on one nominal
             batch), dense training apart.
         batch_size: rows of a nominal batch.
