@@ -469,7 +469,7 @@ def test_with_thousands_of_groups_a_run_ends_in_a_report_and_work_grows_no_faste
         solution = run.finish(state)
         found, of_tables = calls(solution.evaluate, "test")
         _, of_folder = calls(fb.save_run, solution, tmp_path / f"{groups}")
-        assert len(found["gaps"]["excess_accuracy_gap"]) == groups
+        assert len(found.groups) == groups
         costs = [p.newest().cost_analysis() for p in (outer_stretch, weight_stretch)]
         compiled = [cost[name] for cost in costs for name in ("flops", "bytes accessed")]
         return np.array([of_stage, of_tables, of_folder, *compiled])
