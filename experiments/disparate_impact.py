@@ -43,7 +43,7 @@ from fairbilevel.analysis import Lanczos, Sensitivity, disparate_impact, sensiti
 from fairbilevel.comparison import Comparison
 from fairbilevel.comparison._files import pack_folder, stem_of
 from fairbilevel.records import write_arrays, write_json
-from fairbilevel.run import Evaluation, choose_rows
+from fairbilevel.run import EvaluationMode, choose_rows
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def repetition(design: Comparison, depth: Depth, folder: Path, round_: int, fold
         "groups": problem.groups,
         "batch_size": min(128, max(16, depth.analyzed // len(problem.groups))),
     }
-    evaluation = Evaluation(problem.model, problem.encoder)
+    evaluation = EvaluationMode(problem.model, problem.encoder)
     apply = jax.tree_util.Partial(evaluation, dense.state)
     lanczos = Lanczos(depth.products)
     known = sensitivity(apply, dense.params, **place, lanczos=lanczos)

@@ -95,6 +95,78 @@ def test_schema(result, folder, rows):
     assert fb.records.Result.from_json(result.to_json()) == result
 
 
+def former(result: fb.records.Result) -> dict:
+    """A result as schema 1 wrote it down."""
+    old = {**result.to_json(), "schema_version": 1}
+    roles = {"pruned": "gaps", "baseline": "baseline_gaps"}
+    for model in ("dense", *roles):
+        evaluations = getattr(result, model)
+        old[model] = {
+            role: {
+                "accuracy": found.accuracy,
+                "loss": found.loss,
+                "group_accuracy": {n: g.accuracy for n, g in found.groups.items()},
+                "group_size": {n: g.rows for n, g in found.groups.items()},
+                "balanced_accuracy": found.balanced_accuracy,
+                "majority_class": found.majority_class,
+                "majority_share": found.majority_share,
+                "commonest_answer": found.commonest_answer,
+                "commonest_answer_share": found.commonest_answer_share,
+            }
+            for role, found in evaluations.items()
+        }
+        if model in roles:
+            old[roles[model]] = {
+                role: {
+                    "accuracy_gap": found.gaps.accuracy.largest,
+                    "degradation_gap": found.gaps.degradation.largest,
+                    "max_excess_accuracy_gap": found.gaps.excess_accuracy.largest,
+                    "worst_group_accuracy": found.worst_group_accuracy,
+                    "excess_accuracy_gap": {n: g.excess for n, g in found.groups.items()},
+                    "discordant": {n: [g.lost, g.won] for n, g in found.groups.items()},
+                }
+                for role, found in evaluations.items()
+            }
+    (bound,) = old["constraints"]
+    for name in ("title", "meaning", "unit", "group_tolerance"):
+        del bound[name]
+    measured = {role: found.constraints[bound["name"]] for role, found in result.pruned.items()}
+    bound["value"] = {role: found.value for role, found in measured.items()}
+    bound["largest_violation"] = {role: found.violation for role, found in measured.items()}
+    return old
+
+
+def test_a_result_of_schema_1_says_the_same(result):
+    """All but what schema 1 did not write: constraints and flips of the other two networks."""
+    read = fb.records.Result.from_json(json.loads(json.dumps(former(result))))
+    assert read.pruned == result.pruned
+    for role, found in result.baseline.items():
+        assert dataclasses.replace(found, constraints={}) == read.baseline[role]
+        for name, group in result.dense[role].groups.items():
+            assert (group.accuracy, group.excess) == (read.dense[role].groups[name].accuracy, 0.0)
+    for name in ("data", "sparsity", "layers", "constraints", "cost", "feasibility", "machine"):
+        assert getattr(read, name) == getattr(result, name)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"pruned": {"test": 3}},
+        {"pruned": {"test": {"accuracy": "much"}}},
+        {"layers": [{"name": 1}]},
+        {"warnings": "one"},
+        {"data": [1]},
+        {"schema_version": 1, "gaps": {"test": {"discordant": {"0": [1]}}}},
+        {"schema_version": 1, "constraints": [3]},
+        {"schema_version": "2"},
+    ],
+)
+def test_a_result_of_other_types_is_refused(result, damage):
+    whole = former(result) if damage.get("schema_version") == 1 else result.to_json()
+    with pytest.raises(fb.records.RecordError, match=r"^result\.json (is damaged|has no schema)"):
+        fb.records.Result.from_json({**whole, **damage})
+
+
 def test_an_evaluation_tells_itself(result):
     found = result.pruned["test"]
     frame = found.to_frame()

@@ -16,7 +16,7 @@ from fairbilevel.cli._show import plain, say, table
 from fairbilevel.records import CERTIFICATE
 
 if TYPE_CHECKING:
-    from fairbilevel.certificates import Certificate
+    from fairbilevel.certificates import Certificate, Looks
 
 
 @dataclass(frozen=True)
@@ -122,18 +122,19 @@ def certify(options: Certify, console: Console) -> int:
         "confidence": options.confidence,
         "bound": options.bound,
         "positive": options.positive,
-        "candidates": options.candidates,
-        "only_look": options.only_look,
         "upper": options.upper,
-        "dense_trained_on": options.dense_trained_on,
     }
-    from fairbilevel.certificates import Claim
+    from fairbilevel.certificates import LEDGER, Claim, Looks
 
+    ledger = options.ledger
+    if ledger is None and options.predictions is not None:
+        ledger = options.predictions.parent / LEDGER
+    looks = Looks(only=options.only_look, candidates=options.candidates, ledger=ledger)
     Claim(**{k: claim[k] for k in ("gap", "tolerance", "confidence", "bound", "upper")})
     if options.run is not None:
-        certificate, path = _of_run(options, claim)
+        certificate, path = _of_run(options, claim, looks)
     else:
-        certificate, path = _of_predictions(options, claim)
+        certificate, path = _of_predictions(options, claim, looks)
     certificate.save(path)
     if options.run is not None and path.parent == options.run:
         from fairbilevel import report
@@ -178,11 +179,14 @@ def verify(options: Verify, console: Console) -> int:
 
 def _again(options: Verify, certificate: Certificate) -> dict[str, Any]:
     """The certificate that run or predictions give for the same claim at the same look."""
+    from fairbilevel.certificates import Looks
     from fairbilevel.deploy import read_artifact
     from fairbilevel.run import certify_run, load_run
 
     claim = certificate.claim.to_json()
     name = claim.pop("quantity")
+    number, only, candidates = (claim.pop(k) for k in ("look", "only_look", "candidates"))
+    looks = Looks(number=number, only=only, candidates=candidates)
     trained_on = certificate.context.dense_trained_on
     if options.run is not None:
         made = certify_run(
@@ -190,15 +194,18 @@ def _again(options: Verify, certificate: Certificate) -> dict[str, Any]:
             artifact=None if options.artifact is None else read_artifact(options.artifact),
             data=options.data,
             dense_trained_on=trained_on,
+            looks=looks,
+            again=True,
             **claim,
         )
     else:
         assert options.predictions is not None
-        claim |= {"dense_trained_on": trained_on}
-        columns = Certify(predictions=options.predictions, as_given=True)
+        columns = Certify(
+            predictions=options.predictions, as_given=True, dense_trained_on=trained_on
+        )
         if claim["upper"] is not None:
             columns = replace(columns, quantity=name)
-        made, _ = _of_predictions(columns, claim, count=False)
+        made, _ = _of_predictions(columns, claim, looks)
     found = made.to_json()
     # What the ledger told belongs to the look, which is not taken again.
     for part in ("looks_counted", "notes"):
@@ -219,7 +226,7 @@ def _tolerance(gap: str, text: str) -> float:
     return 1.0 if gap == FLOOR and text.strip() in ("1", "1.0") else parse_tolerance(text)
 
 
-def _of_run(options: Certify, claim: dict[str, Any]) -> tuple[Certificate, Path]:
+def _of_run(options: Certify, claim: dict[str, Any], looks: Looks) -> tuple[Certificate, Path]:
     from fairbilevel.deploy import read_artifact
     from fairbilevel.run import certify_run, load_run
 
@@ -230,7 +237,8 @@ def _of_run(options: Certify, claim: dict[str, Any]) -> tuple[Certificate, Path]
         artifact=None if options.artifact is None else read_artifact(options.artifact),
         data=options.data,
         split=options.split,
-        ledger=options.ledger,
+        dense_trained_on=options.dense_trained_on,
+        looks=looks,
         **claim,
     )
     return certificate, options.out or _place(options, certificate)
@@ -249,9 +257,9 @@ def _place(options: Certify, certificate: Certificate) -> Path:
 
 
 def _of_predictions(
-    options: Certify, claim: dict[str, Any], *, count: bool = True
+    options: Certify, claim: dict[str, Any], looks: Looks
 ) -> tuple[Certificate, Path]:
-    from fairbilevel.certificates import LEDGER, Looks, Origin
+    from fairbilevel.certificates import Origin
     from fairbilevel.certificates import certify as certify_rows
 
     path = options.predictions
@@ -260,17 +268,10 @@ def _of_predictions(
         if getattr(options, name) is not None:
             raise ValueError(f"--{name} belongs to a run, not to --predictions")
     columns = _read(path, options)
-    asked = dict(claim)
-    looks = Looks(
-        number=asked.pop("look", 1),
-        only=asked.pop("only_look"),
-        candidates=asked.pop("candidates"),
-        ledger=(options.ledger or path.parent / LEDGER) if count else None,
-    )
     origin = Origin(
         data=path.name,
         pruned_model=_model(columns.pop("model", None)),
-        dense_trained_on=asked.pop("dense_trained_on"),
+        dense_trained_on=options.dense_trained_on,
     )
     certificate = certify_rows(
         columns["y"],
@@ -286,7 +287,7 @@ def _of_predictions(
         as_given=options.as_given,
         looks=looks,
         origin=origin,
-        **asked,
+        **claim,
     )
     return certificate, options.out or path.with_suffix(f".{CERTIFICATE}")
 

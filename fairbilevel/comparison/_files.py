@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import io
@@ -95,12 +96,12 @@ def pack_folder(folder: Path) -> None:
     packed = pack(dict(sorted(found.items())))
     if not (folder / PACKED).is_file() or (folder / PACKED).read_bytes() != packed:
         write_bytes(folder / PACKED, packed)
-    for path in live.values():
-        path.unlink()  # first: it names what the other one holds
-        path.with_suffix(".npz").unlink()
+    for name in found:  # also what a packing that was killed has left
+        for suffix in (".json", ".npz"):  # the first names what the other one holds
+            (folder / "repetitions" / f"{name}{suffix}").unlink(missing_ok=True)
     for path in (floor, design):
         path.unlink(missing_ok=True)
-    if live:
+    with contextlib.suppress(OSError):  # it is gone, or holds files of others
         (folder / "repetitions").rmdir()
 
 

@@ -10,6 +10,7 @@ from fairbilevel.fairness._evaluation import (
     Gaps,
     GroupEvaluation,
     evaluate,
+    of_measures,
 )
 from fairbilevel.fairness._gaps import (
     AbsoluteExcessAccuracyGap,
@@ -97,6 +98,7 @@ __all__ = [
     "multiplier_rule",
     "nupi",
     "of_answers",
+    "of_measures",
     "only",
     "parse_constraint",
     "parse_tolerance",

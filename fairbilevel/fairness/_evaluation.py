@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 
 from fairbilevel import _display
 from fairbilevel.fairness._constraint import Constraint
-from fairbilevel.fairness._metrics import group_rates, measure, of_answers
+from fairbilevel.fairness._metrics import gaps, measure, performance
 from fairbilevel.fairness._statistics import Outcomes
 
 if TYPE_CHECKING:
@@ -220,59 +220,82 @@ def evaluate(
     """
     use = np.ones(len(groups), bool) if counted is None else np.asarray(counted, bool)
     correct, dense = (np.asarray(o).astype(bool) for o in outcomes.paired[:2])
-    accuracy, size = group_rates(correct, group, len(groups))
-    before, _ = group_rates(dense, group, len(groups))
-    some = len(group) > 0
-    damage = before - accuracy
-    excess = damage - (np.mean(dense) - np.mean(correct) if some else np.nan)
-    lost, won = (
-        np.bincount(group, weights=flips, minlength=len(groups)).astype(int)
-        for flips in (dense & ~correct, ~dense & correct)
+    told = performance(
+        correct,
+        np.asarray(outcomes.loss),
+        group,
+        groups,
+        label=None if outcomes.label is None else np.asarray(outcomes.label),
+        answer=None if outcomes.answer is None else np.asarray(outcomes.answer),
+        classes=classes,
     )
-    judged = np.flatnonzero(use & (size > 0))
-
-    def gap(values: Float[np.ndarray, " groups"], worst: Float[np.ndarray, " groups"]) -> Gap:
-        if not len(judged):
-            return Gap()
-        return Gap(float(values[judged].max()), groups[judged[worst[judged].argmax()]])
-
-    def spread(values: Float[np.ndarray, " groups"]) -> Float[np.ndarray, " groups"]:
-        return values - values[judged].min() if len(judged) else values
-
     found = measure(constraints, outcomes, group, groups, use, len(classes) or None)
-    labelled = outcomes.label is not None and outcomes.answer is not None and classes
-    return Evaluation(
-        role=role,
-        rows=len(group),
-        accuracy=float(np.mean(correct)) if some else None,
-        loss=float(np.mean(np.asarray(outcomes.loss), dtype=np.float64)) if some else None,
-        dense_accuracy=float(np.mean(dense)) if some else None,
-        groups={
-            name: GroupEvaluation(
-                int(size[g]),
-                bool(use[g]),
-                _known(accuracy[g]),
-                _known(before[g]),
-                _known(excess[g]),
-                int(lost[g]),
-                int(won[g]),
-            )
-            for g, name in enumerate(groups)
-        },
-        gaps=Gaps(
-            gap(spread(accuracy), -accuracy), gap(spread(damage), damage), gap(excess, damage)
-        ),
+    return of_measures(
+        told,
+        performance(dense, np.asarray(outcomes.dense_loss), group, groups),
+        gaps(dense, correct, group, groups, use),
+        [name for name, claimed in zip(groups, use, strict=True) if claimed],
         constraints={
             c.name: ConstraintEvaluation(c.called, c.unit, c.common, m.value, m.violation)
             for c, m in zip(constraints, found, strict=True)
         },
-        **(
-            of_answers(np.asarray(outcomes.label), np.asarray(outcomes.answer), classes)
-            if labelled
-            else {}
-        ),
+        role=role,
     )
 
 
-def _known(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
+def of_measures(
+    told: Mapping[str, Any],
+    dense: Mapping[str, Any],
+    apart: Mapping[str, Any],
+    counted: Collection[str] | None,
+    *,
+    constraints: Mapping[str, ConstraintEvaluation],
+    role: str,
+) -> Evaluation:
+    """One object of what was measured one by one.
+
+    Args:
+        told: ``performance`` of the network.
+        dense: of the dense reference; empty where it is not known.
+        apart: ``gaps``; what is missing is made of the accuracies.
+        counted: groups that limits and claims speak of; ``None``: all.
+        constraints: by name.
+        role: of the rows.
+    """
+    own, before = (part.get("group_accuracy", {}) for part in (told, dense))
+    sizes, flips = told.get("group_size", {}), apart.get("discordant", {})
+    stated, overall = apart.get("excess_accuracy_gap", {}), _less(dense, told, "accuracy")
+
+    def of_group(name: str) -> GroupEvaluation:
+        lost, won = flips.get(name, (None, None))
+        drop, excess = _less(before, own, name), stated.get(name)
+        if excess is None and drop is not None and overall is not None:
+            excess = drop - overall
+        claimed = counted is None or name in counted
+        size, accuracy = sizes.get(name), own.get(name)
+        return GroupEvaluation(size, claimed, accuracy, before.get(name), excess, lost, won)
+
+    groups = {name: of_group(name) for name in {**own, **sizes}}
+    inside = {name: group for name, group in groups.items() if group.counted}
+    worst = min((n for n in inside if own.get(n) is not None), key=own.__getitem__, default=None)
+    damaged = [(group.excess, name) for name, group in inside.items() if group.excess is not None]
+    hit = max(damaged, key=lambda found: found[0], default=(None, None))[1]
+    worth = {f.name for f in dataclasses.fields(Evaluation)} & set(told)
+    return Evaluation(
+        role=role,
+        rows=sum(sizes.values()) if sizes else None,
+        dense_accuracy=dense.get("accuracy"),
+        groups=groups,
+        gaps=Gaps(
+            Gap(apart.get("accuracy_gap"), worst),
+            Gap(apart.get("degradation_gap"), hit),
+            Gap(apart.get("max_excess_accuracy_gap"), hit),
+        ),
+        constraints=dict(constraints),
+        **{name: told[name] for name in worth},
+    )
+
+
+def _less(before: Mapping[str, Any], after: Mapping[str, Any], name: str) -> float | None:
+    one, other = before.get(name), after.get(name)
+    return None if one is None or other is None else one - other

@@ -11,10 +11,14 @@ from typing import Any
 import msgspec
 
 from fairbilevel import _display
-from fairbilevel.fairness import CONSTRAINTS, Evaluation
+from fairbilevel.fairness import CONSTRAINTS, ConstraintEvaluation, Evaluation, of_measures
 from fairbilevel.records._files import RecordError
 
 SCHEMA_VERSION = 2
+# What is raised where a field is not what it should be, in schema 1 by our own reading of it.
+_DAMAGED = (
+    msgspec.ValidationError, TypeError, ValueError, LookupError, AttributeError, RecursionError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -277,7 +281,7 @@ class Result:
         try:
             known = _known(content)
             return msgspec.convert(known if version > 1 else _upgraded(known), cls)
-        except (msgspec.ValidationError, TypeError, AttributeError) as error:
+        except _DAMAGED as error:
             raise RecordError(f"{name} is damaged: {error}") from None
 
 
@@ -299,18 +303,29 @@ def _known(tree: Any) -> Any:
 def _upgraded(old: Mapping[str, Any]) -> dict[str, Any]:
     """A result of schema 1: groups by measure, gaps and constraints beside the evaluations."""
     new = {**old, "schema_version": SCHEMA_VERSION}
-    bounds = new.get("constraints", [])
-    new["constraints"] = [_titled(bound) for bound in bounds]
-    counted = old.get("data", {}).get("counted_groups")
+    bounds = [_titled(bound) for bound in old.get("constraints", [])]
+    measured = ("value", "largest_violation")
+    new["constraints"] = [{k: v for k, v in b.items() if k not in measured} for b in bounds]
     for model, gaps in (("dense", ""), ("pruned", "gaps"), ("baseline", "baseline_gaps")):
         new[model] = {
-            role: _evaluation(
-                role,
-                told,
-                old.get("dense", {}).get(role, {}),
-                old.get(gaps, {}).get(role, {}),
-                counted,
-                bounds if model == "pruned" else [],
+            role: dataclasses.asdict(
+                of_measures(
+                    told,
+                    old.get("dense", {}).get(role, {}),
+                    old.get(gaps, {}).get(role, {}),
+                    old.get("data", {}).get("counted_groups"),
+                    constraints={
+                        bound["name"]: ConstraintEvaluation(
+                            bound["title"],
+                            bound["unit"],
+                            bound.get("tolerance"),
+                            bound.get("value", {}).get(role),
+                            bound.get("largest_violation", {}).get(role),
+                        )
+                        for bound in (bounds if model == "pruned" else [])
+                    },
+                    role=role,
+                )
             )
             for role, told in old.get(model, {}).items()
         }
@@ -318,74 +333,10 @@ def _upgraded(old: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _titled(bound: Mapping[str, Any]) -> dict[str, Any]:
-    kind = CONSTRAINTS.get(bound.get("name", ""))
-    words = str(bound.get("name", "")).replace("-", " ").capitalize()
-    told = {"title": words} if kind is None else {"title": kind.title, "unit": kind.unit}
-    kept = ("name", "tolerance", "group_tolerance", "floor", "surrogate", "multipliers")
-    known = {name: bound[name] for name in kept if name in bound}
-    return {"meaning": "" if kind is None else kind.meaning, **told, **known}
-
-
-def _evaluation(
-    role: str,
-    told: Mapping[str, Any],
-    dense: Mapping[str, Any],
-    gaps: Mapping[str, Any],
-    counted: list[str] | None,
-    bounds: list[Mapping[str, Any]],
-) -> dict[str, Any]:
-    """Of schema 1: ``performance`` of a network and the dense one, gaps, constraints."""
-    own, before = (part.get("group_accuracy", {}) for part in (told, dense))
-    sizes, flips = told.get("group_size", {}), gaps.get("discordant", {})
-    stated, overall = gaps.get("excess_accuracy_gap", {}), _less(dense, told, "accuracy")
-
-    def group(name: str) -> dict[str, Any]:
-        lost, won = flips.get(name, (None, None))
-        drop, excess = _less(before, own, name), stated.get(name)
-        if excess is None and drop is not None and overall is not None:
-            excess = drop - overall
-        return {
-            "rows": sizes.get(name),
-            "counted": counted is None or name in counted,
-            "accuracy": own.get(name),
-            "dense_accuracy": before.get(name),
-            "excess": excess,
-            "lost": lost,
-            "won": won,
-        }
-
-    groups = {name: group(name) for name in {**own, **sizes}}
-
-    def worst(key: str, sign: int) -> str | None:
-        known = {n: sign * g[key] for n, g in groups.items() if g["counted"] and g[key] is not None}
-        return max(known, key=lambda n: known[n], default=None)
-
-    spread, excess = worst("accuracy", -1), worst("excess", 1)
-    names = (("accuracy", spread), ("degradation", excess), ("max_excess_accuracy", excess))
-    measured = {
-        name.removeprefix("max_"): {"largest": gaps.get(f"{name}_gap"), "group": group}
-        for name, group in names
-    }
-    kept = {k: v for k, v in told.items() if k not in ("group_accuracy", "group_size")}
-    constraints = {
-        bound.get("name", "unnamed"): {
-            **{k: v for k, v in _titled(bound).items() if k in ("title", "unit", "tolerance")},
-            "value": bound.get("value", {}).get(role),
-            "violation": bound.get("largest_violation", {}).get(role),
-        }
-        for bound in bounds
-    }
-    return {
-        **kept,
-        "role": role,
-        "rows": sum(sizes.values()) if sizes else None,
-        "dense_accuracy": dense.get("accuracy"),
-        "groups": groups,
-        "gaps": measured,
-        "constraints": constraints,
-    }
-
-
-def _less(before: Mapping[str, Any], after: Mapping[str, Any], name: str) -> float | None:
-    one, other = before.get(name), after.get(name)
-    return None if one is None or other is None else one - other
+    name = bound.get("name", "unnamed")
+    kind = CONSTRAINTS.get(name)
+    if kind is None:
+        words = {"title": name.replace("-", " ").capitalize(), "meaning": "", "unit": ""}
+    else:
+        words = {"title": kind.title, "meaning": kind.meaning, "unit": kind.unit}
+    return {**bound, "name": name, **words}

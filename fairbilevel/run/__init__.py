@@ -1,7 +1,7 @@
 """Runs: configuration, the life of a run folder, plans and evaluations."""
 
 from fairbilevel.run._analyze import (
-    Evaluation,
+    EvaluationMode,
     analyze,
     analyze_run,
     choose_rows,
@@ -37,7 +37,7 @@ __all__ = [
     "SWITCHES",
     "Config",
     "DataEvaluation",
-    "Evaluation",
+    "EvaluationMode",
     "Plan",
     "Prepared",
     "Run",

@@ -26,7 +26,7 @@ from fairbilevel.train import Solution
 
 
 @dataclass(frozen=True, eq=False)
-class Evaluation:
+class EvaluationMode:
     """A model in evaluation mode on encoded rows, in the two forms that the analysis takes."""
 
     model: Model
@@ -75,7 +75,7 @@ def choose_rows(
 
 
 def _analyze(
-    evaluation: Evaluation,
+    evaluation: EvaluationMode,
     dense: Network,
     pruned: Network,
     rows: tuple[Any, np.ndarray, np.ndarray],
@@ -128,7 +128,7 @@ def analyze(
     """
     problem = solution.problem
     dense, pruned = solution.reference.network, solution.network
-    evaluation, rows = Evaluation(problem.model, problem.encoder), _rows_of(problem, role)
+    evaluation, rows = EvaluationMode(problem.model, problem.encoder), _rows_of(problem, role)
     sizes = max_rows, batch_size, lanczos
     return _analyze(evaluation, dense, pruned, rows, problem.groups, *sizes)
 
@@ -155,7 +155,7 @@ def analyze_run(
         raise ValueError(f"the run in {run.path} has no rows of role {role}")
     inputs = run.encoder.transform(data.inputs)
     rows = inputs, np.asarray(data.y, np.int32), np.asarray(data.group, np.int32)
-    evaluation, sizes = Evaluation(run.model, run.encoder), (max_rows, batch_size, lanczos)
+    evaluation, sizes = EvaluationMode(run.model, run.encoder), (max_rows, batch_size, lanczos)
     return _analyze(evaluation, run.dense, run.network, rows, run.groups, *sizes)
 
 
@@ -222,7 +222,7 @@ def _point(solution: Solution) -> tuple[Any, Any]:
 def _place(solution: Solution, role: str) -> dict[str, Any]:
     """Where the loss is measured, as arguments of the analysis."""
     problem = solution.problem
-    apply = Evaluation(problem.model, problem.encoder).whole
+    apply = EvaluationMode(problem.model, problem.encoder).whole
     x, y, group = _rows_of(problem, role)
     return {"apply": apply, "x": x, "y": y, "group": group, "groups": problem.groups}
 

@@ -96,11 +96,9 @@ def certify_run(
     artifact: Artifact | None = None,
     data: str | None = None,
     split: str | None = None,
-    ledger: Path | None = None,
     dense_trained_on: str | None = None,
-    look: int | None = None,
-    candidates: int = 1,
-    only_look: bool = False,
+    looks: Looks = Looks(),
+    again: bool = False,
     **asked: Any,
 ) -> Certificate:
     """Certify a run's gaps between groups.
@@ -111,11 +109,10 @@ def certify_run(
             certificate names its digest.
         data: new data, as ``--data`` of solve; by default the run's own certify rows.
         split: of a TensorFlow data set.
-        ledger: file that numbers the looks at these rows; by default ``ledger.json`` in the run.
         dense_trained_on: what a given dense model was trained on.
-        look: the number of the look, to compute a certificate again without taking another.
-        candidates: models declared beforehand that share the look.
-        only_look: certify these rows this once and never again.
+        looks: how often the rows are looked at; a ledger beside the run's own, ``ledger.json`` in
+            its folder, which counts in any case.
+        again: compute the certificate of the look ``looks.number`` once more: no ledger is asked.
         asked: ``gap``, ``tolerance``, ``confidence``, ``bound``, ``positive`` as for
             ``fb.certify``; ``upper``: for ``equalized-loss``, where losses are clipped.
 
@@ -133,13 +130,11 @@ def certify_run(
     if artifact is not None:
         _check_classes(artifact, run.classes)
     unit, unit_name, twins = _units(rows, notes, read_rows(run.path).prints.content)
-    own = run.path / LEDGER
-    looks = Looks(only=only_look, candidates=candidates)
-    if look is None:
-        record = run.path.parent / RECORD
-        looks = dataclasses.replace(looks, ledger=ledger or own, also=[own], record=record)
-    else:
-        looks = dataclasses.replace(looks, number=look)
+    if not again:
+        own, record = run.path / LEDGER, looks.record or run.path.parent / RECORD
+        looks = dataclasses.replace(
+            looks, ledger=looks.ledger or own, also=[*looks.also, own], record=record
+        )
     sparse = run.path / MODEL / "sparse.npz"
     origin = Origin(
         data=rows.name if data is not None else f"{rows.name} (certify rows)",

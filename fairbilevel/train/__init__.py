@@ -14,7 +14,8 @@ from fairbilevel.train._batches import (
 from fairbilevel.train._dense import dense_start, dense_steps, time_step, train_dense
 from fairbilevel.train._divergence import RETREATS, DivergenceError
 from fairbilevel.train._feasibility import INFEASIBLE, Feasibility, Reached, Watch
-from fairbilevel.train._method import BudgetKind, Granularity, Method, MethodRun
+from fairbilevel.train._method import BudgetKind, Granularity, Method
+from fairbilevel.train._method_run import MethodRun
 from fairbilevel.train._optimizers import SCORE_RULES, SGD, sgd
 from fairbilevel.train._plan import (
     FORWARD_COST,
