@@ -147,7 +147,7 @@ def test_every_method_takes_it_and_pays_for_it(name, tiny_problem, monkeypatch):
         seen.append((arguments[1], found[0], arguments[3]))
         return found
 
-    monkeypatch.setattr("fairbilevel.train._method.matched", watched)
+    monkeypatch.setattr("fairbilevel.train._method_run.matched", watched)
 
     def solved(match_dense):
         options = {"sparsity": 0.9, "steps": 150, "batch_size": 32, "match_dense": match_dense}
