@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import tyro
 from rich.console import Console
 
+from fairbilevel.cli._parse import parse
 from fairbilevel.cli._show import plain, say, table
 
 if TYPE_CHECKING:
@@ -36,12 +37,13 @@ class Analyze:
     """Print the analysis as JSON instead of a table."""
 
 
-def analyze(options: Analyze, console: Console) -> int:
+def analyze(words: list[str], console: Console) -> int:
     """Run ``fairbilevel analyze``.
 
     Raises:
         ValueError: anything wrong with options, run or data.
     """
+    options = parse(Analyze, "analyze", words)
     from fairbilevel.analysis import Lanczos
     from fairbilevel.records import ANALYSIS
     from fairbilevel.run import analyze_run, load_run, write_analysis

@@ -12,6 +12,7 @@ import tyro
 from rich.console import Console
 
 from fairbilevel import _options
+from fairbilevel.cli._parse import parse
 from fairbilevel.cli._show import plain, say, table
 from fairbilevel.records import CERTIFICATE
 
@@ -106,12 +107,13 @@ class Verify:
     """The predictions it is of, with columns y, dense, pruned and group."""
 
 
-def certify(options: Certify, console: Console) -> int:
+def certify(words: list[str], console: Console) -> int:
     """Run ``fairbilevel certify``.
 
     Raises:
         ValueError: anything wrong with options, run, rows or ledger.
     """
+    options = parse(Certify, "certify", words)
     if (options.run is None) == (options.predictions is None):
         raise ValueError("certify wants a run folder, or --predictions FILE.csv: one of the two")
     if options.tolerance is None:
@@ -148,8 +150,9 @@ def certify(options: Certify, console: Console) -> int:
     return certificate.exit_code
 
 
-def verify(options: Verify, console: Console) -> int:
+def verify(words: list[str], console: Console) -> int:
     """Run ``fairbilevel verify``: 0 the same, 1 different."""
+    options = parse(Verify, "verify", words)
     from fairbilevel.certificates import CHECKED, differences
     from fairbilevel.certificates import verify as compute_again
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
+from fairbilevel.cli._parse import configuration, engine_asked, shares, taken, whole
 from fairbilevel.cli._show import plain, say, table
 
 DEFAULTS = {
@@ -44,10 +44,14 @@ work.
 """
 
 
-def compare(config: Any, options: dict[str, str], engine: Any, console: Console) -> int:
-    """Run it and print the table."""
+def compare(words: list[str], console: Console) -> int:
+    """Run it and print the table; everything that solve takes, and ``DEFAULTS``."""
+    if {"-h", "--help"} & set(words):
+        print(HELP)
+    options, rest = taken(words, DEFAULTS)
+    engine, rest = engine_asked(options, rest)
+    config = configuration("compare", rest)
     from fairbilevel import comparison
-    from fairbilevel.cli._parse import shares, whole
 
     methods = comparison.split_methods(options["methods"])
     default = comparison.REFERENCE if comparison.REFERENCE in methods else (*methods, "")[0]

@@ -11,6 +11,7 @@ import tyro
 from rich.console import Console
 
 from fairbilevel._display import storage
+from fairbilevel.cli._parse import parse
 from fairbilevel.cli._show import percent, plain, say, table
 
 _MOST_GROUPS = 40
@@ -59,12 +60,13 @@ class Predict:
     """Split of a TensorFlow data set."""
 
 
-def export(options: Export, console: Console) -> int:
+def export(words: list[str], console: Console) -> int:
     """Run ``fairbilevel export``.
 
     Raises:
         ValueError: anything wrong with run, options or rows, or a file that answers otherwise.
     """
+    options = parse(Export, "export", words)
     from fairbilevel.fairness import parse_tolerance
     from fairbilevel.run import export as write
     from fairbilevel.run import load_run, read_like, record_export
@@ -137,12 +139,13 @@ def _show_groups(console: Console, told: dict[str, Any], precision: str) -> None
         say(console, f"{name}: {before} pruned, {after} in {precision}")
 
 
-def predict(options: Predict, console: Console) -> int:
+def predict(words: list[str], console: Console) -> int:
     """Run ``fairbilevel predict``.
 
     Raises:
         ValueError: anything wrong with file, run or data.
     """
+    options = parse(Predict, "predict", words)
     from fairbilevel.run import load_run, open_model, predict_source, write_answers
 
     model = open_model(options.model)

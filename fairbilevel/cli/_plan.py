@@ -1,4 +1,4 @@
-"""Prints what a solve would do."""
+"""``fairbilevel plan``: what a solve would do."""
 
 from __future__ import annotations
 
@@ -6,10 +6,21 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from fairbilevel.cli._parse import configuration
 from fairbilevel.cli._show import plain, say, table
 
 if TYPE_CHECKING:
     from fairbilevel.records import CostResult
+
+
+def plan(words: list[str], console: Console) -> int:
+    """Print it; nothing is trained."""
+    config = configuration("plan", words)
+    from fairbilevel.run import make_plan, prepare
+
+    prepared = prepare(config)
+    print_plan(console, prepared, make_plan(prepared))
+    return 0
 
 
 def print_plan(console: Console, prepared: Any, plan: Any) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import tyro
 from rich.console import Console
 
+from fairbilevel.cli._parse import parse
 from fairbilevel.cli._show import percent, plain, say, table
 
 if TYPE_CHECKING:
@@ -36,12 +37,13 @@ class MakeProfile:
     """Print the profile as JSON instead of tables."""
 
 
-def profile(options: MakeProfile, console: Console) -> int:
+def profile(words: list[str], console: Console) -> int:
     """Run ``fairbilevel profile``.
 
     Raises:
         ValueError: anything wrong with options or run.
     """
+    options = parse(MakeProfile, "profile", words)
     from fairbilevel.deploy import check_profile
     from fairbilevel.records import PROFILE
     from fairbilevel.run import load_run, write_profile

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import tyro
 from rich.console import Console
 
+from fairbilevel.cli._parse import parse
 from fairbilevel.cli._show import percent, plain, table
 
 if TYPE_CHECKING:
@@ -26,8 +27,9 @@ class Runs:
     """Print the list as JSON instead of a table."""
 
 
-def runs(options: Runs, console: Console) -> int:
+def runs(words: list[str], console: Console) -> int:
     """Print the list."""
+    options = parse(Runs, "runs", words)
     from fairbilevel.run import list_runs
 
     found = list_runs(options.folder)

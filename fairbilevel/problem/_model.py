@@ -17,6 +17,25 @@ from fairbilevel import devices, masks, models
 from fairbilevel.devices import Placement, Program
 
 
+def checked(model: Any, width: int | None, remat: bool) -> models.Model | str:
+    """A model of one's own, or the name of a built-in one.
+
+    Raises:
+        ValueError: no model, or options that are for built-in ones.
+    """
+    if isinstance(model, str):
+        return model
+    model = models.as_model(model)
+    if remat:
+        raise ValueError(
+            "remat is for built-in models, given by name: put jax.checkpoint or nnx.remat around "
+            "the blocks of your own"
+        )
+    if width is not None:
+        raise ValueError("width is for built-in models, given by name: yours has its own")
+    return model
+
+
 @functools.lru_cache(maxsize=64)
 def built_in(
     name: str, shape: tuple[int, ...], classes: int, width: int | None, remat: bool, kind: Any
