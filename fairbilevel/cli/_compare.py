@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from fairbilevel._numbers import decimal, points
 from fairbilevel.cli._show import plain, say, table
 
 DEFAULTS = {
@@ -73,13 +74,13 @@ def compare(config: Any, options: dict[str, str], engine: Any, console: Console)
             plain(line["method"])
             + (" (failed)" if line["failed"] else " (one answer)" if line["constant"] else ""),
             f"{line['sparsity']:g}",
-            _number(line["test_accuracy"], 100),
-            _number(line.get("accuracy_difference_mean"), 100, "+"),
-            _number(line.get("accuracy_difference_p_adjusted"), 1, digits=3),
-            _number(line.get("churn"), 100),
-            _number(line.get("certified_tolerance"), 100),
-            _number(line.get("certified_tolerance_difference_mean"), 100, "+"),
-            _number(line.get("certified_tolerance_difference_p_adjusted"), 1, digits=3),
+            points(line["test_accuracy"], 2),
+            points(line.get("accuracy_difference_mean"), 2, signed=True),
+            decimal(line.get("accuracy_difference_p_adjusted")),
+            points(line.get("churn"), 2),
+            points(line.get("certified_tolerance"), 2),
+            points(line.get("certified_tolerance_difference_mean"), 2, signed=True),
+            decimal(line.get("certified_tolerance_difference_p_adjusted")),
         )
     for error in summary.get("errors", ()):
         shown.add_row(f"{plain(error['job'])}: {plain(error['error'])} (tried twice)")
@@ -95,7 +96,3 @@ def compare(config: Any, options: dict[str, str], engine: Any, console: Console)
     )
     say(console, f"\ntables: {folder / 'table.md'}")
     return 0
-
-
-def _number(value: float | None, scale: float, sign: str = "", *, digits: int = 2) -> str:
-    return "-" if value is None else f"{scale * value:{sign}.{digits}f}"

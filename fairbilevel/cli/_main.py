@@ -19,9 +19,10 @@ import tyro
 from rich.console import Console
 
 from fairbilevel import _options
+from fairbilevel._numbers import MISSING, percent, points
 from fairbilevel.cli._parse import configuration, engine_asked, parse, shares, taken
 from fairbilevel.cli._plan import print_plan
-from fairbilevel.cli._show import percent, plain, say, table
+from fairbilevel.cli._show import plain, say, table
 
 if TYPE_CHECKING:
     from fairbilevel.run import DataEvaluation
@@ -254,7 +255,7 @@ def _frontier(words: list[str]) -> int:
 
     try:
         prepared = prepare(config)
-        points = frontier_run(
+        solved = frontier_run(
             prepared, sparsities, tolerances, path, partial(say, console), executor=engine
         )
     except Interrupted as error:
@@ -265,14 +266,14 @@ def _frontier(words: list[str]) -> int:
         return 128 + int(getattr(signal, error.signal, signal.SIGTERM))
     columns = ("sparsity", "tolerance", "tune", "gap", "test", "gap", "chosen")
     shown = table(["method"], columns)
-    for p in points:
+    for p in solved:
         measured = ("tune_accuracy", "tune_gap", "test_accuracy", "test_gap")
-        numbers = [percent(p[name], "") for name in measured]
-        tolerance = "-" if p["tolerance"] is None else f"{100 * p['tolerance']:g}"
+        numbers = [points(p.get(name)) for name in measured]
+        tolerance = MISSING if p["tolerance"] is None else f"{100 * p['tolerance']:g}"
         shown.add_row(
             p["method"], f"{p['sparsity']:g}", tolerance, *numbers, "yes" if p["chosen"] else ""
         )
-    for p in points:
+    for p in solved:
         if "error" in p:
             say(
                 console,
@@ -342,7 +343,7 @@ def _print_evaluation(console: Console, result: DataEvaluation) -> None:
             f"{group.rows:,}",
             percent(group.dense_accuracy),
             percent(group.accuracy),
-            "-" if group.excess is None else f"{100 * group.excess:+.1f} points",
+            MISSING if group.excess is None else f"{points(group.excess, signed=True)} points",
         )
     for name, key in (("all", "accuracy"), ("mean over classes", "balanced_accuracy")):
         dense, pruned = (percent(getattr(m, key)) for m in (result.dense, result.pruned))

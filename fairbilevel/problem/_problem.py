@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from fairbilevel import _display, fairness, masks, models
+from fairbilevel import _display, _numbers, fairness, masks, models
 from fairbilevel import data as fb_data
 from fairbilevel.devices import Placement
 from fairbilevel.fairness import Constraint, Custom, Evaluation, Measurement, Outcomes
@@ -198,7 +198,7 @@ class FairPruningProblem:
         """What a reader wants to know, by name."""
         data = self.data
         sizes = {
-            kind: _display.counted(sum(math.prod(u.shape) for u in self.layers.units(kind)), kind)
+            kind: _numbers.counted(sum(math.prod(u.shape) for u in self.layers.units(kind)), kind)
             for kind in masks.GRANULARITIES
         }
         outside = [g for g, c in zip(data.groups, self.counted, strict=True) if not c]
@@ -207,7 +207,7 @@ class FairPruningProblem:
         limits = [f"{c.name}={_told(c.tolerance)}" for c in self.constraints]
         return [
             ("model", f"{self.model.name}, {' or '.join(sizes.values())} to prune"),
-            ("data", f"{data.name}, {_display.counted(len(data), 'row')}"),
+            ("data", f"{data.name}, {_numbers.counted(len(data), 'row')}"),
             ("classes", f"{len(data.classes)}: {_display.listed(data.classes)}"),
             ("groups", groups),
             ("roles", ", ".join(f"{name} {len(rows):,}" for name, rows in self.roles.items())),
