@@ -8,9 +8,11 @@ import io
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from fairbilevel import _numbers
 from fairbilevel.records import write_text
 from fairbilevel.run import machine, versions
 
@@ -117,14 +119,9 @@ def publish(stem: Path, rows: Sequence[Row], *blocks: str, typed: str | None = N
     return text
 
 
-def points(value: float | None, *, signed: bool = False) -> str:
-    """A fraction in points."""
-    return "-" if value is None else f"{100 * value:{'+' if signed else ''}.2f}"
-
-
-def gain(value: float | None) -> str:
-    """A difference of fractions in points, with its sign."""
-    return points(value, signed=True)
+points = partial(_numbers.points, decimals=2)
+gain = partial(points, signed=True)
+"""A difference of fractions in points, with its sign."""
 
 
 def interval(found: Mapping[str, Any], form: Callable[[Any], str] = gain) -> str:

@@ -23,6 +23,7 @@ from experiments._comparison import run_presets
 from experiments._presets import PRESETS
 from experiments._summaries import Summary, count_of, line_of, sparsities_of
 from experiments._write import gain, points
+from fairbilevel import _numbers
 
 
 def reading(summaries: Mapping[str, Summary]) -> list[str]:
@@ -41,7 +42,7 @@ def reading(summaries: Mapping[str, Summary]) -> list[str]:
             wider = [x["test_max_excess_gap"] > x["fit_max_excess_gap"] for x in lines]
             gaps = ", ".join(
                 f"{points(x['fit_max_excess_gap'])} / {points(x['test_max_excess_gap'])} at "
-                f"{100 * x['sparsity']:g} %"
+                f"{_numbers.share(x['sparsity'])}"
                 for x in lines
             )
             out.append(
@@ -56,7 +57,7 @@ def reading(summaries: Mapping[str, Summary]) -> list[str]:
                 less = ceag["certified_tolerance_difference_mean"]
                 word = "lowers" if less < 0 else "does not lower"
                 out.append(
-                    f"- *CEAG lowers disparity without losing accuracy.* At {100 * s:g} % it "
+                    f"- *CEAG lowers disparity without losing accuracy.* At {_numbers.share(s)} it "
                     f"{word} the tolerance that test rows certify ({gain(less)} "
                     f"points, p {ceag['certified_tolerance_difference_p_adjusted']:.2f} after "
                     "Holm) at "

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from experiments import _write
 from experiments._outer_steps import SPARSITY, Problem, Suite, step_program
 from experiments.bench_hypergradient import SUITES
-from fairbilevel import devices, masks
+from fairbilevel import _numbers, devices, masks
 from fairbilevel.hypergrad import Bilinear
 from fairbilevel.run import machine
 
@@ -203,7 +203,7 @@ def main() -> None:
     ]
     rows[0]["TFLOP/s"] = round(speed, 3)
     if peak is not None:
-        rows[0]["share of peak"] = f"{speed / peak[options.dtype == 'bfloat16']:.1%}"
+        rows[0]["share of peak"] = _numbers.percent(speed / peak[options.dtype == "bfloat16"])
     _write.publish(
         options.out / f"bench_bilinear_{suite.model}_{options.dtype}",
         rows,

@@ -36,7 +36,7 @@ from experiments._outer_steps import (
     hypergradient_program,
     step_program,
 )
-from fairbilevel import fairness
+from fairbilevel import _numbers, fairness
 from fairbilevel.hypergrad import (
     Bilinear,
     ConjugateGradient,
@@ -269,7 +269,7 @@ def main() -> None:
         rows,
         f"# Hypergradients in gradients: {suite.model}, width {suite.width}, {suite.size} pixels, "
         f"batch {suite.batch}, {options.dtype}",
-        f"{parameters:,} scores, {100 * SPARSITY:g} % of the weights removed, on "
+        f"{parameters:,} scores, {_numbers.share(SPARSITY)} of the weights removed, on "
         f"{machine()['device']}, {machine()['cores']} cores. Medians over {suite.rounds} "
         "interleaved rounds; h is a product with the linearized gradient.",
         _write.table(rows),

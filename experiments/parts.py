@@ -17,6 +17,7 @@ from experiments._comparison import run_presets
 from experiments._presets import PRESETS
 from experiments._summaries import Summary
 from experiments._write import gain, points
+from fairbilevel._numbers import decimal
 
 
 def reading(summaries: Mapping[str, Summary]) -> list[str]:
@@ -32,7 +33,7 @@ def reading(summaries: Mapping[str, Summary]) -> list[str]:
             for key, value in (("accuracy", "test_accuracy"), ("certified_tolerance",) * 2):
                 mean, p = (line.get(f"{key}_difference_{k}") for k in ("mean", "p_adjusted"))
                 cells.append(points(line[value]) + ("" if mean is None else f" ({gain(mean)})"))
-                cells.append("-" if p is None else f"{p:.3f}")
+                cells.append(decimal(p))
             cells.insert(4, points(line["churn"]))
             cells.append(f"{1e4 * line['spread_test']:.2f}")
             out.append(f"| {' | '.join(cells)} |")

@@ -16,6 +16,7 @@ from experiments._comparison import run_presets
 from experiments._presets import PRESETS
 from experiments._summaries import Summary, dense_of
 from experiments._write import points
+from fairbilevel import _numbers
 from fairbilevel.methods import NAMES
 
 
@@ -25,7 +26,7 @@ def main_table(summaries: Mapping[str, Summary]) -> list[str]:
     head = ["| method |", "|---|"]
     for name in settings:
         lines = summaries[name]["lines"]
-        head[0] += f" {name}, {100 * lines[-1]['sparsity']:g} %: accuracy | spread |"
+        head[0] += f" {name}, {_numbers.share(lines[-1]['sparsity'])}: accuracy | spread |"
         head[1] += "---|---|"
     out = list(head)
     for method in ("dense", *NAMES):
@@ -37,7 +38,7 @@ def main_table(summaries: Mapping[str, Summary]) -> list[str]:
                 continue
             spread = found[0].get("spread_test")
             cells += [
-                f"{100 * found[0]['test_accuracy']:.1f}"
+                _numbers.points(found[0]["test_accuracy"])
                 + (" ✗" if found[0]["failed"] else " ∎" if found[0].get("constant") else ""),
                 "" if spread is None else f"{1e4 * spread:.1f}",
             ]
@@ -80,10 +81,11 @@ def _ends(summaries: Mapping[str, Summary]) -> list[str]:
         worst = ", ".join(f"{x['method']} {points(x['test_accuracy'])}" for x in by_accuracy[-3:])
         fair = ", ".join(f"{x['method']} {1e4 * x['spread_test']:.2f}" for x in by_spread[:3])
         out.append(
-            f"- {name}, {100 * lines[0]['sparsity']:g} % removed, {summary['repetitions']} folds, "
-            f"dense {points(dense['test_accuracy'])} %. Most accurate on test: {told}; least: "
-            f"{worst}. Least spread of excess gaps (points²): {fair}. Damage to groups beyond "
-            f"permuted labels (5 %, unadjusted): {', '.join(beyond) or 'none'}."
+            f"- {name}, {_numbers.share(lines[0]['sparsity'])} removed, "
+            f"{summary['repetitions']} folds, dense {points(dense['test_accuracy'])} %. "
+            f"Most accurate on test: {told}; least: {worst}. Least spread of excess gaps "
+            f"(points²): {fair}. Damage to groups beyond permuted labels "
+            f"(5 %, unadjusted): {', '.join(beyond) or 'none'}."
         )
     return out
 

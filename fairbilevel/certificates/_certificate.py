@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from fairbilevel import _display
+from fairbilevel import _display, _numbers
 from fairbilevel.certificates import _claim as gaps
 from fairbilevel.certificates import _words as words
 from fairbilevel.certificates._claim import Claim
@@ -87,12 +87,12 @@ class Certificate:
         return (
             f"{self.claim.gap}, {word} {limit}: {self.verdict}"
             f"{' (conditional)' if self.conditional else ''}; {smallest} proven"
-            f" with {words.percent(self.claim.confidence)} confidence"
+            f" with {_numbers.share(self.claim.confidence)} confidence"
         )
 
     def __repr__(self) -> str:
-        rows = _display.counted(sum(g.rows for g in self.groups), "row")
-        groups = f"{rows} in {_display.counted(len(self.groups), 'group')}"
+        rows = _numbers.counted(sum(g.rows for g in self.groups), "row")
+        groups = f"{rows} in {_numbers.counted(len(self.groups), 'group')}"
         return _display.line("Certificate", self._title(), groups)
 
     def __str__(self) -> str:
@@ -102,9 +102,7 @@ class Certificate:
         shown = sorted(self.findings, key=lambda f: -(f.bound or f.high))[:_MOST_SHOWN]
         left_out = len(self.findings) - len(shown)
 
-        def written(value: float | None) -> str:
-            return "unknown" if value is None else f"{value:+.4f}"
-
+        written = partial(_numbers.decimal, decimals=4, signed=True)
         rows = [
             (
                 f.group if f.label is None else f"{f.group} ({f.label})",
@@ -115,7 +113,7 @@ class Certificate:
             )
             for f in shown
         ]
-        more = f" {_display.counted(left_out, 'group')} more are not shown." if left_out else ""
+        more = f" {_numbers.counted(left_out, 'group')} more are not shown." if left_out else ""
         head = ("group", "rows", "estimate", "interval", "verdict")
         return _display.table(
             f"Certificate: {self._title()}", rows, head=head, below=self.sentence + more

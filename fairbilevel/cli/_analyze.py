@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import tyro
 from rich.console import Console
 
+from fairbilevel._numbers import MISSING, decimal
 from fairbilevel.cli._parse import parse
 from fairbilevel.cli._show import plain, say, table
 
@@ -106,6 +107,4 @@ def _show(console: Console, impact: DisparateImpact, options: Analyze) -> None:
 
 
 def _number(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.3g}" if abs(value) >= 100 else f"{value:.3f}"
+    return MISSING if value is None else f"{value:.3g}" if abs(value) >= 100 else decimal(value)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from fairbilevel._numbers import decimal, points
 from fairbilevel.cli._parse import configuration, engine_asked, shares, taken, whole
 from fairbilevel.cli._show import plain, say, table
 
@@ -77,13 +78,13 @@ def compare(words: list[str], console: Console) -> int:
             plain(line["method"])
             + (" (failed)" if line["failed"] else " (one answer)" if line["constant"] else ""),
             f"{line['sparsity']:g}",
-            _number(line["test_accuracy"], 100),
-            _number(line.get("accuracy_difference_mean"), 100, "+"),
-            _number(line.get("accuracy_difference_p_adjusted"), 1, digits=3),
-            _number(line.get("churn"), 100),
-            _number(line.get("certified_tolerance"), 100),
-            _number(line.get("certified_tolerance_difference_mean"), 100, "+"),
-            _number(line.get("certified_tolerance_difference_p_adjusted"), 1, digits=3),
+            points(line["test_accuracy"], 2),
+            points(line.get("accuracy_difference_mean"), 2, signed=True),
+            decimal(line.get("accuracy_difference_p_adjusted")),
+            points(line.get("churn"), 2),
+            points(line.get("certified_tolerance"), 2),
+            points(line.get("certified_tolerance_difference_mean"), 2, signed=True),
+            decimal(line.get("certified_tolerance_difference_p_adjusted")),
         )
     for error in summary.get("errors", ()):
         shown.add_row(f"{plain(error['job'])}: {plain(error['error'])} (tried twice)")
@@ -99,7 +100,3 @@ def compare(words: list[str], console: Console) -> int:
     )
     say(console, f"\ntables: {folder / 'table.md'}")
     return 0
-
-
-def _number(value: float | None, scale: float, sign: str = "", *, digits: int = 2) -> str:
-    return "-" if value is None else f"{scale * value:{sign}.{digits}f}"

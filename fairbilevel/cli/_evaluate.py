@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import tyro
 from rich.console import Console
 
+from fairbilevel._numbers import MISSING, percent, points
 from fairbilevel.cli._parse import parse
-from fairbilevel.cli._show import percent, plain, say, table
+from fairbilevel.cli._show import plain, say, table
 
 if TYPE_CHECKING:
     from fairbilevel.run import DataEvaluation
@@ -70,7 +71,7 @@ def _show(console: Console, result: DataEvaluation) -> None:
             f"{group.rows:,}",
             percent(group.dense_accuracy),
             percent(group.accuracy),
-            "-" if group.excess is None else f"{100 * group.excess:+.1f} points",
+            MISSING if group.excess is None else f"{points(group.excess, signed=True)} points",
         )
     for name, key in (("all", "accuracy"), ("mean over classes", "balanced_accuracy")):
         dense, pruned = (percent(getattr(m, key)) for m in (result.dense, result.pruned))

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from fairbilevel._numbers import MISSING, points
 from fairbilevel.cli._parse import configuration, engine_asked, shares, taken
-from fairbilevel.cli._show import percent, say, table
+from fairbilevel.cli._show import say, table
 
 
 def frontier(words: list[str], console: Console) -> int:
@@ -44,7 +45,7 @@ def frontier(words: list[str], console: Console) -> int:
 
     try:
         prepared = prepare(config)
-        points = frontier_run(
+        solved = frontier_run(
             prepared, sparsities, tolerances, path, partial(say, console), executor=engine
         )
     except Interrupted as error:
@@ -55,14 +56,14 @@ def frontier(words: list[str], console: Console) -> int:
         return 128 + int(getattr(signal, error.signal, signal.SIGTERM))
     columns = ("sparsity", "tolerance", "tune", "gap", "test", "gap", "chosen")
     shown = table(["method"], columns)
-    for p in points:
+    for p in solved:
         measured = ("tune_accuracy", "tune_gap", "test_accuracy", "test_gap")
-        numbers = [percent(p[name], "") for name in measured]
-        tolerance = "-" if p["tolerance"] is None else f"{100 * p['tolerance']:g}"
+        numbers = [points(p.get(name)) for name in measured]
+        tolerance = MISSING if p["tolerance"] is None else f"{100 * p['tolerance']:g}"
         shown.add_row(
             p["method"], f"{p['sparsity']:g}", tolerance, *numbers, "yes" if p["chosen"] else ""
         )
-    for p in points:
+    for p in solved:
         if "error" in p:
             say(
                 console,

@@ -24,13 +24,13 @@ class SparseKernel(NamedTuple):
     sixth at one.
 
     Attributes:
-        index: uint16 or int32 ``[length / 6, 6, lines]``, inputs; 0 where a line is not full.
-        value: ``[length / 6, 6, lines]``, their weights, likewise.
+        inputs: uint16 or int32 ``[length / 6, 6, lines]``, what an entry takes; 0 where a line is not full.
+        weights: ``[length / 6, 6, lines]``, what it is multiplied by, likewise.
         owner: int32 ``[lines - outputs]``, the output of each further line.
     """
 
-    index: Int[np.ndarray, "passes 6 lines"]
-    value: Float[np.ndarray, "passes 6 lines"]
+    inputs: Int[np.ndarray, "passes 6 lines"]
+    weights: Float[np.ndarray, "passes 6 lines"]
     owner: Int[np.ndarray, " further"]
 
     @staticmethod
@@ -64,14 +64,14 @@ class SparseKernel(NamedTuple):
     def __call__(self, x: Float[Array, "rows inputs"]) -> Float[Array, "rows outputs"]:
         """``x @ kernel``."""
         columns = x.T
-        lines = self.index.shape[-1]
+        lines = self.inputs.shape[-1]
 
         def more(total: Array, entries: tuple[Array, Array]) -> tuple[Array, None]:
             for index, value in zip(*entries, strict=True):
                 total += value[:, None] * columns.at[index].get(mode="promise_in_bounds")
             return total, None
 
-        start = jnp.zeros((lines, len(x)), jnp.result_type(x, self.value))
-        total, _ = jax.lax.scan(more, start, (jnp.asarray(self.index), jnp.asarray(self.value)))
+        start = jnp.zeros((lines, len(x)), jnp.result_type(x, self.weights))
+        total, _ = jax.lax.scan(more, start, (jnp.asarray(self.inputs), jnp.asarray(self.weights)))
         outputs = lines - len(self.owner)
         return total[:outputs].at[self.owner].add(total[outputs:]).T

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from fairbilevel import _display, masks
+from fairbilevel import _display, _numbers, masks
 
 if TYPE_CHECKING:
     from fairbilevel.problem._problem import FairPruningProblem
@@ -15,7 +15,7 @@ def facts(problem: FairPruningProblem) -> list[tuple[str, str]]:
     """What a reader wants to know, by name."""
     data = problem.data
     sizes = {
-        kind: _display.counted(sum(math.prod(u.shape) for u in problem.layers.units(kind)), kind)
+        kind: _numbers.counted(sum(math.prod(u.shape) for u in problem.layers.units(kind)), kind)
         for kind in masks.GRANULARITIES
     }
     outside = [g for g, c in zip(data.groups, problem.counted, strict=True) if not c]
@@ -24,7 +24,7 @@ def facts(problem: FairPruningProblem) -> list[tuple[str, str]]:
     limits = [f"{c.name}={_told(c.tolerance)}" for c in problem.constraints]
     return [
         ("model", f"{problem.model.name}, {' or '.join(sizes.values())} to prune"),
-        ("data", f"{data.name}, {_display.counted(len(data), 'row')}"),
+        ("data", f"{data.name}, {_numbers.counted(len(data), 'row')}"),
         ("classes", f"{len(data.classes)}: {_display.listed(data.classes)}"),
         ("groups", groups),
         ("roles", ", ".join(f"{name} {len(rows):,}" for name, rows in problem.roles.items())),

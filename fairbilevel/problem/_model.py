@@ -14,6 +14,7 @@ from jaxtyping import Array
 
 from fairbilevel import data as fb_data
 from fairbilevel import devices, masks, models
+from fairbilevel._numbers import storage
 from fairbilevel.devices import Placement, Program
 
 
@@ -122,7 +123,7 @@ def check_size(model: models.Model) -> None:
     if needed > there:
         raise ValueError(
             f"model {model.name!r} has {count:,} parameters, which take "
-            f"{needed / 2**30:,.0f} GiB to train, and {there / 2**30:,.0f} GiB are there: make "
+            f"{storage(needed)} to train, and {storage(there)} are there: make "
             "it narrower (width), or the rows smaller"
         )
 
