@@ -24,7 +24,8 @@ class SparseKernel(NamedTuple):
     sixth at one.
 
     Attributes:
-        inputs: uint16 or int32 ``[length / 6, 6, lines]``, what an entry takes; 0 where a line is not full.
+        inputs: uint16 or int32 ``[length / 6, 6, lines]``, what an entry takes; 0 where a line
+            is not full.
         weights: ``[length / 6, 6, lines]``, what it is multiplied by, likewise.
         owner: int32 ``[lines - outputs]``, the output of each further line.
     """
