@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from experiments import _write
+from experiments._pictures import look, picture
 from experiments._write import interval
 from fairbilevel import comparison
+from fairbilevel._numbers import MISSING, points
 from fairbilevel.analysis import correlate
 from fairbilevel.records import write_text
 
@@ -239,11 +241,11 @@ def _unequal(found: Found, rate: str) -> str:
     above = "above" if floor["largest"] > floor["floor_95"] else "within"
     return (
         f"- *Pruning harms groups unequally.* {seen(grown, 'positive')}: at rate {rate} the "
-        f"difference of the best and the worst group's accuracy is {100 * gaps[1].mean():.1f} "
-        f"points, dense {100 * gaps[0].mean():.1f}, larger in {sum(grown > 0)} of {len(grown)} "
-        f"repetitions; the largest excess accuracy gap, {100 * floor['largest']:.1f} points over "
+        f"difference of the best and the worst group's accuracy is {points(gaps[1].mean())} "
+        f"points, dense {points(gaps[0].mean())}, larger in {sum(grown > 0)} of {len(grown)} "
+        f"repetitions; the largest excess accuracy gap, {points(floor['largest'])} points over "
         f"all test rows, lies {above} what permuted group labels give "
-        f"(95 % quantile {100 * floor['floor_95']:.1f})."
+        f"(95 % quantile {points(floor['floor_95'])})."
     )
 
 
@@ -302,7 +304,7 @@ def section(found: Found) -> list[str]:
                 {
                     "rate": f"{line['rate']:g}",
                     "group": line["group"],
-                    "accuracy": f"{100 * line['accuracy']:.1f}",
+                    "accuracy": points(line["accuracy"]),
                     "excess loss": f"{line['excess loss']:.3f}",
                     "gradient norm": f"{line['gradient_norm']:.3g}",
                     "lambda max": f"{line['lambda_max']:.3g}",
@@ -317,10 +319,10 @@ def section(found: Found) -> list[str]:
             [
                 {
                     **{name: line[name] for name in ("of", "with", "rate")},
-                    "Pearson": "-"
+                    "Pearson": MISSING
                     if line["pearson"] == ""
                     else f"{line['pearson']:+.2f} ({line['positive']} of {line['repetitions']})",
-                    "Spearman": "-" if line["spearman"] == "" else f"{line['spearman']:+.2f}",
+                    "Spearman": MISSING if line["spearman"] == "" else f"{line['spearman']:+.2f}",
                 }
                 for line in correlation_lines(found)
             ]
@@ -331,9 +333,9 @@ def section(found: Found) -> list[str]:
             [
                 {
                     "variant": line["variant"],
-                    "accuracy": f"{100 * line['accuracy']:.1f}",
-                    "violation": f"{100 * line['max-min group accuracy']:.1f}",
-                    "worst group": f"{100 * line['worst group accuracy']:.1f}",
+                    "accuracy": points(line["accuracy"]),
+                    "violation": points(line["max-min group accuracy"]),
+                    "worst group": points(line["worst group accuracy"]),
                     "xi (nats)": f"{line['xi (nats)']:.3f}",
                     "gradients": f"{line['gradients']:.0f}",
                 }
@@ -343,33 +345,30 @@ def section(found: Found) -> list[str]:
     ]
 
 
-def picture(path: Path, found: Found) -> None:
+def draw(path: Path, found: Found) -> None:
     """Four panels against the pruning rate by group, then excess loss, then the variants."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     lines, bars = group_lines(found), mitigation_lines(found)
-    figure, axes = plt.subplots(2, 3, figsize=(14, 8), layout="constrained")
     panels = {"accuracy": "accuracy", **PROPERTIES, "excess loss": "excess loss (nats)"}
-    for axis, (column, title) in zip(axes.flat, panels.items(), strict=False):
-        for group in found.groups:
-            own = [line for line in lines if line["group"] == group]
-            axis.plot([o["rate"] for o in own], [o[column] for o in own], marker="o", label=group)
-        axis.set(xlabel="pruning rate", title=title)
-        if column in ("gradient_norm", "lambda_max"):
-            axis.set_yscale("log")
-    axes.flat[0].legend(fontsize="small")
-    place, axis = np.arange(len(bars)), axes.flat[5]
-    axis.bar(place - 0.2, [b["accuracy"] for b in bars], 0.4, label="accuracy")
-    axis.bar(place + 0.2, [b["max-min group accuracy"] for b in bars], 0.4, label="violation")
-    axis.set_xticks(place, [b["variant"] for b in bars], rotation=20)
-    axis.set_title(f"mitigation at rate {found.depth.mitigated:g}")
-    axis.legend(fontsize="small")
-    figure.suptitle(f"{found.name}, {len(found.done)} repetitions")
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    with picture(path, 2, 3, (14, 8)) as (figure, axes):
+        for axis, (column, title) in zip(axes.flat, panels.items(), strict=False):
+            for i, group in enumerate(found.groups):
+                own = [line for line in lines if line["group"] == group]
+                rates = [o["rate"] for o in own]
+                axis.plot(rates, [o[column] for o in own], label=group, **look(i))
+            axis.set(xlabel="pruning rate", title=title)
+            if column in ("gradient_norm", "lambda_max"):
+                axis.set_yscale("log")
+        place, axis = np.arange(len(bars)), axes.flat[5]
+        for i, (name, key) in enumerate(
+            (("accuracy", "accuracy"), ("violation", "max-min group accuracy"))
+        ):
+            style = {"color": look(i)["color"], "hatch": ("", "//")[i], "edgecolor": "white"}
+            axis.bar(place + 0.4 * i - 0.2, [b[key] for b in bars], 0.4, label=name, **style)
+        axis.set_xticks(place, [b["variant"] for b in bars], rotation=20)
+        axis.set_title(f"mitigation at rate {found.depth.mitigated:g}")
+        for axis in (axes.flat[0], axes.flat[5]):
+            axis.legend()
+        figure.suptitle(f"{found.name}, {len(found.done)} repetitions")
 
 
 def write(out: Path, settings: Sequence[Found]) -> str:
@@ -383,7 +382,7 @@ def write(out: Path, settings: Sequence[Found]) -> str:
     if few < 10:
         blocks.append(f"With {few} repetitions this describes and claims nothing.")
     for found in settings:
-        picture(out / f"{found.name}.png", found)
+        draw(out / f"{found.name}.png", found)
         blocks += section(found)
     blocks += [
         "## What of the paper was seen here",

@@ -7,10 +7,11 @@ import csv
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fairbilevel import records
+from fairbilevel import _numbers, records
 from fairbilevel.run import machine, versions
 
 RESULTS = Path(__file__).parent / "results"
@@ -105,14 +106,9 @@ def publish(stem: Path, rows: Sequence[Row], *blocks: str, typed: str | None = N
     return text
 
 
-def points(value: float | None, *, signed: bool = False) -> str:
-    """A fraction in points."""
-    return "-" if value is None else f"{100 * value:{'+' if signed else ''}.2f}"
-
-
-def gain(value: float | None) -> str:
-    """A difference of fractions in points, with its sign."""
-    return points(value, signed=True)
+points = partial(_numbers.points, decimals=2)
+gain = partial(points, signed=True)
+"""A difference of fractions in points, with its sign."""
 
 
 def interval(found: Mapping[str, Any], form: Callable[[Any], str] = gain) -> str:

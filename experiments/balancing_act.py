@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from experiments._comparison import run_presets
 from experiments._summaries import Summary, count_of, line_of, pairs_of, sparsities_of
 from experiments._write import gain, points
+from fairbilevel import _numbers
 
 
 def reading(summaries: Mapping[str, Summary]) -> list[str]:
@@ -35,7 +36,7 @@ def reading(summaries: Mapping[str, Summary]) -> list[str]:
                 continue
             gaps = [(x["fit_max_excess_gap"], x["test_max_excess_gap"]) for x in lines]
             told = ", ".join(
-                f"{points(fit)} / {points(test)} at {100 * x['sparsity']:g} %"
+                f"{points(fit)} / {points(test)} at {_numbers.share(x['sparsity'])}"
                 for x, (fit, test) in zip(lines, gaps, strict=True)
             )
             out.append(
@@ -48,13 +49,14 @@ def reading(summaries: Mapping[str, Summary]) -> list[str]:
         for ceag, naive in pairs_of(summary, "ceag", "gradual-magnitude"):
             less = ceag["certified_tolerance_difference_mean"]
             word = "lowers" if less < 0 else "does not lower"
+            p = ceag["certified_tolerance_difference_p_adjusted"]
             out.append(
                 "- *CEAG lowers disparity without losing accuracy.* At "
-                f"{100 * ceag['sparsity']:g} % it {word} the tolerance that test rows certify "
-                f"({gain(less)} points, p {ceag['certified_tolerance_difference_p_adjusted']:.2f} "
-                f"after Holm) at {gain(ceag['accuracy_difference_mean'])} points of accuracy; "
-                f"naive pruning's gap is {points(naive['pooled_max_excess_gap'])} points where "
-                f"chance alone gives {points(naive['floor_95'])}."
+                f"{_numbers.share(ceag['sparsity'])} it {word} the tolerance that test rows "
+                f"certify ({gain(less)} points, p {p:.2f} after Holm) at "
+                f"{gain(ceag['accuracy_difference_mean'])} points of accuracy; naive pruning's gap "
+                f"is {points(naive['pooled_max_excess_gap'])} points where chance alone gives "
+                f"{points(naive['floor_95'])}."
             )
         out.append("")
     return out

@@ -23,7 +23,7 @@ import numpy as np
 
 from experiments import _write
 from experiments.make_rows import write
-from fairbilevel import data, devices
+from fairbilevel import _numbers, data, devices
 from fairbilevel.problem import FairPruningProblem
 from fairbilevel.run import machine
 from fairbilevel.train._dense import STAGES, _DenseRun
@@ -81,7 +81,7 @@ def measure(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
             "steps a second": round(1e3 * options.steps / t.median, 2),
             "quartiles": f"{1e3 * options.steps / t.high:.2f} to {1e3 * options.steps / t.low:.2f}",
             "beside in memory": round(held / t.median, 3),
-            "waiting": f"{100 * float(np.median(waited[name][1:])) / (t.median / 1e3):.1f} %",
+            "waiting": _numbers.percent(float(np.median(waited[name][1:])) / (t.median / 1e3)),
         }
         for name, t in times.items()
     ]

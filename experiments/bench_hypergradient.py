@@ -40,7 +40,7 @@ from experiments._outer_steps import (
     side_by_side,
     step_program,
 )
-from fairbilevel import devices, fairness, masks
+from fairbilevel import _numbers, devices, fairness, masks
 from fairbilevel.hypergrad import (
     Bilinear,
     ConjugateGradient,
@@ -97,7 +97,7 @@ def speeds_of(problem: Problem, programs: dict[str, Program]) -> list[dict[str, 
         speed = program.batches * of_batch / float(np.median(program.seconds))
         row["TFLOP/s"] = round(speed, 3)
         if peak is not None:
-            row["share of peak"] = f"{speed / peak[problem.dtype == jnp.bfloat16]:.1%}"
+            row["share of peak"] = _numbers.percent(speed / peak[problem.dtype == jnp.bfloat16])
         rows.append(row)
     return rows
 
@@ -300,7 +300,7 @@ def main() -> None:
         rows,
         f"# Hypergradients in gradients: {suite.model}, width {suite.width}, {suite.size} pixels, "
         f"batch {suite.batch}, {options.dtype}",
-        f"{parameters:,} scores, {100 * SPARSITY:g} % of the weights removed, on "
+        f"{parameters:,} scores, {_numbers.share(SPARSITY)} of the weights removed, on "
         f"{machine()['device']}, {machine()['cores']} cores. Medians over {suite.rounds} "
         "interleaved rounds; h is a product with the linearized gradient.",
         _write.table(rows),

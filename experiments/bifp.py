@@ -26,10 +26,12 @@ import numpy as np
 
 from experiments import _write
 from experiments._comparison import run_presets
+from experiments._pictures import look, picture
 from experiments._presets import ABLATIONS
 from experiments._summaries import Summary, count_of, pairs_of, sparsities_of
 from experiments._write import gain
 from fairbilevel import comparison
+from fairbilevel._numbers import share
 from fairbilevel.analysis import LossPlane
 from fairbilevel.comparison import Comparison, run_key
 from fairbilevel.run import solution_plane
@@ -55,7 +57,7 @@ def reading(summaries: Mapping[str, Summary]) -> list[str]:
             if lines := pairs_of(summary, "bifp", variant):
                 gaps = ", ".join(
                     f"{gain(b['test_accuracy_gap'] - a['test_accuracy_gap'])} at "
-                    f"{100 * a['sparsity']:g} %"
+                    f"{share(a['sparsity'])}"
                     for a, b in lines
                 )
                 wider = [b["test_accuracy_gap"] > a["test_accuracy_gap"] for a, b in lines]
@@ -89,9 +91,9 @@ def surface(folder: Path, design: Comparison, points: int = 15) -> list[str]:
     Returns:
         A sentence computed from the file.
     """
-    table, picture = folder / "surface.csv", folder / "surface.png"
+    table, drawing = folder / "surface.csv", folder / "surface.png"
     sparsity = sorted(design.sparsities)[len(design.sparsities) // 2]
-    if not (table.is_file() and picture.is_file()):
+    if not (table.is_file() and drawing.is_file()):
         problem, reference, _ = comparison.start_repetition(design, 0, 0)
         seed = comparison.run_seed(design, 0, 0)
         try:
@@ -100,8 +102,8 @@ def surface(folder: Path, design: Comparison, points: int = 15) -> list[str]:
             ]
             plane = solution_plane(*solutions, points=points)
         except ValueError as error:
-            return [f"- No loss surface at {100 * sparsity:g} %: {error}."]
-        _draw_surface(plane, picture, f"{100 * sparsity:g} % removed, one fold")
+            return [f"- No loss surface at {share(sparsity)}: {error}."]
+        _draw_surface(plane, drawing, f"{share(sparsity)} removed, one fold")
         _write.write_csv(table, _surface_rows(plane, solutions))
     rows = _write.read_csv(table)
     groups = [column for column in rows[0] if column.startswith("loss: ")]
@@ -113,7 +115,7 @@ def surface(folder: Path, design: Comparison, points: int = 15) -> list[str]:
     networks = ", ".join(f"{row['network']} {told(row)}" for row in rows if row["network"])
     lowest = min((row for row in rows if not row["network"]), key=lambda row: float(row["loss"]))
     return [
-        f"- *The surface between the variants* at {100 * sparsity:g} %, one fold: loss on test, in "
+        f"- *The surface between the variants* at {share(sparsity)}, one fold: loss on test, in "
         f"brackets the difference between its largest and smallest group, {networks}; where it is "
         f"lowest on the plane between them {told(lowest)}."
     ]
@@ -139,39 +141,27 @@ def _surface_rows(plane: LossPlane, solutions: list[Solution]) -> list[dict[str,
 
 def _draw_surface(plane: LossPlane, path: Path, title: str) -> None:
     """Contours of the loss over all rows and of each group, the networks marked."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import colors
-    from matplotlib import pyplot as plt
-
     panels = {"all rows": plane.loss}
     panels |= {g: plane.group_loss[..., i] for i, g in enumerate(plane.groups)}
     # One scale of colors for all panels, by ratio: far from the networks the loss grows manifold.
     values = np.concatenate([v[np.isfinite(v) & (v > 0)] for v in panels.values()])
     levels = np.geomspace(values.min(), max(values.max(), values.min() * 1.01), 65)
-    figure, axes = plt.subplots(
-        1, len(panels), figsize=(3.9 * len(panels), 4.3), squeeze=False, layout="constrained"
-    )
-    for axis, (name, loss) in zip(axes[0], panels.items(), strict=True):
-        drawn = axis.contourf(
-            plane.u, plane.v, loss, levels, norm=colors.LogNorm(levels[0], levels[-1]),
-            cmap="cividis",
-        )  # fmt: skip
-        lines = axis.contour(plane.u, plane.v, loss, 10, colors="white", linewidths=0.5)
-        axis.clabel(lines, fontsize=6)
-        for method, (u, v), mark in zip(SURFACE, plane.solutions, "os^", strict=True):
-            axis.plot(u, v, mark, color="white", markeredgecolor="black", label=method, zorder=5)
-        axis.set_title(name, fontsize=10)
-        axis.set_xlabel("distance along the first two")
-    axes[0][0].set_ylabel("distance towards the third")
-    bar = figure.colorbar(drawn, ax=axes[0], format="%.2f", ticks=levels[::8])
-    bar.set_label("loss on test")
-    handles, names = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
-    figure.suptitle(title, fontsize=11)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    with picture(path, 1, len(panels), (3.9 * len(panels), 4.3)) as (figure, axes):
+        for axis, (name, loss) in zip(axes[0], panels.items(), strict=True):
+            drawn = axis.contourf(plane.u, plane.v, loss, levels, norm="log", cmap="cividis")
+            lines = axis.contour(plane.u, plane.v, loss, 10, colors="white", linewidths=0.5)
+            axis.clabel(lines, fontsize=6)
+            axis.grid(False)
+            for i, (method, (u, v)) in enumerate(zip(SURFACE, plane.solutions, strict=True)):
+                style = look(i, line=False) | {"color": "white", "markeredgecolor": "black"}
+                axis.plot(u, v, label=method, zorder=5, **style)
+            axis.set(title=name, xlabel="distance along the first two")
+        axes[0][0].set_ylabel("distance towards the third")
+        bar = figure.colorbar(drawn, ax=axes[0], format="%.2f", ticks=levels[::8])
+        bar.set_label("loss on test")
+        handles, names = axes[0][0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside lower center", ncols=3)
+        figure.suptitle(title)
 
 
 def iterations(folder: Path, design: Comparison, sparsities: list[float]) -> list[str]:
@@ -190,7 +180,7 @@ def iterations(folder: Path, design: Comparison, sparsities: list[float]) -> lis
         out.append(
             "- *One run is cheaper.* Gradient evaluations until the largest excess gap on tune is "
             "within 2 points and the accuracy within one of the run's last, at "
-            f"{100 * sparsity:g} %: {', '.join(said)}."
+            f"{share(sparsity)}: {', '.join(said)}."
         )
     return out
 

@@ -26,8 +26,10 @@ from typing import Any
 import numpy as np
 
 from experiments import _write
+from experiments._pictures import look, picture
 from experiments._worlds import DELTA, DISCORDANCES, GROUPS, METHODS, allowed, simulate, worlds
 from experiments._write import RESULTS
+from fairbilevel._numbers import points, share
 from fairbilevel.certificates import GAPS, Paired, certify, difference_upper, excess_bounds
 from fairbilevel.certificates._paired import _sharp
 from fairbilevel.records import read_arrays, write_text
@@ -163,24 +165,16 @@ def between(k: float, m: int) -> float:
 
 def draw_power(rows: list[dict[str, Any]], path: Path) -> None:
     """Bounds against rows."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, len(DISCORDANCES), figsize=(11, 3.6), sharey=True)
-    for axis, q in zip(axes, DISCORDANCES, strict=True):
-        part = [r for r in rows if r["q"] == q]
-        n = [r["rows"] for r in part]
-        axis.loglog(n, [r["simple_points"] for r in part], "o--", color="#D55E00", label="simple")
-        axis.loglog(n, [r["sharp_points"] for r in part], "s-", color="#0072B2", label="sharp")
-        axis.set_title(f"{100 * q:g} % of rows change")
-        axis.set_xlabel("rows")
-        axis.grid(alpha=0.3, which="both")
-    axes[0].set_ylabel("95 % upper bound of D, points")
-    axes[0].legend(frameon=False)
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    with picture(path, 1, len(DISCORDANCES), (11, 3.6), sharey=True) as (_, axes):
+        for axis, q in zip(axes[0], DISCORDANCES, strict=True):
+            part = [r for r in rows if r["q"] == q]
+            for i, name in enumerate(("sharp", "simple")):
+                bounds = [r[f"{name}_points"] for r in part]
+                axis.loglog([r["rows"] for r in part], bounds, label=name, **look(i))
+            axis.set(title=f"{share(q)} of rows change", xlabel="rows")
+            axis.grid(which="both")
+        axes[0][0].set_ylabel("95 % upper bound of D, points")
+        axes[0][0].legend()
 
 
 # ------------------------------------------------------------------ seconds of a certificate
@@ -228,7 +222,7 @@ def by_world(rows: list[dict[str, str]]) -> list[dict[str, Any]]:
     for r in rows:
         place = {"world": r["world"], "q": r["q"], "rows a group": r["rows_per_group"]}
         line = out.setdefault(tuple(place.values()), place)
-        line[r["method"]] = " / ".join(f"{100 * float(r[e]):.1f}" for e in ERRORS)
+        line[r["method"]] = " / ".join(points(float(r[e])) for e in ERRORS)
     return list(out.values())
 
 
@@ -250,7 +244,7 @@ def summary(out: Path) -> str:
             "Shares are in per cent.",
         ]
     widths = (
-        f"One-sided {100 * (1 - DELTA):g} % upper bounds of a difference that is zero, at the "
+        f"One-sided {share(1 - DELTA)} upper bounds of a difference that is zero, at the "
         "expected counts; `rows_ratio` is the share of the simple bound's rows that the sharp one "
         "needs for the same bound."
     )

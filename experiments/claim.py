@@ -28,7 +28,7 @@ from experiments._comparison import run_presets
 from experiments._presets import PUBLISHED, SOLVER
 from experiments._summaries import Summary
 from experiments._write import gain, interval, points
-from fairbilevel import comparison
+from fairbilevel import _numbers, comparison
 
 # A rival is near where its accuracy is within a point of the solver's; the margins of the claims.
 NEAR, NOT_WORSE, STRONG_NOT_WORSE, TIGHTER, STRONG_WIDER = 0.01, 0.002, 0.003, 0.8, 1.05
@@ -115,7 +115,7 @@ def reading(summaries: Mapping[str, Summary]) -> list[str]:
                 f"{points(own['certified_tolerance'])} | {found['accurate']['method']} | "
                 f"{gain(found['accuracy'])} | {near['method']} | "
                 f"{points(near['certified_tolerance'])} | "
-                f"{'-' if ratio is None else f'{ratio:.2f}'} | {mark} |"
+                f"{_numbers.MISSING if ratio is None else f'{ratio:.2f}'} | {mark} |"
             )
         out.append("")
         if kept:

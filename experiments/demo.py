@@ -14,7 +14,7 @@ import numpy as np
 
 from experiments import _write
 from experiments._write import interval, points
-from fairbilevel import comparison, devices
+from fairbilevel import _numbers, comparison, devices
 from fairbilevel.run import Config, prepare
 from fairbilevel.train import train_dense
 
@@ -72,7 +72,7 @@ def table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 "tune": points(float(np.mean([r["tune"] for r in found]))),
                 "test": points(float(np.mean([r["test"] for r in found]))),
                 "limit met (seeds)": f"{len(found) - len(missed)} of {len(found)}",
-                "rows beyond it where missed": beyond or "-",
+                "rows beyond it where missed": beyond or _numbers.MISSING,
                 "gradients": f"{np.mean([r['gradient_evaluations'] for r in found]):.0f}",
                 "seconds, median": (
                     f"{np.median([r['seconds_without_compiling'] for r in found]):.1f}"

@@ -19,6 +19,7 @@ from experiments._comparison import run_presets
 from experiments._presets import KINDS, NO_IMPLICIT
 from experiments._summaries import Summary, line_of
 from experiments._write import gain
+from fairbilevel._numbers import share
 
 
 def _kind(method: str) -> str:
@@ -46,7 +47,7 @@ def reading(summaries: Mapping[str, Summary]) -> list[str]:
             if p < 0.05 and summary["claims"]:
                 fair = f"certified {'tighter' if tighter < 0 else 'wider'}"
             out.append(
-                f"- {name}, {100 * line['sparsity']:g} % removed, {summary['repetitions']} "
+                f"- {name}, {share(line['sparsity'])} removed, {summary['repetitions']} "
                 f"repetitions: {kind}, in {time:.2f} of its time, is {word} than no implicit term "
                 f"({gain(mean)} points, {gain(low)} to {gain(high)}, unadjusted) and {fair} "
                 f"({gain(tighter)} points, p {p:.2f})."

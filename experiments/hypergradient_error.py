@@ -22,6 +22,7 @@ import optax
 
 import fairbilevel as fb
 from experiments import _write
+from experiments._pictures import look, picture
 from fairbilevel.hypergrad import (
     GMRES,
     BiCGStab,
@@ -187,30 +188,26 @@ def digits() -> Iterator[dict[str, Any]]:
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """Two panels."""
-    import matplotlib.pyplot as plt
-
-    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.6), layout="constrained")
-    markers = "osD^vP*X<>"
-    right.set_prop_cycle(color=[*plt.get_cmap("tab10").colors, "black"])
-    for marker, name in zip(markers, _names(rows, "quadratic"), strict=False):
-        mine = [r for r in rows if r["problem"] == "quadratic" and r["method"] == name]
-        fill = "none" if name == "unrolled" else None  # it is the series: show both
-        line = left.plot(_column(mine, "count"), _column(mine, "error"), marker,
-                         fillstyle=fill, ms=9 if fill else 6, label=name)  # fmt: skip
-        left.plot(_column(mine, "count"), _column(mine, "bound"), "--", lw=1,
-                  color=line[0].get_color(), label=f"{name}: proven bound")  # fmt: skip
-    left.set(yscale="log", xlabel="products or steps", ylabel="relative error",
-             title="A quadratic of condition 25", ylim=(1e-3, 3))  # fmt: skip
-    for marker, name in zip(markers + "hp", _names(rows, "digits"), strict=False):
-        mine = [r for r in rows if r["problem"] == "digits" and r["method"] == name]
-        style = marker if len(mine) == 1 else marker + "-"
-        right.plot(_column(mine, "cost"), _column(mine, "error"), style, ms=5, lw=1, label=name)
-    right.set(xscale="log", yscale="log", xlabel="cost in gradients", ylabel="relative error",
-              title="Softmax regression under a soft mask (digits)", ylim=(1e-6, 1))  # fmt: skip
-    for axes in (left, right):
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize=7, loc="upper right" if axes is left else "lower left")
-    figure.savefig(path, dpi=120)
+    with picture(path, 1, 2, (12, 4.6)) as (_, axes):
+        left, right = axes[0]
+        for i, name in enumerate(_names(rows, "quadratic")):
+            mine = [r for r in rows if r["problem"] == "quadratic" and r["method"] == name]
+            style, count = look(i, line=False), _column(mine, "count")
+            if name == "unrolled":  # it is the series: show both
+                style |= {"fillstyle": "none", "markersize": 9}
+            left.plot(count, _column(mine, "error"), label=name, **style)
+            left.plot(count, _column(mine, "bound"), "--", lw=1, color=style["color"],
+                      label=f"{name}: proven bound")  # fmt: skip
+        left.set(yscale="log", xlabel="products or steps", ylabel="relative error",
+                 title="A quadratic of condition 25", ylim=(1e-3, 3))  # fmt: skip
+        for i, name in enumerate(_names(rows, "digits")):
+            mine = [r for r in rows if r["problem"] == "digits" and r["method"] == name]
+            right.plot(_column(mine, "cost"), _column(mine, "error"), label=name,
+                       **look(i, line=len(mine) > 1))  # fmt: skip
+        right.set(xscale="log", yscale="log", xlabel="cost in gradients", ylabel="relative error",
+                  title="Softmax regression, soft mask (digits)", ylim=(1e-6, 1))  # fmt: skip
+        left.legend(loc="upper right")
+        right.legend(loc="lower left")
 
 
 def _names(rows: list[dict[str, Any]], problem: str) -> list[str]:

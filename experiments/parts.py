@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from experiments._comparison import run_presets
 from experiments._summaries import Summary
 from experiments._write import gain, points, table
+from fairbilevel._numbers import decimal
 
 
 def reading(summaries: Mapping[str, Summary]) -> list[str]:
@@ -31,7 +32,7 @@ def reading(summaries: Mapping[str, Summary]) -> list[str]:
                 mean, p = (line.get(f"{key}_difference_{k}") for k in ("mean", "p_adjusted"))
                 less = "" if mean is None else f" ({gain(mean)})"
                 row[f"{title} (points)"] = points(line[value]) + less
-                row[f"{title}: p"] = "-" if p is None else f"{p:.3f}"
+                row[f"{title}: p"] = decimal(p)
             rows.append({**row, "spread (points²)": f"{1e4 * line['spread_test']:.2f}"})
     told = "In brackets: less the first line of its table; p after Holm within it."
     return [table(rows), "", told]

@@ -15,12 +15,13 @@ from collections.abc import Mapping
 from experiments._comparison import run_presets
 from experiments._summaries import Summary, dense_of
 from experiments._write import points
+from fairbilevel import _numbers
 from fairbilevel.methods import NAMES
 
 
 def main_table(summaries: Mapping[str, Summary]) -> list[str]:
     """A row a method: accuracy on test and spread of excess gaps, by setting."""
-    ends = (f"{n}, {100 * s['lines'][-1]['sparsity']:g} %" for n, s in summaries.items())
+    ends = (f"{n}, {_numbers.share(s['lines'][-1]['sparsity'])}" for n, s in summaries.items())
     out = [
         "| method |" + "".join(f" {end}: accuracy | spread |" for end in ends),
         "|---|" + "---|---|" * len(summaries),
@@ -34,7 +35,7 @@ def main_table(summaries: Mapping[str, Summary]) -> list[str]:
                 continue
             mark = " ✗" if line["failed"] else " ∎" if line.get("constant") else ""
             spread = line.get("spread_test")
-            cells.append(f"{100 * line['test_accuracy']:.1f}{mark}")
+            cells.append(_numbers.points(line["test_accuracy"]) + mark)
             cells.append("" if spread is None else f"{1e4 * spread:.1f}")
         if any(cells):
             out.append(f"| {method} | {' | '.join(cells)} |")
@@ -73,10 +74,11 @@ def _ends(summaries: Mapping[str, Summary]) -> list[str]:
         )
         fair = ", ".join(f"{x['method']} {1e4 * x['spread_test']:.2f}" for x in by_spread[:3])
         out.append(
-            f"- {name}, {100 * lines[0]['sparsity']:g} % removed, {summary['repetitions']} folds, "
-            f"dense {points(dense['test_accuracy'])} %. Most accurate on test: {told}; least: "
-            f"{worst}. Least spread of excess gaps (points²): {fair}. Damage to groups beyond "
-            f"permuted labels (5 %, unadjusted): {', '.join(beyond) or 'none'}."
+            f"- {name}, {_numbers.share(lines[0]['sparsity'])} removed, "
+            f"{summary['repetitions']} folds, dense {points(dense['test_accuracy'])} %. "
+            f"Most accurate on test: {told}; least: {worst}. Least spread of excess gaps "
+            f"(points²): {fair}. Damage to groups beyond permuted labels "
+            f"(5 %, unadjusted): {', '.join(beyond) or 'none'}."
         )
     return out
 

@@ -5,15 +5,21 @@ Names come from a user's data: whatever they hold, they disturb no page and no t
 
 from __future__ import annotations
 
-import html
+import functools
 import re
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import jinja2
 
 # Control characters, overrides of the direction of writing (they would turn the numbers behind
 # a name around), and what is no character in UTF-8 or XML.
 _UNPRINTABLE = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
 )
+_PERCENT = re.compile(r"(?<=\d) %")
 _LONGEST = 160  # of one fact
 
 
@@ -22,26 +28,25 @@ def printable(text: object) -> str:
     return _UNPRINTABLE.sub("\ufffd", str(text))
 
 
-def esc(text: object) -> str:
-    """``text`` made safe inside HTML and SVG, as content or as a quoted attribute."""
-    return html.escape(printable(text), quote=True)
+@functools.cache
+def template(name: str) -> jinja2.Template:
+    """Of a page or a part of one, a file of this package: all that is put into it is printable and
+    escaped."""
+    import jinja2  # for those who write pages
 
+    def finalize(value: Any) -> Any:
+        # No line ends between a number and its per cent sign.
+        safe = hasattr(value, "__html__")
+        return value if safe else _PERCENT.sub("\xa0%", printable(value))
 
-def counted(number: int, noun: str) -> str:
-    """``1 row``, ``2,371 rows``."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def percent(fraction: float | None) -> str:
-    """``0.8721`` as ``87.2 %``."""
-    return "unknown" if fraction is None else f"{100 * fraction:.1f} %"
-
-
-def storage(count: float | None) -> str:
-    """``1536`` bytes as ``1.5 KiB``."""
-    if count is None:
-        return "unknown"
-    return f"{count / 2**20:,.1f} MiB" if count >= 2**20 else f"{count / 2**10:.1f} KiB"
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        finalize=finalize,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    ).get_template(name)
 
 
 def listed(names: Sequence[str], most: int = 6) -> str:
@@ -68,21 +73,9 @@ def table(
     """What a notebook shows: a title, rows whose first cell names them, a sentence below.
 
     Args:
-        title: above the table; all text is escaped here.
+        title: above the table.
         rows: of cells.
         head: names of the columns.
         below: a paragraph.
     """
-
-    def cells(row: Sequence[object]) -> str:
-        first, *rest = row
-        body = "".join(f'<td style="text-align:left">{esc(cell)}</td>' for cell in rest)
-        return f'<tr><th style="text-align:left">{esc(first)}</th>{body}</tr>'
-
-    named = "".join(f'<th style="text-align:left">{esc(name)}</th>' for name in head)
-    top = f"<thead><tr>{named}</tr></thead>" if head else ""
-    paragraph = f"<p>{esc(below)}</p>" if below else ""
-    return (
-        f"<div><p><b>{esc(title)}</b></p><table>{top}<tbody>{''.join(map(cells, rows))}</tbody>"
-        f"</table>{paragraph}</div>"
-    )
+    return template("_display.html").render(title=title, rows=rows, head=head, below=below)

@@ -100,7 +100,7 @@ def test_files_from_before_costs_were_counted_are_read(done, source, tmp_path):
     line = summary["lines"][-1]
     assert line["parameters_kept"] is line["multiply_adds_kept"] is None
     rows = [x for x in (folder / "table.md").read_text().splitlines() if x.startswith("| magn")]
-    assert " | - | - | " in rows[0]
+    assert " | – | – | " in rows[0]
 
 
 def test_it_goes_on_where_it_stopped(done, source):

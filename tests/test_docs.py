@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pkgutil
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import fairbilevel as fb
@@ -49,6 +52,54 @@ def test_the_models_of_a_guide_are_right(capsys):
     assert given.endswith(" ()")
     assert texts.startswith("integer ")
     assert float(texts.split()[1]) > 0.9
+
+
+def run_blocks(page: str, names: dict[str, Any]) -> None:
+    """All of a page's Python, one block after the other, among these names."""
+    for block in re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL):
+        exec(compile(block, page, "exec", dont_inherit=True), names)
+
+
+def test_the_examples_of_python_run_one_after_the_other(monkeypatch, tmp_path, capsys):
+    """With fewer steps than printed; the last of their run's folder is what lists of runs show."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(fb, "solve", partial(fb.solve, steps=12, dense_steps=30))
+    names: dict[str, Any] = {
+        "valid_loss": lambda scale, w, rows: ((scale * w - rows) ** 2).sum(),
+        "train_loss": lambda scale, w, rows: ((w - scale * rows) ** 2).sum(),
+        "outer_var": jnp.asarray(2.0),
+        "weights": jnp.asarray([2.0, 4.0]),
+        "batch": jnp.asarray([1.0, 2.0]),
+        "held_out": jnp.asarray([1.0, 1.0]),
+    }
+    run_blocks("docs/python.md", names)
+    found = names["found"]
+    assert float(capsys.readouterr().out) == found.gaps.excess_accuracy.largest
+    assert len(found.to_frame()) == 10
+    bound = names["problem"].under((names["errors"],)).constraints[0]
+    assert bound.tolerance[8] == 0.1
+    # w = scale * batch, so the outer loss is the sum of (scale**2 * batch - held_out)**2.
+    assert float(names["gradient"]) == pytest.approx(8 * (4 - 1) * 1 + 8 * (8 - 1) * 2, rel=1e-4)
+
+    run_blocks("docs/run_folder.md", {})
+    assert capsys.readouterr().out.startswith("runs/mine completed ")
+    names["problem"] = names["problem"].under(())
+    run_blocks("docs/crash_safety.md", names)
+    assert list(Path("checkpoints/faces").iterdir())
+
+
+def test_the_example_of_certificates_runs(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    rng, n = np.random.default_rng(0), 4000
+    y = rng.integers(0, 2, n)
+    dense, lost = np.where(rng.random(n) < 0.9, y, 1 - y), rng.random(n) < 0.01
+    names: dict[str, Any] = {"fb": fb, "y": y, "dense_pred": dense}
+    names |= {"pruned_pred": np.where(lost, 1 - dense, dense), "group": rng.integers(0, 2, n)}
+    names |= {"person": np.arange(n) // 2, "row_id": np.arange(n)}
+    run_blocks("docs/certificates.md", names)
+    assert capsys.readouterr().out.startswith("certified 0.0")
+    assert Path("certificate.json").exists()
+    assert Path("ledger.json").exists()
 
 
 def test_the_examples_of_contributing_work_as_printed(tiny_problem):

@@ -27,7 +27,7 @@ ROWS = (
     ("hypergrad", "fairness", "masks", "analysis"),
     ("models", "data"),
     ("devices",),
-    ("_display", "_trees", "_xla", "_options", "_npz"),
+    ("_display", "_numbers", "_trees", "_xla", "_options", "_npz"),
 )
 RANK = {room: i for i, row in enumerate(ROWS) for room in row}
 

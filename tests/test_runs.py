@@ -181,7 +181,7 @@ def test_an_evaluation_tells_itself(result):
     assert f"({gap.group})" in repr(found)
     page = found._repr_html_()
     assert page.count("<tr>") == 11
-    assert f"{100 * found.groups['3'].accuracy:.1f} %" in page
+    assert f"{100 * found.groups['3'].accuracy:.1f}\xa0%" in page
     with pytest.raises(AttributeError):
         found.accuracy = 1.0
 

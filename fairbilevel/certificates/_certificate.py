@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from fairbilevel import _display
+from fairbilevel import _display, _numbers
 from fairbilevel.certificates import _claim as gaps
 from fairbilevel.certificates import _words as words
 from fairbilevel.certificates._claim import Claim
+from fairbilevel.certificates._context import Context
 from fairbilevel.certificates._counts import GroupCounts
 from fairbilevel.certificates._judge import (
     CERTIFIED,
@@ -38,41 +39,6 @@ _MOST_SHOWN = 20  # groups in a notebook
 
 
 @dataclass(frozen=True)
-class Context:
-    """Where the rows and the models come from; nothing is computed from it.
-
-    Attributes:
-        data: name of the rows' source.
-        fingerprint: of the rows.
-        kind: what is independent and counted: ``rows``, or units such as ``persons``.
-        rows_read: rows before one was drawn per unit.
-        left_out: rows left out, by reason.
-        duplicates: rows whose inputs equal another row's.
-        alike: rows that are or may be rows that the models were made with.
-        doubts: what makes it doubtful that rows and columns are what they are called.
-        dense_model: hash of the dense model.
-        pruned_model: hash of the pruned model.
-        dense_trained_on: what the dense model was trained on, as far as anybody said.
-        looks_counted: whether a ledger numbers the looks at these rows.
-        notes: sentences for the reader.
-    """
-
-    data: str = "the rows given"
-    fingerprint: str = ""
-    kind: str = "rows"
-    rows_read: int = 0
-    left_out: Mapping[str, int] = field(default_factory=dict)
-    duplicates: int | None = None
-    alike: int = 0
-    doubts: Sequence[str] = ()
-    dense_model: str = ""
-    pruned_model: str = ""
-    dense_trained_on: str | None = None
-    looks_counted: bool = False
-    notes: Sequence[str] = ()
-
-
-@dataclass(frozen=True)
 class Certificate:
     """What held-out rows prove about gaps between groups.
 
@@ -84,7 +50,7 @@ class Certificate:
 
     claim: Claim
     groups: tuple[GroupCounts, ...]
-    context: Context = Context()
+    context: Context = field(default_factory=Context)
 
     def __post_init__(self) -> None:
         claimed = [g for g in self.groups if g.claimed]
@@ -121,12 +87,12 @@ class Certificate:
         return (
             f"{self.claim.gap}, {word} {limit}: {self.verdict}"
             f"{' (conditional)' if self.conditional else ''}; {smallest} proven"
-            f" with {words.percent(self.claim.confidence)} confidence"
+            f" with {_numbers.share(self.claim.confidence)} confidence"
         )
 
     def __repr__(self) -> str:
-        rows = _display.counted(sum(g.rows for g in self.groups), "row")
-        groups = f"{rows} in {_display.counted(len(self.groups), 'group')}"
+        rows = _numbers.counted(sum(g.rows for g in self.groups), "row")
+        groups = f"{rows} in {_numbers.counted(len(self.groups), 'group')}"
         return _display.line("Certificate", self._title(), groups)
 
     def __str__(self) -> str:
@@ -136,9 +102,7 @@ class Certificate:
         shown = sorted(self.findings, key=lambda f: -(f.bound or f.high))[:_MOST_SHOWN]
         left_out = len(self.findings) - len(shown)
 
-        def written(value: float | None) -> str:
-            return "unknown" if value is None else f"{value:+.4f}"
-
+        written = partial(_numbers.decimal, decimals=4, signed=True)
         rows = [
             (
                 f.group if f.label is None else f"{f.group} ({f.label})",
@@ -149,7 +113,7 @@ class Certificate:
             )
             for f in shown
         ]
-        more = f" {_display.counted(left_out, 'group')} more are not shown." if left_out else ""
+        more = f" {_numbers.counted(left_out, 'group')} more are not shown." if left_out else ""
         head = ("group", "rows", "estimate", "interval", "verdict")
         return _display.table(
             f"Certificate: {self._title()}", rows, head=head, below=self.sentence + more

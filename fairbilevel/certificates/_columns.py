@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fairbilevel._numbers import percent, points
 from fairbilevel.certificates import _claim as gaps
 from fairbilevel.certificates._binomial import rate_upper
 from fairbilevel.certificates._ledger import digest, fingerprints
@@ -128,9 +129,9 @@ def check_models(
         chance = sum(n * shares[1].get(k, 0) for k, n in shares[0].items()) / len(labels) ** 2
         if right.mean() < chance:
             raise ValueError(
-                f"the dense model gets {100 * right.mean():.1f} % of the rows right and the pruned "
-                f"one {100 * after.mean():.1f} %, where the same answers at random would get "
-                f"{100 * chance:.1f} %: are classes written as in y?"
+                f"the dense model gets {percent(right.mean())} of the rows right and the pruned "
+                f"one {percent(after.mean())}, where the same answers at random would get "
+                f"{percent(chance)}: are classes written as in y?"
             )
     if as_given or len(labels) < _FEW:
         return []
@@ -142,8 +143,8 @@ def check_models(
         if surely and (won > lost)[some].all():
             raise ValueError(
                 f"the dense model is right less often than the pruned one in every group "
-                f"({100 * right.mean():.1f} and {100 * after.mean():.1f} % in all), as if the two "
-                "were exchanged: if that is so, say as_given=True (--as-given)"
+                f"({points(right.mean())} and {percent(after.mean())} in all), as if the two were "
+                "exchanged: if that is so, say as_given=True (--as-given)"
             )
     pairs = (
         ("dense_pred", "y", right),

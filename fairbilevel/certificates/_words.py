@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from fairbilevel._numbers import percent, points, share
 from fairbilevel.certificates import _claim as gaps
 from fairbilevel.certificates._claim import Claim
 from fairbilevel.certificates._judge import CERTIFIED, PARTIAL, VIOLATED, Finding
@@ -19,14 +20,9 @@ def names(items: Sequence[str]) -> str:
     return f"{shown} and {more} more" if more > 0 else shown
 
 
-def percent(confidence: float) -> str:
-    """``0.95`` as ``95 %``."""
-    return f"{100 * confidence:.10g} %"
-
-
 def _points(value: float) -> str:
     """A fraction in points, rounded up: a bound must not look better than it is."""
-    return f"{math.ceil(1000 * value - 1e-9) / 10:.1f} points"
+    return f"{points(math.ceil(1000 * value - 1e-9) / 1000)} points"
 
 
 def amount(claim: Claim, value: float, *, exact: bool = False) -> str:
@@ -34,7 +30,7 @@ def amount(claim: Claim, value: float, *, exact: bool = False) -> str:
     if claim.gap in gaps.OF_QUANTITIES:
         return f"{value:.6g}" if exact else f"{math.ceil(1e4 * value - 1e-9) / 1e4:.4f}"
     if claim.gap == gaps.FLOOR:
-        return percent(value) if exact else f"{math.floor(1000 * value + 1e-9) / 10:.1f} %"
+        return share(value) if exact else percent(math.floor(1000 * value + 1e-9) / 1000)
     return f"{100 * value:.10g} points" if exact else _points(value)
 
 
@@ -87,9 +83,9 @@ def sentences(
     if claim.gap in gaps.BESIDE_DENSE:
         kind_of, _, name = dense.rpartition(":")
         relative = f", relative to dense {kind_of or 'model'} {name[:12]}"
-    dense_right, pruned_right = (f"{100 * a:.1f} %" for a in accuracies)
+    dense_right, pruned_right = (percent(a) for a in accuracies)
     relative += f" (accuracy here: dense {dense_right}, pruned {pruned_right})"
-    sure = percent(claim.confidence)
+    sure = share(claim.confidence)
     origin = f"For {kind} like those in {data} ({rows:,} {kind}, mix as listed)"
     limit = amount(claim, claim.tolerance, exact=True)
     word = "floor" if claim.gap == gaps.FLOOR else "tolerance"
@@ -104,7 +100,7 @@ def sentences(
         out.append(f"The {word} of {limit} is certified.")
     elif verdict == PARTIAL:
         out.append(
-            f"The {word} of {limit} is certified of the listed groups only: {100 * silent:.1f} % "
+            f"The {word} of {limit} is certified of the listed groups only: {percent(silent)} "
             f"of the {kind} belong to others."
         )
     elif verdict == VIOLATED:
@@ -116,7 +112,7 @@ def sentences(
         toward = f" The groups in question: {open_}." if open_ else ""
         out.append(f"Whether the {word} of {limit} holds, these rows leave undecided.{toward}")
     if small:
-        out.append(f"Too small to say: {names(small)}, {100 * silent:.1f} % of the {kind}.")
+        out.append(f"Too small to say: {names(small)}, {percent(silent)} of the {kind}.")
     if alike:
         out.append(
             f"Conditional: {alike} rows are equal or nearly equal to rows that this run was fitted "

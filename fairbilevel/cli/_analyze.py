@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import tyro
 from rich.console import Console
 
+from fairbilevel._numbers import MISSING, decimal
+from fairbilevel.cli._parse import parse
 from fairbilevel.cli._show import plain, say, table
 
 if TYPE_CHECKING:
@@ -36,12 +38,13 @@ class Analyze:
     """Print the analysis as JSON instead of a table."""
 
 
-def analyze(options: Analyze, console: Console) -> int:
+def analyze(words: list[str], console: Console) -> int:
     """Run ``fairbilevel analyze``.
 
     Raises:
         ValueError: anything wrong with options, run or data.
     """
+    options = parse(Analyze, "analyze", words)
     from fairbilevel.analysis import Lanczos
     from fairbilevel.records import ANALYSIS
     from fairbilevel.run import analyze_run, load_run, write_analysis
@@ -104,6 +107,4 @@ def _show(console: Console, impact: DisparateImpact, options: Analyze) -> None:
 
 
 def _number(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.3g}" if abs(value) >= 100 else f"{value:.3f}"
+    return MISSING if value is None else f"{value:.3g}" if abs(value) >= 100 else decimal(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ import tyro
 from rich.console import Console
 
 from fairbilevel import _options
+from fairbilevel._numbers import decimal, points
+from fairbilevel.cli._parse import parse
 from fairbilevel.cli._show import plain, say, table
 from fairbilevel.records import CERTIFICATE
 
@@ -106,12 +109,13 @@ class Verify:
     """The predictions it is of, with columns y, dense, pruned and group."""
 
 
-def certify(options: Certify, console: Console) -> int:
+def certify(words: list[str], console: Console) -> int:
     """Run ``fairbilevel certify``.
 
     Raises:
         ValueError: anything wrong with options, run, rows or ledger.
     """
+    options = parse(Certify, "certify", words)
     if (options.run is None) == (options.predictions is None):
         raise ValueError("certify wants a run folder, or --predictions FILE.csv: one of the two")
     if options.tolerance is None:
@@ -148,8 +152,9 @@ def certify(options: Certify, console: Console) -> int:
     return certificate.exit_code
 
 
-def verify(options: Verify, console: Console) -> int:
+def verify(words: list[str], console: Console) -> int:
     """Run ``fairbilevel verify``: 0 the same, 1 different."""
+    options = parse(Verify, "verify", words)
     from fairbilevel.certificates import CHECKED, differences
     from fairbilevel.certificates import verify as compute_again
 
@@ -348,15 +353,15 @@ def _show(console: Console, certificate: Certificate) -> None:
     for i, line in enumerate(lines):
         say(console, line, "bold" if i < 2 else None)
     bounds = table(["group"], ["rows", "estimate", "interval", "own verdict"])
-    factor = 1.0 if claim.gap in ("equalized-loss", "equalized-loss-signed") else 100.0
+    losses = claim.gap in ("equalized-loss", "equalized-loss-signed")
+    written = partial(decimal if losses else points, decimals=2, signed=True)
     shown = certificate.findings
     if len(shown) > 40:
         shown = tuple(sorted(shown, key=lambda f: -(f.bound or f.high)))[:20]
     for f in shown:
         name = f.group if f.label is None else f"{f.group} ({f.label})"
-        estimate = "-" if f.estimate is None else f"{factor * f.estimate:+.2f}"
-        interval = f"{factor * f.low:+.2f} to {factor * f.high:+.2f}"
-        bounds.add_row(plain(name), f"{f.rows:,}", estimate, interval, f.verdict)
+        estimate, low, high = map(written, (f.estimate, f.low, f.high))
+        bounds.add_row(plain(name), f"{f.rows:,}", estimate, f"{low} to {high}", f.verdict)
     console.print(bounds, highlight=False)
     if len(shown) < len(certificate.findings):
         console.print(

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
+from fairbilevel._numbers import decimal, points
+from fairbilevel.cli._parse import configuration, engine_asked, shares, taken, whole
 from fairbilevel.cli._show import plain, say, table
 
 DEFAULTS = {
@@ -44,10 +45,14 @@ work.
 """
 
 
-def compare(config: Any, options: dict[str, str], engine: Any, console: Console) -> int:
-    """Run it and print the table."""
+def compare(words: list[str], console: Console) -> int:
+    """Run it and print the table; everything that solve takes, and ``DEFAULTS``."""
+    if {"-h", "--help"} & set(words):
+        print(HELP)
+    options, rest = taken(words, DEFAULTS)
+    engine, rest = engine_asked(options, rest)
+    config = configuration("compare", rest)
     from fairbilevel import comparison
-    from fairbilevel.cli._parse import shares, whole
 
     methods = comparison.split_methods(options["methods"])
     default = comparison.REFERENCE if comparison.REFERENCE in methods else (*methods, "")[0]
@@ -73,13 +78,13 @@ def compare(config: Any, options: dict[str, str], engine: Any, console: Console)
             plain(line["method"])
             + (" (failed)" if line["failed"] else " (one answer)" if line["constant"] else ""),
             f"{line['sparsity']:g}",
-            _number(line["test_accuracy"], 100),
-            _number(line.get("accuracy_difference_mean"), 100, "+"),
-            _number(line.get("accuracy_difference_p_adjusted"), 1, digits=3),
-            _number(line.get("churn"), 100),
-            _number(line.get("certified_tolerance"), 100),
-            _number(line.get("certified_tolerance_difference_mean"), 100, "+"),
-            _number(line.get("certified_tolerance_difference_p_adjusted"), 1, digits=3),
+            points(line["test_accuracy"], 2),
+            points(line.get("accuracy_difference_mean"), 2, signed=True),
+            decimal(line.get("accuracy_difference_p_adjusted")),
+            points(line.get("churn"), 2),
+            points(line.get("certified_tolerance"), 2),
+            points(line.get("certified_tolerance_difference_mean"), 2, signed=True),
+            decimal(line.get("certified_tolerance_difference_p_adjusted")),
         )
     for error in summary.get("errors", ()):
         shown.add_row(f"{plain(error['job'])}: {plain(error['error'])} (tried twice)")
@@ -95,7 +100,3 @@ def compare(config: Any, options: dict[str, str], engine: Any, console: Console)
     )
     say(console, f"\ntables: {folder / 'table.md'}")
     return 0
-
-
-def _number(value: float | None, scale: float, sign: str = "", *, digits: int = 2) -> str:
-    return "-" if value is None else f"{scale * value:{sign}.{digits}f}"

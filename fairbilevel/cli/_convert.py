@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import tyro
 from rich.console import Console
 
+from fairbilevel.cli._parse import parse
 from fairbilevel.cli._show import say
 
 
@@ -33,8 +34,9 @@ class Convert:
     """Let TensorFlow Datasets download and prepare what is not there yet."""
 
 
-def convert(options: Convert, console: Console) -> int:
+def convert(words: list[str], console: Console) -> int:
     """Write the folder and say what is in it."""
+    options = parse(Convert, "convert", words)
     from fairbilevel import data
     from fairbilevel.cli._progress import Passes
 

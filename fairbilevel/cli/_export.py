@@ -10,8 +10,9 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from fairbilevel._display import storage
-from fairbilevel.cli._show import percent, plain, say, table
+from fairbilevel._numbers import MISSING, percent, points, storage
+from fairbilevel.cli._parse import parse
+from fairbilevel.cli._show import plain, say, table
 
 _MOST_GROUPS = 40
 
@@ -59,12 +60,13 @@ class Predict:
     """Split of a TensorFlow data set."""
 
 
-def export(options: Export, console: Console) -> int:
+def export(words: list[str], console: Console) -> int:
     """Run ``fairbilevel export``.
 
     Raises:
         ValueError: anything wrong with run, options or rows, or a file that answers otherwise.
     """
+    options = parse(Export, "export", words)
     from fairbilevel.fairness import parse_tolerance
     from fairbilevel.run import export as write
     from fairbilevel.run import load_run, read_like, record_export
@@ -121,7 +123,7 @@ def _show_groups(console: Console, told: dict[str, Any], precision: str) -> None
             f"{told['file']['group_size'][name]:,}",
             *(percent(value) for value in accuracy),
             f"{told['changed'][name]:,}",
-            *("-" if value is None else f"{100 * value:+.1f}" for value in excess),
+            *(points(value, signed=True) for value in excess),
         )
     console.print(shown, highlight=False)
     if len(told["counted_groups"]) < len(ranked):
@@ -129,20 +131,21 @@ def _show_groups(console: Console, told: dict[str, Any], precision: str) -> None
     if len(ranked) > _MOST_GROUPS:
         say(console, f"({len(ranked) - _MOST_GROUPS} groups with fewer changes not shown)")
     for key, name, unit in (
-        ("worst_group_accuracy", "worst group's accuracy", " %"),
-        ("accuracy_gap", "accuracy gap", " points"),
-        ("max_excess_accuracy_gap", "largest excess accuracy gap", " points"),
+        ("worst_group_accuracy", "worst group's accuracy", "%"),
+        ("accuracy_gap", "accuracy gap", "points"),
+        ("max_excess_accuracy_gap", "largest excess accuracy gap", "points"),
     ):
-        before, after = (percent(told[g][key], unit) for g in ("gaps", "file_gaps"))
+        before, after = (f"{points(told[g][key])} {unit}" for g in ("gaps", "file_gaps"))
         say(console, f"{name}: {before} pruned, {after} in {precision}")
 
 
-def predict(options: Predict, console: Console) -> int:
+def predict(words: list[str], console: Console) -> int:
     """Run ``fairbilevel predict``.
 
     Raises:
         ValueError: anything wrong with file, run or data.
     """
+    options = parse(Predict, "predict", words)
     from fairbilevel.run import load_run, open_model, predict_source, write_answers
 
     model = open_model(options.model)
@@ -154,7 +157,7 @@ def predict(options: Predict, console: Console) -> int:
     known = data.y >= 0
     shown = table(["class"], ["answered", "labelled"])
     for i, name in enumerate(model.classes):
-        labelled = f"{int((data.y == i).sum()):,}" if known.any() else "-"
+        labelled = f"{int((data.y == i).sum()):,}" if known.any() else MISSING
         shown.add_row(plain(name), f"{int((answers == i).sum()):,}", labelled)
     console.print(shown, highlight=False)
     if known.any():

@@ -1,4 +1,4 @@
-"""Prints what a solve would do."""
+"""``fairbilevel plan``: what a solve would do."""
 
 from __future__ import annotations
 
@@ -6,10 +6,22 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from fairbilevel import _numbers
+from fairbilevel.cli._parse import configuration
 from fairbilevel.cli._show import plain, say, table
 
 if TYPE_CHECKING:
     from fairbilevel.records import CostResult
+
+
+def plan(words: list[str], console: Console) -> int:
+    """Print it; nothing is trained."""
+    config = configuration("plan", words)
+    from fairbilevel.run import make_plan, prepare
+
+    prepared = prepare(config)
+    print_plan(console, prepared, make_plan(prepared))
+    return 0
 
 
 def print_plan(console: Console, prepared: Any, plan: Any) -> None:
@@ -18,7 +30,7 @@ def print_plan(console: Console, prepared: Any, plan: Any) -> None:
     problem = prepared.problem
     data = problem.data
     method, units = prepared.method, f"{prepared.method.granularity}s"
-    share = f"{100 * method.sparsity:g} %"
+    share = _numbers.share(method.sparsity)
     if method.sparsity_of == "units":
         asked = f"{plan.removed:,} of {plan.prunable:,} {units} to remove ({share})"
     else:
@@ -43,7 +55,7 @@ def print_plan(console: Console, prepared: Any, plan: Any) -> None:
         least = plan.least[group]
         cells = [f"{plan.rows[group][role]:,}" for role in ROLES]
         mark = "" if group in plan.counted else " (reported only)"
-        bound = "-" if least is None or mark else f"{100 * least:.1f} points"
+        bound = _numbers.MISSING if least is None or mark else f"{_numbers.points(least)} points"
         rows.add_row(plain(group) + mark, *cells, bound)
     console.print(rows, highlight=False)
     if len(shown) < len(plan.rows):
@@ -64,13 +76,13 @@ def print_plan(console: Console, prepared: Any, plan: Any) -> None:
 
 
 def _print_power(console: Console, plan: Any) -> None:
-    least, sure = plan.least_tolerance, f"{100 * plan.confidence:.10g} % confidence"
+    least, sure = plan.least_tolerance, f"{_numbers.share(plan.confidence)} confidence"
     say(
         console,
         "No tolerance can be certified: a counted group has no certify rows."
         if least is None
         else f"Certify rows could prove, with {sure} and at best (no answer changes), that no "
-        f"group loses more than {100 * least:.1f} points beyond the average.",
+        f"group loses more than {_numbers.points(least)} points beyond the average.",
     )
     if plan.power:
         say(
@@ -78,17 +90,18 @@ def _print_power(console: Console, plan: Any) -> None:
             "With 80 % power, if no group really loses more than another and pruning changes this "
             "share of answers:",
         )
-        shares = [f"{100 * share:g} %" for share in plan.power[0].tolerances]
+        shares = [_numbers.share(share) for share in plan.power[0].tolerances]
         power = table(["certify rows of the smallest counted group"], shares)
         for line in plan.power:
             rows = f"{line.rows:,}" + ("" if line.times == 1 else f" ({line.times} times as many)")
-            power.add_row(rows, *(f"{100 * t:.1f} points" for t in line.tolerances.values()))
+            power.add_row(rows, *(f"{_numbers.points(t)} points" for t in line.tolerances.values()))
         console.print(power, highlight=False)
     if plan.need is not None:
         need = plan.need
         wanted = "; ".join(
-            f"{'tens of thousands' if rows is None else f'about {rows:,}'} at {100 * share:g} %"
-            for share, rows in need.rows.items()
+            f"{'tens of thousands' if rows is None else f'about {rows:,}'} at "
+            f"{_numbers.share(part)}"
+            for part, rows in need.rows.items()
         )
         say(
             console,
@@ -106,4 +119,7 @@ def duration(seconds: float) -> str:
 def print_times(console: Console, cost: CostResult) -> None:
     """What compiling and running took, the command's start and its files left out."""
     compiling, total = cost.compile_seconds or 0.0, cost.seconds or 0.0
-    say(console, f"compiled in {compiling:,.1f} s, ran {total - compiling:,.1f} s")
+    say(
+        console,
+        f"compiled in {_numbers.duration(compiling)}, ran {_numbers.duration(total - compiling)}",
+    )

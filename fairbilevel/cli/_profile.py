@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import tyro
 from rich.console import Console
 
-from fairbilevel.cli._show import percent, plain, say, table
+from fairbilevel._numbers import count, milliseconds, percent
+from fairbilevel.cli._parse import parse
+from fairbilevel.cli._show import plain, say, table
 
 if TYPE_CHECKING:
     from fairbilevel.run import Run
@@ -36,12 +38,13 @@ class MakeProfile:
     """Print the profile as JSON instead of tables."""
 
 
-def profile(options: MakeProfile, console: Console) -> int:
+def profile(words: list[str], console: Console) -> int:
     """Run ``fairbilevel profile``.
 
     Raises:
         ValueError: anything wrong with options or run.
     """
+    options = parse(MakeProfile, "profile", words)
     from fairbilevel.deploy import check_profile
     from fairbilevel.records import PROFILE
     from fairbilevel.run import load_run, write_profile
@@ -99,8 +102,8 @@ def _show(console: Console, content: dict[str, Any]) -> None:
     times = table([""], columns)
     for timed in timed_rows(content):
         gain = timed.gain if timed.clear else f"{timed.gain}, unclear"
-        ms = [f"{spent[0]:.3g}" for spent in (timed.dense, timed.pruned)]
-        rates = [f"{rate:,.0f}" for rate in timed.rates]
+        ms = [milliseconds(spent[0]) for spent in (timed.dense, timed.pruned)]
+        rates = [count(rate) for rate in timed.rates]
         times.add_row(plain(timed.way), str(timed.batch), *ms, gain, *rates)
     console.print()
     console.print(times, highlight=False)

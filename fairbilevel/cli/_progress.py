@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from fairbilevel.cli._show import percent
+from fairbilevel._numbers import percent, points
 
 _PHASES = {
     "dense": "dense model",
@@ -22,10 +22,6 @@ _PHASES = {
 }
 _WAITING = 0.01  # share of the time from which it is worth saying
 _EVERY = 5.0  # seconds between two lines on one pass
-
-
-def _points(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:+.1f} points"
 
 
 def _time(seconds: float) -> str:
@@ -92,11 +88,11 @@ class Progress:
             ("loss", f"{record['loss']:.3f}"),
             ("accuracy on tune", percent(tune["accuracy"])),
             ("worst group", percent(tune.get("worst_group_accuracy"))),
-            ("largest violation", _points(tune.get("largest_violation"))),
+            ("largest violation", f"{points(tune.get('largest_violation'), signed=True)} points"),
             ("time left", _time(left)),
         ]
         if record.get("guard"):
-            cells.append(("guard", f"active in {100 * record['guard']:.0f} % of the steps"))
+            cells.append(("guard", f"active in {percent(record['guard'], 0)} of the steps"))
         if record.get("waiting", 0) >= _WAITING:
             cells.append(("waiting for rows", percent(record["waiting"])))
         if self._live is not None:

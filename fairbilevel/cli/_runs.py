@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 import tyro
 from rich.console import Console
 
-from fairbilevel.cli._show import percent, plain, table
+from fairbilevel._numbers import MISSING, points, share
+from fairbilevel.cli._parse import parse
+from fairbilevel.cli._show import plain, table
 
 if TYPE_CHECKING:
     from fairbilevel.run import RunSummary
@@ -26,8 +28,9 @@ class Runs:
     """Print the list as JSON instead of a table."""
 
 
-def runs(options: Runs, console: Console) -> int:
+def runs(words: list[str], console: Console) -> int:
     """Print the list."""
+    options = parse(Runs, "runs", words)
     from fairbilevel.run import list_runs
 
     found = list_runs(options.folder)
@@ -53,9 +56,9 @@ def runs(options: Runs, console: Console) -> int:
             plain(name(run)),
             plain(_pruned(run)),
             _accuracy(run),
-            percent(run.largest_gap, ""),
+            points(run.largest_gap),
             plain(_outcome(run)),
-            "-" if run.date is None else run.date[:10],
+            MISSING if run.date is None else run.date[:10],
         )
     if listed:
         console.print(rows, highlight=False)
@@ -76,15 +79,15 @@ def runs(options: Runs, console: Console) -> int:
 
 def _pruned(run: RunSummary) -> str:
     """The data, the method, and the share that it removes."""
-    share = None if run.sparsity is None else f"{100 * run.sparsity:g} %"
-    method = " ".join(part for part in (run.method, share) if part)
-    return ", ".join(part for part in (run.data, method) if part) or "-"
+    removed = None if run.sparsity is None else share(run.sparsity)
+    method = " ".join(part for part in (run.method, removed) if part)
+    return ", ".join(part for part in (run.data, method) if part) or MISSING
 
 
 def _accuracy(run: RunSummary) -> str:
     if run.accuracy is None:
-        return "-"
-    return f"{percent(run.dense_accuracy, '')} -> {percent(run.accuracy, '')}"
+        return MISSING
+    return f"{points(run.dense_accuracy)} -> {points(run.accuracy)}"
 
 
 def _outcome(run: RunSummary) -> str:

@@ -27,8 +27,3 @@ def table(left: Sequence[str], right: Sequence[str] = ()) -> Table:
 def plain(text: str) -> str:
     """Text that cannot disturb the terminal, whatever a group is called."""
     return escape("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text))
-
-
-def percent(value: float | None, unit: str = " %") -> str:
-    """A share as a percentage with one decimal."""
-    return "-" if value is None else f"{100 * value:.1f}{unit}"

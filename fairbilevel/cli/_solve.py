@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from fairbilevel.cli import _show as show
+from fairbilevel.cli._parse import configuration, taken
 from fairbilevel.cli._plan import print_plan, print_times
 from fairbilevel.cli._progress import Progress
 
@@ -23,7 +24,27 @@ a new one.
 """
 
 
-def solve(config: Any, console: Console, *, must_resume: bool = False) -> int:
+def solve(words: list[str], console: Console) -> int:
+    """Run, or go on with a run that was begun."""
+    if {"-h", "--help"} & set(words):
+        print(HELP)
+    # Alone, --resume insists on what the same command does anyway: going on where there is a run.
+    must = [i for i, w in enumerate(words) if w == "--resume" and not _has_value(words, i)]
+    options, rest = taken([w for i, w in enumerate(words) if i not in must], {"resume": ""})
+    if options["resume"]:
+        from fairbilevel.run import stored_config
+
+        path = Path(options["resume"])
+        return _resume(path, configuration("solve", rest, stored_config(path)), console)
+    return _solve(configuration("solve", rest), console, bool(must))
+
+
+def _has_value(words: list[str], place: int) -> bool:
+    """Whether the option at a place is followed by a value."""
+    return place + 1 < len(words) and not words[place + 1].startswith("--")
+
+
+def _solve(config: Any, console: Console, must_resume: bool) -> int:
     """Run, or go on with the unfinished run that the same options began.
 
     Raises:
@@ -49,7 +70,7 @@ def solve(config: Any, console: Console, *, must_resume: bool = False) -> int:
     return _run(Path(path), config, goes_on, console)
 
 
-def resume(path: Path, config: Any, console: Console) -> int:
+def _resume(path: Path, config: Any, console: Console) -> int:
     """Go on with the run in a folder, which is complete already or not.
 
     Raises:

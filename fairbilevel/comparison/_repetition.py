@@ -44,10 +44,6 @@ def start_repetition(
     return (problem, *train(comparison, problem, run_seed(comparison, round_, fold)))
 
 
-def percent(value: float) -> str:
-    return f"{100 * value:.2f} %"
-
-
 def train(
     comparison: Comparison, problem: FairPruningProblem, seed: int
 ) -> tuple[Reference, Costs]:

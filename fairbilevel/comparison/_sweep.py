@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from fairbilevel import devices, sweeps
+from fairbilevel._numbers import duration, percent
 from fairbilevel.comparison._design import Comparison, run_key
 from fairbilevel.comparison._files import (
     FLOOR,
@@ -27,7 +28,6 @@ from fairbilevel.comparison._files import (
 from fairbilevel.comparison._repetition import (
     build_problem,
     describe_dense,
-    percent,
     read_once,
     run_method,
     run_seed,
@@ -110,8 +110,8 @@ class ComparisonSweep(Sweep):
         seed = run_seed(self.comparison, round_, fold)
         method, sparsity = next(run for run in self.comparison.runs if run_key(*run) == what)
         entry, rows = run_method(self.comparison, problem, reference, method, sparsity, seed)
-        how = entry.get("failed") or f"{entry['seconds']:.0f} s"
-        said = f"{self.title(name)} {percent(entry['test']['performance']['accuracy'])}, {how}"
+        how = entry.get("failed") or duration(entry["seconds"])
+        said = f"{self.title(name)} {percent(entry['test']['performance']['accuracy'], 2)}, {how}"
         return Part(entry, {f"{role}/{what}": correct for role, correct in rows.items()}, said)
 
     def _dense(self, name: str, problem: FairPruningProblem, round_: int, fold: int) -> Part:
@@ -125,7 +125,7 @@ class ComparisonSweep(Sweep):
                 "make: compare into a new --out"
             )
         numbers, arrays = write_reference(reference)
-        accuracy = percent(record["dense"]["test"]["accuracy"])
+        accuracy = percent(record["dense"]["test"]["accuracy"], 2)
         return Part(
             {"repetition": record, "reference": numbers},
             rows | {_REFERENCE + n: v for n, v in arrays.items()},

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fairbilevel import report
+from fairbilevel._numbers import MISSING, count, decimal, points, share
 from fairbilevel.comparison._design import ROLES
 from fairbilevel.comparison._summary import PRIMARY
 from fairbilevel.records import SCHEMA_VERSION, write_csv, write_json, write_text
@@ -66,25 +68,16 @@ def picture(summary: dict[str, Any]) -> str:
     )
 
 
-def _points(value: float | None, *, signed: bool = False) -> str:
-    return "-" if value is None else f"{100 * value:{'+' if signed else ''}.2f}"
+_points = partial(points, decimals=2)
 
 
 def _squares(value: float | None, *, signed: bool = False) -> str:
-    return "-" if value is None else f"{1e4 * value:{'+' if signed else ''}.2f}"
-
-
-def _p(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
-def _whole(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.0f}"
+    return _points(None if value is None else 100 * value, signed=signed)
 
 
 def markdown(summary: dict[str, Any], command: str) -> str:
     """The tables as people read them."""
-    reference, count = summary["reference"], summary["repetitions"]
+    reference = summary["reference"]
     out = [f"# {summary['model']}: pruning methods beside {reference}", "", _opening(summary), ""]
     out += _admission(summary)
     out += _errors(summary)
@@ -103,11 +96,11 @@ def markdown(summary: dict[str, Any], command: str) -> str:
         accuracy = " | ".join(_points(line.get(f"{role}_accuracy")) for role in ROLES)
         gap = " | ".join(_points(line.get(f"{role}_max_excess_gap")) for role in ROLES)
         out.append(
-            f"| {line['method']}{_marks(line)} | {100 * line['sparsity']:g} % | {accuracy} | "
+            f"| {line['method']}{_marks(line)} | {share(line['sparsity'])} | {accuracy} | "
             f"{gap} | {_points(line.get('test_worst_group'))} | "
             f"{_points(line.get('parameters_kept'))} | {_points(line.get('multiply_adds_kept'))} | "
-            f"{_whole(line['gradient_evaluations'])} | "
-            f"{_whole(line['seconds'])} |"
+            f"{count(line['gradient_evaluations'])} | "
+            f"{count(line['seconds'])} |"
         )
     out += ["", *_noise(summary)]
     out += _groups(summary)
@@ -134,17 +127,18 @@ def markdown(summary: dict[str, Any], command: str) -> str:
         )
         name = f"**{line['method']}**" if better else line["method"]
         primary = " | ".join(
-            f"{_difference(line, n, _points)} | {_p(line.get(f'{n}_difference_p_adjusted'))}"
-            for n in PRIMARY
+            f"{_difference(line, name, _points)} | "
+            f"{decimal(line.get(f'{name}_difference_p_adjusted'))}"
+            for name in PRIMARY
         )
         spread = _difference(line, "spread", _squares)
         gap = _difference(line, "max_excess_gap", _points)
-        out.append(f"| {name} | {100 * line['sparsity']:g} % | {primary} | {spread} | {gap} |")
+        out.append(f"| {name} | {share(line['sparsity'])} | {primary} | {spread} | {gap} |")
     out += [
         "",
         f"Made by `{command}` with {', '.join(f'{k} {v}' for k, v in versions().items())} on "
-        f"{machine()['device']}, {machine()['cores']} cores; {count} of {summary['planned']} "
-        "repetitions are in.",
+        f"{machine()['device']}, {machine()['cores']} cores; {summary['repetitions']} of "
+        f"{summary['planned']} repetitions are in.",
         "",
     ]
     return "\n".join(out)
@@ -191,9 +185,9 @@ def _admission(summary: dict[str, Any]) -> list[str]:
     for sparsity, floor in summary["admitted"].items():
         word = "beyond" if floor["admitted"] else "within"
         out.append(
-            f"- {100 * float(sparsity):g} %: on tune, {summary['reference']}'s largest excess gap "
+            f"- {share(float(sparsity))}: on tune, {summary['reference']}'s largest excess gap "
             f"is {_points(floor['largest'])} points, {word} what permuted group labels give "
-            f"(95 % quantile {_points(floor['floor_95'])}, p {floor['p']:.3f})."
+            f"(95 % quantile {_points(floor['floor_95'])}, p {decimal(floor['p'])})."
         )
     return [*out, ""]
 
@@ -239,10 +233,10 @@ def _noise(summary: dict[str, Any]) -> list[str]:
             for name in ("equalized_odds", "equal_opportunity", "demographic_parity")
         )
         out.append(
-            f"| {line['method']} | {100 * line['sparsity']:g} % | {_points(line['churn'])} | "
+            f"| {line['method']} | {share(line['sparsity'])} | {_points(line['churn'])} | "
             f"{_points(line['certified_tolerance'])} | "
             f"{_points(line['pooled_max_excess_gap'])} | {_points(line['floor_mean'])} | "
-            f"{_points(line['floor_95'])} | {line['floor_p']:.3f} | "
+            f"{_points(line['floor_95'])} | {decimal(line['floor_p'])} | "
             f"{_points(line['cross_fitted_worst'])} | {_squares(line['spread_test'])} | {rates} |"
         )
     floor = summary["dense_floor"]
@@ -269,14 +263,14 @@ def _groups(summary: dict[str, Any]) -> list[str]:
     ]
     for line in summary["lines"]:
         rates = " | ".join(_points(line["test_group_accuracy"].get(name)) for name in names)
-        out.append(f"| {line['method']} | {100 * line['sparsity']:g} % | {rates} |")
+        out.append(f"| {line['method']} | {share(line['sparsity'])} | {rates} |")
     return [*out, ""]
 
 
 def _difference(line: dict[str, Any], name: str, form: Any) -> str:
     mean = line.get(f"{name}_difference_mean")
     if mean is None:
-        return "-"
+        return MISSING
     low, high = line[f"{name}_difference_low"], line[f"{name}_difference_high"]
     text = form(mean, signed=True)
     if low is not None:

@@ -22,7 +22,16 @@ from ._fingerprints import (
 from ._groups import handle_small_groups
 from ._load import load, read_table
 from ._normalize import Normalize, parse_normalize, write_normalize
-from ._roles import FRACTIONS, ROLES, atoms, check_roles, fold_roles, role_halves, split_roles
+from ._roles import (
+    FRACTIONS,
+    ROLES,
+    atoms,
+    check_counted,
+    check_roles,
+    fold_roles,
+    role_halves,
+    split_roles,
+)
 from ._stores import RowStore, StoredRows, ahead, readers, select, watch_passes
 
 __all__ = [
@@ -40,6 +49,7 @@ __all__ = [
     "ahead",
     "as_labels",
     "atoms",
+    "check_counted",
     "check_roles",
     "coarse_fingerprints",
     "coarse_scale",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import UInt64
 
-from fairbilevel import _display
+from fairbilevel import _display, _numbers
 
 from ._errors import DataError, refuse_unknown
 from ._stores import StoredRows, select
@@ -210,7 +210,7 @@ class Dataset:
             inputs = f"columns {_display.listed([str(c) for c in self.inputs.columns])}"
         return _display.line(
             "Dataset",
-            f"{self.name}, {_display.counted(len(self), 'row')}",
+            f"{self.name}, {_numbers.counted(len(self), 'row')}",
             inputs,
             f"{len(self.classes)} classes: {_display.listed(self.classes)}",
             f"{len(self.groups)} groups: {_display.listed(self.groups)}",

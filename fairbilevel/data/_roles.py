@@ -7,7 +7,7 @@ that they are samples of it; fit, select and tune are stratified by label and gr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
@@ -105,6 +105,27 @@ def fold_roles(
     roles["test"] = tests[fold]
     used = {"test", *(r for r in share if share[r] > 0)}
     return _covered(data, roles, used, counted, min_per_role)
+
+
+def check_counted(given: np.ndarray | None, groups: Sequence[str]) -> np.ndarray:
+    """Groups that claims speak of.
+
+    Args:
+        given: bool `[G]`; default all.
+        groups: their names.
+
+    Raises:
+        ValueError: not one truth value for each group, or none true.
+    """
+    if given is None:
+        return np.ones(len(groups), bool)
+    counted = np.asarray(given)
+    if counted.shape != (len(groups),) or counted.dtype != bool or not counted.any():
+        raise ValueError(
+            f"counted holds one truth value for each of the {len(groups)} groups "
+            f"({', '.join(groups)}), some of them true, got {given!r}"
+        )
+    return counted
 
 
 def check_roles(

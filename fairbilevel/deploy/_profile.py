@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from fairbilevel import _display, _trees, masks
-from fairbilevel._display import storage
+from fairbilevel._numbers import milliseconds, storage
 from fairbilevel.deploy._calls import jax_calls, onnx_calls, some_rows, timed_calls
 from fairbilevel.deploy._compact import SPARSE_FROM, Compact, Pruned, compact, forward, mostly_zero
 from fairbilevel.deploy._formats import FORMATS
@@ -155,8 +155,8 @@ class Profile:
         return rows + [
             (
                 f"{_ENGINES[s.engine]}, batch {s.batch}",
-                f"{self.dense_beside(s).times.median:.3g} ms",
-                f"{s.times.median:.3g} ms",
+                f"{milliseconds(self.dense_beside(s).times.median)} ms",
+                f"{milliseconds(s.times.median)} ms",
             )
             for s in self.speeds
             if s.network == "pruned"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Int
 
-from fairbilevel import _display
+from fairbilevel import _display, _numbers
 from fairbilevel.fairness._constraint import Constraint
 from fairbilevel.fairness._metrics import gaps, measure, performance
 from fairbilevel.fairness._statistics import Outcomes
@@ -161,11 +161,11 @@ class Evaluation:
         excess = self.gaps.excess_accuracy
         facts = [
             ("rows", "" if self.rows is None else f"{self.rows:,} of {self.role}"),
-            ("accuracy", _display.percent(self.accuracy)),
-            ("dense", "" if self.dense_accuracy is None else _display.percent(self.dense_accuracy)),
+            ("accuracy", _numbers.percent(self.accuracy)),
+            ("dense", "" if self.dense_accuracy is None else _numbers.percent(self.dense_accuracy)),
         ]
         if excess.group is not None and excess.largest is not None:
-            said = f"{100 * excess.largest:.2f} points ({excess.group})"
+            said = f"{_numbers.points(excess.largest, 2)} points ({excess.group})"
             facts.append(("largest excess accuracy gap", said))
         for name, found in self.constraints.items():
             word = {True: "met", False: "not met", None: "not measured"}[found.met]
@@ -177,14 +177,14 @@ class Evaluation:
 
     def _repr_html_(self) -> str:
         def points(value: float | None) -> str:
-            return "" if value is None else f"{100 * value:+.2f}"
+            return "" if value is None else _numbers.points(value, 2, signed=True)
 
         rows = [
             (
                 name if group.counted else f"{name} †",
                 f"{group.rows or 0:,}",
-                "" if group.dense_accuracy is None else _display.percent(group.dense_accuracy),
-                "" if group.accuracy is None else _display.percent(group.accuracy),
+                "" if group.dense_accuracy is None else _numbers.percent(group.dense_accuracy),
+                "" if group.accuracy is None else _numbers.percent(group.accuracy),
                 points(group.change),
                 points(group.excess),
             )

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from fairbilevel import _options
+from fairbilevel import _numbers, _options
 from fairbilevel.masks._budget import Budget, removed
 from fairbilevel.masks._layers import matching
 from fairbilevel.masks._threshold import Masks
@@ -118,7 +118,7 @@ class Allocation:
             raise ValueError(
                 f"a sparsity of {sparsity:g} in {self.of} cannot be reached: what cannot be "
                 "pruned, was asked to stay or would leave a layer empty takes "
-                f"{100 * self._share(least):.1f} % by itself; ask for less"
+                f"{_numbers.percent(self._share(least))} by itself; ask for less"
             )
 
     def keep(

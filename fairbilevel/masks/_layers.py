@@ -16,7 +16,7 @@ from typing import Any, overload
 import numpy as np
 from jaxtyping import Int
 
-from fairbilevel import _display, _options
+from fairbilevel import _display, _numbers, _options
 from fairbilevel.masks._axes import FIXED, FREE, Axis
 from fairbilevel.masks._blocks import find_branches
 from fairbilevel.masks._essential import SAME, VARIES, ZERO, Program
@@ -137,10 +137,10 @@ class Layers(Sequence[Layer]):
 
     def __repr__(self) -> str:
         weights = sum(math.prod(layer.shape) for layer in self.kernels)
-        kernels = f"{_display.counted(len(self.kernels), 'layer')} with {weights:,} weights"
+        kernels = f"{_numbers.counted(len(self.kernels), 'layer')} with {weights:,} weights"
         filters = sum(channels.size for channels in self.channels)
-        coupled = f"{_display.counted(len(self.channels), 'set')} of channels, {filters:,} filters"
-        blocks = _display.counted(len(self.blocks), "block") if self.blocks else ""
+        coupled = f"{_numbers.counted(len(self.channels), 'set')} of channels, {filters:,} filters"
+        blocks = _numbers.counted(len(self.blocks), "block") if self.blocks else ""
         return _display.line("Layers", kernels, coupled, blocks)
 
     def __len__(self) -> int:

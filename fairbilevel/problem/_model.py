@@ -14,7 +14,27 @@ from jaxtyping import Array
 
 from fairbilevel import data as fb_data
 from fairbilevel import devices, masks, models
+from fairbilevel._numbers import storage
 from fairbilevel.devices import Placement, Program
+
+
+def checked(model: Any, width: int | None, remat: bool) -> models.Model | str:
+    """A model of one's own, or the name of a built-in one.
+
+    Raises:
+        ValueError: no model, or options that are for built-in ones.
+    """
+    if isinstance(model, str):
+        return model
+    model = models.as_model(model)
+    if remat:
+        raise ValueError(
+            "remat is for built-in models, given by name: put jax.checkpoint or nnx.remat around "
+            "the blocks of your own"
+        )
+    if width is not None:
+        raise ValueError("width is for built-in models, given by name: yours has its own")
+    return model
 
 
 @functools.lru_cache(maxsize=64)
@@ -103,7 +123,7 @@ def check_size(model: models.Model) -> None:
     if needed > there:
         raise ValueError(
             f"model {model.name!r} has {count:,} parameters, which take "
-            f"{needed / 2**30:,.0f} GiB to train, and {there / 2**30:,.0f} GiB are there: make "
+            f"{storage(needed)} to train, and {storage(there)} are there: make "
             "it narrower (width), or the rows smaller"
         )
 

@@ -14,6 +14,7 @@ from flax import nnx
 from jaxtyping import Bool, Float, Int
 
 from fairbilevel import _display, _trees, models
+from fairbilevel._numbers import counted, percent
 
 _LEAST_SKILL = 0.2  # of what lies between a constant answer and no error
 
@@ -32,7 +33,7 @@ class Network:
 
     def __repr__(self) -> str:
         state = _trees.size(self.state)
-        arrays = _display.counted(len(jax.tree.leaves(self.params)), "array")
+        arrays = counted(len(jax.tree.leaves(self.params)), "array")
         return _display.line(
             "Network",
             f"{_trees.size(self.params):,} parameters in {arrays}",
@@ -69,7 +70,7 @@ class Reference:
         return _display.line(
             "Reference",
             repr(self.network),
-            f"outcomes of {_display.counted(len(self.correct), 'row')}",
+            f"outcomes of {counted(len(self.correct), 'row')}",
             trained if self.gradient_evaluations else "given",
         )
 
@@ -141,8 +142,8 @@ def doubts(
     if right - share[most] >= _LEAST_SKILL * (1 - share[most]):
         return ()
     return (
-        f"the given dense model is right on {100 * right:.1f} % of the rows, where always "
-        f"answering {classes[most]!r} would be on {100 * share[most]:.1f} %: if it was better "
+        f"the given dense model is right on {percent(right)} of the rows, where always "
+        f"answering {classes[most]!r} would be on {percent(share[most])}: if it was better "
         "where it was trained, its inputs were normalized in another way (normalize) or its "
         f"classes stand in another order than {', '.join(classes[:10])}"
         f"{', ...' * (len(classes) > 10)}",

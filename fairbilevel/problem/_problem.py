@@ -16,12 +16,14 @@ from fairbilevel import _display, fairness, masks, models
 from fairbilevel import data as fb_data
 from fairbilevel.devices import Placement
 from fairbilevel.fairness import Constraint, Custom, Evaluation, Measurement, Outcomes
+from fairbilevel.problem._facts import facts
 from fairbilevel.problem._forward import Inputs, Numbers, Structure, predict
 from fairbilevel.problem._model import (
     START,
     built_in,
     check_logits,
     check_size,
+    checked,
     layers_of,
     placed,
     takes_whole,
@@ -29,28 +31,6 @@ from fairbilevel.problem._model import (
 from fairbilevel.problem._network import Network, Reference, as_network, check_finite, doubts
 
 REPORTED_ROLES = ("fit", "select", "tune", "test")
-
-
-def _counted(
-    given: Bool[np.ndarray, " groups"] | None, groups: Sequence[str]
-) -> Bool[np.ndarray, " groups"]:
-    """Which groups claims speak of, all by default."""
-    if given is None:
-        return np.ones(len(groups), bool)
-    counted = np.asarray(given)
-    if counted.shape != (len(groups),) or counted.dtype != bool or not counted.any():
-        raise ValueError(
-            f"counted holds one truth value for each of the {len(groups)} groups "
-            f"({', '.join(groups)}), some of them true, got {given!r}"
-        )
-    return counted
-
-
-def _told(tolerance: Any) -> str:
-    """One tolerance, or the range of those that groups have."""
-    if not isinstance(tolerance, tuple):
-        return f"{tolerance:.10g}"
-    return f"{min(tolerance):.10g} to {max(tolerance):.10g} by group"
 
 
 class FairPruningProblem:
@@ -138,22 +118,14 @@ class FairPruningProblem:
                 f"each constraint can be given once, got {', '.join(names)}: a tolerance may "
                 "differ by group"
             )
-        self.counted = _counted(counted, data.groups)
+        self.counted = fb_data.check_counted(counted, data.groups)
         if roles is None:
             fractions = fb_data.FRACTIONS if role_fractions is None else role_fractions
             roles = fb_data.split_roles(data, fractions, seed, self.counted)
         self.roles = fb_data.check_roles(data, roles, self.counted)
         self.select_outer, self.select_duals = fb_data.role_halves(self.roles["select"], data, seed)
         self.built_in, self.width = isinstance(model, str), width
-        if not isinstance(model, str):
-            model = models.as_model(model)
-            if remat:
-                raise ValueError(
-                    "remat is for built-in models, given by name: put jax.checkpoint or nnx.remat "
-                    "around the blocks of your own"
-                )
-            if width is not None:
-                raise ValueError("width is for built-in models, given by name: yours has its own")
+        model = checked(model, width, remat)
         self.encoder = fb_data.Encoder.fit(
             data, self.roles["fit"], normalize, whole=takes_whole(model, data, normalize)
         )
@@ -164,11 +136,8 @@ class FairPruningProblem:
             raise ValueError("the inputs hold values that are not finite (NaN or infinity)")
         self.y = np.asarray(data.y, np.int32)
         self.group = np.asarray(data.group, np.int32)
-        self.weight = (
-            np.ones(len(self.y), np.float32)
-            if data.weight is None
-            else np.asarray(data.weight, np.float32)
-        )
+        weight = np.ones(len(self.y)) if data.weight is None else data.weight
+        self.weight = np.asarray(weight, np.float32)
         if isinstance(model, str):
             model = built_in(
                 model,
@@ -182,7 +151,9 @@ class FairPruningProblem:
             raise ValueError(f"accumulate must be at least 1 micro-batch, got {accumulate}")
         self.model = model
         self.precision, self.accumulate = models.check_precision(precision), accumulate
-        self.share = {name: self._shares(rows) for name, rows in self.roles.items()}
+        self.share = {
+            name: _shares(self.group[rows], len(data.groups)) for name, rows in self.roles.items()
+        }
         check_size(model)
         check_logits(model, self.inputs.shape[1:], self.encoder.dtype, len(data.classes))
         self.keep_layer = (keep_layer,) if isinstance(keep_layer, str) else tuple(keep_layer)
@@ -194,44 +165,17 @@ class FairPruningProblem:
         if not self.placement.alone:
             self.model = placed(model, self.placement)
 
-    def _facts(self) -> list[tuple[str, str]]:
-        """What a reader wants to know, by name."""
-        data = self.data
-        sizes = {
-            kind: _display.counted(sum(math.prod(u.shape) for u in self.layers.units(kind)), kind)
-            for kind in masks.GRANULARITIES
-        }
-        outside = [g for g, c in zip(data.groups, self.counted, strict=True) if not c]
-        groups = f"{len(data.groups)}: {_display.listed(data.groups)}"
-        groups += f"; outside every limit: {_display.listed(outside)}" if outside else ""
-        limits = [f"{c.name}={_told(c.tolerance)}" for c in self.constraints]
-        return [
-            ("model", f"{self.model.name}, {' or '.join(sizes.values())} to prune"),
-            ("data", f"{data.name}, {_display.counted(len(data), 'row')}"),
-            ("classes", f"{len(data.classes)}: {_display.listed(data.classes)}"),
-            ("groups", groups),
-            ("roles", ", ".join(f"{name} {len(rows):,}" for name, rows in self.roles.items())),
-            ("constraints", ", ".join(limits) or "none"),
-        ]
-
     def __repr__(self) -> str:
-        return _display.line(
-            "FairPruningProblem", *(f"{name} {said}" for name, said in self._facts())
-        )
+        said = (f"{name} {fact}" for name, fact in facts(self))
+        return _display.line("FairPruningProblem", *said)
 
     def _repr_html_(self) -> str:
-        return _display.table("Fair pruning problem", self._facts())
-
-    def _shares(self, rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, " groups"]:
-        count = np.bincount(self.group[rows], minlength=len(self.data.groups))
-        return (count / max(count.sum(), 1)).astype(np.float32)
+        return _display.table("Fair pruning problem", facts(self))
 
     def cell_share(self, role: str) -> Float[np.ndarray, "groups classes"]:
         """Shares of the cells (group and label) among a role's rows."""
         rows, shape = self.roles[role], (len(self.data.groups), len(self.data.classes))
-        cell = self.group[rows] * shape[1] + self.y[rows]
-        count = np.bincount(cell, minlength=shape[0] * shape[1]).reshape(shape)
-        return (count / max(count.sum(), 1)).astype(np.float32)
+        return _shares(self.group[rows] * shape[1] + self.y[rows], math.prod(shape)).reshape(shape)
 
     def measure_latency(self, batch: int = 1) -> masks.LatencyTable:
         """How long each layer of the model takes on the present device, by the channels it keeps:
@@ -383,12 +327,9 @@ class FairPruningProblem:
         self, network: Network, reference: Reference | None, rows: Int[np.ndarray, " n"]
     ) -> Outcomes:
         """Outcomes of a network beside the dense one's (zeros without a reference), on the host."""
-        nothing = np.zeros(len(rows), np.float32)
-        dense = (
-            (nothing > 0, nothing)
-            if reference is None
-            else (reference.correct[rows], reference.loss[rows])
-        )
+        dense = np.zeros(len(rows), bool), np.zeros(len(rows), np.float32)
+        if reference is not None:
+            dense = reference.correct[rows], reference.loss[rows]
         own = [c for c in self.constraints if isinstance(c, Custom)]
         logits, y = self.logits(network, self.rows(rows)), self.y[rows]
         correct, loss = fairness.judge(logits, y)
@@ -451,3 +392,8 @@ class FairPruningProblem:
             constraints=self.constraints,
             role=role,
         )
+
+
+def _shares(index: Int[np.ndarray, " n"], size: int) -> Float[np.ndarray, " size"]:
+    count = np.bincount(index, minlength=size)
+    return (count / max(count.sum(), 1)).astype(np.float32)

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from fairbilevel import _display
+from fairbilevel import _display, _numbers
 from fairbilevel.fairness import CONSTRAINTS, ConstraintEvaluation, Evaluation, of_measures
 from fairbilevel.records._files import RecordError
 
@@ -241,12 +241,12 @@ class Result:
     def facts(self) -> list[str]:
         """What a reader wants to know first."""
         dense, pruned = (
-            _display.percent(roles["test"].accuracy if "test" in roles else None)
+            _numbers.percent(roles["test"].accuracy if "test" in roles else None)
             for roles in (self.dense, self.pruned)
         )
         return [
             f"{self.model.name} on {self.data.name}",
-            f"{self.method} removed {_display.percent(self.sparsity.achieved)} of the "
+            f"{self.method} removed {_numbers.percent(self.sparsity.achieved)} of the "
             f"{self.sparsity.unit}s",
             f"accuracy on test {pruned}, dense {dense}",
             "" if self.completed else self.status,

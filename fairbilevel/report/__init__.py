@@ -4,13 +4,12 @@ Both say the same verdict in the same words. They read the plain dictionaries of
 (``config.json``, ``metrics.jsonl``, ``result.json``) and need neither the model nor the data.
 """
 
-from fairbilevel.report._forest import Panel, forest_svg
-from fairbilevel.report._numbers import dig, number
 from fairbilevel.report._page import render, write_report
-from fairbilevel.report._scatter import frontier_svg
+from fairbilevel.report._read import dig, number
 from fairbilevel.report._serving import counted_rows, timed_rows
 from fairbilevel.report._terminal import summary_table
 from fairbilevel.report._verdict import judge, verdict
+from fairbilevel.report.charts import Panel, forest_svg, frontier_svg
 
 __all__ = [
     "Panel",

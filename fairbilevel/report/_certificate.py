@@ -2,19 +2,9 @@
 
 from typing import Any
 
-from fairbilevel._display import esc
-from fairbilevel.report._markup import Row, bullets, facts, section, table
-from fairbilevel.report._numbers import (
-    MISSING,
-    count,
-    dig,
-    mapping,
-    number,
-    percent,
-    plain,
-    points,
-    strings,
-)
+from fairbilevel._numbers import MISSING, count, counted, decimal, percent, points
+from fairbilevel.report._parts import Fact, Row, Table
+from fairbilevel.report._read import dig, mapping, number, strings
 
 _QUANTITIES = ("equalized-loss", "equalized-loss-signed")
 _RATES = (
@@ -40,34 +30,38 @@ def certificate_line(certificate: dict[str, Any] | None) -> str:
     return f"{said[0]} {said[1]}{conditional}"
 
 
-def certificate_section(certificate: dict[str, Any] | None) -> str:
+def certificate_section(certificate: dict[str, Any] | None) -> dict[str, Any] | None:
     """What rows that nothing had touched prove; nothing where no certificate was made."""
     said = strings(certificate, "statement")
     if not said:
-        return ""
+        return None
     found = dig(certificate, "findings")
     findings = [f for f in found if isinstance(f, dict)] if isinstance(found, list) else []
-    gap = str(dig(certificate, "claim", "gap") or "")
-    intro = f"<p><b>{esc(certificate_line(certificate))}</b></p>{bullets(said[2:])}"
-    notes = bullets(strings(certificate, "context", "notes"))
-    return section(
-        "certificate",
-        "What untouched rows prove",
-        intro,
-        _findings(gap, findings),
-        _accuracies(certificate),
-        notes,
-        _terms(certificate),
-    )
+    overall = mapping(certificate, "overall")
+    return {
+        "line": certificate_line(certificate),
+        "sentences": said[2:],
+        "findings": _findings(str(dig(certificate, "claim", "gap") or ""), findings),
+        "left_out": max(len(findings) - _MOST_ROWS, 0),
+        "accuracies": _accuracies(overall),
+        "lost": [
+            number(overall, "accuracy_lost", end) for end in ("estimate", "low", "high")
+        ],
+        "apart": [
+            number(overall, f"{model}_accuracy_gap_bound") for model in ("pruned", "dense")
+        ],
+        "notes": strings(certificate, "context", "notes"),
+        "terms": _terms(certificate),
+    }  # fmt: skip
 
 
-def _findings(gap: str, findings: list[dict[str, Any]]) -> str:
+def _findings(gap: str, findings: list[dict[str, Any]]) -> Table | None:
     if not findings:
-        return ""
+        return None
 
     def written(value: float | None) -> str:
         if gap in _QUANTITIES:
-            return plain(value, 4, signed=True)
+            return decimal(value, 4, signed=True)
         return percent(value) if gap in _RATES else points(value, signed=True)
 
     bounded = any(number(f, "bound") is not None for f in findings)
@@ -80,82 +74,61 @@ def _findings(gap: str, findings: list[dict[str, Any]]) -> str:
     def size(f: dict[str, Any]) -> float:
         return number(f, "bound") or number(f, "high") or 0.0
 
-    shown = findings
     if len(findings) > _MOST_ROWS:
-        shown = sorted(findings, key=size, reverse=gap != "worst-group-accuracy")[:_MOST_ROWS]
+        findings = sorted(findings, key=size, reverse=gap != "worst-group-accuracy")[:_MOST_ROWS]
     body = []
-    for f in shown:
+    for f in findings:
         label = dig(f, "label")
         name = str(dig(f, "group")) + (f" ({label})" if label else "")
         low, high = number(f, "low"), number(f, "high")
         interval = MISSING if low is None or high is None else f"{written(low)} to {written(high)}"
         cells = [count(number(f, "rows")), written(number(f, "estimate")), interval]
         cells += [written(number(f, "bound"))] if bounded else []
-        body.append(Row(name, [*cells, esc(dig(f, "verdict"))]))
-    left_out = len(findings) - len(shown)
-    cut = f" {count(left_out)} groups farther from the limit are left out." if left_out else ""
-    note = (
-        "The intervals hold for all groups together, for any tolerance that is read off later. A "
-        f"group “by itself” is judged beside all others, hence more strictly than the run.{cut}"
-    )
-    return table(head, body) + f'<p class="note">{esc(note)}</p>'
+        body.append(Row(name, [*cells, str(dig(f, "verdict"))]))
+    return Table(head, body)
 
 
-def _accuracies(certificate: dict[str, Any] | None) -> str:
-    dense = mapping(certificate, "overall", "dense_accuracy", "groups")
-    pruned = mapping(certificate, "overall", "pruned_accuracy", "groups")
-    if not dense:
-        return ""
+def _accuracies(overall: dict[str, Any]) -> Table | None:
+    models = [mapping(overall, f"{model}_accuracy", "groups") for model in ("dense", "pruned")]
 
     def cells(part: dict[str, Any], name: str) -> list[str]:
-        low, high = number(part, name, "low"), number(part, name, "high")
-        return [percent(number(part, name, "estimate")), f"{percent(low)} to {percent(high)}"]
+        estimate, low, high = (
+            percent(number(part, name, end)) for end in ("estimate", "low", "high")
+        )
+        return [estimate, f"{low} to {high}"]
 
-    names = list(dense)[:_MOST_ROWS]
-    body = [Row(name, [*cells(dense, name), *cells(pruned, name)]) for name in names]
-    head = ["Group", "Dense", "Interval", "Pruned", "Interval"]
-    lost = mapping(certificate, "overall", "accuracy_lost")
-    note = (
-        "Accuracy on the same rows. Over all of them pruning costs "
-        f"{points(number(lost, 'estimate'), signed=True)} points of accuracy (between "
-        f"{points(number(lost, 'low'), signed=True)} and "
-        f"{points(number(lost, 'high'), signed=True)}). Groups lie at most "
-        f"{points(number(certificate, 'overall', 'pruned_accuracy_gap_bound'))} points apart after "
-        f"pruning and {points(number(certificate, 'overall', 'dense_accuracy_gap_bound'))} before. "
-        "Each of these is a statement by itself."
-    )
-    return table(head, body) + f'<p class="note">{esc(note)}</p>'
+    body = [
+        Row(name, [cell for part in models for cell in cells(part, name)])
+        for name in list(models[0])[:_MOST_ROWS]
+    ]
+    return Table(["Group", "Dense", "Interval", "Pruned", "Interval"], body) if body else None
 
 
-def _terms(certificate: dict[str, Any] | None) -> str:
+def _terms(certificate: dict[str, Any] | None) -> list[Fact]:
     claim, levels = mapping(certificate, "claim"), mapping(certificate, "levels")
     context = mapping(certificate, "context")
-    confidence, spent = number(claim, "confidence"), number(levels, "spent")
+    spent, candidates = number(levels, "spent"), number(levels, "candidates")
     read, rows = number(context, "rows_read"), number(certificate, "overall", "rows")
-    kind = str(context.get("kind") or "rows")
-    counted = f"{count(rows)} {kind}"
+    of = f"{context.get('data') or ''}: {count(rows)} {context.get('kind') or 'rows'}"
     if read is not None and rows is not None and read > rows:
-        counted += f", one row of each drawn from {count(read)} rows"
+        of += f", one row of each drawn from {count(read)} rows"
     duplicates = number(context, "duplicates")
-    look = f"{count(number(levels, 'look'))}"
+    look = count(number(levels, "look"))
     if levels.get("only_look") is True:
         look += ", the only one"
-    candidates = number(levels, "candidates")
     if candidates is not None and candidates > 1:
         look += f", shared by {count(candidates)} candidates"
     left_out = mapping(context, "left_out")
-    return facts(
-        (
-            ("Rows", f"{context.get('data') or ''}: {counted}"),
-            ("Same inputs twice", f"{count(duplicates)} rows" if duplicates else ""),
-            ("Left out", ", ".join(f"{count(number(n))} ({why})" for why, n in left_out.items())),
-            ("Fingerprint of the rows", str(context.get("fingerprint") or "")),
-            ("Confidence", percent(confidence)),
-            ("Look at these rows", look),
-            ("Error spent by it", plain(spent, 4) if spent is not None else ""),
-            ("Bound", str(claim.get("bound") or "")),
-            ("Dense model", str(context.get("dense_model") or "")),
-            ("Pruned model", str(context.get("pruned_model") or "")),
-            ("Dense model trained on", str(context.get("dense_trained_on") or "nobody said")),
-        )
-    )
+    return [
+        ("Rows", of),
+        ("Same inputs twice", counted(duplicates, "row") if duplicates else ""),
+        ("Left out", ", ".join(f"{count(number(n))} ({why})" for why, n in left_out.items())),
+        ("Fingerprint of the rows", str(context.get("fingerprint") or "")),
+        ("Confidence", percent(number(claim, "confidence"))),
+        ("Look at these rows", look),
+        ("Error spent by it", decimal(spent, 4) if spent is not None else ""),
+        ("Bound", str(claim.get("bound") or "")),
+        ("Dense model", str(context.get("dense_model") or "")),
+        ("Pruned model", str(context.get("pruned_model") or "")),
+        ("Dense model trained on", str(context.get("dense_trained_on") or "nobody said")),
+    ]

@@ -1,11 +1,12 @@
 """From the lines of `metrics.jsonl` to series over the work done."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fairbilevel.report._lines import MOST_LINES, Line, Point
-from fairbilevel.report._numbers import dig, mapping, number
+from fairbilevel.report._read import dig, mapping, number
+from fairbilevel.report.charts import MOST_LINES, Line, Point
 
 # Phases of a method's own run, in their order.
 METHOD_PHASES = ("bilevel", "prune", "finetune", "settle")
@@ -20,9 +21,9 @@ class Track:
     x: list[float]
     phases: list[tuple[float, str]]
 
-    def series(self, read: Callable[[dict[str, Any]], float | None]) -> list[Point]:
-        """One point per logged line; empty where `read` finds nothing at all."""
-        points = [(x, read(line)) for x, line in zip(self.x, self.lines, strict=True)]
+    def series(self, *path: str) -> list[Point]:
+        """What every line logged under `path`; empty where that is nothing at all."""
+        points = [(x, number(line, *path)) for x, line in zip(self.x, self.lines, strict=True)]
         return points if any(y is not None for _, y in points) else []
 
 
@@ -66,48 +67,35 @@ class ConstraintHistory:
     """How many labels there are; more than are drawn where there are many groups."""
 
 
-def constraint_histories(run: Track, scale: Callable[[str], float]) -> list[ConstraintHistory]:
+def constraint_histories(run: Track) -> list[ConstraintHistory]:
     """One history per constraint in the log.
 
     The labels drawn are those with the largest multipliers, then the largest violations, ever
-    reached; a label has the same style in both charts. Violations are multiplied by
-    `scale(constraint)`.
+    reached; a label has the same style in both charts.
     """
-    names: dict[str, None] = {}
-    for line in run.lines:
-        for kind in ("violations", "multipliers"):
-            names |= dict.fromkeys(mapping(line, kind))
-    return [_history(run, name, scale(name)) for name in names]
+    kinds = ("violations", "multipliers")
+    names = {name: None for line in run.lines for kind in kinds for name in mapping(line, kind)}
+    return [_history(run, name) for name in names]
 
 
-def _history(run: Track, name: str, scale: float) -> ConstraintHistory:
-    found: dict[str, dict[str, list[Point]]] = {}
-    for kind, factor in (("violations", scale), ("multipliers", 1.0)):
-        labels: dict[str, None] = {}
-        for line in run.lines:
-            labels |= dict.fromkeys(mapping(line, kind, name))
-        found[kind] = {}
-        for label in labels:
-            values = [number(line, kind, name, label) for line in run.lines]
-            if any(v is not None for v in values):
-                found[kind][label] = [
-                    (x, None if v is None else factor * v)
-                    for x, v in zip(run.x, values, strict=True)
-                ]
+def _history(run: Track, name: str) -> ConstraintHistory:
+    def series(kind: str) -> dict[str, list[Point]]:
+        labels = {label: None for line in run.lines for label in mapping(line, kind, name)}
+        drawn = {label: run.series(kind, name, label) for label in labels}
+        return {label: points for label, points in drawn.items() if points}
 
-    def peak(kind: str, label: str) -> float:
-        values = [y for _, y in found[kind].get(label, []) if y is not None]
-        return max(values, default=float("-inf"))
+    found = {kind: series(kind) for kind in ("violations", "multipliers")}
+
+    def pressing(label: str) -> list[float]:
+        lines = (found[kind].get(label, []) for kind in ("multipliers", "violations"))
+        return [-max((y for _, y in line if y is not None), default=-math.inf) for line in lines]
 
     everyone = list(dict.fromkeys([*found["violations"], *found["multipliers"]]))
-    ranked = sorted(everyone, key=lambda lb: (-peak("multipliers", lb), -peak("violations", lb)))
-    shown = ranked[:MOST_LINES]
+    shown = enumerate(sorted(everyone, key=pressing)[:MOST_LINES])
+    styles = {label: style for style, label in shown}
 
     def lines(kind: str) -> list[Line]:
-        return [
-            Line(label, found[kind][label], style)
-            for style, label in enumerate(shown)
-            if label in found[kind]
-        ]
+        known = found[kind]
+        return [Line(label, known[label], styles[label]) for label in styles if label in known]
 
     return ConstraintHistory(name, lines("violations"), lines("multipliers"), len(everyone))

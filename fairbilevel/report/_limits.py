@@ -3,15 +3,10 @@
 from collections import Counter
 from dataclasses import dataclass
 
+from fairbilevel._numbers import MISSING, decimal, exact_points, points
 from fairbilevel.fairness import ConstraintEvaluation
 from fairbilevel.records import ConstraintResult, Result
 from fairbilevel.report._groups import on
-from fairbilevel.report._numbers import (
-    MISSING,
-    exact_points,
-    plain,
-    points,
-)
 
 ROLES = ("fit", "select", "tune", "test")
 
@@ -46,7 +41,7 @@ class Limit:
         return self._of(role).met
 
     def _written(self, tolerance: float) -> str:
-        return exact_points(tolerance) if self.in_points else plain(tolerance)
+        return exact_points(tolerance) if self.in_points else decimal(tolerance)
 
     def tolerance_text(self) -> str:
         """The tolerance with its unit; where groups have their own, the commonest and the others
@@ -61,10 +56,9 @@ class Limit:
         if len(others) <= MOST_NAMED:
             named = ", ".join(f"{self._written(t)} for “{name}”" for name, t in others.items())
             return f"{self._written(common)}{unit}" + (f", {named}" if named else "")
-        low, high = min(by_group.values()), max(by_group.values())
-        return f"{self._written(low)} to {self._written(high)}{unit} by group"
+        return f"{self.short_tolerance(' to ')}{unit} by group"
 
-    def short_tolerance(self) -> str:
+    def short_tolerance(self, to: str = "–") -> str:
         """The tolerance, or the range of the groups' own, without a unit."""
         by_group = self.bound.group_tolerance
         if self.bound.tolerance is not None:
@@ -72,7 +66,7 @@ class Limit:
         if not by_group:
             return "by group"
         low, high = min(by_group.values()), max(by_group.values())
-        return f"{self._written(low)}–{self._written(high)}"
+        return f"{self._written(low)}{to}{self._written(high)}"
 
     def slack(self, group: str) -> float:
         """What a group may lose under this limit: its tolerance, below a floor the rest."""
@@ -93,7 +87,7 @@ class Limit:
         if value is None and limit is not None:
             value = limit + (-violation if self.bound.floor else violation)
         if value is None or not self.in_points:
-            return plain(value)
+            return decimal(value)
         hidden = limit is not None and points(value) == points(limit) and abs(violation) > 1e-9
         return exact_points(value) if hidden else points(value)
 
@@ -103,7 +97,7 @@ class Limit:
         if violation is None:
             return f"{self.title}: could not be measured on test."
         unit, floor = self.unit, self.bound.floor
-        distance = points(abs(violation)) if self.in_points else plain(abs(violation))
+        distance = points(abs(violation)) if self.in_points else decimal(abs(violation))
         if self.in_points and distance == "0.0" and abs(violation) > 1e-9:
             distance = "less than 0.1"
         outcome = f"met, with {distance}{unit} to spare"

@@ -1,10 +1,13 @@
 """The page as a whole, and the file in the run folder."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fairbilevel._display import esc
+from fairbilevel._display import template
+from fairbilevel._numbers import count, counted, points
 from fairbilevel.records import (
     EXPORT,
     MANIFEST,
@@ -15,22 +18,20 @@ from fairbilevel.records import (
     read_json_lines,
     write_text,
 )
-from fairbilevel.report._certificate import certificate_section
+from fairbilevel.report import charts
+from fairbilevel.report._certificate import certificate_line, certificate_section
 from fairbilevel.report._course import cost_section, course_section, limits_section, origin_section
-from fairbilevel.report._numbers import dig
 from fairbilevel.report._precision import precision_section
+from fairbilevel.report._read import dig
 from fairbilevel.report._sections import (
     groups_section,
+    key_figures,
     layers_section,
     roles_section,
-    verdict_section,
 )
 from fairbilevel.report._serving import serving_section
-from fairbilevel.report._style import CSS
 from fairbilevel.report._tradeoff import tradeoff_section
-
-# Even a string that escaped its escaping could load or run nothing under this policy.
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+from fairbilevel.report._verdict import judge
 
 
 def render(
@@ -61,38 +62,32 @@ def render(
         certificates: from `certificate-*.json`, those of such files among them.
     """
     model, data = result.model.name or "a model", result.data.name or "unnamed data"
-    title = f"Fair pruning of {model} on {data}"
-    body = "".join(
-        (
-            verdict_section(result, certificate),
-            groups_section(result),
-            certificate_section(certificate),
-            precision_section(exports, certificates),
-            roles_section(result),
-            course_section(result, metrics),
-            layers_section(result),
-            tradeoff_section(result, metrics),
-            serving_section(profile, network),
-            cost_section(result),
-            origin_section(config, result),
-            limits_section(result, certificate),
-        )
-    )
     names = ["metrics.jsonl", "result.json"]
     names += ["certificate.json"] if certificate else []
     names += ["profile.json"] if profile else []
     names += [EXPORT] if exports else []
-    files = f"{', '.join(names[:-1])} and {names[-1]}"
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">'
-        f"<title>{esc(title)}</title><style>{CSS}</style></head><body>"
-        f'<header><p class="eyebrow">Fair pruning report</p><h1>{esc(title)}</h1></header>'
-        f"<main>{body}</main>"
-        "<footer>Written by fairbilevel from the files of the run folder: config.json, "
-        f"{files}.</footer></body></html>\n"
+    return template("report/templates/page.html").render(
+        count=count,
+        counted=counted,
+        points=points,
+        title=f"Fair pruning of {model} on {data}",
+        charts=charts,
+        verdict=judge(result, certificate),
+        keys=key_figures(result),
+        warnings=[w[:1].upper() + w[1:] for w in result.warnings],
+        groups=groups_section(result),
+        certificate=certificate_section(certificate),
+        certified=bool(certificate_line(certificate)),
+        exports=precision_section(exports, certificates),
+        roles=roles_section(result),
+        course=course_section(result, metrics),
+        layers=layers_section(result),
+        tradeoff=tradeoff_section(result, metrics),
+        serving=serving_section(profile, network),
+        cost=cost_section(result),
+        origin=origin_section(config, result),
+        limits=limits_section(result),
+        files=f"{', '.join(names[:-1])} and {names[-1]}",
     )
 
 

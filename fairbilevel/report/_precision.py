@@ -3,63 +3,51 @@
 from collections.abc import Sequence
 from typing import Any
 
-from fairbilevel._display import esc
+from fairbilevel._numbers import MISSING, count, counted, percent, points
 from fairbilevel.report._certificate import certificate_line
-from fairbilevel.report._markup import Row, facts, section, table
-from fairbilevel.report._numbers import (
-    MISSING,
-    count,
-    counted,
-    dig,
-    mapping,
-    number,
-    percent,
-    points,
-    strings,
-)
-from fairbilevel.report._sections import GAPS
+from fairbilevel.report._parts import Cell, Row, Table
+from fairbilevel.report._read import dig, mapping, number, strings
+from fairbilevel.report._sections import GAPS, signed_points
 
 _MOST_GROUPS = 40
+_MODELS = ("dense", "pruned", "file")
 
 
 def precision_section(
     exports: Sequence[dict[str, Any]], certificates: Sequence[dict[str, Any]] = ()
-) -> str:
-    """The records that `export` left, each with the certificate of its file; nothing without any.
+) -> list[dict[str, Any]]:
+    """The records that `export` left, each with the certificate of its file.
 
     Args:
         exports: from `export-*.json`.
         certificates: from `certificate-*.json`; those of other models are left out.
     """
-    parts = "".join(_file(export, certificates) for export in exports)
-    intro = (
-        "<p>A file in lower precision is another model: each was run on the rows named, group by "
-        "group, beside the pruned network in float32 that it was made of. “Beyond average” is a "
-        "group’s loss against the dense model minus the loss over all rows. Hardest hit by the "
-        "lower precision first.</p>"
-    )
-    return section("precision", "What lower precision did to every group", parts and intro, parts)
+    return [_file(export, certificates) for export in exports]
 
 
-def _file(export: dict[str, Any], certificates: Sequence[dict[str, Any]]) -> str:
+def _file(export: dict[str, Any], certificates: Sequence[dict[str, Any]]) -> dict[str, Any]:
     name, digest = str(dig(export, "file") or "a file"), dig(export, "digest")
     precision = str(dig(export, "precision") or "lower precision")
     rows, changed = (number(export, "checked", key) for key in ("rows", "changed"))
     share = f" ({percent(changed / rows)})" if rows and changed is not None else ""
     of = str(dig(export, "by_group", "rows_of") or "")
-    said = (
-        f"{name}, {precision}: {count(changed)} of {count(rows)} "
-        f"{'test rows' if of == 'test' else f'rows of {of}' if of else 'rows'}{share} get another "
-        "class than by the pruned network in float32."
-    )
     certified = [
         certificate_line(c) or str(dig(c, "verdict"))
         for c in certificates
         if isinstance(digest, str) and dig(c, "context", "pruned_model") == digest
     ]
     size, calibration = number(export, "bytes"), number(export, "calibration", "rows")
-    told = facts(
-        (
+    table, notes = _groups(mapping(export, "by_group"))
+    return {
+        "said": (
+            f"{name}, {precision}: {count(changed)} of {count(rows)} "
+            f"{'test rows' if of == 'test' else f'rows of {of}' if of else 'rows'}{share} get "
+            "another class than by the pruned network in float32."
+        ),
+        "groups": table,
+        "notes": notes,
+        "gaps": _gaps(export),
+        "facts": [
             ("SHA-256", str(digest or "")),
             ("Size", f"{count(size)} bytes" if size is not None else ""),
             ("Calibrated on", counted(calibration, "select row") if calibration else ""),
@@ -67,48 +55,44 @@ def _file(export: dict[str, Any], certificates: Sequence[dict[str, Any]]) -> str
                 "Certified",
                 " ".join(certified) or "not yet: fairbilevel certify RUN --artifact FILE",
             ),
-        )
-    )
-    return f"<p><b>{esc(said)}</b></p>{_groups(export)}{_gaps(export)}{told}"
+        ],
+    }
 
 
-def _groups(export: dict[str, Any]) -> str:
-    told = mapping(export, "by_group")
+def _groups(told: dict[str, Any]) -> tuple[Table | None, list[str]]:
     names = strings(told, "groups")
     inside = set(strings(told, "counted_groups"))
+    if not names:
+        return None, []
 
     def accuracy(name: str, model: str) -> float | None:
         return number(told, model, "group_accuracy", name)
 
-    def step(name: str) -> float | None:
-        before, after = accuracy(name, "pruned"), accuracy(name, "file")
+    def step(before: float | None, after: float | None) -> float | None:
         return None if before is None or after is None else after - before
 
     def order(name: str) -> tuple[bool, bool, float]:
-        change = step(name)
+        change = step(accuracy(name, "pruned"), accuracy(name, "file"))
         return name not in inside, change is None, change or 0.0
 
-    def cells(name: str) -> list[str]:
+    def cells(name: str) -> list[Cell]:
         size, changed = number(told, "file", "group_size", name), number(told, "changed", name)
         excess = [number(told, gaps, "excess_accuracy_gap", name) for gaps in ("gaps", "file_gaps")]
-        share = f"<small>{percent(changed / size)}</small>" if changed and size else ""
+        known = [accuracy(name, model) for model in _MODELS]
+        many = count(changed)
         return [
             count(size),
-            *(percent(accuracy(name, model)) for model in ("dense", "pruned", "file")),
-            points(step(name), signed=True),
-            *(points(value, signed=True) for value in excess),
-            count(changed) + share,
+            *map(percent, known),
+            signed_points(step(*known[1:])),
+            *map(signed_points, excess),
+            (many, percent(changed / size)) if changed and size else many,
         ]
 
-    if not names:
-        return ""
     head = ["Group", "Rows", "Dense", "Pruned", "File", "File minus pruned, points"]
     head += ["Beyond average, pruned", "Beyond average, file", "Verdicts changed"]
-    whole = [number(told, model, "accuracy") for model in ("dense", "pruned", "file")]
-    before, after = whole[1:]
-    total = None if before is None or after is None else after - before
+    whole = [number(told, model, "accuracy") for model in _MODELS]
     every = sum(number(n) or 0 for n in mapping(told, "changed").values())
-    row = [count(number(told, "rows")), *map(percent, whole), points(total, signed=True)]
+    row = [count(number(told, "rows")), *map(percent, whole), signed_points(step(*whole[1:]))]
     body = [Row("All rows", [*row, MISSING, MISSING, count(every)], css="all")]
     ranked = sorted(names, key=order)
     shown = ranked[:_MOST_GROUPS]
@@ -124,16 +108,17 @@ def _groups(export: dict[str, Any]) -> str:
             f"In the smallest counted group ({counted(min(sizes), 'row')}) a single row is worth "
             f"{points(1 / min(sizes))} points."
         )
-    return table(head, body) + f'<p class="note">{esc(" ".join(notes))}</p>'
+    return Table(head, body), notes
 
 
-def _gaps(export: dict[str, Any]) -> str:
+def _gaps(export: dict[str, Any]) -> Table | None:
+    keys = ("accuracy_gap", "degradation_gap", "max_excess_accuracy_gap")
     pairs = [("worst_group_accuracy", "Worst group’s accuracy", percent)]
-    pairs += [(key, name, points) for key, name, _ in GAPS]
+    pairs += [(key, name, points) for key, (_, name, _) in zip(keys, GAPS, strict=True)]
     body = []
     for key, name, form in pairs:
         values = [number(export, "by_group", gaps, key) for gaps in ("gaps", "file_gaps")]
         if any(value is not None for value in values):
             body.append(Row(name, [form(value) for value in values]))
     head = ["Measure", "Pruned, float32", "File"]
-    return table(head, body, caption="Accuracy in percent, gaps in points") if body else ""
+    return Table(head, body, "Accuracy in percent, gaps in points") if body else None

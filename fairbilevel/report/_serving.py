@@ -4,10 +4,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-from fairbilevel._display import esc, storage
-from fairbilevel.report._bars import Bars, bar_chart
-from fairbilevel.report._markup import Row, bullets, figure, section, table
-from fairbilevel.report._numbers import count, dig, number, percent, strings
+from fairbilevel._numbers import count, milliseconds, percent, storage
+from fairbilevel.report._parts import Cell, Figure, Row, Table
+from fairbilevel.report._read import dig, number, strings
+from fairbilevel.report.charts import Bars, bar_chart
 
 _COUNTS: tuple[tuple[str, str, Callable[[float | None], str]], ...] = (
     ("file_bytes", "Weights file", storage),
@@ -21,10 +21,6 @@ _COUNTS: tuple[tuple[str, str, Callable[[float | None], str]], ...] = (
 )
 _ENGINES = {"jax": "JAX", "onnxruntime": "ONNX Runtime"}
 _MOST_TIMES = 60
-_ACTIVATIONS = (
-    "Activations: the most bytes that a row and what is computed from it take at once, one "
-    "operation after another; counted on the traced program, before any runtime fuses operations."
-)
 
 
 class Counted(NamedTuple):
@@ -101,7 +97,7 @@ def _spread(speed: dict[str, Any]) -> tuple[float, float, float] | None:
     return None if middle is None or low is None or high is None else (middle, low, high)
 
 
-def serving_section(profile: dict[str, Any] | None, network: str | None) -> str:
+def serving_section(profile: dict[str, Any] | None, network: str | None) -> dict[str, Any] | None:
     """Counts and times of both networks; nothing where none were taken.
 
     Args:
@@ -110,102 +106,98 @@ def serving_section(profile: dict[str, Any] | None, network: str | None) -> str:
             are not shown.
     """
     if not profile:
-        return ""
-    heading = "What it takes to serve"
+        return None
     if network is None or dig(profile, "pruned_model") != network:
-        said = (
-            "profile.json in the run folder is not of this run’s network, so its numbers are not "
-            "shown: fairbilevel profile RUN takes them anew."
-        )
-        return section("serving", heading, f'<p class="caution">{esc(said)}</p>')
+        return {"stale": True}
     counts, times = counted_rows(profile), timed_rows(profile)
     if not counts and not times:
-        return ""
+        return None
     first, *rest = strings(profile, "notes") or [""]
-    intro = f"<p>{esc(first)}</p>" if first else ""
-    charts = _share_chart(counts) + _time_charts(times)
-    charts = f'<div class="charts three">{charts}</div>' if charts else ""
-    notes = bullets([_ACTIVATIONS, *rest])
-    return section("serving", heading, intro, _counts(counts), charts, _times(times), notes)
+    return {
+        "stale": False,
+        "first": first,
+        "notes": rest,
+        "counts": _counts(counts),
+        "figures": _share_chart(counts) + _time_charts(times),
+        "times": _times(times),
+    }
 
 
-def _counts(rows: list[Counted]) -> str:
-    head = ["Counted", "Dense", "Pruned", "Pruned, of dense"]
-    body = [Row(r.name, [esc(r.dense), esc(r.pruned), percent(r.share)]) for r in rows]
-    return table(head, body) if body else ""
+def _counts(rows: list[Counted]) -> Table | None:
+    body = [Row(r.name, [r.dense, r.pruned, percent(r.share)]) for r in rows]
+    return Table(["Counted", "Dense", "Pruned", "Pruned, of dense"], body) if body else None
 
 
-def _milliseconds(value: float) -> str:
-    return f"{value:.3g}" if value < 1000 else count(value)
-
-
-def _times(rows: list[Timed]) -> str:
+def _times(rows: list[Timed]) -> Table | None:
     head = ["Timed", "Batch", "Dense, ms", "Pruned, ms", "Times as fast"]
     head += ["Dense, rows a second", "Pruned, rows a second"]
 
-    def spread(values: tuple[float, float, float]) -> str:
-        middle, low, high = map(_milliseconds, values)
-        return f"{middle}<small>{low} to {high}</small>"
+    def spread(values: tuple[float, float, float]) -> Cell:
+        middle, low, high = map(milliseconds, values)
+        return middle, f"{low} to {high}"
 
     body = []
     for r in rows:
-        gain = r.gain + ("" if r.clear else "<small>within the scatter</small>")
+        gain = r.gain if r.clear else (r.gain, "within the scatter")
         rates = [count(rate) for rate in r.rates]
-        cells = [count(r.batch), spread(r.dense), spread(r.pruned), gain, *rates]
-        body.append(Row(r.way, cells))
+        body.append(Row(r.way, [count(r.batch), spread(r.dense), spread(r.pruned), gain, *rates]))
     caption = "Milliseconds a call: median and, in small print, the middle half of the rounds"
-    return table(head, body, caption=caption) if body else ""
+    return Table(head, body, caption) if body else None
 
 
-def _share_chart(rows: list[Counted]) -> str:
-    shares = [(r.name, 100 * r.share) for r in rows if r.share is not None]
+def _figure(key: str, heading: str, text: str, **look: Any) -> Figure:
+    return Figure(key, heading, text, partial(bar_chart, **look), wide=330)
+
+
+def _share_chart(rows: list[Counted]) -> list[Figure]:
+    shares = [(r.name, r.share) for r in rows if r.share is not None]
     if not shares:
-        return ""
-    draw = partial(
-        bar_chart,
-        title="What is left of the dense network",
-        categories=[name for name, _ in shares],
-        series=[Bars("Pruned", [share for _, share in shares], "pruned")],
-        form=lambda v: percent(v / 100),
-        axis="of the dense network, %",
-        domain=(0, max(100.0, *(share for _, share in shares))),
-    )
-    text = "The pruned network, in percent of the dense one."
-    return figure(
-        "serving-left", "What is left of the dense network", text, draw, wide=330, narrow=350
-    )
+        return []
+    title = "What is left of the dense network"
+    return [
+        _figure(
+            "serving-left", title, "The pruned network, in percent of the dense one.",
+            title=title,
+            categories=[name for name, _ in shares],
+            series=[Bars("Pruned", [share for _, share in shares], "pruned")],
+            form=percent,
+            unit=100,
+            axis="of the dense network, %",
+            domain=(0, max(1.0, *(share for _, share in shares))),
+        )
+    ]  # fmt: skip
 
 
-def _time_charts(rows: list[Timed]) -> str:
+def _time_charts(rows: list[Timed]) -> list[Figure]:
     if not rows:
-        return ""
+        return []
     batches = {row.batch for row in rows}
     small = [row for row in rows if row.batch == min(batches)]
     large = [row for row in rows if row.batch == max(batches)]
-    latency = partial(
-        bar_chart,
-        title=f"Latency at batch {min(batches)}",
-        categories=[row.way for row in small],
-        series=[
-            Bars("Dense", [r.dense[0] for r in small], "dense", [r.dense[1:] for r in small]),
-            Bars("Pruned", [r.pruned[0] for r in small], "pruned", [r.pruned[1:] for r in small]),
-        ],
-        form=lambda v: f"{_milliseconds(v)} ms",
-        axis="milliseconds a call",
-    )
-    throughput = partial(
-        bar_chart,
-        title=f"Throughput at batch {max(batches)}",
-        categories=[row.way for row in large],
-        series=[
-            Bars("Dense", [r.rates[0] for r in large], "dense"),
-            Bars("Pruned", [r.rates[1] for r in large], "pruned"),
-        ],
-        form=count,
-        axis="rows a second",
-    )
     less = f"Batch {min(batches)}; shorter is better. Whiskers: the middle half of the rounds."
-    more = f"Batch {max(batches)}; longer is better."
-    return figure("latency", "Latency", less, latency, wide=330, narrow=350) + figure(
-        "throughput", "Throughput", more, throughput, wide=330, narrow=350
-    )
+    return [
+        _figure(
+            "latency", "Latency", less,
+            title=f"Latency at batch {min(batches)}",
+            categories=[row.way for row in small],
+            series=[
+                Bars("Dense", [r.dense[0] for r in small], "dense", [r.dense[1:] for r in small]),
+                Bars(
+                    "Pruned", [r.pruned[0] for r in small], "pruned", [r.pruned[1:] for r in small]
+                ),
+            ],
+            form=lambda v: f"{milliseconds(v)} ms",
+            axis="milliseconds a call",
+        ),
+        _figure(
+            "throughput", "Throughput", f"Batch {max(batches)}; longer is better.",
+            title=f"Throughput at batch {max(batches)}",
+            categories=[row.way for row in large],
+            series=[
+                Bars("Dense", [r.rates[0] for r in large], "dense"),
+                Bars("Pruned", [r.rates[1] for r in large], "pruned"),
+            ],
+            form=count,
+            axis="rows a second",
+        ),
+    ]  # fmt: skip

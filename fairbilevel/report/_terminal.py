@@ -7,10 +7,10 @@ from rich.table import Table
 from rich.text import Text
 
 from fairbilevel._display import printable
+from fairbilevel._numbers import count, percent, points
 from fairbilevel.records import Result
 from fairbilevel.report._groups import GroupRow, claimed, ends, group_rows, on
 from fairbilevel.report._limits import ROLES, limits
-from fairbilevel.report._numbers import count, percent, points
 from fairbilevel.report._sections import GAPS, all_rows, gap, shares
 from fairbilevel.report._verdict import BASELINE, judge
 
@@ -55,9 +55,9 @@ def _fit(name: str, width: int) -> str:
 
 def _groups(result: Result) -> Table:
     third = on(result.baseline).accuracy is not None
-    columns = [("Group", 22 if third else 34), ("Rows", 5), ("Dense", 6), ("Pruned", 6)]
+    columns = [("Group", 20 if third else 34), ("Rows", 5), ("Dense", 7), ("Pruned", 7)]
     columns += [("Change", 6), ("Beyond", 6)]
-    columns += [("GradMag", 6)] if third else []
+    columns += [("GradMag", 7)] if third else []
     rows = group_rows(result)
     inside, outside = claimed(rows)
     shown, left_out = ends(inside, _AT_EACH_END)
@@ -71,7 +71,7 @@ def _groups(result: Result) -> Table:
 
     for i, r in enumerate([*shown, *outside[:_AT_EACH_END]]):
         if left_out and i == len(shown) // 2:
-            table.add_row(Text(f"… {count(left_out)} groups left out", style="dim"))
+            table.add_row(Text(f"… {count(left_out)} left out", style="dim"))
         name = printable(r.name) + ("" if r.pruned.counted else " †")
         table.add_row(Text(_fit(name, columns[0][1])), *cells(r))
     total = all_rows(result)

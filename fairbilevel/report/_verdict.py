@@ -8,17 +8,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fairbilevel._display import printable
+from fairbilevel._numbers import count, counted, decimal, percent, points
 from fairbilevel.records import Result
 from fairbilevel.report._certificate import certificate_line
 from fairbilevel.report._groups import GroupRow, group_rows, on
 from fairbilevel.report._limits import MOST_NAMED, ROLES, Limit, limits
-from fairbilevel.report._numbers import (
-    count,
-    counted,
-    percent,
-    plain,
-    points,
-)
 
 State = Literal["met", "doubtful", "missed", "none", "unmeasured", "diverged"]
 
@@ -255,7 +249,7 @@ def _infeasible(result: Result, bounds: list[Limit]) -> list[str]:
         limit = by_name.get(found.name)
         if limit is None or found.status != "infeasible within this budget":
             continue
-        show, unit = points if limit.in_points else plain, limit.unit
+        show, unit = points if limit.in_points else decimal, limit.unit
         side = "under" if limit.bound.floor else "over"
         far = sorted(found.over, key=lambda name: -found.over[name])
         named = [f"“{n}” {show(found.over[n])}{unit} {side}" for n in far[:MOST_NAMED]]

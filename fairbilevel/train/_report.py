@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fairbilevel import _numbers
 from fairbilevel.devices import copied
 from fairbilevel.problem import FairPruningProblem, Network, Reference
 from fairbilevel.train._divergence import DivergenceError, exploded
@@ -174,9 +175,9 @@ class Report:
         if self.guard_steps:
             share = self.guard_steps / self.steps
             said.append(
-                f"the guard against negative group weights was active in {100 * share:.0f} % of "
-                "the steps: the multipliers ask for more than can be taken from the better-off "
-                "groups"
+                "the guard against negative group weights was active in "
+                f"{_numbers.percent(share, 0)} of the steps: the multipliers ask for more than can "
+                "be taken from the better-off groups"
             )
         return (*said, *rollback_warnings(self.rollbacks))
 

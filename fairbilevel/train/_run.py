@@ -31,7 +31,7 @@ from fairbilevel.train._report import (
 from fairbilevel.train._ruled import Rules, _begin
 from fairbilevel.train._state import DualState, WeightState
 from fairbilevel.train._steps import masked
-from fairbilevel.train._stretch import StretchLog, lengths, pieces, stretch, weight_stretch
+from fairbilevel.train._stretch import StretchLog, joined, lengths, pieces, stretch, weight_stretch
 
 _begun = Program(_begin)
 
@@ -257,7 +257,7 @@ class StagedRun(ABC):
                     jax.block_until_ready(logs[-2].finite)
             jax.block_until_ready(z)
         self.feed.busy = lambda: False
-        return state, _joined(logs, [count for _, count in calls]), z
+        return state, joined(logs, [count for _, count in calls]), z
 
     def stretch(
         self, state: RunState, part: slice, factors: Any
@@ -397,16 +397,4 @@ class StagedRun(ABC):
 
 
 def _ready(leaf: Any) -> bool:
-    """Whether an array has been computed."""
     return leaf.is_ready()
-
-
-def _joined(logs: list[StretchLog], counts: list[int]) -> StretchLog:
-    """The log of a stage from those of its calls, on the host."""
-
-    def steps(*each: Any) -> np.ndarray:
-        return np.concatenate([np.asarray(e)[:n] for e, n in zip(each, counts, strict=True)])
-
-    whole = jax.tree.map(steps, *[(log.steps, log.more) for log in logs])
-    finite: Any = np.all([np.asarray(log.finite) for log in logs])
-    return StretchLog(whole[0], finite, logs[-1].violations, whole[1])

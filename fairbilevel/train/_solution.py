@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from fairbilevel import _display, _options, masks
+from fairbilevel import _display, _numbers, _options, masks
 from fairbilevel.data import as_labels
 from fairbilevel.fairness import Evaluation
 from fairbilevel.masks import Allocation, Budget, Masks
@@ -99,10 +99,10 @@ class Solution:
             ("problem", f"{self.problem.model.name} on {self.problem.data.name}"),
             (
                 "removed",
-                f"{_display.percent(kept['achieved'])} of the {units} "
+                f"{_numbers.percent(kept['achieved'])} of the {units} "
                 f"({removed:,} of {kept['prunable']:,})",
             ),
-            ("cost", f"{spent}, {self.costs.seconds:,.1f} s"),
+            ("cost", f"{spent}, {_numbers.duration(self.costs.seconds)}"),
             ("answer", "" if answer is None else f"always {answer!r}"),
             ("limits", "" if self.feasibility is None else self.feasibility.status),
             ("warnings", f"{len(self.warnings)}" if self.warnings else ""),

@@ -179,3 +179,14 @@ def _weight_stretch(
 
 weight_stretch = Program(_weight_stretch, donate=True)
 """``(steps, state, factors, numbers, stretch, batches, dual_batches)``: see ``Steps``."""
+
+
+def joined(logs: list[StretchLog], counts: list[int]) -> StretchLog:
+    """The log of a stage from those of its calls, on the host."""
+
+    def steps(*each: Any) -> np.ndarray:
+        return np.concatenate([np.asarray(e)[:n] for e, n in zip(each, counts, strict=True)])
+
+    whole = jax.tree.map(steps, *[(log.steps, log.more) for log in logs])
+    finite: Any = np.all([np.asarray(log.finite) for log in logs])
+    return StretchLog(whole[0], finite, logs[-1].violations, whole[1])

@@ -22,7 +22,7 @@ def certificate(names, gap="excess-accuracy-gap", **options):
 
 
 def text(page):
-    return html.unescape(re.sub(r"<[^>]+>", " ", page))
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", page)).split())
 
 
 def test_the_certificate_stands_where_its_absence_was_told(example_run, name_lists):

@@ -116,20 +116,22 @@ def test_numbers_of_another_network_are_not_shown(
     assert "<svg" not in section
 
 
-def test_whatever_the_file_holds_the_section_is_whole() -> None:
+def test_whatever_the_file_holds_the_section_is_whole(example_run: MakeRun) -> None:
     evil = "<script>x</script>\"'&"
     whole = profile("weight")
     for key in whole:
         for value in (None, [], {}, [1, {"a": []}], evil, -1e300, float("nan")):
             if key != "pruned_model":
-                serving_section({**whole, key: value}, DIGEST)
+                section = serving_section({**whole, key: value}, DIGEST)
+                for chart in section["figures"] if section else ():
+                    ET.fromstring(chart.draw("x", chart.wide))
     poisoned = copy.deepcopy(whole)
     poisoned["notes"] = [evil, evil]
     for one in poisoned["speeds"]:
         one["engine"] = evil
     poisoned["speeds"][1] |= {"batch": 10**400, "milliseconds": evil}
     poisoned["dense"]["parameters"] = 0
-    section = serving_section(poisoned, DIGEST)
+    section = shown(example_run, poisoned)
     assert "<script" not in section
     assert "&lt;script&gt;" in section
     for svg in re.findall(r"<svg .*?</svg>", section, flags=re.DOTALL):

@@ -48,9 +48,9 @@ def test_what_was_removed_and_what_it_cost() -> None:
     text = verdict(small_result())
     assert text == (
         "No fairness limit was set for this run. "
-        "95.0% of the prunable weights were removed (19,000 of 20,000). "
-        "Accuracy on the 1,040 test rows went from 90.0% to 88.8%, a loss of 1.2 points. "
-        "The group “b” loses most: 5.0 points (from 90.0% to 85.0%), "
+        "95.0 % of the prunable weights were removed (19,000 of 20,000). "
+        "Accuracy on the 1,040 test rows went from 90.0 % to 88.8 %, a loss of 1.2 points. "
+        "The group “b” loses most: 5.0 points (from 90.0 % to 85.0 %), "
         "3.8 points more than average. "
         "No certificate has been computed: these are point estimates on 1,040 test rows. "
         "In the smallest counted group (40 rows) a single row is worth 2.5 points."
@@ -140,17 +140,17 @@ def answering(share: float, majority: float) -> dict[str, Any]:
 def test_a_nearly_constant_model_is_named(example_run: MakeRun) -> None:
     result = answering(0.97, 0.84)
     found = judge(result)
-    said = "The pruned model answers “no” for 97.0% of the test rows: its gaps say little of"
+    said = "The pruned model answers “no” for 97.0 % of the test rows: its gaps say little of"
     assert found.headline.startswith(said)
     assert found.state == "missed"
     assert (
-        "Always answering the commonest class, “no”, would be right for 84.0%; the mean over "
-        "classes (balanced accuracy) is 71.0% before, 55.0% after." in found.sentences
+        "Always answering the commonest class, “no”, would be right for 84.0 %; the mean over "
+        "classes (balanced accuracy) is 71.0 % before, 55.0 % after." in found.sentences
     )
     text = " ".join(" ".join(printed(result)).split())
     assert said in text
     assert "Balanced accuracy" in text
-    assert said in render({}, result, [])
+    assert said in render({}, result, []).replace("\xa0", " ")
     # Where the labels are as uneven as the answers, so many equal answers are no fault.
     assert judge(answering(0.97, 0.96)).state == "met"
     assert judge(answering(0.85, 0.5)).state == "met"
@@ -238,7 +238,7 @@ def test_a_gain_is_called_a_gain() -> None:
     result["pruned"]["test"].update(accuracy=0.92, group_accuracy={"a": 0.92, "b": 0.91})
     result["gaps"]["test"]["excess_accuracy_gap"] = {"a": 0.0, "b": 0.01}
     text = verdict(result)
-    assert "from 90.0% to 92.0%, a gain of 2.0 points." in text
+    assert "from 90.0 % to 92.0 %, a gain of 2.0 points." in text
     assert "No group loses accuracy; the group “b” gains least, 1.0 points" in text
 
 
@@ -247,7 +247,7 @@ def test_unchanged_accuracy_is_called_so() -> None:
     result["pruned"] = result["dense"]
     result["gaps"]["test"]["excess_accuracy_gap"] = {"a": 0.0, "b": 0.0}
     text = verdict(result)
-    assert "Accuracy on the 1,040 test rows stayed at 90.0%." in text
+    assert "Accuracy on the 1,040 test rows stayed at 90.0 %." in text
     assert "No group loses accuracy" in text
 
 
@@ -265,7 +265,7 @@ def test_a_group_that_is_reported_only_is_not_the_one_that_loses_most() -> None:
 
 def test_filters_are_called_filters() -> None:
     sparsity = {"achieved": 0.5, "prunable": 64, "kept": 32, "unit": "filter"}
-    assert "50.0% of the prunable filters were removed (32 of 64)." in verdict(
+    assert "50.0 % of the prunable filters were removed (32 of 64)." in verdict(
         small_result(sparsity=sparsity)
     )
 
@@ -294,7 +294,7 @@ def test_the_terminal_shows_groups_gaps_and_verdict(example_run: MakeRun) -> Non
     assert max(map(len, lines)) <= 80
     for group, accuracy in result["pruned"]["test"]["group_accuracy"].items():
         start = group[:10]
-        assert any(start in line and f"{100 * accuracy:.1f}%" in line for line in lines)
+        assert any(start in line and f"{100 * accuracy:.1f} %" in line for line in lines)
     for column in ("Dense", "Pruned", "GradMag", "Fit", "Select", "Tune", "Test"):
         assert column in text
     flowing = " ".join(text.split())
@@ -315,7 +315,7 @@ def test_the_terminal_shows_the_ends_of_many_groups(example_run: MakeRun) -> Non
     result = example_run([f"g{i}" for i in range(300)], rows={"test": 9000}, log_lines=1)[1]
     lines = printed(result)
     assert sum(line.strip().startswith("g") and "%" in line for line in lines) == 20
-    assert "280 groups left out" in "\n".join(lines)
+    assert "280 left out" in "\n".join(lines)
 
 
 def test_the_terminal_prints_an_empty_result() -> None:
