@@ -27,18 +27,11 @@ PROPERTIES = {
 
 @dataclass(frozen=True)
 class Found:
-    """What the repetitions of a setting left.
-
-    Attributes:
-        name: of the setting.
-        config: its network.
-        depth: how much was looked at.
-        done: record and rows of every repetition.
-    """
+    """What the repetitions of a setting left: record and rows of each."""
 
     name: str
     config: Any
-    depth: Any
+    depth: Any  # how much was looked at
     done: Sequence[tuple[dict[str, Any], dict[str, np.ndarray]]]
 
     @property
@@ -79,7 +72,6 @@ def _measured(record: dict[str, Any], rows: dict[str, np.ndarray], key: str) -> 
     excess = loss - dense
     return {
         "accuracy": accuracy,
-        "loss": loss,
         "excess": excess,
         "overall": float(np.mean(rows[f"{key}/correct"])),
         "gap": float(np.ptp(accuracy[np.isfinite(accuracy)])),
@@ -110,9 +102,7 @@ def group_lines(found: Found) -> list[dict[str, Any]]:
                     "accuracy sd": np.std(accuracy),
                     "excess loss": np.mean([m["excess"][g] for m in measured]),
                     **{p: np.mean([r[p][g] for r in records]) for p in PROPERTIES},
-                    "taylor bound": ""
-                    if rate == "0"
-                    else np.mean([r["bound"][g] for r in records]),
+                    "taylor bound": "" if dense else np.mean([r["bound"][g] for r in records]),
                 }
             )
     return lines
@@ -224,10 +214,9 @@ def readings(found: Found) -> Iterator[str]:
             f"{each[0].groups} groups, {sign} in {agree} of {len(told)} repetitions."
         )
     yield _bounded(found)
-    if UNMITIGATED in found.first["variants"]:
-        for variant in found.first["variants"]:
-            if variant != UNMITIGATED:
-                yield _mitigated(found, variant)
+    variants = list(found.first["variants"])
+    if UNMITIGATED in variants:
+        yield from (_mitigated(found, v) for v in variants if v != UNMITIGATED)
 
 
 def _unequal(found: Found, rate: str) -> str:

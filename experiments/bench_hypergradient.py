@@ -40,15 +40,7 @@ from experiments._outer_steps import (
     side_by_side,
     step_program,
 )
-from fairbilevel import _numbers, devices, fairness, masks
-from fairbilevel.hypergrad import (
-    Bilinear,
-    ConjugateGradient,
-    FirstOrder,
-    Neumann,
-    SingleLoop,
-    Unrolled,
-)
+from fairbilevel import _numbers, devices, fairness, hypergrad, masks
 from fairbilevel.run import machine
 
 PRODUCTS = 10
@@ -78,8 +70,8 @@ def step_programs(problem: Problem) -> dict[str, Program]:
     """The bilinear outer step, and several side by side."""
     return {
         "gradient": gradient_program(problem),
-        "bilinear outer step": step_program(problem, Bilinear(), "2 + mask", None),
-        f"{NETWORKS} of them vmapped": side_by_side(problem, Bilinear(), NETWORKS),
+        "bilinear outer step": step_program(problem, hypergrad.Bilinear(), "2 + mask", None),
+        f"{NETWORKS} of them vmapped": side_by_side(problem, hypergrad.Bilinear(), NETWORKS),
     }
 
 
@@ -115,22 +107,26 @@ def method_programs(problem: Problem, bars: bool) -> dict[str, Program]:
     step, hyper = partial(step_program, problem), partial(hypergradient_program, problem)
     return {
         "gradient": gradient_program(problem),
-        "bilinear outer step": step(Bilinear(), "2 + mask", bar(2.1)),
+        "bilinear outer step": step(hypergrad.Bilinear(), "2 + mask", bar(2.1)),
         "bilinear outer step with violations": step(
-            Bilinear(), "2 1/3 + 2 masks", bar(2.45), violations=True
+            hypergrad.Bilinear(), "2 1/3 + 2 masks", bar(2.45), violations=True
         ),
-        "conjugate gradient 10": hyper(ConjugateGradient(PRODUCTS, DAMPING), implicit, bar(22)),
-        "Neumann 10": hyper(Neumann(PRODUCTS, DAMPING), implicit, bar(22)),
-        "single-loop outer step": step(SingleLoop(), "1 + joint JVP (3)", bar(4.2)),
-        "first-order outer step, fused": step(FirstOrder(optimizer=momentum), "3", bar(3.4)),
+        "conjugate gradient 10": hyper(
+            hypergrad.ConjugateGradient(PRODUCTS, DAMPING), implicit, bar(22)
+        ),
+        "Neumann 10": hyper(hypergrad.Neumann(PRODUCTS, DAMPING), implicit, bar(22)),
+        "single-loop outer step": step(hypergrad.SingleLoop(), "1 + joint JVP (3)", bar(4.2)),
+        "first-order outer step, fused": step(
+            hypergrad.FirstOrder(optimizer=momentum), "3", bar(3.4)
+        ),
         "first-order, sequential, T = 2": hyper(
-            FirstOrder(inner_steps=2, optimizer=momentum), "3 (T + 1) = 9", bar(9.9)
+            hypergrad.FirstOrder(inner_steps=2, optimizer=momentum), "3 (T + 1) = 9", bar(9.9)
         ),
         "unrolled K = 10, all kept": hyper(
-            Unrolled(INNER_STEPS, momentum), f"{unroll}, h = 2 to 2.8", bar(40)
+            hypergrad.Unrolled(INNER_STEPS, momentum), f"{unroll}, h = 2 to 2.8", bar(40)
         ),
         "unrolled K = 10, sqrt(K) kept": hyper(
-            Unrolled(INNER_STEPS, momentum, keep="sqrt"), f"{unroll} + 10", bar(50)
+            hypergrad.Unrolled(INNER_STEPS, momentum, keep="sqrt"), f"{unroll} + 10", bar(50)
         ),
     }
 
@@ -166,7 +162,7 @@ def unrolled_memory(problem: Problem) -> dict[str, Any]:
     """Temporary memory of sqrt(K) checkpoints at K = 16 and 64, from the compiler."""
     sizes = {}
     for steps in (16, 64):
-        method = Unrolled(steps, optax.sgd(0.05, 0.9), keep="sqrt")
+        method = hypergrad.Unrolled(steps, optax.sgd(0.05, 0.9), keep="sqrt")
         program = hypergradient_program(problem, method, "", None)
         program.compile()
         sizes[steps] = program.memory
@@ -197,7 +193,7 @@ def rival(problem: Problem, rounds: int, least: float | None) -> dict[str, Any]:
         (through,) = implicit_diff.root_vjp(optimality, params, (scores,), of_params, damped)
         return jax.tree.map(jnp.add, direct, through)
 
-    method = ConjugateGradient(PRODUCTS, SOFT_DAMPING)
+    method = hypergrad.ConjugateGradient(PRODUCTS, SOFT_DAMPING)
     ours = hypergradient_program(problem, method, "", None, soft=True)
     jaxopts = Program(theirs, ours.arguments)
     measure({"ours, beside jaxopt": ours, "jaxopt": jaxopts}, rounds)
@@ -246,7 +242,9 @@ def compile_time() -> dict[str, Any]:
     """Of a conjugate-gradient step of ResNet-18."""
     suite = Suite("resnet18", 32, 64, 128, 0, False)
     problem = Problem(suite, jnp.float32, suite.batch)
-    program = hypergradient_program(problem, ConjugateGradient(PRODUCTS, DAMPING), "", None)
+    program = hypergradient_program(
+        problem, hypergrad.ConjugateGradient(PRODUCTS, DAMPING), "", None
+    )
     program.compile()
     return _claim("compile a ResNet-18 CG step (s)", program.compile_seconds, 30)
 

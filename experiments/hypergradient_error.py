@@ -23,18 +23,7 @@ import optax
 import fairbilevel as fb
 from experiments import _write
 from experiments._pictures import look, picture
-from fairbilevel.hypergrad import (
-    GMRES,
-    BiCGStab,
-    Bilinear,
-    ConjugateGradient,
-    FirstOrder,
-    MaskedLoss,
-    Neumann,
-    Nystrom,
-    SingleLoop,
-    Unrolled,
-)
+from fairbilevel import hypergrad
 
 RIDGE = 0.01
 COUNTS = (1, 2, 3, 5, 8, 13, 21, 34, 55)
@@ -65,9 +54,13 @@ def quadratic() -> Iterator[dict[str, Any]]:
     zero = jnp.zeros(size)
     for k in COUNTS:
         for name, method, bound in (
-            ("conjugate gradient", ConjugateGradient(k), 2 * ((root - 1) / (root + 1)) ** k),
-            ("Neumann", Neumann(k, scale=1.0), slow ** (k + 1)),
-            ("unrolled", Unrolled(k, optax.sgd(1.0)), slow**k),
+            (
+                "conjugate gradient",
+                hypergrad.ConjugateGradient(k),
+                2 * ((root - 1) / (root + 1)) ** k,
+            ),
+            ("Neumann", hypergrad.Neumann(k, scale=1.0), slow ** (k + 1)),
+            ("unrolled", hypergrad.Unrolled(k, optax.sgd(1.0)), slow**k),
         ):
             v, _ = fb.hypergradient(outer, inner, zero, zero, method=method)
             in_energy = name == "conjugate gradient"
@@ -87,8 +80,9 @@ class Digits:
         self.batches = [(jnp.asarray(x[r][:, 1::4] / 16), jnp.asarray(y[r]))
                         for r in (rows[:800], rows[800:])]  # fmt: skip
         self.shape = (self.batches[0][0].shape[1], 10)
+        self.level = hypergrad.MaskedLoss(self.loss, jax.nn.sigmoid)  # of sigmoid(scores) * theta
         self.scores = jnp.asarray(np.random.default_rng(1).normal(size=self.shape))
-        self.theta = self.solve(jnp.zeros(self.shape), 15)
+        self.theta = self.solve()
         self.exact = self._dense_formula()
 
     def loss(self, z: Any, batch: Any) -> Any:
@@ -96,55 +90,45 @@ class Digits:
         x, y = batch
         return optax.softmax_cross_entropy_with_integer_labels(x @ z, y).mean()
 
-    def level(self) -> MaskedLoss:
-        """A loss of ``z = sigmoid(scores) * theta``."""
-        return MaskedLoss(self.loss, jax.nn.sigmoid)
-
     def inner(self, scores: Any, theta: Any, batch: Any) -> Any:
         """With its ridge, as every method but the closed form takes it."""
         return self.loss(jax.nn.sigmoid(scores) * theta, batch) + RIDGE / 2 * jnp.sum(theta**2)
 
-    def solve(self, theta: Any, steps: int) -> Any:
+    def flat(self, s: Any, t: Any) -> Any:
+        """``inner`` on fit, of flat scores and weights."""
+        return self.inner(s.reshape(self.shape), t.reshape(self.shape), self.batches[0])
+
+    def solve(self) -> Any:
         """Newton's method."""
-
-        def flat(t: Any) -> Any:
-            return self.inner(self.scores, t.reshape(self.shape), self.batches[0])
-
-        step = jax.jit(lambda t: t - jnp.linalg.solve(jax.hessian(flat)(t), jax.grad(flat)(t)))
-        t = theta.ravel()
-        for _ in range(steps):
+        s, t = self.scores.ravel(), jnp.zeros(self.scores.size)
+        gradient, hessian = jax.grad(self.flat, 1), jax.hessian(self.flat, 1)
+        step = jax.jit(lambda t: t - jnp.linalg.solve(hessian(s, t), gradient(s, t)))
+        for _ in range(15):
             t = step(t)
         return t.reshape(self.shape)
 
     def _dense_formula(self) -> Any:
-        size = self.theta.size
-
-        def flat(s: Any, t: Any) -> Any:
-            return self.inner(s.reshape(self.shape), t.reshape(self.shape), self.batches[0])
-
         point = self.scores.ravel(), self.theta.ravel()
-        hessian = jax.hessian(flat, 1)(*point)
+        hessian = jax.hessian(self.flat, 1)(*point)
         self.step = 1 / float(jnp.linalg.eigvalsh(hessian)[-1])
-        cross = jax.jacobian(jax.grad(flat, 1))(*point)
-        direct, of_theta = jax.grad(self.level(), (0, 1))(self.scores, self.theta, self.batches[1])
-        through = cross.T @ jnp.linalg.solve(hessian, of_theta.reshape(size))
+        cross = jax.jacobian(jax.grad(self.flat, 1))(*point)
+        direct, of_theta = jax.grad(self.level, (0, 1))(self.scores, self.theta, self.batches[1])
+        through = cross.T @ jnp.linalg.solve(hessian, of_theta.ravel())
         return direct - through.reshape(self.shape)
 
-    def error(self, method: Any, *, calls: int = 1, start: Any = None) -> float:
-        """Of a method's last call; the weights stand at their optimum unless told otherwise."""
+    def error(self, method: Any, calls: int) -> float:
+        """Of a method's last call; the weights stand at their optimum."""
         fit, select = self.batches
-        closed = isinstance(method, Bilinear)
-        level = self.level()
-        theta = self.theta if start is None else start
+        inner = self.level if isinstance(method, hypergrad.Bilinear) else self.inner
 
         def call(state: Any, _: Any) -> Any:
             gradient, info = fb.hypergradient(
-                level, level if closed else self.inner, self.scores, theta, method=method,
+                self.level, inner, self.scores, self.theta, method=method,
                 outer_args=(select,), inner_args=(fit,), state=state,
             )  # fmt: skip
             return info.state, gradient
 
-        state = method.init(self.scores, theta)
+        state = method.init(self.scores, self.theta)
         _, gradients = jax.jit(lambda s: jax.lax.scan(call, s, None, calls))(state)
         return relative(gradients[-1], self.exact)
 
@@ -153,37 +137,29 @@ def digits() -> Iterator[dict[str, Any]]:
     """Every method on one problem, more and more of it."""
     problem = Digits()
     rate = optax.sgd(problem.step)
-
-    def row(name: str, count: int, cost: float, error: float) -> dict[str, Any]:
-        return {"problem": "digits", "method": name, "count": count, "cost": cost, "error": error,
-                "bound": ""}  # fmt: skip
-
-    for name, method in (
-        ("no implicit term", Bilinear(float("inf"))),
-        ("bilinear, gamma = ridge", Bilinear(RIDGE)),
-        ("bilinear, gamma = 1", Bilinear(1.0)),
-    ):
-        yield row(name, 0, method.gradient_evaluations, problem.error(method))
     sweeps: dict[str, Callable[[int], Any]] = {
-        "conjugate gradient": ConjugateGradient,
-        "conjugate gradient, Nystrom 20": lambda k: ConjugateGradient(
-            k, preconditioner=Nystrom(20)
+        "conjugate gradient": hypergrad.ConjugateGradient,
+        "conjugate gradient, Nystrom 20": lambda k: hypergrad.ConjugateGradient(
+            k, preconditioner=hypergrad.Nystrom(20)
         ),
-        "Neumann": Neumann,
-        "GMRES": GMRES,
-        "BiCGStab": BiCGStab,
-        "unrolled": lambda k: Unrolled(k, rate),
-        "first-order": lambda k: FirstOrder(300.0, k, rate),
+        "Neumann": hypergrad.Neumann,
+        "GMRES": hypergrad.GMRES,
+        "BiCGStab": hypergrad.BiCGStab,
+        "unrolled": lambda k: hypergrad.Unrolled(k, rate),
+        "first-order": lambda k: hypergrad.FirstOrder(300.0, k, rate),
     }
-    for name, make in sweeps.items():
-        for k in COUNTS:
-            method = make(k)
-            yield row(name, k, method.gradient_evaluations, problem.error(method))
-    # Tracked: the cost of all calls so far. The outer variable stands still here.
-    for k in (*COUNTS, 100, 200):
-        method = SingleLoop(problem.step)
-        yield row("single loop, k calls", k, k * method.gradient_evaluations,
-                  problem.error(method, calls=k))  # fmt: skip
+    single = hypergrad.SingleLoop(problem.step)
+    for name, count, method, calls in (
+        ("no implicit term", 0, hypergrad.Bilinear(float("inf")), 1),
+        ("bilinear, gamma = ridge", 0, hypergrad.Bilinear(RIDGE), 1),
+        ("bilinear, gamma = 1", 0, hypergrad.Bilinear(1.0), 1),
+        *((name, k, make(k), 1) for name, make in sweeps.items() for k in COUNTS),
+        # Tracked: the cost of all calls so far. The outer variable stands still here.
+        *(("single loop, k calls", k, single, k) for k in (*COUNTS, 100, 200)),
+    ):
+        cost, error = calls * method.gradient_evaluations, problem.error(method, calls)
+        yield {"problem": "digits", "method": name, "count": count, "cost": cost, "error": error,
+               "bound": ""}  # fmt: skip
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
