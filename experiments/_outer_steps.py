@@ -41,29 +41,42 @@ class Program:
     passes: str = ""
     bar: float | None = None
     iterations: int = 0
+    batches: int = 0  # that are gone through forward and backward, where these are all it does
     seconds: list[float] = field(default_factory=list)
     compile_seconds: float = 0.0
     memory: int = 0
     call: Callable[..., Any] | None = None
 
-    def prepare(self) -> None:
-        """Compile, and run once."""
+    def compile(self) -> None:
+        """And see what memory it takes beside its arguments."""
         begin = time.perf_counter()
         compiled = jax.jit(self.function).lower(*self.arguments).compile()
         self.compile_seconds = time.perf_counter() - begin
         analysis = compiled.memory_analysis()
         self.memory = 0 if analysis is None else analysis.temp_size_in_bytes
         self.call = compiled
-        out = jax.block_until_ready(compiled(*self.arguments))
-        if self.iterations and int(out[-1]) != self.iterations:
-            raise RuntimeError(f"{int(out[-1])} iterations were done, {self.iterations} asked for")
 
-    def time(self) -> None:
-        """One more measurement."""
+    def run(self) -> Any:
+        """Once, to its end; the time is written down."""
         assert self.call is not None
         begin = time.perf_counter()
-        jax.block_until_ready(self.call(*self.arguments))
+        out = jax.block_until_ready(self.call(*self.arguments))
         self.seconds.append(time.perf_counter() - begin)
+        return out
+
+
+def measure(programs: dict[str, Program], rounds: int) -> None:
+    """Compile all, then time them in turn."""
+    for name, program in programs.items():
+        program.compile()
+        out = program.run()
+        if program.iterations and int(out[-1]) != program.iterations:
+            raise RuntimeError(f"{name}: {int(out[-1])} iterations of {program.iterations}")
+        program.seconds.clear()
+        print(f"compiled {name} in {program.compile_seconds:.1f} s", flush=True)
+    for _ in range(rounds):
+        for program in programs.values():
+            program.run()
 
 
 class Problem:
@@ -75,13 +88,12 @@ class Problem:
         self.dtype = dtype
         self.params, self.state = self.model.init(jax.random.key(0))
         keys = jax.random.split(jax.random.key(1), 4)
-        self.fit = (
-            jax.random.normal(keys[0], (batch, *shape), dtype),
-            jax.random.randint(keys[1], (batch,), 0, 2),
-        )
-        self.select = (
-            jax.random.normal(keys[2], (batch, *shape), dtype),
-            jax.random.randint(keys[3], (batch,), 0, 2),
+        self.fit, self.select = (
+            (
+                jax.random.normal(of_x, (batch, *shape), dtype),
+                jax.random.randint(of_y, (batch,), 0, 2),
+            )
+            for of_x, of_y in (keys[:2], keys[2:])
         )
         sample = jnp.asarray(self.fit[0][:2], jnp.float32)
         self.layers = masks.select_layers(
@@ -137,7 +149,7 @@ def gradient_program(problem: Problem) -> Program:
     def plain(params: Any, batch: Any) -> Any:
         return _xla.canonical_convolutions(jax.value_and_grad(problem.loss))(params, batch)
 
-    return Program(plain, (problem.params, problem.fit), "1")
+    return Program(plain, (problem.params, problem.fit), "1", batches=1)
 
 
 def both_levels(
@@ -190,4 +202,13 @@ def step_program(
             extra = _xla.canonical_convolutions(problem.violation_forward)(z, select)
         return (scores, params, outer_state, inner_state, info.state), extra
 
-    return Program(call, (start, problem.fit, problem.select), passes, bar)
+    return Program(call, (start, problem.fit, problem.select), passes, bar, batches=2)
+
+
+def side_by_side(problem: Problem, method: Any, networks: int) -> Program:
+    """Outer steps of several networks on the same batches, by ``vmap``."""
+    one = step_program(problem, method, f"{networks} (2 + mask)", None)
+    carry, *batches = one.arguments
+    stacked = jax.tree.map(lambda leaf: jnp.stack([leaf] * networks), carry)
+    vmapped = jax.vmap(one.function, (0, None, None))
+    return Program(vmapped, (stacked, *batches), one.passes, batches=2 * networks)

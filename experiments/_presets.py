@@ -2,12 +2,88 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from experiments._comparison import Presets, Setting
 from fairbilevel import BilevelSolver
-from fairbilevel.comparison import split_methods
+from fairbilevel.comparison import REFERENCE, Comparison, split_methods
 from fairbilevel.methods import METHODS
+from fairbilevel.run import Config
+
+
+def _sparsities(text: str) -> tuple[float, ...]:
+    return tuple(float(s) for s in text.split(",") if s)
+
+
+# What a setting can be cut down to, to see that it runs: type and meaning.
+TRIAL: dict[str, tuple[Any, str]] = {
+    "steps": (int, "of every training"),
+    "folds": (int, "of the first round only"),
+    "max_rows": (int, "to read"),
+    "image_size": (int, "in pixels"),
+    "width": (int, "of the network"),
+    "methods": (split_methods, "some of them, commas between; the reference too"),
+    "sparsities": (_sparsities, "commas between"),
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One data set, network and list of methods.
+
+    Attributes:
+        source: file in the data folder, or a ``tfds:`` name, a bundled name.
+        methods: names of ``fb.methods``.
+        sparsities: shares removed.
+        options: fields of ``Config`` that differ from the defaults.
+        reference: what differences are taken from.
+        rounds: rounds of folds.
+        folds: parts of the data, each tested once a round.
+    """
+
+    source: str
+    methods: tuple[str, ...]
+    sparsities: tuple[float, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    reference: str = REFERENCE
+    rounds: int = 1
+    folds: int = 5
+
+    @property
+    def in_folder(self) -> bool:
+        """Whether the rows are in the folder that ``--data`` names."""
+        return self.source != "digits" and not self.source.startswith("tfds:")
+
+    def design(
+        self, folder: Path | None, trial: Mapping[str, Any] = MappingProxyType({})
+    ) -> Comparison:
+        """The comparison, or the part of it that a trial (names of ``TRIAL``) leaves.
+
+        Raises:
+            ValueError: the trial does not fit.
+        """
+        data = self.source
+        if self.in_folder and folder is not None:
+            # Named as it is called from here, not by where it lies on this machine.
+            data = os.path.relpath(folder / self.source)
+        options = {"min_group_rows": 150, **self.options}
+        options |= {n: trial[n] for n in ("max_rows", "image_size", "width") if n in trial}
+        if "steps" in trial:
+            options |= _steps(trial["steps"], trial["steps"])
+        return Comparison(
+            Config(data=data, **options),
+            trial.get("methods") or self.methods,
+            trial.get("sparsities") or self.sparsities,
+            reference=self.reference,
+            folds=trial.get("folds", self.folds),
+            rounds=1 if "folds" in trial else self.rounds,
+            dense_seeds=0 if "steps" in trial else 5,
+        )
+
 
 # Networks are small on purpose: what a large one has to spare hides what pruning does.
 _CNN = {"image_size": 24, "model": "cnn", "width": 8}
@@ -130,14 +206,7 @@ _BALANCED = {**_CNN, **_steps(400, 400), "max_rows": 12_000}
 # The authors remove the same share of every layer; at these rates a budget over all layers would
 # empty the projections of MobileNetV2, and with them cut the network. (They keep the first layer.)
 _MOBILE = {"budget": "uniform", "model": "mobilenetv2", "image_size": 128, **_steps(6000, 6000)}
-_CIFAR100 = {
-    **_LABEL,
-    **_steps(60_000, 60_000),
-    "budget": "uniform",
-    "model": "cifar-resnet56",
-    "max_rows": 60_000,
-    "download": True,
-}
+_CIFAR100 = {"budget": "uniform", "model": "cifar-resnet56", "max_rows": 60_000, "download": True}
 
 # ---------------------------------------------------------------------------- Dai et al. 2023
 
@@ -155,13 +224,8 @@ _ATTRIBUTES = {"blond": "Blond_Hair", "bags": "Bags_Under_Eyes"}
 def _bifp(
     source: str, attribute: str, granularity: str, sparsities: tuple[float, ...], **options: Any
 ) -> Setting:
-    own = {
-        "target": _ATTRIBUTES[attribute],
-        "group": ("Male",),
-        "constraint": ("accuracy-gap=2%",),
-        **options,
-        **({"granularity": granularity} if granularity != "weight" else {}),
-    }
+    own = {"target": _ATTRIBUTES[attribute], "group": ("Male",), **options}
+    own |= {"constraint": ("accuracy-gap=2%",), "granularity": granularity}
     return Setting(source, _BIFP[granularity], sparsities, own)
 
 
@@ -204,11 +268,8 @@ _INCOME = {**_TABLE, **_steps(600, 800), "target": "income", "positive": ">50K"}
 
 # Equal losses are enforced within the methods' own tolerance; the problem has no constraint, so
 # that training stops early by accuracy alone in every method. All groups count.
-MITIGATIONS = {
-    "no mitigation": "gradual-magnitude",
-    "before": "equalized-loss-before",
-    "after": "equalized-loss-after",
-    "both": "equalized-loss-both",
+MITIGATIONS = {"no mitigation": "gradual-magnitude"} | {
+    when: f"equalized-loss-{when}" for when in ("before", "after", "both")
 }
 _PLAIN = {"constraint": ("none",), "min_group_rows": 1, "min_class_rows": 1}
 _AGE = {"target": "age", "group": ("age",)}
@@ -227,7 +288,7 @@ def _impact(source: str, options: dict[str, Any], *, paper: bool = False) -> Set
     return Setting(source, tuple(MITIGATIONS.values()), rates, options, rounds=rounds)
 
 
-PRESETS: dict[str, Presets] = {
+PRESETS: dict[str, dict[str, dict[str, Setting]]] = {
     "claim": {"small": _CLAIM},
     "parts": {
         "small": {
@@ -255,16 +316,18 @@ PRESETS: dict[str, Presets] = {
             "cifar10": Setting(_OBJECTS, _SENSITIVITY, (0.95,), {**_BALANCED, **_LABEL}),
         },
         "paper": {
-            "utkface-race": Setting(
-                "UTKFace", _BALANCING, (0.85, 0.9, 0.925), {**_MOBILE, **_RACE}
-            ),
-            "utkface-intersection": Setting(
-                "UTKFace",
+            **{
+                f"utkface-{name}": Setting(
+                    "UTKFace", _BALANCING, (0.85, 0.9, 0.925), {**_MOBILE, **_RACE, "group": group}
+                )
+                for name, group in (("race", ("race",)), ("intersection", ("race", "gender")))
+            },
+            "cifar100": Setting(
+                "tfds:cifar100",
                 _BALANCING,
-                (0.85, 0.9, 0.925),
-                {**_MOBILE, "target": "race", "group": ("race", "gender")},
+                (0.9, 0.925, 0.95),
+                {**_CIFAR100, **_LABEL, **_steps(60_000, 60_000)},
             ),
-            "cifar100": Setting("tfds:cifar100", _BALANCING, (0.9, 0.925, 0.95), _CIFAR100),
         },
     },
     "bifp": {

@@ -16,6 +16,18 @@ def line_of(summary: Summary, method: str, sparsity: float) -> dict[str, Any]:
     return {}
 
 
+def pairs_of(
+    summary: Summary, method: str, *others: str
+) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Lines of a method with those of others at the same sparsity, where both were run."""
+    pairs = (
+        (line_of(summary, method, s), line_of(summary, other, s))
+        for s in sparsities_of(summary)
+        for other in others
+    )
+    return [(own, beside) for own, beside in pairs if own and beside]
+
+
 def sparsities_of(summary: Summary) -> list[float]:
     """Sparsities in ascending order, the dense model apart."""
     return sorted({x["sparsity"] for x in summary["lines"] if x["method"] != "dense"})

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -38,18 +40,14 @@ class World:
 def worlds() -> list[World]:
     """Every least favourable world."""
     found = []
-    for rows in ROWS:
-        for q in DISCORDANCES:
-            eps = q / 4
-            step = eps * GROUPS / (GROUPS - 1)
-            one = np.zeros(GROUPS)
-            one[0] = step
-            found.append(World("one group above", q, rows, (q + one) / 2, (q - one) / 2))
-            half = eps * GROUPS / 2
-            most = np.full(GROUPS, half)
-            most[-1] = -half
-            found.append(World("all but one above", q, rows, (q + most) / 2, (q - most) / 2))
-            found.append(World("one above, c = 0", q, rows, one, np.zeros(GROUPS)))
+    for rows, q in product(ROWS, DISCORDANCES):
+        eps, none = q / 4, np.zeros(GROUPS)
+        one, most = none.copy(), np.full(GROUPS, eps * GROUPS / 2)
+        one[0] = eps * GROUPS / (GROUPS - 1)
+        most[-1] *= -1
+        found.append(World("one group above", q, rows, (q + one) / 2, (q - one) / 2))
+        found.append(World("all but one above", q, rows, (q + most) / 2, (q - most) / 2))
+        found.append(World("one above, c = 0", q, rows, one, none))
     return found
 
 
@@ -82,13 +80,7 @@ def sharp_below(b: np.ndarray, c: np.ndarray, n: int, level: float, x: np.ndarra
         here = np.flatnonzero(c == value)
         counts = np.unique(b[here])
         largest = x[here].max() + slack
-        low, high = 0, len(counts)
-        while low < high:
-            middle = (low + high) // 2
-            if upper(int(counts[middle]), int(value)) < largest:
-                low = middle + 1
-            else:
-                high = middle
+        low = bisect_left(counts, largest, key=lambda k: upper(int(k), int(value)))
         for i in here[b[here] < (counts[low] if low < len(counts) else n + 1)]:
             out[i] = upper(int(b[i]), int(value)) < x[i]
     return out
@@ -116,10 +108,6 @@ def newcombe_upper(b: np.ndarray, c: np.ndarray, n: int, z: float) -> np.ndarray
 Counts = tuple[np.ndarray, np.ndarray]
 
 
-def rest_of(counts: Counts, g: int) -> Counts:
-    return counts[0].sum(1) - counts[0][:, g], counts[1].sum(1) - counts[1][:, g]
-
-
 def psi_upper_below(
     method: str,
     counts: Counts,
@@ -136,7 +124,7 @@ def psi_upper_below(
     if not i.size:
         return out
     b, c = counts[0][i, g], counts[1][i, g]
-    rb, rc = (v[i] for v in rest_of(counts, g))
+    rb, rc = ((v.sum(1) - v[:, g])[i] for v in counts)
     others = rows * (GROUPS - 1)
     factor = 1 - 1 / GROUPS
     if method in ("sharp", "simple"):

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import argparse
 import csv
-import io
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fairbilevel import _numbers
-from fairbilevel.records import write_text
+from fairbilevel import _numbers, records
 from fairbilevel.run import machine, versions
 
 RESULTS = Path(__file__).parent / "results"
@@ -65,16 +63,11 @@ def made_by(typed: str | None = None) -> str:
     )
 
 
-def columns(rows: Iterable[Row]) -> list[str]:
-    """Of all rows, in the order in which they first come."""
-    return list(dict.fromkeys(name for row in rows for name in row))
-
-
 def table(rows: Sequence[Row]) -> str:
     """Markdown; nothing without rows."""
     if not rows:
         return ""
-    names = columns(rows)
+    names = dict.fromkeys(name for row in rows for name in row)
     lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
     lines += (f"| {' | '.join(str(row.get(name, '')) for name in names)} |" for row in rows)
     return "\n".join(lines)
@@ -87,18 +80,12 @@ def page(*blocks: str) -> str:
 
 def write_csv(path: Path, rows: Sequence[Row], digits: int | None = None) -> None:
     """Rows as CSV, with so many significant digits, or all."""
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, columns(rows), lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow(
-            {
-                name: f"{value:.{digits}g}" if digits and isinstance(value, float) else value
-                for name, value in row.items()
-            }
-        )
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, stream.getvalue())
+
+    def told(value: Any) -> Any:
+        return f"{value:.{digits}g}" if digits and isinstance(value, float) else value
+
+    records.write_csv(path, [{name: told(value) for name, value in row.items()} for row in rows])
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
@@ -114,7 +101,7 @@ def publish(stem: Path, rows: Sequence[Row], *blocks: str, typed: str | None = N
     printed and returned."""
     write_csv(stem.with_suffix(".csv"), rows)
     text = page(*blocks, made_by(typed))
-    write_text(stem.with_suffix(".md"), text)
+    records.write_text(stem.with_suffix(".md"), text)
     print(text, flush=True)
     return text
 

@@ -1,6 +1,6 @@
 """Everything that only an accelerator can answer, in one command of at most ten minutes.
 
-    python -m experiments.accelerator             # on a GPU or TPU; torch beside it if installed
+    python -m experiments.accelerator             # on a GPU or TPU
     python -m experiments.accelerator --dry-run   # the same stages, small, on whatever is here
 
 Stages run one after the other, each in a process of its own with a time limit; one that fails or
@@ -59,7 +59,6 @@ class Stage:
 
 def stages(dry: bool, out: Path) -> list[Stage]:
     """In the order of what one would most like to know; small where nothing is to be measured."""
-    torch = ("--torch",) if importlib.util.find_spec("torch") else ()
     suite = ("--suite", "accelerator")
     if dry:
         suite = ("--size", "16", "--width", "4", "--batch", "8", "--rounds", "2")
@@ -78,8 +77,8 @@ def stages(dry: bool, out: Path) -> list[Stage]:
             f"bilinear-{model}-{dtype}",
             f"an outer step of {model} in {dtype}: steps a second, share of the peak, four "
             "networks side by side by vmap against a loop",
-            ("experiments.bench_bilinear", *suite, "--model", model, "--dtype", dtype,
-             *(torch if model == "resnet18" else ()), *beside),
+            ("experiments.bench_hypergradient", "--step", *suite, "--model", model,
+             "--dtype", dtype, *beside),
             90,
         )  # fmt: skip
 

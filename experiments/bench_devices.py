@@ -129,30 +129,19 @@ def main() -> None:
         size = sum(p.nbytes for p in jax.tree.leaves(state.weights.params))
         name = "split parameters" if sharded else "data parallel"
         if devices == DEVICES:
+            keys = ("what", "collective", "times a step", "bytes a step")
             listed += [
-                {
-                    "placement": name,
-                    "what": what,
-                    "collective": kind,
-                    "times a step": times,
-                    "bytes a step": count,
-                    "of the parameters' bytes": f"{count / size:.4f}",
-                }
-                for (what, kind, times), count in sent(problem, options.batch).most_common()
+                {"placement": name, **dict(zip(keys, (*of, count), strict=True))}
+                | {"of the parameters' bytes": f"{count / size:.4f}"}
+                for of, count in sent(problem, options.batch).most_common()
             ]
         held = sum(
             leaf.addressable_shards[0].data.nbytes
             for leaf in jax.tree.leaves((state.weights.params, state.scores))
         )
         runs.append((run, state))
-        speeds.append(
-            {
-                "devices": devices,
-                "placement": name,
-                "steps a second": 0.0,
-                "bytes of weights and scores on one device": held,
-            }
-        )
+        row = {"devices": devices, "placement": name, "steps a second": 0.0}
+        speeds.append({**row, "bytes of weights and scores on one device": held})
         print(speeds[-1], flush=True)
     for row, speed in zip(speeds, rates(runs, options.steps, options.repetitions), strict=True):
         row["steps a second"] = round(speed, 3)

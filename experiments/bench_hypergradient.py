@@ -3,12 +3,15 @@
     python -m experiments.bench_hypergradient                  # ResNet-10, 32x32, two CPU cores
     python -m experiments.bench_hypergradient --suite mlp
     python -m experiments.bench_hypergradient --suite accelerator --dtype bfloat16
+    python -m experiments.bench_hypergradient --suite accelerator --step
 
 Every program is compiled once and run in turn with all others, several rounds; a ratio is the
 median over rounds of its time over that of the plain gradient in the same round. Iterations and
 products are fixed, tolerances off, both levels have batches of the same size and different rows.
-Beside each ratio stands the count of passes that the method must make. Writes
-``results/bench_hypergradient_NAME.csv`` and ``.md``.
+Beside each ratio stands the count of passes that the method must make.
+
+``--step`` takes the bilinear outer step alone, and four networks side by side: operations a second,
+and their share of the chip's peak. Writes ``results/bench_hypergradient_NAME.csv`` and ``.md``.
 """
 
 from __future__ import annotations
@@ -16,7 +19,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
-import time
 import warnings
 from functools import partial
 from typing import Any
@@ -34,9 +36,11 @@ from experiments._outer_steps import (
     Suite,
     gradient_program,
     hypergradient_program,
+    measure,
+    side_by_side,
     step_program,
 )
-from fairbilevel import _numbers, fairness
+from fairbilevel import _numbers, devices, fairness, masks
 from fairbilevel.hypergrad import (
     Bilinear,
     ConjugateGradient,
@@ -60,6 +64,42 @@ SUITES = {
     "mlp": Suite("mlp", 28, 256, 128, 128, False, 15),
     "accelerator": Suite("resnet18", 64, 64, 512, 64, False, 10),
 }
+
+
+NETWORKS = 4
+# Dense matrix products, in TFLOP/s, from the makers' data sheets: float32 on tensor cores (TF32)
+# and bfloat16.
+PEAKS = {
+    "H200": (494.7, 989.4), "H100": (494.7, 989.4), "A100": (156.0, 312.0), "L4": (60.0, 121.0),
+}  # fmt: skip
+
+
+def step_programs(problem: Problem) -> dict[str, Program]:
+    """The bilinear outer step, and several side by side."""
+    return {
+        "gradient": gradient_program(problem),
+        "bilinear outer step": step_program(problem, Bilinear(), "2 + mask", None),
+        f"{NETWORKS} of them vmapped": side_by_side(problem, Bilinear(), NETWORKS),
+    }
+
+
+def speeds_of(problem: Problem, programs: dict[str, Program]) -> list[dict[str, Any]]:
+    """Operations a second of each, by the model's multiply-adds: forward, and twice that backward.
+    Compilers count what they call from libraries in different ways; norms and updates are left
+    out."""
+    x = problem.fit[0]
+    cost = masks.cost(problem.model.apply, problem.params, problem.state, x[:1])
+    of_batch = 2.0 * 3.0 * len(x) * cost.dense_multiply_adds / 1e12
+    kind = jax.devices()[0].device_kind
+    peak = next((p for name, p in PEAKS.items() if name in kind), None)
+    rows = []
+    for row, program in zip(rows_of(programs), programs.values(), strict=True):
+        speed = program.batches * of_batch / float(np.median(program.seconds))
+        row["TFLOP/s"] = round(speed, 3)
+        if peak is not None:
+            row["share of peak"] = f"{speed / peak[problem.dtype == jnp.bfloat16]:.1%}"
+        rows.append(row)
+    return rows
 
 
 def method_programs(problem: Problem, bars: bool) -> dict[str, Program]:
@@ -95,16 +135,6 @@ def method_programs(problem: Problem, bars: bool) -> dict[str, Program]:
     }
 
 
-def measure(programs: dict[str, Program], rounds: int) -> None:
-    """Compile all, then time them in turn."""
-    for name, program in programs.items():
-        program.prepare()
-        print(f"compiled {name} in {program.compile_seconds:.1f} s", flush=True)
-    for _ in range(rounds):
-        for program in programs.values():
-            program.time()
-
-
 def ratio(program: Program, unit: Program) -> float:
     """Median over rounds of the time beside the unit's."""
     return float(np.median(np.divide(program.seconds, unit.seconds)))
@@ -116,13 +146,14 @@ def rows_of(programs: dict[str, Program]) -> list[dict[str, Any]]:
     rows = []
     for name, program in programs.items():
         value = ratio(program, unit)
+        bar = program.bar
         rows.append(
             {
                 "method": name,
                 "passes": program.passes,
                 "gradients": round(value, 2),
-                "at most": "" if program.bar is None else program.bar,
-                "met": "" if program.bar is None else ("yes" if value <= program.bar else "NO"),
+                "at most": "" if bar is None else bar,
+                "met": "" if bar is None else "yes" if value <= bar else "NO",
                 "ms": round(1e3 * float(np.median(program.seconds)), 2),
                 "compile s": round(program.compile_seconds, 1),
                 "temporary MB": round(program.memory / 2**20, 1),
@@ -135,11 +166,10 @@ def unrolled_memory(problem: Problem) -> dict[str, Any]:
     """Temporary memory of sqrt(K) checkpoints at K = 16 and 64, from the compiler."""
     sizes = {}
     for steps in (16, 64):
-        program = hypergradient_program(
-            problem, Unrolled(steps, optax.sgd(0.05, 0.9), keep="sqrt"), "", None
-        )
-        compiled = jax.jit(program.function).lower(*program.arguments).compile()
-        sizes[steps] = compiled.memory_analysis().temp_size_in_bytes
+        method = Unrolled(steps, optax.sgd(0.05, 0.9), keep="sqrt")
+        program = hypergradient_program(problem, method, "", None)
+        program.compile()
+        sizes[steps] = program.memory
     value = sizes[64] / sizes[16]
     return _claim("unrolled, sqrt(K) kept: memory at K = 64 over K = 16", value, 2.2)
 
@@ -171,17 +201,12 @@ def rival(problem: Problem, rounds: int, least: float | None) -> dict[str, Any]:
     ours = hypergradient_program(problem, method, "", None, soft=True)
     jaxopts = Program(theirs, ours.arguments)
     measure({"ours, beside jaxopt": ours, "jaxopt": jaxopts}, rounds)
-    assert ours.call is not None
-    assert jaxopts.call is not None
-    for a, b in zip(
-        jax.tree.leaves(ours.call(*ours.arguments)[0]),
-        jax.tree.leaves(jaxopts.call(*jaxopts.arguments)),
-        strict=True,
-    ):
-        error = float(jnp.abs(a - b).max() / jnp.abs(a).max())
-        if error > 1e-2:
-            raise RuntimeError(f"jaxopt and fairbilevel disagree by {error:.1%}")
-    value = float(np.median(np.divide(jaxopts.seconds, ours.seconds)))
+    value = ratio(jaxopts, ours)
+    apart = jax.tree.map(
+        lambda a, b: float(jnp.abs(a - b).max() / jnp.abs(a).max()), ours.run()[0], jaxopts.run()
+    )
+    if (error := max(jax.tree.leaves(apart))) > 1e-2:
+        raise RuntimeError(f"jaxopt and fairbilevel disagree by {error:.1%}")
     name = f"jaxopt's root_vjp by solve_cg over ours, batch {problem.fit[1].shape[0]}"
     return _claim(name, value, least, at_least=True)
 
@@ -208,12 +233,12 @@ def dual_step(rounds: int = 200) -> dict[str, Any]:
     multipliers = fairness.initial_multipliers(constraints, groups)
     carry = (fairness.empty_buffers(groups, rows), multipliers, rule.init(multipliers))
     compiled = jax.jit(step, donate_argnums=0)
-    seconds = []
-    for _ in range(rounds):
-        begin = time.perf_counter()
+
+    def call() -> None:
+        nonlocal carry
         carry = jax.block_until_ready(compiled(carry, outcomes, group))
-        seconds.append(time.perf_counter() - begin)
-    value = 1e3 * float(np.median(seconds))
+
+    value = devices.timed({"step": call}, rounds=rounds)["step"].median
     return _claim("ring buffers and dual step, 1,000 groups, k = 64, batch 128 (ms)", value, 0.5)
 
 
@@ -222,9 +247,8 @@ def compile_time() -> dict[str, Any]:
     suite = Suite("resnet18", 32, 64, 128, 0, False)
     problem = Problem(suite, jnp.float32, suite.batch)
     program = hypergradient_program(problem, ConjugateGradient(PRODUCTS, DAMPING), "", None)
-    begin = time.perf_counter()
-    jax.jit(program.function).lower(*program.arguments).compile()
-    return _claim("compile a ResNet-18 CG step (s)", time.perf_counter() - begin, 30)
+    program.compile()
+    return _claim("compile a ResNet-18 CG step (s)", program.compile_seconds, 30)
 
 
 def _claim(name: str, value: float, bar: float | None, *, at_least: bool = False) -> dict[str, Any]:
@@ -234,8 +258,9 @@ def _claim(name: str, value: float, bar: float | None, *, at_least: bool = False
 
 
 def parser() -> argparse.ArgumentParser:
-    """Of the command line; each suite has a width and rounds of its own."""
-    made = _write.parser(__doc__, width=int, rounds=int)
+    """Of the command line; width, rounds and the like come in the place of the suite's."""
+    given = {"model": str, "size": int, "width": int, "batch": int, "rounds": int}
+    made = _write.parser(__doc__, **given, step=False)
     made.add_argument("--suite", choices=SUITES, default="resnet10")
     made.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     made.add_argument("--no-rival", action="store_true", help="leave jaxopt out")
@@ -244,26 +269,32 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     options = parser().parse_args()
-    suite = SUITES[options.suite]
-    suite = dataclasses.replace(
-        suite, width=options.width or suite.width, rounds=options.rounds or suite.rounds
-    )
+    names = ("model", "size", "width", "batch", "rounds")
+    asked = {n: v for n in names if (v := getattr(options, n)) is not None}
+    suite = dataclasses.replace(SUITES[options.suite], **asked)
     problem = Problem(suite, jnp.dtype(options.dtype), suite.batch)
-    programs = method_programs(problem, suite.bars)
-    measure(programs, suite.rounds)
-    rows = rows_of(programs)
-    claims = [unrolled_memory(problem)]
-    if not options.no_rival:
-        least = 30 if suite.bars else 0.95 if suite.model == "mlp" else None
-        small = Problem(suite, jnp.dtype(options.dtype), suite.rival_batch)
-        claims.append(rival(small, 1 if suite.bars else suite.rounds, least))
-    if suite.bars:
-        claims += [dual_step(), compile_time()]
+    claims: list[dict[str, Any]] = []
+    if options.step:
+        programs = step_programs(problem)
+        measure(programs, suite.rounds)
+        rows = speeds_of(problem, programs)
+    else:
+        programs = method_programs(problem, suite.bars)
+        measure(programs, suite.rounds)
+        rows = rows_of(programs)
+        claims.append(unrolled_memory(problem))
+        if not options.no_rival:
+            least = 30 if suite.bars else 0.95 if suite.model == "mlp" else None
+            small = Problem(suite, jnp.dtype(options.dtype), suite.rival_batch)
+            claims.append(rival(small, 1 if suite.bars else suite.rounds, least))
+        if suite.bars:
+            claims += [dual_step(), compile_time()]
     parameters = sum(math.prod(layer.shape) for layer in problem.layers)
-    name = f"bench_hypergradient_{options.suite}"
+    name = f"bench_hypergradient_{options.model or options.suite}" + "_step" * options.step
     name += f"_width{options.width}" if options.width else ""
     name += f"_{options.dtype}" if options.dtype != "float32" else ""
-    _write.write_csv(options.out / f"{name}_claims.csv", claims)
+    if claims:
+        _write.write_csv(options.out / f"{name}_claims.csv", claims)
     _write.publish(
         options.out / name,
         rows,

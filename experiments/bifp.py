@@ -27,8 +27,8 @@ import numpy as np
 from experiments import _write
 from experiments._comparison import run_presets
 from experiments._pictures import look, picture
-from experiments._presets import ABLATIONS, PRESETS
-from experiments._summaries import Summary, count_of, line_of, sparsities_of
+from experiments._presets import ABLATIONS
+from experiments._summaries import Summary, count_of, pairs_of, sparsities_of
 from experiments._write import gain
 from fairbilevel import comparison
 from fairbilevel._numbers import share
@@ -45,27 +45,16 @@ def reading(summaries: Mapping[str, Summary]) -> list[str]:
     out = []
     for name, summary in summaries.items():
         out += [f"## {name} ({summary['repetitions']} repetitions)", ""]
-        sparsities = sparsities_of(summary)
-        pairs = [
-            (other, line_of(summary, "bifp", s), line_of(summary, other, s))
-            for s in sparsities
-            for other in ("prune-then-fair", "fair-then-prune")
-        ]
-        pairs = [(o, a, b) for o, a, b in pairs if a and b]
-        if pairs:
-            fairer = [a["test_accuracy_gap"] < b["test_accuracy_gap"] for _, a, b in pairs]
-            better = [a["test_accuracy"] > b["test_accuracy"] for _, a, b in pairs]
+        if pairs := pairs_of(summary, "bifp", "prune-then-fair", "fair-then-prune"):
+            fairer = [a["test_accuracy_gap"] < b["test_accuracy_gap"] for a, b in pairs]
+            better = [a["test_accuracy"] > b["test_accuracy"] for a, b in pairs]
             out.append(
                 "- *One run beats two stages.* Beside prune-then-fair and fair-then-prune BiFP has "
                 f"the smaller accuracy gap on test in {count_of(fairer)} pairs and the higher "
                 f"accuracy in {count_of(better)} (means, no test)."
             )
         for variant in ABLATIONS[1:]:
-            lines = [
-                (line_of(summary, "bifp", s), line_of(summary, variant, s)) for s in sparsities
-            ]
-            lines = [(a, b) for a, b in lines if a and b]
-            if lines:
+            if lines := pairs_of(summary, "bifp", variant):
                 gaps = ", ".join(
                     f"{gain(b['test_accuracy_gap'] - a['test_accuracy_gap'])} at "
                     f"{share(a['sparsity'])}"
@@ -198,21 +187,13 @@ def iterations(folder: Path, design: Comparison, sparsities: list[float]) -> lis
 
 def _until_fair(run: dict[str, Any]) -> float:
     course = run.get("course") or []
-    if not course:
-        return float("inf")
-    final = course[-1][1]
-    for spent, accuracy, gap in course:
-        if gap is not None and gap <= 0.02 and accuracy >= final - 0.01:
-            return float(spent)
-    return float("inf")
+    fair = (
+        float(spent)
+        for spent, accuracy, gap in course
+        if gap is not None and gap <= 0.02 and accuracy >= course[-1][1] - 0.01
+    )
+    return next(fair, float("inf"))
 
 
 if __name__ == "__main__":
-    run_presets(
-        "bifp",
-        __doc__,
-        PRESETS["bifp"],
-        reading,
-        {"test_accuracy": "accuracy on test (%)", "test_accuracy_gap": "accuracy gap on test"},
-        more,
-    )
+    run_presets("bifp", __doc__, reading, more, test_accuracy_gap="accuracy gap on test")

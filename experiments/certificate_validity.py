@@ -49,10 +49,8 @@ def validity(count: int, out: Path) -> list[dict[str, Any]]:
             draws = min(count, 2000) if method == "bootstrap" else count
             found.append(simulate(world, method, draws, k))
         _write.write_csv(out / "certificate_validity.csv", found)
-        print(
-            f"{world.name}, q {world.q:g}, n {world.rows}: {time.perf_counter() - start:.1f} s",
-            flush=True,
-        )
+        lasted = time.perf_counter() - start
+        print(f"{world.name}, q {world.q:g}, n {world.rows}: {lasted:.1f} s", flush=True)
     return found
 
 
@@ -80,11 +78,11 @@ def population(count: int, out: Path) -> list[dict[str, Any]]:
             wrong = {"run certified": 0, "group certified": 0, "run violated": 0, "interval": 0}
             bounds = []
             for _ in range(count):
-                draws = [
+                draws = (
                     rng.multinomial(n, [p, r, 1 - p - r])
                     for n, (p, r) in zip(rows, rates, strict=True)
-                ]
-                parts = [Paired(int(d[0]), int(d[1]), int(d.sum())) for d in draws]
+                )
+                parts = [Paired(int(b), int(c), int(b + c + both)) for b, c, both in draws]
                 result = judge_all(parts, share)
                 bounds.append(max(u for u, *_ in result))
                 wrong["run certified"] += bounds[-1] < worst
@@ -118,11 +116,12 @@ def judge_all(parts: list[Paired], share: np.ndarray) -> list[tuple[float, ...]]
     groups = len(parts)
     found = []
     for g, own in enumerate(parts):
-        others = parts[:g] + parts[g + 1 :]
-        rest = others[0].pool(others[1:])
-        full = excess_bounds(own, rest, float(share[g]), DELTA)
-        each = excess_bounds(own, rest, float(share[g]), DELTA / groups)
-        table = excess_bounds(own, rest, float(share[g]), DELTA / (2 * groups))
+        first, *others = parts[:g] + parts[g + 1 :]
+        rest = first.pool(others)
+        full, each, table = (
+            excess_bounds(own, rest, float(share[g]), DELTA / times)
+            for times in (1, groups, 2 * groups)
+        )
         found.append((full[1], each[1], each[0], *table))
     return found
 
@@ -142,25 +141,14 @@ def power() -> list[dict[str, Any]]:
             simple = difference_upper(half, half, n, DELTA, "simple")
             sharp = difference_upper(half, half, n, DELTA)
             # Smallest m at which the sharp bound, at the same rates, is no wider.
-            low, high = 1, n
-            if sharp > simple:
-                high = 2 * n
+            low, high = 1, n if sharp <= simple else 2 * n
             while high - low > 1:
                 m = (low + high) // 2
-                k = m * q / 2
-                if between(k, m) <= simple:
-                    high = m
-                else:
-                    low = m
+                low, high = (low, m) if between(m * q / 2, m) <= simple else (m, high)
+            widths = {"simple_points": simple, "sharp_points": sharp}
             found.append(
-                {
-                    "q": q,
-                    "rows": n,
-                    "simple_points": round(100 * simple, 4),
-                    "sharp_points": round(100 * sharp, 4),
-                    "sharp_rows_for_the_same": high,
-                    "rows_ratio": round(high / n, 4),
-                }
+                {"q": q, "rows": n, **{k: round(100 * v, 4) for k, v in widths.items()}}
+                | {"sharp_rows_for_the_same": high, "rows_ratio": round(high / n, 4)}
             )
             print(found[-1], flush=True)
     return found
@@ -207,16 +195,8 @@ def cost() -> list[dict[str, Any]]:
             y, dense, pruned, group, gap=gap, tolerance=0.03, quantity=rng.random(rows), upper=1.0
         )
         made.to_json()
-        seconds = round(time.perf_counter() - start, 2)
-        found.append(
-            {
-                "gap": gap,
-                "groups": groups,
-                "rows": rows,
-                "verdict": made.verdict,
-                "seconds": seconds,
-            }
-        )
+        row = {"gap": gap, "groups": groups, "rows": rows, "verdict": made.verdict}
+        found.append({**row, "seconds": round(time.perf_counter() - start, 2)})
         print(found[-1], flush=True)
     return found
 
@@ -263,18 +243,17 @@ def summary(out: Path) -> str:
             _write.table(by_world(validity)),
             "Shares are in per cent.",
         ]
-    if population:
-        blocks += ["## Real outcomes as the population", _write.table(population)]
-    if power:
-        blocks += [
-            "## Rows that a width takes",
-            f"One-sided {share(1 - DELTA)} upper bounds of a difference that is zero, at the "
-            "expected counts; `rows_ratio` is the share of the simple bound's rows that the sharp "
-            "one needs for the same bound.",
-            _write.table(power),
-        ]
-    if cost:
-        blocks += ["## Seconds of one certificate", _write.table(cost)]
+    widths = (
+        f"One-sided {share(1 - DELTA)} upper bounds of a difference that is zero, at the "
+        "expected counts; `rows_ratio` is the share of the simple bound's rows that the sharp one "
+        "needs for the same bound."
+    )
+    for title, rows, words in (
+        ("Real outcomes as the population", population, ""),
+        ("Rows that a width takes", power, widths),
+        ("Seconds of one certificate", cost, ""),
+    ):
+        blocks += [f"## {title}", words, _write.table(rows)] if rows else []
     return _write.page(*blocks, _write.made_by())
 
 

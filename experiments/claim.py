@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from experiments._comparison import run_presets
-from experiments._presets import PRESETS, PUBLISHED, SOLVER
+from experiments._presets import PUBLISHED, SOLVER
 from experiments._summaries import Summary
 from experiments._write import gain, interval, points
 from fairbilevel import _numbers, comparison
@@ -34,51 +34,37 @@ from fairbilevel import _numbers, comparison
 NEAR, NOT_WORSE, STRONG_NOT_WORSE, TIGHTER, STRONG_WIDER = 0.01, 0.002, 0.003, 0.8, 1.05
 
 
-def _lines(summary: Summary) -> dict[str, dict[str, Any]]:
-    return {line["method"]: line for line in summary["lines"]}
-
-
-def _best(lines: Mapping[str, dict[str, Any]], names: Sequence[str]) -> str:
-    """The most accurate rival on test: chosen on the rows that judge, in its own favour."""
-    return max(names, key=lambda name: lines[name]["test_accuracy"])
-
-
-def _tightest(lines: Mapping[str, dict[str, Any]], names: Sequence[str]) -> str | None:
-    """Of the rivals within a point of the solver, the one whose rows certify most; likewise."""
-    least = lines[SOLVER]["test_accuracy"] - NEAR
-    near = [name for name in names if lines[name]["test_accuracy"] >= least]
-    return min(near, key=lambda name: lines[name]["certified_tolerance"], default=None)
-
-
 def judged(summary: Summary, names: Sequence[str]) -> dict[str, Any]:
     """The solver beside the best of some rivals in one setting.
 
     Returns:
-        Names of the rivals, the difference of accuracies, the ratio of certified tolerances (the
-        rival's is 1), and both by repetition: differences, and pseudo-values of the logarithm.
+        Lines of the solver, of the most accurate rival and of the one near it in accuracy that is
+        certified tightest (``None`` without any; both chosen on the rows that judge, in their
+        favour), the difference of accuracies, the ratio of certified tolerances (the rival's is
+        1), and both by repetition: differences, and pseudo-values of the logarithm.
     """
-    lines = _lines(summary)
-    accurate, tight = _best(lines, names), _tightest(lines, names)
-    own = lines[SOLVER]
+    lines = {line["method"]: line for line in summary["lines"]}
+    own, rivals = lines[SOLVER], [lines[name] for name in names]
+    near = [x for x in rivals if x["test_accuracy"] >= own["test_accuracy"] - NEAR]
+    accurate = max(rivals, key=lambda x: x["test_accuracy"])
+    tight = min(near, key=lambda x: x["certified_tolerance"], default=None)
 
-    def each(name: str, key: str) -> np.ndarray:
-        return np.asarray(lines[name][key], float)
+    def each(line: Mapping[str, Any], key: str) -> np.ndarray:
+        return np.asarray(line[key], float)
 
     found: dict[str, Any] = {
+        "own": own,
         "accurate": accurate,
         "tight": tight,
-        "accuracy": own["test_accuracy"] - lines[accurate]["test_accuracy"],
-        "accuracy_each": each(SOLVER, "test_accuracy_each") - each(accurate, "test_accuracy_each"),
+        "accuracy": own["test_accuracy"] - accurate["test_accuracy"],
+        "accuracy_each": each(own, "test_accuracy_each") - each(accurate, "test_accuracy_each"),
     }
     if tight is not None:
-        found["ratio"] = own["certified_tolerance"] / lines[tight]["certified_tolerance"]
+        found["ratio"] = own["certified_tolerance"] / tight["certified_tolerance"]
         # A fold's own tolerance is mostly the width of few rows: the claim is of all rows together.
+        without = "certified_tolerance_without"
         found["ratio_each"] = comparison.pseudo_values(
-            np.log(found["ratio"]),
-            np.log(
-                each(SOLVER, "certified_tolerance_without")
-                / each(tight, "certified_tolerance_without")
-            ),
+            np.log(found["ratio"]), np.log(each(own, without) / each(tight, without))
         )
     return found
 
@@ -101,11 +87,6 @@ def reading(summaries: Mapping[str, Summary]) -> list[str]:
         "tolerance, in points; the ratio is to the tightest rival within a point of accuracy.",
         "",
     ]
-    admitted = {
-        name: summary
-        for name, summary in summaries.items()
-        if all(floor["admitted"] for floor in summary["admitted"].values())
-    }
     for title, names, margin, widest in (
         ("as published", PUBLISHED, NOT_WORSE, TIGHTER),
         ("strengthened", None, STRONG_NOT_WORSE, STRONG_WIDER),
@@ -117,54 +98,49 @@ def reading(summaries: Mapping[str, Summary]) -> list[str]:
             "tightest rival near | certified | ratio | holds |",
             "|---" * 10 + "|",
         ]
-        kept: dict[str, dict[str, Any]] = {}
+        kept: list[tuple[Summary, dict[str, Any]]] = []
         for name, summary in summaries.items():
-            lines = _lines(summary)
-            rivals = names or [method for method in lines if "match_dense=true" in method]
-            found = judged(summary, rivals)
-            own, tight = lines[SOLVER], found["tight"]
-            ratio = found.get("ratio")
+            methods = (line["method"] for line in summary["lines"])
+            found = judged(summary, names or [m for m in methods if "match_dense=true" in m])
+            own, tight, ratio = found["own"], found["tight"], found.get("ratio")
             holds = found["accuracy"] >= -margin and (ratio is None or ratio <= widest)
-            mark = ("yes" if holds else "no") if name in admitted else "not admitted"
+            mark = "yes" if holds else "no"
+            if all(floor["admitted"] for floor in summary["admitted"].values()):
+                kept.append((summary, found))
+            else:
+                mark = "not admitted"
+            near = tight or {"method": "none", "certified_tolerance": None}
             out.append(
                 f"| {name} | {points(own['test_accuracy'])} | {points(own['churn'])} | "
-                f"{points(own['certified_tolerance'])} | {found['accurate']} | "
-                f"{gain(found['accuracy'])} | {tight or 'none'} | "
-                f"{points(lines[tight]['certified_tolerance']) if tight else _numbers.MISSING} | "
-                f"{_numbers.MISSING if ratio is None else f'{ratio:.2f}'} | {mark} |"
+                f"{points(own['certified_tolerance'])} | {found['accurate']['method']} | "
+                f"{gain(found['accuracy'])} | {near['method']} | "
+                f"{points(near['certified_tolerance'])} | "
+                f"{_numbers.decimal(ratio, 2)} | {mark} |"
             )
-            if name in admitted:
-                kept[name] = found
         out.append("")
         if kept:
-            out += [*_verdict(admitted, kept), ""]
+            out += [_verdict(kept), ""]
     return out
 
 
-def _verdict(admitted: Mapping[str, Summary], kept: Mapping[str, dict[str, Any]]) -> list[str]:
-    accuracy = _averaged([admitted[n] for n in kept], [f["accuracy_each"] for f in kept.values()])
-    tight = {n: f["ratio_each"] for n, f in kept.items() if "ratio_each" in f}
-    tests = {"accuracy": accuracy}
-    if tight:
-        tests["tolerance"] = _averaged([admitted[n] for n in tight], list(tight.values()))
+def _verdict(kept: Sequence[tuple[Summary, dict[str, Any]]]) -> str:
+    """What the settings say together."""
+    tests = {}
+    for name, key in (("accuracy", "accuracy_each"), ("tolerance", "ratio_each")):
+        if values := [found[key] for _, found in kept if key in found]:
+            tests[name] = _averaged([s for s, found in kept if key in found], values)
     known = [t["p"] for t in tests.values() if t["p"] is not None]
     adjusted = dict(zip(tests, comparison.holm(known), strict=True)) if known else {}
-    said = [
+    said = (
         f"Averaged over {len(kept)} admitted settings, unadjusted 95 % intervals: accuracy "
-        f"{interval(accuracy)} points"
-    ]
-    if tight:
+        f"{interval(tests['accuracy'])} points"
+    )
+    if "tolerance" in tests:
         told = interval(tests["tolerance"], lambda v: f"{np.exp(v):.2f}")
-        said.append(f"certified tolerance {told} times the rival's")
+        said += f"; certified tolerance {told} times the rival's"
     p = ", ".join(f"{name} p {value:.3f}" for name, value in adjusted.items())
-    return [f"{'; '.join(said)}. After Holm: {p}."]
+    return f"{said}. After Holm: {p}."
 
 
 if __name__ == "__main__":
-    run_presets(
-        "claim",
-        __doc__,
-        PRESETS["claim"],
-        reading,
-        {"test_accuracy": "accuracy on test (%)", "certified_tolerance": "certified (points)"},
-    )
+    run_presets("claim", __doc__, reading)

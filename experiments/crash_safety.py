@@ -20,7 +20,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -64,23 +63,6 @@ def differing(one: Path, other: Path) -> list[str]:
     return found
 
 
-@dataclass(frozen=True)
-class Kill:
-    """One kill: when, during what, and how the run ended that was begun again.
-
-    Attributes:
-        after: seconds after the start.
-        during: phase and step of the last record before the kill; empty before the first.
-        checkpoints: whether there were any to go on from.
-        differs: files that differ from the undisturbed run's.
-    """
-
-    after: float
-    during: str
-    checkpoints: bool
-    differs: tuple[str, ...]
-
-
 def command(folder: Path, options: list[str]) -> list[str]:
     """The command line of one run."""
     return [sys.executable, "-m", "fairbilevel", "solve", *options, "--out", str(folder)]
@@ -99,10 +81,9 @@ def run(folder: Path, options: list[str]) -> float:
     return time.monotonic() - began
 
 
-def read_events(folder: Path) -> list[str]:
-    """Names of what happened to a run, in order."""
-    path = folder / EVENTS
-    return [e["event"] for e in read_json_lines(path)] if path.is_file() else []
+def read_lines(path: Path) -> list[Any]:
+    """Of a file that may not be there yet."""
+    return read_json_lines(path) if path.is_file() else []
 
 
 def kill(
@@ -117,14 +98,10 @@ def kill(
         records_first: that many records are waited for before the seconds begin.
     """
     metrics = folder / "metrics.jsonl"
-
-    def read() -> list[Any]:
-        return read_json_lines(metrics) if metrics.is_file() else []
-
     process = subprocess.Popen(
         command(folder, options), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    while len(read()) < records_first and process.poll() is None:
+    while len(read_lines(metrics)) < records_first and process.poll() is None:
         time.sleep(0.01)
     try:
         process.wait(after)
@@ -132,22 +109,28 @@ def kill(
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    if read_events(folder)[-1:] == ["completed"]:
+    if [e["event"] for e in read_lines(folder / EVENTS)][-1:] == ["completed"]:
         return None  # nothing was left to do but to exit
-    records = read()
+    records = read_lines(metrics)
     during = f"{records[-1]['phase']} {records[-1]['step']}" if records else ""
     return during, (folder / "checkpoints").is_dir()
 
 
-def kills(count: int, options: list[str], seed: int, scratch: Path) -> list[Kill]:
-    """``count`` kills at random moments, each followed by the same command again."""
+def kills(count: int, options: list[str], seed: int, scratch: Path) -> list[dict[str, Any]]:
+    """``count`` kills at random moments, each followed by the same command again.
+
+    Returns:
+        For each the seconds after the start, phase and step of the last record before it (empty
+        before the first), whether there were checkpoints to go on from, and the files that differ
+        from the undisturbed run's.
+    """
     undisturbed = scratch / "undisturbed"
     run(undisturbed, options)  # compiles into caches, if there are any
     lasts = run(scratch / "again", options)
     if found := differing(undisturbed, scratch / "again"):
         raise RuntimeError(f"two undisturbed runs differ in {', '.join(found)}")
     print(f"undisturbed: {lasts:.1f} s, twice the same", flush=True)
-    draw, done = random.Random(seed), []
+    draw, done = random.Random(seed), list[dict[str, Any]]()
     while len(done) < count:
         folder = scratch / f"killed-{len(done)}"
         after = draw.uniform(0.02, 1.0) * lasts
@@ -160,12 +143,14 @@ def kills(count: int, options: list[str], seed: int, scratch: Path) -> list[Kill
             found = differing(undisturbed, folder)
         except RuntimeError as error:
             found = [str(error)]
-        events = read_events(folder)
-        done.append(Kill(after, place[0], place[1], tuple(found)))
+        during, checkpoints = place
+        row = {"kill": len(done) + 1, "after_seconds": f"{after:.2f}", "during": during}
+        done.append({**row, "checkpoints": checkpoints, "differs": " ".join(found)})
+        events = " ".join(e["event"] for e in read_lines(folder / EVENTS))
         said = "the same" if not found else f"differs in {', '.join(found)}"
         print(
-            f"{len(done)}: killed after {after:.1f} s ({place[0] or 'before the first record'}), "
-            f"{' '.join(events)}: {said}",
+            f"{len(done)}: killed after {after:.1f} s ({during or 'before the first record'}), "
+            f"{events}: {said}",
             flush=True,
         )
     return done
@@ -177,24 +162,15 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         done = kills(options.kills, options.solve, options.seed, Path(scratch))
-    same = sum(not one.differs for one in done)
+    same = sum(not row["differs"] for row in done)
     _write.publish(
         options.out / "crash_safety",
-        [
-            {
-                "kill": number,
-                "after_seconds": f"{one.after:.2f}",
-                "during": one.during,
-                "checkpoints": one.checkpoints,
-                "differs": " ".join(one.differs),
-            }
-            for number, one in enumerate(done, 1)
-        ],
+        done,
         "# Killed at random moments, begun again by the same command",
         f"{same} of {len(done)} runs ended with the bit-identical masks, networks, metrics and "
         "result as the undisturbed one (seconds, peak memory and the command's folder apart); "
-        f"{sum(one.checkpoints for one in done)} were killed once there were checkpoints, "
-        f"{sum(not one.during for one in done)} before their first record.",
+        f"{sum(row['checkpoints'] for row in done)} were killed once there were checkpoints, "
+        f"{sum(not row['during'] for row in done)} before their first record.",
         f"Runs of `fairbilevel solve {shlex.join(options.solve)}`, moments of seed {options.seed}.",
     )
     return 0 if same == len(done) else 1

@@ -37,7 +37,7 @@ import numpy as np
 
 from experiments import _impact_tables
 from experiments._comparison import asked, one_sentence, parser
-from experiments._presets import MITIGATIONS, PRESETS
+from experiments._presets import MITIGATIONS
 from fairbilevel import _trees, comparison
 from fairbilevel.analysis import Lanczos, Sensitivity, disparate_impact, sensitivity
 from fairbilevel.comparison import Comparison
@@ -48,19 +48,12 @@ from fairbilevel.run import EvaluationMode, choose_rows
 
 @dataclass(frozen=True)
 class Depth:
-    """How much is looked at.
+    """How much is looked at."""
 
-    Attributes:
-        mitigated: rate at which losses are made equal.
-        fine_tuning: steps after pruning at once.
-        analyzed: test rows whose gradients and curvature are computed.
-        products: of Lanczos' iteration.
-    """
-
-    mitigated: float
-    fine_tuning: int
-    analyzed: int
-    products: int
+    mitigated: float  # rate at which losses are made equal
+    fine_tuning: int  # steps after pruning at once
+    analyzed: int  # test rows whose gradients and curvature are computed
+    products: int  # of Lanczos' iteration
 
 
 DEPTHS = {"small": Depth(0.95, 100, 500, 8), "paper": Depth(0.9, 2_000, 4_096, 20)}
@@ -160,10 +153,9 @@ def _work(jobs: list[tuple[Comparison, Depth, Path, int, int]], processes: int) 
 
 
 def main() -> None:
-    presets = PRESETS["disparate_impact"]
-    options = parser(__doc__, presets).parse_args()
+    options = parser("disparate_impact", __doc__).parse_args()
     with one_sentence():
-        out, settings = asked("disparate_impact", options, presets)
+        out, settings = asked("disparate_impact", options)
         depth = DEPTHS[options.preset] if options.steps is None else SHALLOW
         jobs, chosen = [], {n: settings[n] for n in options.only or settings}
         for name, (setting, design) in chosen.items():

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from experiments._comparison import run_presets
-from experiments._presets import KINDS, NO_IMPLICIT, PRESETS
+from experiments._presets import KINDS, NO_IMPLICIT
 from experiments._summaries import Summary, line_of
 from experiments._write import gain
 from fairbilevel._numbers import share
@@ -38,29 +38,22 @@ def reading(summaries: Mapping[str, Summary]) -> list[str]:
                 continue
             kind = _kind(line["method"])
             time = line["seconds"] / line_of(summary, NO_IMPLICIT, line["sparsity"])["seconds"]
-            accuracy = {k: line[f"accuracy_difference_{k}"] for k in ("mean", "low", "high")}
-            word = "more accurate" if accuracy["low"] > 0 else "no different"
-            word = "less accurate" if accuracy["high"] < 0 else word
+            mean, low, high = (line[f"accuracy_difference_{k}"] for k in ("mean", "low", "high"))
+            word = "less" if high < 0 else "more" if low > 0 else ""
+            word = f"{word} accurate" if word else "no different"
             p = line["certified_tolerance_difference_p_adjusted"]
             tighter = line["certified_tolerance_difference_mean"]
             fair = "no different in what its rows certify"
             if p < 0.05 and summary["claims"]:
-                fair = "certified tighter" if tighter < 0 else "certified wider"
+                fair = f"certified {'tighter' if tighter < 0 else 'wider'}"
             out.append(
                 f"- {name}, {share(line['sparsity'])} removed, {summary['repetitions']} "
                 f"repetitions: {kind}, in {time:.2f} of its time, is {word} than no implicit term "
-                f"({gain(accuracy['mean'])} points, {gain(accuracy['low'])} to "
-                f"{gain(accuracy['high'])}, unadjusted) and {fair} "
+                f"({gain(mean)} points, {gain(low)} to {gain(high)}, unadjusted) and {fair} "
                 f"({gain(tighter)} points, p {p:.2f})."
             )
     return out
 
 
 if __name__ == "__main__":
-    run_presets(
-        "hypergradient_ablation",
-        __doc__,
-        PRESETS["hypergradient_ablation"],
-        reading,
-        {"test_accuracy": "accuracy on test (%)", "spread_test": "spread (1e-2)"},
-    )
+    run_presets("hypergradient_ablation", __doc__, reading, spread_test="spread (1e-2)")

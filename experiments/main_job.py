@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from experiments._comparison import run_presets
-from experiments._presets import MAIN_RIVALS, MAIN_SPARSITY, PRESETS, SOLVER
+from experiments._presets import MAIN_RIVALS, MAIN_SPARSITY, SOLVER
 from experiments._summaries import Summary, dense_of, line_of
 from experiments._write import interval
 from fairbilevel import comparison
@@ -24,12 +24,10 @@ def reading(summaries: Mapping[str, Summary]) -> list[str]:
     """The solver beside the dense model and both rivals, computed from the tables."""
     out = []
     for name, summary in summaries.items():
-        rows = summary["roles"]
-        own = line_of(summary, SOLVER, MAIN_SPARSITY)
-        if not own:  # a trial without the solver
-            continue
-        rivals = [line_of(summary, method, MAIN_SPARSITY) for method in MAIN_RIVALS]
-        for other in (dense_of(summary), *filter(None, rivals)):
+        rows, own = summary["roles"], line_of(summary, SOLVER, MAIN_SPARSITY)
+        rivals = (line_of(summary, method, MAIN_SPARSITY) for method in MAIN_RIVALS)
+        # A trial may leave out the solver.
+        for other in (dense_of(summary), *filter(None, rivals)) if own else ():
             each = np.subtract(own["test_accuracy_each"], other["test_accuracy_each"])
             found = comparison.corrected_t(each, rows["test"], rows["fit"] + rows["select"])
             out.append(
@@ -41,10 +39,4 @@ def reading(summaries: Mapping[str, Summary]) -> list[str]:
 
 
 if __name__ == "__main__":
-    run_presets(
-        "main_job",
-        __doc__,
-        PRESETS["main_job"],
-        reading,
-        {"test_accuracy": "accuracy on test (%)", "certified_tolerance": "certified (points)"},
-    )
+    run_presets("main_job", __doc__, reading)

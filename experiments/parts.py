@@ -14,37 +14,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from experiments._comparison import run_presets
-from experiments._presets import PRESETS
 from experiments._summaries import Summary
-from experiments._write import gain, points
+from experiments._write import gain, points, table
 from fairbilevel._numbers import decimal
 
 
 def reading(summaries: Mapping[str, Summary]) -> list[str]:
     """A line for each change, computed from the tables."""
-    out = [
-        "| table | changed to | accuracy (points) | p | churn | certified (points) | p | spread "
-        "(points²) |",
-        "|---" * 8 + "|",
-    ]
+    rows = []
     for name, summary in summaries.items():
         for line in summary["lines"][1:]:
-            cells = [name, line["method"]]
-            for key, value in (("accuracy", "test_accuracy"), ("certified_tolerance",) * 2):
+            row = {"table": name, "changed to": line["method"], "churn": points(line["churn"])}
+            for title, key, value in (
+                ("accuracy", "accuracy", "test_accuracy"),
+                ("certified", "certified_tolerance", "certified_tolerance"),
+            ):
                 mean, p = (line.get(f"{key}_difference_{k}") for k in ("mean", "p_adjusted"))
-                cells.append(points(line[value]) + ("" if mean is None else f" ({gain(mean)})"))
-                cells.append(decimal(p))
-            cells.insert(4, points(line["churn"]))
-            cells.append(f"{1e4 * line['spread_test']:.2f}")
-            out.append(f"| {' | '.join(cells)} |")
-    return [*out, "", "In brackets: less the first line of its table; p after Holm within it."]
+                less = "" if mean is None else f" ({gain(mean)})"
+                row[f"{title} (points)"] = points(line[value]) + less
+                row[f"{title}: p"] = decimal(p)
+            rows.append({**row, "spread (points²)": f"{1e4 * line['spread_test']:.2f}"})
+    told = "In brackets: less the first line of its table; p after Holm within it."
+    return [table(rows), "", told]
 
 
 if __name__ == "__main__":
-    run_presets(
-        "parts",
-        __doc__,
-        PRESETS["parts"],
-        reading,
-        {"test_accuracy": "accuracy on test (%)", "certified_tolerance": "certified (points)"},
-    )
+    run_presets("parts", __doc__, reading)

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from experiments._comparison import run_presets
-from experiments._presets import PRESETS
 from experiments._summaries import Summary, dense_of
 from experiments._write import points
 from fairbilevel import _numbers
@@ -22,29 +21,25 @@ from fairbilevel.methods import NAMES
 
 def main_table(summaries: Mapping[str, Summary]) -> list[str]:
     """A row a method: accuracy on test and spread of excess gaps, by setting."""
-    settings = list(summaries)
-    head = ["| method |", "|---|"]
-    for name in settings:
-        lines = summaries[name]["lines"]
-        head[0] += f" {name}, {_numbers.share(lines[-1]['sparsity'])}: accuracy | spread |"
-        head[1] += "---|---|"
-    out = list(head)
+    ends = (f"{n}, {_numbers.share(s['lines'][-1]['sparsity'])}" for n, s in summaries.items())
+    out = [
+        "| method |" + "".join(f" {end}: accuracy | spread |" for end in ends),
+        "|---|" + "---|---|" * len(summaries),
+    ]
     for method in ("dense", *NAMES):
         cells = []
-        for name in settings:
-            found = [x for x in summaries[name]["lines"] if x["method"] == method]
-            if not found:
+        for summary in summaries.values():
+            line = next((x for x in summary["lines"] if x["method"] == method), None)
+            if line is None:
                 cells += ["", ""]
                 continue
-            spread = found[0].get("spread_test")
-            cells += [
-                _numbers.points(found[0]["test_accuracy"])
-                + (" ✗" if found[0]["failed"] else " ∎" if found[0].get("constant") else ""),
-                "" if spread is None else f"{1e4 * spread:.1f}",
-            ]
+            mark = " ✗" if line["failed"] else " ∎" if line.get("constant") else ""
+            spread = line.get("spread_test")
+            cells.append(_numbers.points(line["test_accuracy"]) + mark)
+            cells.append("" if spread is None else f"{1e4 * spread:.1f}")
         if any(cells):
             out.append(f"| {method} | {' | '.join(cells)} |")
-    counts = ", ".join(f"{name} {summaries[name]['repetitions']}" for name in settings)
+    counts = ", ".join(f"{name} {s['repetitions']}" for name, s in summaries.items())
     return [
         *out,
         "",
@@ -58,13 +53,9 @@ def main_table(summaries: Mapping[str, Summary]) -> list[str]:
 def reading(summaries: Mapping[str, Summary]) -> list[str]:
     """A main table of single weights and one of filters, each with the ends of its columns in
     sentences computed from it."""
-    by_unit = {
-        "Single weights": {n: s for n, s in summaries.items() if not n.endswith("-filters")},
-        "Whole filters": {n: s for n, s in summaries.items() if n.endswith("-filters")},
-    }
     out = []
-    for title, some in by_unit.items():
-        if some:
+    for title, filters in (("Single weights", False), ("Whole filters", True)):
+        if some := {n: s for n, s in summaries.items() if n.endswith("-filters") == filters}:
             out += [f"## {title}", "", *main_table(some), "", *_ends(some), ""]
     return out[:-1]
 
@@ -77,8 +68,10 @@ def _ends(summaries: Mapping[str, Summary]) -> list[str]:
         by_accuracy = sorted(lines, key=lambda x: -x["test_accuracy"])
         by_spread = sorted(lines, key=lambda x: x["spread_test"])
         beyond = [x["method"] for x in lines if x["floor_p"] < 0.05]
-        told = ", ".join(f"{x['method']} {points(x['test_accuracy'])}" for x in by_accuracy[:3])
-        worst = ", ".join(f"{x['method']} {points(x['test_accuracy'])}" for x in by_accuracy[-3:])
+        told, worst = (
+            ", ".join(f"{x['method']} {points(x['test_accuracy'])}" for x in some)
+            for some in (by_accuracy[:3], by_accuracy[-3:])
+        )
         fair = ", ".join(f"{x['method']} {1e4 * x['spread_test']:.2f}" for x in by_spread[:3])
         out.append(
             f"- {name}, {_numbers.share(lines[0]['sparsity'])} removed, "
@@ -91,13 +84,4 @@ def _ends(summaries: Mapping[str, Summary]) -> list[str]:
 
 
 if __name__ == "__main__":
-    run_presets(
-        "systems",
-        __doc__,
-        PRESETS["systems"],
-        reading,
-        {
-            "test_accuracy": "accuracy on test (%)",
-            "test_max_excess_gap": "largest excess gap (points)",
-        },
-    )
+    run_presets("systems", __doc__, reading, test_max_excess_gap="largest excess gap (points)")

@@ -14,7 +14,8 @@ import pytest
 import fairbilevel as fb
 from fairbilevel import masks
 from fairbilevel.cli import main
-from fairbilevel.masks import Allocation, Budget, layer_shares, multiple_of
+from fairbilevel.masks import Allocation, Budget, layer_shares
+from fairbilevel.masks._allocation import multiple_of
 from fairbilevel.records import write_json
 from fairbilevel.train._expected import data_expected, settings
 

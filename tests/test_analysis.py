@@ -156,7 +156,11 @@ def test_convolutions_in_the_loop_keep_their_values():
     @jax.jit
     def pieces(vector, weight):
         def mean(vector):
-            return weight @ fb.analysis.cross_entropy(apply(unravel(vector), x), y) / weight.sum()
+            return (
+                weight
+                @ fb.analysis._loss.cross_entropy(apply(unravel(vector), x), y)
+                / weight.sum()
+            )
 
         return jax.grad(mean)(vector), jax.hessian(mean)(vector)
 
@@ -174,7 +178,7 @@ def test_memory_does_not_grow_with_the_rows():
         grouped = _rows.GroupedRows.of(x, np.zeros(rows, int), np.zeros(rows, int), batch_size=32)
         compiled = _curvature._tridiagonal.lower(
             fb.analysis._loss.portable(mlp), params, grouped.span(0),
-            loss=fb.analysis.cross_entropy, batch_size=32, lanczos=Lanczos(3),
+            loss=fb.analysis._loss.cross_entropy, batch_size=32, lanczos=Lanczos(3),
         ).compile()  # fmt: skip
         return compiled.memory_analysis().temp_size_in_bytes
 
@@ -296,9 +300,11 @@ def test_what_is_known_of_the_dense_network_is_used_again(wide):
 def test_boundary_closeness_by_hand(wide):
     logits = jnp.log(jnp.array([[0.5, 0.5], [0.9, 0.1], [1.0, 1e-300]]))
     p = np.array([0.5, 0.9, 1.0])
-    np.testing.assert_allclose(fb.analysis.boundary_closeness(logits), 2 * p * (1 - p), atol=1e-12)
+    np.testing.assert_allclose(
+        fb.analysis._loss.boundary_closeness(logits), 2 * p * (1 - p), atol=1e-12
+    )
     many = jnp.log(jnp.array([[0.2, 0.3, 0.5], [1 / 3, 1 / 3, 1 / 3]]))
-    np.testing.assert_allclose(fb.analysis.boundary_closeness(many), [0.62, 2 / 3])
+    np.testing.assert_allclose(fb.analysis._loss.boundary_closeness(many), [0.62, 2 / 3])
     # As a group's mean.
     found = fb.analysis.sensitivity(
         lambda p, x: x + p, jnp.zeros(2), logits, np.zeros(3, int), np.array([0, 0, 1])

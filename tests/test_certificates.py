@@ -14,7 +14,6 @@ from scipy import stats
 from fairbilevel import certificates
 from fairbilevel.certificates import (
     Paired,
-    Quantity,
     Rate,
     difference_lower,
     difference_upper,
@@ -31,6 +30,7 @@ from fairbilevel.certificates import _paired as paired
 from fairbilevel.certificates._betting import BINS, histogram, mean_lower, mean_upper
 from fairbilevel.certificates._judge import judge_excess, judge_floor, judge_spread
 from fairbilevel.certificates._paired import _strata, tail
+from fairbilevel.certificates._samples import Quantity
 
 LEVELS = st.sampled_from([0.2, 0.05, 0.01, 0.001])
 

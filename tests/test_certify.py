@@ -11,16 +11,9 @@ import pytest
 from certified import certify
 
 import fairbilevel as fb
-from fairbilevel.certificates import (
-    GAPS,
-    Certificate,
-    Claim,
-    GroupCounts,
-    Origin,
-    one_row_per_unit,
-    read_ledger,
-    verify,
-)
+from fairbilevel.certificates import GAPS, Certificate, Claim, Origin, verify
+from fairbilevel.certificates._counts import GroupCounts, one_row_per_unit
+from fairbilevel.certificates._ledger import read_ledger
 from fairbilevel.cli import main
 from fairbilevel.data import row_fingerprints
 from fairbilevel.records._folder import seal

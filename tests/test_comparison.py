@@ -6,6 +6,7 @@ from certified import certify
 from scipy import stats
 
 from fairbilevel import comparison
+from fairbilevel.comparison import _statistics
 
 
 def outcomes(seed=0, rows=400, groups=3):
@@ -19,7 +20,7 @@ def outcomes(seed=0, rows=400, groups=3):
 def test_excess_gaps_are_group_means_beyond_the_average():
     dense = np.array([1, 1, 1, 1], bool)
     pruned = np.array([0, 1, 1, 1], bool)
-    gaps = comparison.excess_gaps(dense, pruned, np.array([0, 0, 1, 1]), 3)
+    gaps = _statistics.excess_gaps(dense, pruned, np.array([0, 0, 1, 1]), 3)
     np.testing.assert_allclose(gaps[:2], [0.25, -0.25])
     assert np.isnan(gaps[2])
 
@@ -39,8 +40,8 @@ def test_the_floor_is_that_of_meaningless_groups():
 
 def test_the_worst_group_without_bias_is_smaller_than_the_largest_gap():
     # No group differs: the largest of noisy gaps is positive, the cross-fitted one is not.
-    values = [comparison.cross_fitted_worst(*outcomes(seed, 300), seed=seed) for seed in range(20)]
-    largest = [np.nanmax(comparison.excess_gaps(*outcomes(seed, 300))) for seed in range(20)]
+    values = [_statistics.cross_fitted_worst(*outcomes(seed, 300), seed=seed) for seed in range(20)]
+    largest = [np.nanmax(_statistics.excess_gaps(*outcomes(seed, 300))) for seed in range(20)]
     assert np.mean(largest) > 0.02
     assert abs(np.mean(values)) < 0.01
 
@@ -52,9 +53,9 @@ def test_the_spread_is_free_of_noise():
     for _ in range(200):
         group = np.repeat([0, 1], 150)
         dense = np.ones(300, bool)
-        null.append(comparison.noise_free_spread(dense, rng.random(300) > 0.2, group, 2))
+        null.append(_statistics.noise_free_spread(dense, rng.random(300) > 0.2, group, 2))
         lost = rng.random(300) < np.where(group == 0, 0.1, 0.3)
-        real.append(comparison.noise_free_spread(dense, ~lost, group, 2))
+        real.append(_statistics.noise_free_spread(dense, ~lost, group, 2))
     assert abs(np.mean(null)) < 3 * np.std(null) / np.sqrt(200)
     assert abs(np.mean(real) - 0.01) < 3 * np.std(real) / np.sqrt(200)
 
@@ -116,13 +117,13 @@ def test_the_spread_of_sums_is_the_formula_written_out():
         share = len(own) / len(lost)
         noise = sum(part.var() / (len(part) - 1) for part in (own, rest))
         expected += share * ((own.mean() - lost.mean()) ** 2 - (1 - share) ** 2 * noise)
-    assert comparison.noise_free_spread(dense, pruned, group, groups) == pytest.approx(expected)
+    assert _statistics.noise_free_spread(dense, pruned, group, groups) == pytest.approx(expected)
 
 
 def test_groups_of_a_single_row_do_not_enter_the_spread():
     dense, pruned, group, groups = outcomes(4, rows=200)
     alone = np.append(group, groups)
-    with_one = comparison.noise_free_spread(
+    with_one = _statistics.noise_free_spread(
         np.append(dense, True), np.append(pruned, False), alone, groups + 1
     )
     assert np.isfinite(with_one)
@@ -136,15 +137,15 @@ def test_the_bootstrap_draws_rows_within_groups_and_folds():
         pruned, other = rng.random(300) < 0.9 - shift, rng.random(300) < 0.9
         return dense, pruned, other, group, 1000 * seed + np.arange(300)
 
-    same = comparison.bootstrap_differences([fold(s, 0.0) for s in range(5)], 2)
+    same = _statistics.bootstrap_differences([fold(s, 0.0) for s in range(5)], 2)
     low, high = same["accuracy"]
     assert low < 0 < high
-    worse = comparison.bootstrap_differences([fold(s, 0.3) for s in range(5)], 2)
+    worse = _statistics.bootstrap_differences([fold(s, 0.3) for s in range(5)], 2)
     assert worse["accuracy"][1] < -0.2
     # One fold alone: the interval is that of its rows, by the normal approximation.
     one = fold(7, 0.1)
     _, method, other, group, _ = one
-    low, high = comparison.bootstrap_differences([one], 2, draws=4000)["accuracy"]
+    low, high = _statistics.bootstrap_differences([one], 2, draws=4000)["accuracy"]
     difference = method.astype(float) - other
     error = np.sqrt(sum(difference[group == g].var() * (group == g).sum() for g in (0, 1))) / 300
     assert high - low == pytest.approx(2 * 1.96 * error, rel=0.1)
@@ -153,7 +154,7 @@ def test_the_bootstrap_draws_rows_within_groups_and_folds():
 def test_identical_methods_differ_by_nothing():
     dense, pruned, group, groups = outcomes(5)
     fold = (dense, pruned, pruned, group, np.arange(len(group)))
-    found = comparison.bootstrap_differences([fold] * 3, groups)
+    found = _statistics.bootstrap_differences([fold] * 3, groups)
     assert found == {"accuracy": (0.0, 0.0), "spread": (0.0, 0.0)}
 
 
@@ -190,7 +191,7 @@ def test_a_worst_group_is_measured_on_other_rows_than_it_was_chosen_on():
         *world, row = repeated(rng, 4)
         for name, which in (("rows", row), ("measurements", None)):
             values[name].append(
-                comparison.cross_fitted_worst(*world, row=which, seed=seed, splits=10)
+                _statistics.cross_fitted_worst(*world, row=which, seed=seed, splits=10)
             )
     error = np.std(values["rows"]) / np.sqrt(60)
     assert abs(np.mean(values["rows"])) < 3 * error
@@ -215,7 +216,7 @@ def test_intervals_of_the_bootstrap_cover_the_truth_and_lie_around_it(rounds):
             for part in np.split(rng.permutation(rows), 5):
                 right = rng.random((2, len(part))) > rates[:, group[part]]
                 folds.append((np.ones(len(part), bool), *right, group[part], part))
-        found = comparison.bootstrap_differences(folds, groups, seed=seed, draws=200)
+        found = _statistics.bootstrap_differences(folds, groups, seed=seed, draws=200)
         for name, (low, high) in found.items():
             inside[name] += low <= truth[name] <= high
             middles[name].append((low + high) / 2)
@@ -236,12 +237,12 @@ def test_holm_against_the_textbook():
 
 def test_dense_models_that_agree_have_no_floor():
     dense, pruned, group, groups = outcomes(6)
-    assert comparison.dense_floor([dense, dense], group, groups)["q95"] == 0.0
-    floor = comparison.dense_floor([dense, pruned, ~dense], group, groups)
+    assert _statistics.dense_floor([dense, dense], group, groups)["q95"] == 0.0
+    floor = _statistics.dense_floor([dense, pruned, ~dense], group, groups)
     assert floor["pairs"] == 6
-    there = np.nanmax(comparison.excess_gaps(dense, pruned, group, groups))
-    back = np.nanmax(comparison.excess_gaps(pruned, dense, group, groups))
-    two = comparison.dense_floor([dense, pruned], group, groups)
+    there = np.nanmax(_statistics.excess_gaps(dense, pruned, group, groups))
+    back = np.nanmax(_statistics.excess_gaps(pruned, dense, group, groups))
+    two = _statistics.dense_floor([dense, pruned], group, groups)
     assert two["mean"] == pytest.approx((there + back) / 2)
 
 
@@ -262,27 +263,27 @@ def test_methods_with_options_are_told_apart():
 
 def test_the_certified_tolerance_is_that_of_the_certificate():
     dense, pruned, group, groups = outcomes(2, rows=600)
-    found = comparison.certified_tolerance(dense, pruned, group, groups + 1)
+    found = _statistics.certified_tolerance(dense, pruned, group, groups + 1)
     y = np.ones(600, int)
     given = {"tolerance": 0.02, "min_group_rows": 1, "only_look": True}
     columns = (y, dense.astype(int), pruned.astype(int), group)
     certificate = certify(*columns, classes=[0, 1], **given)
     assert found == pytest.approx(certificate.smallest_tolerance)
-    assert comparison.certified_tolerance(dense, pruned, 0 * group, 1) is None
+    assert _statistics.certified_tolerance(dense, pruned, 0 * group, 1) is None
 
 
 def test_rounds_are_certified_one_by_one():
     """Rows that were measured twice are not twice as many."""
     dense, pruned, group, groups = outcomes(2, rows=600)
     other = outcomes(3, rows=600)[1]
-    one, two = (comparison.certified_tolerance(dense, p, group, groups) for p in (pruned, other))
+    one, two = (_statistics.certified_tolerance(dense, p, group, groups) for p in (pruned, other))
     twice = np.tile(np.arange(600), 2)
-    found = comparison.certified_tolerance(
+    found = _statistics.certified_tolerance(
         np.tile(dense, 2), np.r_[pruned, other], np.tile(group, 2), groups, row=twice
     )
     assert found == pytest.approx((one + two) / 2)
     # A fold of a third round that has only begun is left out.
-    begun = comparison.certified_tolerance(
+    begun = _statistics.certified_tolerance(
         np.r_[np.tile(dense, 2), dense[:50]],
         np.r_[pruned, other, pruned[:50]],
         np.r_[np.tile(group, 2), group[:50]],

@@ -8,15 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from by_group import group_statistics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fairbilevel as fb
 from fairbilevel import fairness
 from fairbilevel.fairness import (
-    SURROGATES,
     AccuracyGap,
-    Answers,
     Custom,
     DemographicParity,
     EqualizedOdds,
@@ -26,6 +25,8 @@ from fairbilevel.fairness import (
     Outcomes,
     WorstGroupAccuracy,
 )
+from fairbilevel.fairness._statistics import Answers
+from fairbilevel.fairness._surrogate import SURROGATES
 
 NAMES = ("a", "b", "c")
 RATES = (DemographicParity, EqualOpportunity, EqualizedOdds)
@@ -99,7 +100,7 @@ def test_each_groups_rates_agree_with_fairlearn(kind):
     }[kind]
     with jax.enable_x64():
         count = np.bincount(group * 2 + y, minlength=6).reshape(3, 2) / len(y)
-        stats = fairness.group_statistics(
+        stats = group_statistics(
             as_outcomes(y, answer), jnp.asarray(group), jnp.asarray(count.sum(1)),
             jnp.ones(3, bool), jnp.asarray(count),
         )  # fmt: skip
@@ -385,7 +386,7 @@ def test_errors_as_ones_own_quantity_are_the_accuracy_gap():
     own, built_in = own_errors("range", steepness=1.0), AccuracyGap(0.02)
     logits, y, group, share = some_rows(3)
     outcomes = Outcomes(*([~wrong(logits, y)] * 4), own={"errors": own.quantity(wrong, logits, y)})
-    stats = fairness.group_statistics(outcomes, group, share.sum(1), jnp.ones(3, bool))
+    stats = group_statistics(outcomes, group, share.sum(1), jnp.ones(3, bool))
     np.testing.assert_allclose(own.violations(stats), built_in.violations(stats), atol=1e-6)
     multipliers = jnp.linspace(0.1, 0.5, 6)
     weights = [
@@ -532,7 +533,7 @@ def test_a_thousand_groups():
     assert by_name["accuracy-gap"].value == pytest.approx(np.ptp(accuracy), abs=1e-12)
     assert by_name["worst-group-accuracy"].value == pytest.approx(accuracy.min(), abs=1e-12)
     share = jnp.full((groups, 2), 1 / (2 * groups))
-    stats = fairness.group_statistics(
+    stats = group_statistics(
         outcomes._replace(loss=jnp.asarray(loss), dense_loss=jnp.asarray(loss)),
         jnp.asarray(group), share.sum(1), jnp.ones(groups, bool), share,
     )  # fmt: skip

@@ -10,7 +10,6 @@ import pytest
 from experiments import _impact_tables as tables
 from experiments import _presets
 from experiments import disparate_impact as experiment
-from experiments._comparison import Setting
 from fairbilevel import comparison
 
 PRESETS = _presets.PRESETS["disparate_impact"]
@@ -133,7 +132,7 @@ def test_a_repetition_in_a_few_steps_and_its_page(tmp_path, monkeypatch):
     np.savez(tmp_path / "rows.npz", x=x, y=y, group=y)
     options = {"model": "mlp", "constraint": ("none",), "min_group_rows": 1, "batch_size": 8}
     methods = tuple(_presets.MITIGATIONS.values())
-    mine = Setting("rows.npz", methods, (0.98,), options)
+    mine = _presets.Setting("rows.npz", methods, (0.98,), options)
     monkeypatch.setitem(_presets.PRESETS, "disparate_impact", {"small": {"mine": mine}})
     trial = "--steps 60 --folds 2 --width 6 --methods gradual-magnitude,equalized-loss-both"
     out = tmp_path / "results"

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from by_group import group_statistics
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -16,7 +17,6 @@ from hypothesis.extra import numpy as hnp
 from fairbilevel import fairness
 from fairbilevel.fairness import (
     CONSTRAINTS,
-    SURROGATES,
     AbsoluteExcessAccuracyGap,
     AccuracyGap,
     DegradationGap,
@@ -27,6 +27,7 @@ from fairbilevel.fairness import (
     WorstGroupAccuracy,
 )
 from fairbilevel.fairness._statistics import GroupStatistics
+from fairbilevel.fairness._surrogate import SURROGATES
 
 # Constraints on group means; those on rates of answers are in test_constraints.py.
 GAPS = [name for name, kind in CONSTRAINTS.items() if not kind.of_cells]
@@ -134,9 +135,7 @@ def test_group_statistics_of_rows():
         jnp.array([0.2, 0.4, 0.6, 0.8, 9.0]),
     )
     group = jnp.array([0, 0, 2, 2, -1])
-    stats = fairness.group_statistics(
-        outcomes, group, jnp.array([0.5, 0.2, 0.3]), jnp.ones(3, bool)
-    )
+    stats = group_statistics(outcomes, group, jnp.array([0.5, 0.2, 0.3]), jnp.ones(3, bool))
     np.testing.assert_allclose(stats.accuracy, [0.5, 0, 1])
     np.testing.assert_allclose(stats.dense_accuracy, [1, 0, 0.5])
     np.testing.assert_allclose(stats.loss, [1.05, 0, 0.4], rtol=1e-6)
@@ -903,4 +902,4 @@ def test_what_an_accuracy_is_worth():
     said = (shown["commonest_answer"], shown["commonest_answer_share"])
     assert said == ("x", np.mean(answer == 0))
     nothing = np.zeros(0, int)
-    assert set(fairness.of_answers(nothing, nothing, ["x", "y"]).values()) == {None}
+    assert set(fairness._metrics.of_answers(nothing, nothing, ["x", "y"]).values()) == {None}

@@ -158,7 +158,7 @@ METHODS = {
 @pytest.mark.parametrize("name", ["bilinear", "cg"])
 def test_hypergradients_in_bfloat16_are_close(name, tiny_problem):
     gap_constraint = fairness.ExcessAccuracyGap(0.02)
-    high, low = (tiny_problem(gap_constraint, precision=p) for p in models.PRECISIONS)
+    high, low = (tiny_problem(gap_constraint, precision=p) for p in models._precision.PRECISIONS)
     params, _ = high.model.init(KEY)
     exact = hypergradient_of(high, METHODS[name], params)
     rounded = hypergradient_of(low, METHODS[name], params)

@@ -27,15 +27,15 @@ from fairbilevel.masks import (
     Slice,
     TopK,
     removed,
-    uniform_removed,
 )
+from fairbilevel.masks._budget import uniform_removed
 
 # ---------------------------------------------------------------- exact top-k
 
 NAMES = ("a", "b", "c")
 SHAPES = {"a": (2, 3), "b": (5,), "c": (1, 2, 2)}
 TOTAL = 15
-top_k = jax.jit(masks.top_k_masks, static_argnums=2)
+top_k = jax.jit(masks._threshold.top_k_masks, static_argnums=2)
 
 
 def split(flat):
@@ -69,7 +69,7 @@ def test_top_k_is_a_stable_sort(flat, keep):
 def test_top_k_of_a_traced_count_equals_that_of_a_fixed_one():
     flat = np.random.default_rng(0).integers(0, 4, TOTAL).astype(np.float32)
     for keep in range(TOTAL + 1):
-        plain = masks.top_k_masks(split(flat), keep) if keep in (0, 7, TOTAL) else None
+        plain = masks._threshold.top_k_masks(split(flat), keep) if keep in (0, 7, TOTAL) else None
         traced = top_k(split(flat), jnp.asarray(keep), ())
         np.testing.assert_array_equal(join(traced), sorted_reference(flat, keep))
         if plain is not None:
@@ -87,7 +87,7 @@ def test_top_k_of_every_float(dtype):
         flat[:4] = [0.0, -0.0, np.inf, -np.inf]
         scores = {n: a.astype(dtype) for n, a in split(flat).items()}
         for keep in (0, 1, 5, 9, 13, 14, TOTAL):
-            got = masks.top_k_masks(scores, keep)
+            got = masks._threshold.top_k_masks(scores, keep)
             assert all(g.dtype == dtype for g in got.values())
             exact = np.asarray(jnp.asarray(flat).astype(dtype).astype(jnp.float64))
             np.testing.assert_array_equal(
@@ -98,7 +98,7 @@ def test_top_k_of_every_float(dtype):
 
 def test_negative_zero_ties_with_zero():
     scores = {"a": jnp.array([-0.0, 0.0, -0.0]), "b": jnp.array([0.0])}
-    got = masks.top_k_masks(scores, 2)
+    got = masks._threshold.top_k_masks(scores, 2)
     assert got["a"].tolist() == [1, 1, 0]
     assert got["b"].tolist() == [0]
 
@@ -138,12 +138,16 @@ def test_kth_largest(flat, keep):
     assert float(kth(split(flat), keep)) == np.sort(flat)[::-1][keep - 1]
 
 
-kth = jax.jit(masks.kth_largest)
+kth = jax.jit(masks._threshold.kth_largest)
 
 
 def test_kth_largest_of_half_precision_and_infinities():
     scores = {"a": jnp.array([jnp.inf, -1.5, 2.0], jnp.bfloat16)}
-    assert [float(masks.kth_largest(scores, k)) for k in (1, 2, 3)] == [np.inf, 2.0, -1.5]
+    assert [float(masks._threshold.kth_largest(scores, k)) for k in (1, 2, 3)] == [
+        np.inf,
+        2.0,
+        -1.5,
+    ]
 
 
 # ---------------------------------------------------------------- budgets
@@ -188,7 +192,7 @@ def test_ties_of_remainders_go_to_the_first_layer():
     }
 
 
-@pytest.mark.parametrize("kind", masks.BUDGETS)
+@pytest.mark.parametrize("kind", masks._budget.BUDGETS)
 @pytest.mark.parametrize("sparsity", [-0.1, 1.0, 1.5, float("nan"), float("inf")])
 def test_sparsity_outside_its_range(kind, sparsity):
     with pytest.raises(ValueError, match=r"sparsity must lie in \[0, 1\)"):
@@ -256,7 +260,7 @@ def projection_by_sorting(point, total):
     return np.clip(point - (breaks[i] + share * (breaks[i + 1] - breaks[i])), 0, 1)
 
 
-project = jax.jit(masks.capped_simplex)
+project = jax.jit(masks._threshold.capped_simplex)
 moderate = st.floats(-5, 5).map(lambda v: round(v, 6))
 
 
@@ -310,7 +314,7 @@ def test_capped_simplex_in_single_precision(flat, total):
 
 def test_a_point_of_the_simplex_stays():
     point = {"a": jnp.array([0.25, 0.75, 1.0]), "b": jnp.array([0.0])}
-    got = masks.capped_simplex(point, 2)
+    got = masks._threshold.capped_simplex(point, 2)
     np.testing.assert_allclose(got["a"], point["a"], atol=1e-6)
     np.testing.assert_allclose(got["b"], point["b"], atol=1e-6)
 

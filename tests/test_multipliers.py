@@ -14,12 +14,12 @@ from hypothesis.extra import numpy as hnp
 import fairbilevel as fb
 from fairbilevel import fairness
 from fairbilevel.fairness import (
-    MULTIPLIER_RULES,
     AbsoluteExcessAccuracyGap,
     ExcessAccuracyGap,
     SignedEqualizedLoss,
     ascend,
 )
+from fairbilevel.fairness._rules import MULTIPLIER_RULES
 
 INEQUALITY, EQUALITY = ExcessAccuracyGap(0.0), SignedEqualizedLoss(0.0)
 

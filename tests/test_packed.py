@@ -47,9 +47,9 @@ def assert_same(one, other):
 @settings(deadline=None, max_examples=60)
 @given(repetitions)
 def test_what_is_packed_comes_back(found):
-    packed = comparison.pack(found)
-    assert packed == comparison.pack(found)
-    back = comparison.unpack(packed)
+    packed = comparison._files.pack(found)
+    assert packed == comparison._files.pack(found)
+    back = comparison._files.unpack(packed)
     assert list(back) == list(found)
     for name, repetition in found.items():
         assert_same(back[name], repetition)

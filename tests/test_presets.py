@@ -5,8 +5,8 @@ import sys
 import numpy as np
 import pytest
 
-from experiments._comparison import Setting, Trial, run_presets
-from experiments._presets import PRESETS
+from experiments._comparison import run_presets
+from experiments._presets import PRESETS, Setting
 
 SETTINGS = {
     f"{module}/{preset}/{name}": setting
@@ -22,13 +22,13 @@ def test_every_setting_is_a_design_that_holds(setting, tmp_path):
     assert design.methods == setting.methods
     assert design.config.data.endswith(setting.source)
     assert design.dense_seeds == 5
-    trial = Trial(steps=4, folds=2, max_rows=500, image_size=66, width=8)
+    trial = {"steps": 4, "folds": 2, "max_rows": 500, "image_size": 66, "width": 8}
     cut = setting.design(tmp_path, trial)
     assert cut.config.width == 8
     assert (cut.config.steps, cut.config.dense_steps, cut.config.max_rows) == (4, 4, 500)
     assert (cut.config.image_size, cut.folds, cut.rounds, cut.dense_seeds) == (66, 2, 1, 0)
     assert (cut.methods, cut.sparsities) == (setting.methods, setting.sparsities)
-    some = setting.design(tmp_path, Trial(methods=(setting.reference,), sparsities=(0.25,)))
+    some = setting.design(tmp_path, {"methods": (setting.reference,), "sparsities": (0.25,)})
     assert some.runs == [(setting.reference, 0.25)]
 
 
@@ -41,12 +41,10 @@ def rows(tmp_path):
     return tmp_path
 
 
-def call(monkeypatch, presets, *words, more=None):
+def call(monkeypatch, settings, *words, more=None):
     monkeypatch.setattr(sys, "argv", ["experiment", *map(str, words)])
-    run_presets(
-        "experiment", "One sentence.", presets, lambda summaries: list(summaries),
-        {"test_accuracy": "accuracy"}, more,
-    )  # fmt: skip
+    monkeypatch.setitem(PRESETS, "experiment", {"small": settings})
+    run_presets("experiment", "One sentence.", lambda summaries: list(summaries), more)
 
 
 def setting(source="rows.npz"):
@@ -64,7 +62,7 @@ def test_a_trial_runs_what_was_asked_for_and_then_the_rest(rows, monkeypatch):
 
     words = ["--data", rows, "--steps", 4, "--folds", 2, "--processes", 1, "--out", rows / "out"]
     words += ["--methods", "gradual-magnitude", "--sparsities", "0.5"]
-    call(monkeypatch, {"small": {"one": setting(), "two": setting()}}, *words, more=more)
+    call(monkeypatch, {"one": setting(), "two": setting()}, *words, more=more)
     runs = [("gradual-magnitude", 0.5)]
     assert seen == [(name, runs, ["dense", "gradual-magnitude"]) for name in ("one", "two")]
     assert (rows / "out" / "reading.md").is_file()
@@ -72,15 +70,15 @@ def test_a_trial_runs_what_was_asked_for_and_then_the_rest(rows, monkeypatch):
 
 
 def test_tables_of_what_is_finished_are_made_anew_without_data(rows, monkeypatch):
-    presets = {"small": {"one": setting(), "two": setting()}}
+    both = {"one": setting(), "two": setting()}
     trial = ["--steps", 4, "--folds", 2, "--processes", 1, "--out", rows / "out"]
-    call(monkeypatch, presets, "--data", rows, "--only", "one", *trial)
+    call(monkeypatch, both, "--data", rows, "--only", "one", *trial)
     there = rows / "out" / "one"
     assert (there / "repetitions.xz").is_file()
     assert not (there / "repetitions").exists()
     before = (there / "table.csv").read_bytes()
     (there / "table.csv").unlink()
-    call(monkeypatch, presets, *trial)
+    call(monkeypatch, both, *trial)
     assert (there / "table.csv").read_bytes() == before
     assert not (rows / "out" / "two").exists()
 
@@ -101,7 +99,7 @@ def test_tables_of_what_is_finished_are_made_anew_without_data(rows, monkeypatch
 def test_mistakes_get_one_sentence(words, said, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stop:
-        call(monkeypatch, {"small": {"one": setting()}}, *words, "--processes", 1)
+        call(monkeypatch, {"one": setting()}, *words, "--processes", 1)
     assert stop.value.code == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("error: ")
@@ -113,7 +111,7 @@ def test_data_that_are_not_prepared_are_said_so(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     source = f"tfds:cifar100?data_dir={tmp_path}"
     with pytest.raises(SystemExit) as stop:
-        call(monkeypatch, {"small": {"one": setting(source)}}, "--processes", 1, "--out", "out")
+        call(monkeypatch, {"one": setting(source)}, "--processes", 1, "--out", "out")
     assert stop.value.code == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert line.startswith("error: tfds:cifar100 is not prepared here")

@@ -175,7 +175,7 @@ def test_a_damaged_entry_costs_a_compilation(damage, tmp_path, cache):
 def test_where_programs_are_kept(tmp_path, cache, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "mine"))
     monkeypatch.setattr("sys.platform", "linux")
-    default = devices.default_cache()
+    default = devices._cache.default_cache()
     assert default.parts[-4:-1] == ("mine", "fairbilevel", "programs")
     jax.config.update("jax_compilation_cache_dir", "/told/by/JAX")
     assert str(compile_cache()) == "/told/by/JAX"

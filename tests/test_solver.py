@@ -14,7 +14,8 @@ from flax import nnx
 import fairbilevel as fb
 from fairbilevel import fairness, masks, report, train
 from fairbilevel._trees import flatten_named
-from fairbilevel.masks import removed, uniform_removed
+from fairbilevel.masks import removed
+from fairbilevel.masks._budget import uniform_removed
 
 QUICK = {"steps": 120, "batch_size": 16, "buffer_size": 4}
 

@@ -271,7 +271,7 @@ def outer_call(run, state, rows, reference, *, count=1):
     """One compiled call of the solver on rows by hand: fit, select, those of the multipliers."""
     problem, method = run.problem, run.method
     parts = [train.gather(problem, reference, np.stack([r] * count)) for r in rows]
-    own = fb.solver.OuterStretch(
+    own = fb.solver._step.OuterStretch(
         np.full(count, method.score_step, np.float32),
         np.zeros(count, np.float32),
         np.arange(count, dtype=np.int32),
@@ -321,7 +321,7 @@ def test_every_step_of_an_unrolled_method_moves_the_statistics(tiny_problem):
     rows = problem.roles["fit"][:48].reshape(1, 3, 16)
     fit = train.gather(problem, reference, rows)
     other = train.gather(problem, reference, problem.select_outer[:16][None])
-    own = fb.solver.OuterStretch(
+    own = fb.solver._step.OuterStretch(
         np.zeros(1, np.float32), np.zeros(1, np.float32), np.zeros(1, np.int32),
         masks.as_counts(run.budget.keep(0.3)),
     )  # fmt: skip

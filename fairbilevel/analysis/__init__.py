@@ -8,8 +8,6 @@ is the part that needs the dense network alone, `loss_line` and `loss_plane` wal
 from fairbilevel.analysis._correlation import correlate
 from fairbilevel.analysis._curvature import TWENTY, Lanczos
 from fairbilevel.analysis._impact import DisparateImpact, GroupImpact, disparate_impact
-from fairbilevel.analysis._loss import boundary_closeness, cross_entropy
-from fairbilevel.analysis._rows import GroupedRows
 from fairbilevel.analysis._sensitivity import Sensitivity, sensitivity
 from fairbilevel.analysis._surface import LossLine, LossPlane, loss_line, loss_plane
 
@@ -17,14 +15,11 @@ __all__ = [
     "TWENTY",
     "DisparateImpact",
     "GroupImpact",
-    "GroupedRows",
     "Lanczos",
     "LossLine",
     "LossPlane",
     "Sensitivity",
-    "boundary_closeness",
     "correlate",
-    "cross_entropy",
     "disparate_impact",
     "loss_line",
     "loss_plane",

@@ -9,9 +9,8 @@ from fairbilevel.certificates._binomial import rate_lower, rate_upper
 from fairbilevel.certificates._certificate import Certificate
 from fairbilevel.certificates._certify import certify
 from fairbilevel.certificates._claim import FLOOR, GAPS, OF_QUANTITIES, Claim
-from fairbilevel.certificates._counts import GroupCounts, one_row_per_unit
 from fairbilevel.certificates._judge import excess_bounds, smallest_excess
-from fairbilevel.certificates._ledger import LEDGER, RECORD, read_ledger
+from fairbilevel.certificates._ledger import LEDGER, RECORD
 from fairbilevel.certificates._paired import difference_lower, difference_upper
 from fairbilevel.certificates._power import (
     least_rows,
@@ -20,7 +19,7 @@ from fairbilevel.certificates._power import (
     likely_upper,
     rows_needed,
 )
-from fairbilevel.certificates._samples import Paired, Quantity, Rate
+from fairbilevel.certificates._samples import Paired, Rate
 from fairbilevel.certificates._verify import CHECKED, certificate_name, differences, verify
 from fairbilevel.certificates._words import amount
 
@@ -33,11 +32,9 @@ __all__ = [
     "RECORD",
     "Certificate",
     "Claim",
-    "GroupCounts",
     "Looks",
     "Origin",
     "Paired",
-    "Quantity",
     "Rate",
     "amount",
     "certificate_name",
@@ -50,10 +47,8 @@ __all__ = [
     "least_scale",
     "least_tolerance",
     "likely_upper",
-    "one_row_per_unit",
     "rate_lower",
     "rate_upper",
-    "read_ledger",
     "rows_needed",
     "smallest_excess",
     "verify",

@@ -2,35 +2,17 @@
 
 from fairbilevel.comparison._compare import comparison_status, pack_repetitions, run_comparison
 from fairbilevel.comparison._design import REFERENCE, Comparison, run_key, split_methods
-from fairbilevel.comparison._files import pack, read_repetition, unpack
+from fairbilevel.comparison._files import read_repetition
 from fairbilevel.comparison._repetition import run_seed, start_repetition
-from fairbilevel.comparison._statistics import (
-    bootstrap_differences,
-    certified_tolerance,
-    corrected_t,
-    cross_fitted_worst,
-    dense_floor,
-    excess_gaps,
-    holm,
-    noise_free_spread,
-    permutation_floor,
-    pseudo_values,
-)
+from fairbilevel.comparison._statistics import corrected_t, holm, permutation_floor, pseudo_values
 from fairbilevel.comparison._summary import summarize
 
 __all__ = [
     "REFERENCE",
     "Comparison",
-    "bootstrap_differences",
-    "certified_tolerance",
     "comparison_status",
     "corrected_t",
-    "cross_fitted_worst",
-    "dense_floor",
-    "excess_gaps",
     "holm",
-    "noise_free_spread",
-    "pack",
     "pack_repetitions",
     "permutation_floor",
     "pseudo_values",
@@ -41,5 +23,4 @@ __all__ = [
     "split_methods",
     "start_repetition",
     "summarize",
-    "unpack",
 ]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ from fairbilevel import report
 from fairbilevel._numbers import MISSING, count, decimal, points, share
 from fairbilevel.comparison._design import ROLES
 from fairbilevel.comparison._summary import PRIMARY
-from fairbilevel.records import SCHEMA_VERSION, write_json, write_text
+from fairbilevel.records import SCHEMA_VERSION, write_csv, write_json, write_text
 from fairbilevel.run import machine, versions
 
 ALPHA = 0.05
@@ -24,12 +22,7 @@ def write_tables(summary: dict[str, Any], folder: Path, command: str) -> str:
     for e in summary["errors"]:
         about = {name: e[name] for name in ("method", "sparsity")}
         lines.append({**about, "error": f"{e['job']}: {e['error']}"})
-    stream = io.StringIO()
-    fields = list(dict.fromkeys(key for line in lines for key in line))
-    writer = csv.DictWriter(stream, fields, lineterminator="\n", restval="")
-    writer.writeheader()
-    writer.writerows(lines)
-    write_text(folder / "table.csv", stream.getvalue())
+    write_csv(folder / "table.csv", lines)
     text = markdown(summary, command)
     write_text(folder / "table.md", text)
     write_text(folder / "comparison.svg", picture(summary))

@@ -10,7 +10,6 @@ from fairbilevel.deploy._artifact import (
     write_artifact,
 )
 from fairbilevel.deploy._compact import Compact, compact, forward
-from fairbilevel.deploy._format import PRECISIONS
 from fairbilevel.deploy._formats import FORMATS
 from fairbilevel.deploy._model import (
     ModelFiles,
@@ -34,7 +33,6 @@ from fairbilevel.deploy._profile import (
 __all__ = [
     "ALLOWED_CHANGED",
     "FORMATS",
-    "PRECISIONS",
     "Artifact",
     "Compact",
     "Footprint",

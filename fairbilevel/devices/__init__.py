@@ -1,8 +1,8 @@
 """Devices: where arrays lie, what is compiled for them, how long it takes, how processes meet."""
 
-from fairbilevel.devices._cache import compile_cache, default_cache, saved_seconds
+from fairbilevel.devices._cache import compile_cache, saved_seconds
 from fairbilevel.devices._collectives import Collective, bytes_of, collectives
-from fairbilevel.devices._placement import AXIS, Placement, memory, on_device
+from fairbilevel.devices._placement import Placement, memory, on_device
 from fairbilevel.devices._processes import (
     Processes,
     all_say,
@@ -17,7 +17,6 @@ from fairbilevel.devices._threads import cpu_threads, use_cpu_threads
 from fairbilevel.devices._timing import Times, timed
 
 __all__ = [
-    "AXIS",
     "Collective",
     "Placement",
     "Processes",
@@ -29,7 +28,6 @@ __all__ = [
     "compile_cache",
     "copied",
     "cpu_threads",
-    "default_cache",
     "is_first",
     "leave",
     "lost_others",

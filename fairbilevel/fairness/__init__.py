@@ -27,7 +27,6 @@ from fairbilevel.fairness._metrics import (
     group_rates,
     judge,
     measure,
-    of_answers,
     performance,
 )
 from fairbilevel.fairness._multiplier import (
@@ -40,7 +39,6 @@ from fairbilevel.fairness._multiplier import (
 from fairbilevel.fairness._parse import CONSTRAINTS, parse_constraint, parse_tolerance
 from fairbilevel.fairness._rates import DemographicParity, EqualizedOdds, EqualOpportunity
 from fairbilevel.fairness._rules import (
-    MULTIPLIER_RULES,
     augmented_lagrangian,
     fixed_penalty,
     gradient_ascent,
@@ -48,16 +46,13 @@ from fairbilevel.fairness._rules import (
     multiplier_rule,
     nupi,
 )
-from fairbilevel.fairness._statistics import Answers, GroupStatistics, Outcomes, group_statistics
-from fairbilevel.fairness._surrogate import SURROGATES, cross_entropy, margin
+from fairbilevel.fairness._statistics import GroupStatistics, Outcomes
+from fairbilevel.fairness._surrogate import cross_entropy, margin
 
 __all__ = [
     "CONSTRAINTS",
-    "MULTIPLIER_RULES",
-    "SURROGATES",
     "AbsoluteExcessAccuracyGap",
     "AccuracyGap",
-    "Answers",
     "Buffers",
     "Constraint",
     "ConstraintEvaluation",
@@ -89,7 +84,6 @@ __all__ = [
     "gaps",
     "gradient_ascent",
     "group_rates",
-    "group_statistics",
     "initial_multipliers",
     "judge",
     "margin",
@@ -97,7 +91,6 @@ __all__ = [
     "multiplicative_weights",
     "multiplier_rule",
     "nupi",
-    "of_answers",
     "of_measures",
     "only",
     "parse_constraint",

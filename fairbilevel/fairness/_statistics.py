@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
@@ -146,42 +145,6 @@ def from_means(
     return GroupStatistics(
         correct, dense_correct, loss, dense_loss, share, present, counted, answers, own, errors
     )
-
-
-def group_statistics(
-    outcomes: Outcomes,
-    group: Int[Array, " rows"],
-    share: Float[Array, " groups"],
-    counted: Bool[Array, " groups"],
-    cell_share: Float[Array, "groups classes"] | None = None,
-) -> GroupStatistics:
-    """Group means of a set of rows; groups without rows are absent, negative groups ignored.
-
-    Args:
-        outcomes: of the rows.
-        group: group of each row.
-        share: the groups' shares in the role.
-        counted: groups that a claim speaks of.
-        cell_share: shares of the cells in the role; with it, answers are counted.
-    """
-    groups = share.shape[0]
-    count = jax.ops.segment_sum(jnp.ones(group.shape, share.dtype), group, groups)
-    present = count > 0
-    safe = jnp.where(present, count, 1)
-
-    def mean(values: Any) -> Float[Array, " groups"]:
-        return jax.ops.segment_sum(jnp.asarray(values, share.dtype), group, groups) / safe
-
-    answers = None
-    if cell_share is not None:
-        if outcomes.label is None or outcomes.answer is None:
-            raise ValueError("answers by group and label need the rows' labels and answers")
-        classes = cell_share.shape[1]
-        cell = jnp.where(group < 0, -1, group * classes + outcomes.label)
-        said = jax.nn.one_hot(outcomes.answer, classes, dtype=share.dtype)
-        answers = cell_answers(jax.ops.segment_sum(said, cell, groups * classes), 1, cell_share)
-    own = {name: mean(values) for name, values in outcomes.own.items()}
-    return from_means([mean(v) for v in outcomes.paired], share, present, counted, answers, own)
 
 
 def cell_answers(

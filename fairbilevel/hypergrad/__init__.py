@@ -6,7 +6,7 @@ from fairbilevel.hypergrad._first_order import FirstOrder
 from fairbilevel.hypergrad._hypergradient import hypergradient
 from fairbilevel.hypergrad._krylov import GMRES, BiCGStab
 from fairbilevel.hypergrad._losses import CompositeLoss, MaskedLoss
-from fairbilevel.hypergrad._names import METHODS, by_name
+from fairbilevel.hypergrad._names import by_name
 from fairbilevel.hypergrad._neumann import Neumann
 from fairbilevel.hypergrad._point import Hypergradient, Info, Status
 from fairbilevel.hypergrad._preconditioner import Diagonal, Nystrom
@@ -15,7 +15,6 @@ from fairbilevel.hypergrad._unrolled import Unrolled
 
 __all__ = [
     "GMRES",
-    "METHODS",
     "BiCGStab",
     "Bilinear",
     "CompositeLoss",

@@ -12,7 +12,7 @@ from fairbilevel.models._model import (
     shapes_of,
 )
 from fairbilevel.models._plain import CNN, MLP, VGG
-from fairbilevel.models._precision import PRECISIONS, check_precision, in_precision, rounded
+from fairbilevel.models._precision import check_precision, in_precision, rounded
 from fairbilevel.models._residual import CifarResNet, ResNet
 from fairbilevel.models._torch import from_torch, to_torch
 from fairbilevel.models._transformer import ViT
@@ -22,7 +22,6 @@ __all__ = [
     "CNN",
     "MLP",
     "NAMES",
-    "PRECISIONS",
     "VGG",
     "CifarResNet",
     "MobileNetV2",

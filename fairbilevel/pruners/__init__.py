@@ -15,7 +15,6 @@ from fairbilevel.pruners._hydra import Hydra
 from fairbilevel.pruners._magnitude import FPGM, GradualMagnitude, Lottery, Magnitude, Random
 from fairbilevel.pruners._moment import Moment
 from fairbilevel.pruners._pruner import Pruner
-from fairbilevel.pruners._run import PrunerRun
 from fairbilevel.pruners._sensitivity import SNIP, GraSP, SynFlow
 
 __all__ = [
@@ -36,7 +35,6 @@ __all__ = [
     "Penalty",
     "PruneThenFair",
     "Pruner",
-    "PrunerRun",
     "Random",
     "Reweighting",
     "SynFlow",

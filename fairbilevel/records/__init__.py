@@ -1,6 +1,6 @@
 """Records: the run folder's schema, and readers and writers that leave nothing half written."""
 
-from fairbilevel.records._attempts import Attempt, Attempted, Attempts, file_stem
+from fairbilevel.records._attempts import Attempted, Attempts, file_stem
 from fairbilevel.records._checkpoints import (
     Activity,
     Checkpoints,
@@ -17,6 +17,7 @@ from fairbilevel.records._files import (
     read_object,
     write_arrays,
     write_bytes,
+    write_csv,
     write_json,
     write_text,
 )
@@ -50,7 +51,6 @@ from fairbilevel.records._result import (
     LayerResult,
     MachineResult,
     ModelResult,
-    ReachedResult,
     Result,
     SparsityResult,
 )
@@ -75,7 +75,6 @@ __all__ = [
     "SCHEMA_VERSION",
     "TENSORBOARD",
     "Activity",
-    "Attempt",
     "Attempted",
     "Attempts",
     "CheckpointError",
@@ -90,7 +89,6 @@ __all__ = [
     "LayerResult",
     "MachineResult",
     "ModelResult",
-    "ReachedResult",
     "RecordError",
     "Result",
     "SparsityResult",
@@ -109,6 +107,7 @@ __all__ = [
     "read_result",
     "write_arrays",
     "write_bytes",
+    "write_csv",
     "write_json",
     "write_result",
     "write_text",

@@ -10,7 +10,7 @@ from fairbilevel.run._analyze import (
     write_analysis,
 )
 from fairbilevel.run._certify import certify, certify_run
-from fairbilevel.run._config import FREE_OPTIONS, PLACE_OPTIONS, Config, read_config
+from fairbilevel.run._config import FREE_OPTIONS, Config, read_config
 from fairbilevel.run._dense_part import read_reference, write_reference
 from fairbilevel.run._evaluate import DataEvaluation, evaluate_run, read_like
 from fairbilevel.run._export import (
@@ -21,9 +21,9 @@ from fairbilevel.run._export import (
     write_answers,
 )
 from fairbilevel.run._fields import SWITCHES
-from fairbilevel.run._folder import Run, check_free, load_run, save_run
+from fairbilevel.run._folder import Run, load_run, save_run
 from fairbilevel.run._frontier import frontier_run
-from fairbilevel.run._listing import RunSummary, list_runs, summarize_run
+from fairbilevel.run._listing import RunSummary, list_runs
 from fairbilevel.run._plan import Plan, make_plan
 from fairbilevel.run._prepare import Prepared, build_problem, prepare, read_data
 from fairbilevel.run._profile import profile, write_profile
@@ -33,7 +33,6 @@ from fairbilevel.run._solve import follow_run, solve_run
 
 __all__ = [
     "FREE_OPTIONS",
-    "PLACE_OPTIONS",
     "SWITCHES",
     "Config",
     "DataEvaluation",
@@ -47,7 +46,6 @@ __all__ = [
     "build_problem",
     "certify",
     "certify_run",
-    "check_free",
     "check_resumable",
     "choose_rows",
     "command",
@@ -77,7 +75,6 @@ __all__ = [
     "solution_plane",
     "solve_run",
     "stored_config",
-    "summarize_run",
     "versions",
     "write_analysis",
     "write_answers",

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +12,11 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from fairbilevel import _options, analysis
-from fairbilevel.analysis import DisparateImpact, GroupImpact, Lanczos, disparate_impact
+from fairbilevel.analysis import DisparateImpact, Lanczos, disparate_impact
 from fairbilevel.data import Encoder
 from fairbilevel.models import Model
 from fairbilevel.problem import REPORTED_ROLES, FairPruningProblem, Network
-from fairbilevel.records import ANALYSIS, ANALYSIS_TABLE, SCHEMA_VERSION, write_json, write_text
+from fairbilevel.records import ANALYSIS, ANALYSIS_TABLE, SCHEMA_VERSION, write_csv, write_json
 from fairbilevel.run._folder import Run
 from fairbilevel.run._result import command, machine, versions
 from fairbilevel.run._roles import role_rows
@@ -176,11 +174,7 @@ def write_analysis(
         **impact.to_json(),
     }
     json.dumps(content, allow_nan=False)  # refused before anything is written
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, [f.name for f in fields(GroupImpact)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(line) for line in impact.table())
-    write_text(folder / ANALYSIS_TABLE, stream.getvalue())
+    write_csv(folder / ANALYSIS_TABLE, [asdict(line) for line in impact.table()])
     write_json(folder / ANALYSIS, content)
     return content
 

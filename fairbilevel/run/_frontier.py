@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import dataclasses
-import io
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,6 +18,7 @@ from fairbilevel.records import (
     Checkpoints,
     differences,
     read_object,
+    write_csv,
     write_json,
     write_text,
 )
@@ -119,12 +118,7 @@ def _write(sweep: FrontierSweep, problem: FairPruningProblem) -> list[dict[str, 
     if not known:
         raise ValueError(f"no point of the frontier has an outcome: {next(iter(errors.values()))}")
     _choose(known)
-    stream = io.StringIO()
-    fields = list(dict.fromkeys(name for point in points for name in point))
-    writer = csv.DictWriter(stream, fields, lineterminator="\n", restval="")
-    writer.writeheader()
-    writer.writerows(points)
-    write_text(path / "frontier.csv", stream.getvalue())
+    write_csv(path / "frontier.csv", points)
     write_text(path / "frontier.svg", report.frontier_svg(known))
     if not errors:
         about = {

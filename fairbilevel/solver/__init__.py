@@ -3,16 +3,13 @@
 from fairbilevel.solver._bilevel import BilevelSolver
 from fairbilevel.solver._relatives import BiFP, BiP
 from fairbilevel.solver._run import BilevelRun
-from fairbilevel.solver._step import OuterLog, OuterState, OuterStep, OuterStretch, outer_stretch
+from fairbilevel.solver._step import OuterStep, outer_stretch
 
 __all__ = [
     "BiFP",
     "BiP",
     "BilevelRun",
     "BilevelSolver",
-    "OuterLog",
-    "OuterState",
     "OuterStep",
-    "OuterStretch",
     "outer_stretch",
 ]

@@ -11,7 +11,8 @@ import pytest
 from certified import certify
 
 import fairbilevel as fb
-from fairbilevel.certificates import RECORD, read_ledger
+from fairbilevel.certificates import RECORD
+from fairbilevel.certificates._ledger import read_ledger
 from fairbilevel.cli import main
 
 from .test_classes import honest
