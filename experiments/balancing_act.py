@@ -52,8 +52,9 @@ def reading(summaries: Mapping[str, Summary]) -> list[str]:
             out.append(
                 "- *CEAG lowers disparity without losing accuracy.* At "
                 f"{_numbers.share(ceag['sparsity'])} it {word} the tolerance that test rows "
-                f"certify ({gain(less)} points, p {ceag['certified_tolerance_difference_p_adjusted']:.2f} "
-                f"after Holm) at {gain(ceag['accuracy_difference_mean'])} points of accuracy; "
+                f"certify ({gain(less)} points, "
+                f"p {ceag['certified_tolerance_difference_p_adjusted']:.2f} after Holm) at "
+                f"{gain(ceag['accuracy_difference_mean'])} points of accuracy; "
                 f"naive pruning's gap is {points(naive['pooled_max_excess_gap'])} points where "
                 f"chance alone gives {points(naive['floor_95'])}."
             )
