@@ -47,9 +47,9 @@ def reading(summaries: Mapping[str, Summary]) -> list[str]:
             )
             out.append(
                 f"- *Constraints are met on train and missed on test.* {method}: mean largest "
-                f"excess gap on fit / test {gaps}; within {100 * tolerance:g} points on fit at "
-                f"{count_of(fit)} sparsities, on test at {count_of(test)}, wider on test at "
-                f"{count_of(wider)}."
+                f"excess gap on fit / test {gaps}; within {_numbers.exact_points(tolerance)} "
+                f"points on fit at {count_of(fit)} sparsities, on test at {count_of(test)}, wider "
+                f"on test at {count_of(wider)}."
             )
         for s in sparsities_of(summary):
             ceag, naive = line_of(summary, "ceag", s), line_of(summary, "gradual-magnitude", s)

@@ -19,7 +19,7 @@ import tyro
 from rich.console import Console
 
 from fairbilevel import _options
-from fairbilevel._numbers import MISSING, percent, points
+from fairbilevel._numbers import MISSING, exact_points, percent, points
 from fairbilevel.cli._parse import configuration, engine_asked, parse, shares, taken
 from fairbilevel.cli._plan import print_plan
 from fairbilevel.cli._show import plain, say, table
@@ -269,7 +269,7 @@ def _frontier(words: list[str]) -> int:
     for p in solved:
         measured = ("tune_accuracy", "tune_gap", "test_accuracy", "test_gap")
         numbers = [points(p.get(name)) for name in measured]
-        tolerance = MISSING if p["tolerance"] is None else f"{100 * p['tolerance']:g}"
+        tolerance = MISSING if p["tolerance"] is None else exact_points(p["tolerance"])
         shown.add_row(
             p["method"], f"{p['sparsity']:g}", tolerance, *numbers, "yes" if p["chosen"] else ""
         )
