@@ -49,14 +49,14 @@ def reading(summaries: Mapping[str, Summary]) -> list[str]:
         for ceag, naive in pairs_of(summary, "ceag", "gradual-magnitude"):
             less = ceag["certified_tolerance_difference_mean"]
             word = "lowers" if less < 0 else "does not lower"
+            p = ceag["certified_tolerance_difference_p_adjusted"]
             out.append(
                 "- *CEAG lowers disparity without losing accuracy.* At "
                 f"{_numbers.share(ceag['sparsity'])} it {word} the tolerance that test rows "
-                f"certify ({gain(less)} points, "
-                f"p {ceag['certified_tolerance_difference_p_adjusted']:.2f} after Holm) at "
-                f"{gain(ceag['accuracy_difference_mean'])} points of accuracy; "
-                f"naive pruning's gap is {points(naive['pooled_max_excess_gap'])} points where "
-                f"chance alone gives {points(naive['floor_95'])}."
+                f"certify ({gain(less)} points, p {p:.2f} after Holm) at "
+                f"{gain(ceag['accuracy_difference_mean'])} points of accuracy; naive pruning's gap "
+                f"is {points(naive['pooled_max_excess_gap'])} points where chance alone gives "
+                f"{points(naive['floor_95'])}."
             )
         out.append("")
     return out

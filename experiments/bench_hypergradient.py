@@ -97,7 +97,7 @@ def speeds_of(problem: Problem, programs: dict[str, Program]) -> list[dict[str, 
         speed = program.batches * of_batch / float(np.median(program.seconds))
         row["TFLOP/s"] = round(speed, 3)
         if peak is not None:
-            row["share of peak"] = f"{speed / peak[problem.dtype == jnp.bfloat16]:.1%}"
+            row["share of peak"] = _numbers.percent(speed / peak[problem.dtype == jnp.bfloat16])
         rows.append(row)
     return rows
 

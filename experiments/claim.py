@@ -115,7 +115,7 @@ def reading(summaries: Mapping[str, Summary]) -> list[str]:
                 f"{points(own['certified_tolerance'])} | {found['accurate']['method']} | "
                 f"{gain(found['accuracy'])} | {near['method']} | "
                 f"{points(near['certified_tolerance'])} | "
-                f"{_numbers.decimal(ratio, 2)} | {mark} |"
+                f"{_numbers.MISSING if ratio is None else f'{ratio:.2f}'} | {mark} |"
             )
         out.append("")
         if kept:
