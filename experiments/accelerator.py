@@ -30,6 +30,12 @@ from fairbilevel.run import machine, versions
 ROOT = Path(__file__).parents[1]
 TOTAL = 600  # seconds of all stages together
 
+# Most of a dry run is compilation: of code that need not be fast.
+QUICK = (
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_parallel_codegen_split_count=1"
+)
+
 # What is asserted of numbers, and needs no second process or browser.
 CORE = ("test_hypergradient", "test_implicit", "test_masks", "test_constraints", "test_multipliers")
 
@@ -59,10 +65,12 @@ def stages(dry: bool, out: Path) -> list[Stage]:
     beside = ("--out", str(out))
     tests = [f"tests/{name}.py" for name in CORE]
     some = ("-k", "closed_form or quadratic") if dry else ()
-    memory = ("--size", "32", "--batch", "4", "--width", "8", "--cases", "0,1") if dry else ()
+    tiny = ("--model", "cnn", "--size", "16", "--width", "4")
+    memory = (*tiny, "--batch", "4", "--cases", "0,1") if dry else ()
     costs = ("--suite", "mlp", "--rounds", "1") if dry else ("--suite", "accelerator")
     deploy = ("--only", "cnn", "--seconds", "0.2") if dry else ("--only", "resnet18")
-    out_of_core = ("--rows", "512", "--rounds", "1") if dry else ()
+    feeding = ("--rows", "512", "--batch", "32", "--steps", "4", "--rounds", "1")
+    out_of_core = (*tiny, *feeding) if dry else ()
 
     def bilinear(model: str, dtype: str) -> Stage:
         return Stage(
@@ -151,6 +159,8 @@ def main() -> None:
         "--seconds", type=float, help=f"of all stages together, {TOTAL}; a dry run ends by itself"
     )
     options = parser.parse_args()
+    if options.dry_run:
+        os.environ.setdefault("XLA_FLAGS", QUICK)
     name = "accelerator-dry-run" if options.dry_run else "accelerator"
     out: Path = options.out or _write.RESULTS / name
     out.mkdir(parents=True, exist_ok=True)

@@ -41,12 +41,9 @@ def points(fraction: float | None, decimals: int = 1, *, signed: bool = False) -
     return MISSING if fraction is None else _fixed(100 * fraction, decimals, signed=signed)
 
 
-def exact_points(fraction: float | None) -> str:
-    """A tolerance as it was asked for: ``0.0025`` as ``0.25``, ``0.02`` as ``2.0``."""
-    if fraction is None:
-        return MISSING
-    text = _fixed(100 * fraction, 3).rstrip("0")
-    return text + "0" if text.endswith(".") else text
+def exact_points(fraction: float) -> str:
+    """A tolerance as it was asked for: ``0.0025`` as ``0.25``, ``0.02`` as ``2``."""
+    return f"{100 * fraction:.10g}"
 
 
 def count(value: float | None) -> str:

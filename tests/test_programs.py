@@ -193,3 +193,16 @@ def test_a_program_compiles_where_xla_lacks_an_option(monkeypatch):
     double = Program(lambda _, x: 2 * x)
     monkeypatch.setattr(double, "_options", lambda arguments: {"xla_no_such_option": True})
     assert double(None, 3.0) == 6.0
+
+
+def test_the_options_that_xla_has_are_kept():
+    asked = []
+
+    class Lowered:
+        def compile(self, compiler_options=None):
+            asked.append(compiler_options)
+            if "lacking" in (compiler_options or {}):
+                raise jax.errors.JaxRuntimeError("No such compile option: 'lacking'")
+
+    programs._compiled(Lowered(), {"lacking": True, "there": 1})
+    assert asked == [{"lacking": True, "there": 1}, {"there": 1}]

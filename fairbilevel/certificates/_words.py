@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from fairbilevel._numbers import percent, points, share
+from fairbilevel._numbers import exact_points, percent, points, share
 from fairbilevel.certificates import _claim as gaps
 from fairbilevel.certificates._claim import Claim
 from fairbilevel.certificates._judge import CERTIFIED, PARTIAL, VIOLATED, Finding
@@ -31,7 +31,7 @@ def amount(claim: Claim, value: float, *, exact: bool = False) -> str:
         return f"{value:.6g}" if exact else f"{math.ceil(1e4 * value - 1e-9) / 1e4:.4f}"
     if claim.gap == gaps.FLOOR:
         return share(value) if exact else percent(math.floor(1000 * value + 1e-9) / 1000)
-    return f"{100 * value:.10g} points" if exact else _points(value)
+    return f"{exact_points(value)} points" if exact else _points(value)
 
 
 def claimed(claim: Claim, text: str) -> str:

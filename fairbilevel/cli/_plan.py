@@ -105,8 +105,9 @@ def _print_power(console: Console, plan: Any) -> None:
         )
         say(
             console,
-            f"For the tolerance of {100 * need.tolerance:.10g} points a group needs {need.least:,} "
-            f"certify rows at the very least (ln(1/delta)/tolerance); with 80 % power: {wanted}.",
+            f"For the tolerance of {_numbers.exact_points(need.tolerance)} points a group needs "
+            f"{need.least:,} certify rows at the very least (ln(1/delta)/tolerance); with "
+            f"80 % power: {wanted}.",
         )
 
 

@@ -12,6 +12,7 @@ from ._attributes import as_text, binned, codes, cross, is_numeric, natural_orde
 from ._dataset import Dataset
 from ._errors import DataError, listing, refuse_unknown, repeated
 from ._groups import MERGED
+from ._parquet import StoredTable
 from ._roles import ROLES, shuffled
 from ._source import Request, Rows
 from ._stores import StoredRows
@@ -79,10 +80,11 @@ def assemble(rows: Rows, request: Request) -> Dataset:
 
     y, g, classes, groups = indexed()  # what is wrong is told before inputs take their time
     inputs = rows.read(chosen)
-    if options.in_memory == "no" and not isinstance(inputs, StoredRows):
+    if options.in_memory == "no" and not isinstance(inputs, (StoredRows, StoredTable)):
+        shards = "make a folder of shards of it with fairbilevel convert"
+        remedy = shards if isinstance(inputs, np.ndarray) else "write it as Parquet"
         raise DataError(
-            f"{rows.name} is read as a whole, whatever in_memory says: leave it out, or make a "
-            "folder of shards of it with fairbilevel convert."
+            f"{rows.name} is read as a whole, whatever in_memory says: leave it out, or {remedy}."
         )
     if rows.damaged:
         what = f"{rows.piece} cannot be used: {listing(rows.ids[rows.damaged], 3)}"

@@ -17,6 +17,7 @@ from jaxtyping import UInt64
 from fairbilevel import _display, _numbers
 
 from ._errors import DataError, refuse_unknown
+from ._parquet import StoredTable, row_hashes
 from ._stores import StoredRows, select
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ class Dataset:
     Attributes:
         name: what was read.
         inputs: images uint8 `[n, h, w, c]`, arrays float32 or int32 `[n, ...]`, or a table of
-            features; `StoredRows` for images and arrays that are not held in memory.
+            features; `StoredRows` and `StoredTable` for what is not held in memory.
         y: int32 `[n]`, index into `classes`; -1 where the label is missing (unlabelled rows only).
         group: int32 `[n]`, index into `groups`; -1 likewise.
         ids: str `[n]`, unique.
@@ -176,7 +177,7 @@ class Dataset:
     """
 
     name: str
-    inputs: np.ndarray | pd.DataFrame | StoredRows
+    inputs: np.ndarray | pd.DataFrame | StoredRows | StoredTable
     y: np.ndarray
     group: np.ndarray
     ids: np.ndarray
@@ -244,9 +245,8 @@ class Dataset:
             return first_equal(self.inputs.survey.content)
         if isinstance(self.inputs, np.ndarray):
             return first_equal(hashes(row.tobytes() for row in as_hashed(self.inputs)))
-        import pandas as pd
-
-        return first_equal(pd.util.hash_pandas_object(self.inputs, index=False).to_numpy())
+        table = self.inputs
+        return first_equal(table.content if isinstance(table, StoredTable) else row_hashes(table))
 
     @cached_property
     def fingerprint(self) -> str:

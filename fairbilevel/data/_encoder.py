@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,88 +19,21 @@ from fairbilevel.data._normalize import (
     parse_normalize,
 )
 
+from ._columns import (
+    CategoricalColumn,
+    NumericColumn,
+    column_from_json,
+    expect,
+    fit_column,
+    is_number,
+)
 from ._dataset import Dataset
 from ._errors import DataError, listing
 from ._moments import Moments
+from ._parquet import StoredTable
 from ._stores import StoredRows, select
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-MISSING_LEVEL = "(missing)"
 _FORMAT = 1
-
-
-@dataclass(frozen=True)
-class NumericColumn:
-    """Missing values become `median`; then standardized; `indicator` adds a 0/1 column."""
-
-    type: ClassVar[str] = "numeric"
-
-    name: str
-    median: float
-    mean: float
-    std: float
-    indicator: bool
-
-    @property
-    def feature_names(self) -> tuple[str, ...]:
-        """Names of the columns it becomes."""
-        return (self.name, f"{self.name} {MISSING_LEVEL}") if self.indicator else (self.name,)
-
-    def raw(self, values: Any) -> np.ndarray:
-        """Return float64 `[n]`, NaN where a value is missing."""
-        return _as_numbers(values, self.name)
-
-    def traced(self, raw: jax.Array) -> jax.Array:
-        """What `encode` gives, of `raw` numbers inside a compiled function."""
-        missing = jnp.isnan(raw)
-        scaled = (jnp.where(missing, self.median, raw) - self.mean) / self.std
-        columns = [scaled, missing.astype(scaled.dtype)] if self.indicator else [scaled]
-        return jnp.stack(columns, axis=1)
-
-    def encode(self, values: Any) -> np.ndarray:
-        """Return float64 `[n, 1 or 2]`."""
-        numbers = self.raw(values)
-        missing = np.isnan(numbers)
-        scaled = (np.where(missing, self.median, numbers) - self.mean) / self.std
-        return np.stack([scaled, missing] if self.indicator else [scaled], axis=1)
-
-
-@dataclass(frozen=True)
-class CategoricalColumn:
-    """One column per level seen in fit; a level not seen there is all zeros."""
-
-    type: ClassVar[str] = "categorical"
-
-    name: str
-    levels: tuple[str, ...]
-
-    @property
-    def feature_names(self) -> tuple[str, ...]:
-        """Names of the columns it becomes."""
-        return tuple(f"{self.name}={level}" for level in self.levels)
-
-    def index(self, values: Any) -> np.ndarray:
-        """Return int64 `[n]` indices into the levels, -1 for an unseen one."""
-        from ._attributes import as_text
-
-        known = {level: i for i, level in enumerate(self.levels)}
-        text = as_text(values)
-        return np.array([known.get(MISSING_LEVEL if t is None else t, -1) for t in text], np.int64)
-
-    def raw(self, values: Any) -> np.ndarray:
-        """Return float64 `[n]`: `index`."""
-        return self.index(values).astype(np.float64)
-
-    def traced(self, raw: jax.Array) -> jax.Array:
-        """What `encode` gives, of `raw` indices inside a compiled function."""
-        levels = jnp.arange(len(self.levels), dtype=raw.dtype)
-        return (raw[:, None] == levels).astype(raw.dtype)
-
-    def encode(self, values: Any) -> np.ndarray:
-        """Return float64 `[n, levels]`."""
-        return (self.index(values)[:, None] == np.arange(len(self.levels))).astype(np.float64)
 
 
 def standardize(kind: str, x: jax.Array, moments: tuple[Any, ...]) -> jax.Array:
@@ -167,7 +99,7 @@ class Encoder:
                     "a table is standardized column by column; normalize is fit or none for it."
                 )
             table: Any = select(data.inputs, rows)
-            columns = tuple(_fit_column(table[c], str(c), given == "fit") for c in table.columns)
+            columns = tuple(fit_column(table[c], str(c), given == "fit") for c in table.columns)
             width = sum(len(c.feature_names) for c in columns)
             return Encoder("table", (width,), columns=columns)
         inputs: Any = data.inputs
@@ -237,10 +169,16 @@ class Encoder:
                 )
             return inputs
         self._require_columns(inputs)
+        if isinstance(inputs, StoredTable):
+            return inputs.encoded(self._encode, self.input_shape)
+        return self._encode(inputs)
+
+    def _encode(self, table: Any) -> np.ndarray:
+        """Float32 `[n, d]` of a table in memory."""
         encoded = []
         for column in self.columns:
             with np.errstate(over="ignore"):
-                numbers = column.encode(inputs[column.name]).astype(np.float32)
+                numbers = column.encode(table[column.name]).astype(np.float32)
             if not np.isfinite(numbers).all():
                 raise DataError(
                     f"column {column.name!r} holds numbers too far from those that the run was "
@@ -306,29 +244,29 @@ class Encoder:
             DataError: anything that `to_json` would not have written.
         """
         keys = {"format", "kind", "input_shape", "mean", "std", "columns"}
-        _expect(isinstance(values, Mapping) and set(values) == keys, "its fields")
-        _expect(values["format"] == _FORMAT, f"format {values['format']!r}")
+        expect(isinstance(values, Mapping) and set(values) == keys, "its fields")
+        expect(values["format"] == _FORMAT, f"format {values['format']!r}")
         kind, shape, columns = values["kind"], values["input_shape"], values["columns"]
         mean, std = values["mean"], values["std"]
-        _expect(kind in ("image", "vector", "table", "integer"), f"kind {kind!r}")
+        expect(kind in ("image", "vector", "table", "integer"), f"kind {kind!r}")
         whole = isinstance(shape, list) and all(type(s) is int and s > 0 for s in shape)
-        _expect(whole and len(shape) > 0, f"input_shape {shape!r}")
-        _expect(isinstance(columns, list), "columns")
+        expect(whole and len(shape) > 0, f"input_shape {shape!r}")
+        expect(isinstance(columns, list), "columns")
         if kind != "table" and mean is None and std is None:
-            _expect(not columns, "columns")
+            expect(not columns, "columns")
             return Encoder(kind, tuple(shape))
-        _expect(kind != "integer", "mean and std")
+        expect(kind != "integer", "mean and std")
         if kind != "table":
             for name, numbers in (("mean", mean), ("std", std)):
                 fits = isinstance(numbers, list) and len(numbers) == shape[-1]
-                _expect(fits and all(map(_is_number, numbers)), name)
-            _expect(all(s > 0 for s in std) and not columns, "std")
+                expect(fits and all(map(is_number, numbers)), name)
+            expect(all(s > 0 for s in std) and not columns, "std")
             return Encoder(kind, tuple(shape), tuple(map(float, mean)), tuple(map(float, std)))
-        _expect(mean is None and std is None, "mean and std")
-        encoder = Encoder(kind, tuple(shape), columns=tuple(_column_from_json(c) for c in columns))
+        expect(mean is None and std is None, "mean and std")
+        encoder = Encoder(kind, tuple(shape), columns=tuple(column_from_json(c) for c in columns))
         names = [c.name for c in encoder.columns]
-        _expect(len(set(names)) == len(names), "column names")
-        _expect(tuple(shape) == (len(encoder.feature_names),), f"input_shape {shape!r}")
+        expect(len(set(names)) == len(names), "column names")
+        expect(tuple(shape) == (len(encoder.feature_names),), f"input_shape {shape!r}")
         return encoder
 
     def _require_columns(self, inputs: Any) -> None:
@@ -337,63 +275,3 @@ class Encoder:
         if missing := [c.name for c in self.columns if c.name not in inputs.columns]:
             told = listing(missing)
             raise DataError(f"the table lacks columns that the run was fitted on: {told}.")
-
-
-def _fit_column(
-    values: pd.Series, name: str, standardized: bool
-) -> NumericColumn | CategoricalColumn:
-    from ._attributes import as_text, is_numeric, natural_order
-
-    if not is_numeric(values):
-        text = as_text(values)
-        seen = natural_order(text)
-        missing = any(t is None for t in text) and MISSING_LEVEL not in seen
-        return CategoricalColumn(name, (*seen, MISSING_LEVEL) if missing else seen)
-    numbers = _as_numbers(values, name)
-    missing = np.isnan(numbers)
-    # A column without any value in fit carries only the fact that it is missing.
-    median = 0.0 if missing.all() else float(np.median(numbers[~missing]))
-    filled = np.where(missing, median, numbers)
-    mean, std = (float(filled.mean()), float(filled.std())) if standardized else (0.0, 1.0)
-    if not std > 1e-9 * max(1.0, abs(mean)):
-        std = 1.0
-    return NumericColumn(name, median, mean, std, bool(missing.any()))
-
-
-def _as_numbers(values: pd.Series, name: str) -> np.ndarray:
-    import pandas as pd
-
-    numbers = pd.to_numeric(values, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-    wrong = np.flatnonzero((np.isnan(numbers) & values.notna().to_numpy()) | np.isinf(numbers))
-    if wrong.size:
-        told = f"{values.iloc[wrong[0]]!r} where a finite number was expected ({wrong.size} rows)"
-        raise DataError(f"column {name!r} holds {told}.")
-    return numbers
-
-
-def _expect(good: bool, what: str) -> None:
-    if not good:
-        raise DataError(f"the saved encoder is malformed ({what}); the run must be made again.")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _column_from_json(values: Any) -> NumericColumn | CategoricalColumn:
-    _expect(isinstance(values, Mapping) and isinstance(values.get("name"), str), "a column")
-    name, said = values["name"], f"column {values['name']!r}"
-    column: NumericColumn | CategoricalColumn
-    if values.get("type") == "categorical":
-        levels = values.get("levels")
-        texts = isinstance(levels, list) and all(isinstance(v, str) for v in levels)
-        _expect(texts and len(set(levels)) == len(levels), f"levels of {name!r}")
-        column = CategoricalColumn(name, tuple(levels))
-    else:
-        numbers = [values.get(k) for k in ("median", "mean", "std")]
-        _expect(all(map(_is_number, numbers)) and numbers[2] > 0, said)
-        _expect(isinstance(values.get("indicator"), bool), said)
-        median, mean, std = map(float, numbers)
-        column = NumericColumn(name, median, mean, std, values["indicator"])
-    _expect(values.get("type") == column.type and set(values) == {"type", *asdict(column)}, said)
-    return column

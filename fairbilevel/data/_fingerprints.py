@@ -5,14 +5,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Float32, Shaped, UInt32, UInt64
 
 from ._dataset import Dataset, as_hashed, hashes, head
 from ._moments import Moments
+from ._parquet import table_parts
 from ._stores import StoredRows, rows_at_once
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Of the coarse picture of a row: columns it is reduced to, the width of a cell in standard
 # deviations, and the parts one of which may be anything.
@@ -86,9 +90,12 @@ def row_fingerprints(data: Dataset) -> RowFingerprints:
     else:
         from ._attributes import as_text
 
-        columns = [as_text(data.inputs[c]) for c in sorted(data.inputs.columns, key=str)]
-        lines = zip(*columns, strict=True) if columns else ([] for _ in range(len(data)))
-        content = hashes("\x1f".join(map(str, line)).encode() for line in lines)
+        found = []
+        for part in table_parts(data.inputs, "fingerprints"):
+            columns = [as_text(part[c]) for c in sorted(part.columns, key=str)]
+            lines = zip(*columns, strict=True) if columns else ([] for _ in range(len(data)))
+            found.append(hashes("\x1f".join(map(str, line)).encode() for line in lines))
+        content = np.concatenate(found)
     row = content
     if not data.is_image:
         names = _occurrence(content).tolist() if data.numbered else data.ids
@@ -145,20 +152,29 @@ def _parts(data: Dataset) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
     else:
         from ._attributes import as_text, is_numeric
 
-        columns = {str(c): data.inputs[c] for c in sorted(data.inputs.columns, key=str)}
-        numbers = [
-            np.nan_to_num(v.to_numpy(dtype=np.float64, na_value=np.nan), nan=1e9)
-            for v in columns.values()
-            if is_numeric(v)
-        ]
-        text = [as_text(v).astype(str) for v in columns.values() if not is_numeric(v)]
-        yield np.stack(numbers, 1) if numbers else np.zeros((len(data), 0)), text
+        for table in table_parts(data.inputs, "near duplicates"):
+            columns = [table[c] for c in sorted(table.columns, key=str)]
+            numbers = [_filled(v) for v in columns if is_numeric(v)]
+            text = [as_text(v).astype(str) for v in columns if not is_numeric(v)]
+            yield np.stack(numbers, 1) if numbers else np.zeros((len(table), 0)), text
+
+
+def _filled(values: pd.Series) -> Float[np.ndarray, " rows"]:
+    """Numbers of a column, what is missing far from all others."""
+    return np.nan_to_num(values.to_numpy(dtype=np.float64, na_value=np.nan), nan=1e9)
 
 
 def coarse_scale(data: Dataset) -> Float32[np.ndarray, " columns"]:
     """The width of a cell of each number, as these rows spread."""
     if isinstance(data.inputs, StoredRows):
         return data.inputs.survey.scale
+    if data.is_table:  # column by column, so that one of a file takes no more memory
+        from ._attributes import is_numeric
+
+        table: Any = data.inputs
+        columns = (table[c] for c in sorted(table.columns, key=str))
+        spread = [_filled(v).std() if len(v) else 1.0 for v in columns if is_numeric(v)]
+        return _cell(np.array(spread, np.float64))
     numbers = np.concatenate([numbers for numbers, _ in _parts(data)])
     return _cell(numbers.std(0) if len(numbers) else np.ones(numbers.shape[1]))
 

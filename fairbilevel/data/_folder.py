@@ -46,7 +46,7 @@ def _read_csv_folder(tree: FileTree, path: str, request: Request) -> Rows:
     table = read.table
     if table.empty:
         raise DataError(f"{path} has no rows.")
-    column = _first(table, FILE_COLUMNS)
+    column = first_column(table, FILE_COLUMNS)
     if column is None:
         raise DataError(
             f"{path} has no column of file names; call it one of {', '.join(FILE_COLUMNS)} "
@@ -63,7 +63,7 @@ def _read_csv_folder(tree: FileTree, path: str, request: Request) -> Rows:
     files = _resolve(tree, PurePosixPath(path).parent, names, path)
     unlisted = set(tree.images()) - set(files)
     table = table.drop(columns=column)
-    group = _first(table, ("group",))
+    group = first_column(table, ("group",))
     return image_rows(
         "images",
         tree,
@@ -71,14 +71,15 @@ def _read_csv_folder(tree: FileTree, path: str, request: Request) -> Rows:
         table,
         request,
         ids=names.astype(str),
-        target=_first(table, TARGET_COLUMNS),
+        target=first_column(table, TARGET_COLUMNS),
         group=(group,) if group else (),
         notes=list(read.notes),
         skipped={f"image without a row in {PurePosixPath(path).name}": len(unlisted)},
     )
 
 
-def _first(table: pd.DataFrame, names: tuple[str, ...]) -> str | None:
+def first_column(table: pd.DataFrame, names: tuple[str, ...]) -> str | None:
+    """The first column that is called one of these, however that is capitalized."""
     return next((c for c in table.columns if c.lower() in names), None)
 
 

@@ -101,7 +101,8 @@ class ImageFiles:
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
         out = np.empty((len(rows), *self.shape[1:]), np.uint8)
-        for i, image in enumerate(self.decoded(rows)):
+        order = np.argsort(rows, kind="stable")  # neighbours lie together
+        for i, image in zip(order.tolist(), self.decoded(rows[order]), strict=True):
             if isinstance(image, DataError):
                 raise DataError(f"{image}: the file has changed while it was in use.")
             if image.shape[:2] != out.shape[1:3] or image.shape[2] > out.shape[3]:

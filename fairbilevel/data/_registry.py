@@ -6,6 +6,7 @@ from ._arrays import Arrays
 from ._celeba import CelebA
 from ._digits import Digits
 from ._folder import ImageFolder
+from ._parquet_images import ParquetImages
 from ._row_folder import RowFolder
 from ._source import Source
 from ._table import Table
@@ -15,6 +16,7 @@ from ._utkface import UTKFace
 SOURCES: tuple[Source, ...] = (
     Digits(),
     TensorFlowDatasets(),
+    ParquetImages(),
     Table(),
     Arrays(),
     RowFolder(),

@@ -16,6 +16,7 @@ import numpy as np
 
 from ._archive import FileTree, open_tree
 from ._dataset import Options
+from ._parquet import StoredTable
 from ._stores import StoredRows
 
 if TYPE_CHECKING:
@@ -83,8 +84,8 @@ class Rows:
     """
 
     name: str
-    attributes: pd.DataFrame
-    read: Callable[[np.ndarray], np.ndarray | pd.DataFrame | StoredRows]
+    attributes: pd.DataFrame | StoredTable
+    read: Callable[[np.ndarray], np.ndarray | pd.DataFrame | StoredRows | StoredTable]
     ids: np.ndarray
     target: str | None = None
     group: tuple[str, ...] = ()

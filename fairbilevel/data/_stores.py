@@ -154,13 +154,7 @@ class StoredRows:
         Args:
             what: is done, for whoever waits (`watch_passes`).
         """
-        size = rows_at_once(self.shape, self.dtype)
-        starts = range(0, len(self), size)
-        parts = ahead(lambda start: self[start : start + size], starts)
-        for start, part in zip(starts, parts, strict=True):
-            yield start, part
-            if what and _watcher:
-                _watcher[0](what, start + len(part), len(self))
+        yield from passed(self.__getitem__, self.shape, self.dtype, what)
 
     @functools.cached_property
     def survey(self) -> Any:
@@ -201,6 +195,20 @@ def ahead(read: Callable[[Any], T], keys: Any) -> Iterator[T]:
             waiting.cancel()
 
 
+def passed(
+    read: Callable[[slice], T], shape: tuple[int, ...], dtype: Any, what: str = ""
+) -> Iterator[tuple[int, T]]:
+    """`read(rows)` of all rows in their order, `(number of the first, found)`, a part being read
+    while the one before is worked on; `what` is done is told to `watch_passes`."""
+    count, size = shape[0], rows_at_once(shape, dtype)
+    starts = range(0, count, size)
+    parts = ahead(lambda start: read(slice(start, start + size)), starts)
+    for start, part in zip(starts, parts, strict=True):
+        yield start, part
+        if what and _watcher:
+            _watcher[0](what, min(start + size, count), count)
+
+
 def row_bytes(shape: tuple[int, ...], dtype: Any) -> int:
     """Bytes of one of the rows of an array."""
     return int(np.prod(shape[1:], dtype=np.int64)) * np.dtype(dtype).itemsize
@@ -218,9 +226,7 @@ def held(in_memory: str, size: int) -> bool:
 
 def select(inputs: Any, rows: np.ndarray) -> Any:
     """Rows of an array, or of a table; of a store they are not read yet."""
-    if isinstance(inputs, StoredRows):
-        return inputs.take(rows)
-    return inputs[rows] if isinstance(inputs, np.ndarray) else inputs.iloc[rows]
+    return inputs[rows] if isinstance(inputs, np.ndarray) else inputs.take(rows)
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from ._attributes import as_text, is_numeric
-from ._csv import MISSING_TEXT, CsvTable, refuse_twins
-from ._errors import DataError, listing, reason, refuse_unknown
+from ._attributes import is_numeric
+from ._errors import DataError, listing, refuse_unknown
 from ._load import read_table
-from ._source import Location, Request, Rows, Source
+from ._parquet import PARQUET, StoredTable, open_table
+from ._source import Location, Request, Rows, Source, row_numbers
 
 _TEXT = (".csv", ".tsv", ".tab")
-_PARQUET = (".parquet", ".pq")
 _MAX_LEVELS = 1000
 _MAX_DATES = 50  # more than weekdays, months or years
 _DATE = r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}\b"
@@ -29,17 +27,23 @@ class Table(Source):
 
     def matches(self, location: Location) -> bool:
         """An existing file with one of the suffixes."""
-        return location.is_file(*_TEXT, *_PARQUET)
+        return location.is_file(*_TEXT, *PARQUET)
 
     def read(self, location: Location, request: Request) -> Rows:
         """Read all columns; those that are not target, weight, unit, role or id are features."""
         path = location.path
-        parquet = location.is_file(*_PARQUET)
-        read = _read_parquet(path) if parquet else read_table(path)
-        table = read.table
+        parquet = location.is_file(*PARQUET)
+        options = request.options
+        table: pd.DataFrame | StoredTable
+        lines: np.ndarray | None = None
+        notes: tuple[str, ...] = ()
+        if parquet:
+            table = open_table(path, options.in_memory)
+        else:
+            read = read_table(path)
+            table, lines, notes = read.table, read.lines, read.notes
         if table.empty:
             raise DataError(f"{path.name} has no rows.")
-        options = request.options
         columns = list(table.columns)
         if request.labelled and not (options.target and options.group):
             groups = "column or columns that make the groups (group)"
@@ -56,49 +60,25 @@ class Table(Source):
         rows = Rows(
             name=f"table ({path.name})",
             attributes=table,
-            read=lambda rows: features.iloc[rows].reset_index(drop=True),
-            ids=np.arange(len(table)).astype(str),
+            read=lambda rows: _read(features, rows),
+            ids=row_numbers(len(table)),
             numbered=True,
             target=options.target,
-            lines=None if parquet else read.lines,
-            notes=[
-                *read.notes,
-                _input_note(options.group, options.target, list(features.columns)),
-            ],
+            lines=lines,
+            notes=[*notes, _input_note(options.group, options.target, list(features.columns))],
         )
         if request.labelled:
             _refuse_unusable(features, path.name, rows)
         return rows
 
 
-def _read_parquet(path: Path) -> CsvTable:
-    try:
-        table = pd.read_parquet(path)
-    except Exception as error:  # whatever damage makes pyarrow raise
-        raise DataError(f"{path.name} is not a readable Parquet file ({reason(error)}).") from None
-    table = table.reset_index(drop=True)
-    table.columns = [str(c).strip() for c in table.columns]
-    refuse_twins(list(table.columns), path.name)
-    for column in table.columns:
-        values = table[column]
-        if not is_numeric(values):
-            table[column] = _text(values, column, path.name)
-    return CsvTable(table, np.arange(len(table)))
+def _read(features: pd.DataFrame | StoredTable, rows: np.ndarray) -> pd.DataFrame | StoredTable:
+    if isinstance(features, StoredTable):
+        return features.take(rows)
+    return features.iloc[rows].reset_index(drop=True)
 
 
-def _text(values: pd.Series, column: str, name: str) -> pd.Series:
-    """A column of a Parquet file as text, None where missing."""
-    try:
-        found = as_text(values)
-    except Exception as error:  # bytes that are no UTF-8 are found only here
-        raise DataError(f"{name}: column {column!r} cannot be read ({reason(error)}).") from None
-    if any("\0" in t for t in found if t is not None):
-        raise DataError(f"{name}: column {column!r} holds bytes that are no text.")
-    text = pd.Series(found, index=values.index, dtype=object)
-    return text.where(~text.isin(MISSING_TEXT), None)
-
-
-def _refuse_unusable(features: pd.DataFrame, name: str, rows: Rows) -> None:
+def _refuse_unusable(features: pd.DataFrame | StoredTable, name: str, rows: Rows) -> None:
     for column in features.columns:
         values = features[column]
         if is_numeric(values):

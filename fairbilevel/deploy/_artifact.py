@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from fairbilevel import _display, _options, _trees
-from fairbilevel.data import DataError, Encoder, as_labels
+from fairbilevel.data import DataError, Encoder, as_labels, select
 from fairbilevel.deploy._compact import Compact, Pruned, compact, in_bfloat16
 from fairbilevel.deploy._format import PRECISIONS, About, Damaged, Run, line, require
 from fairbilevel.deploy._formats import FORMATS
@@ -204,9 +204,7 @@ def write_artifact(
     if precision == "int8":
         take = chosen(len(calibration))
         about["calibration"] = {"rows": len(take), "of": len(calibration)}
-        if not isinstance(calibration, np.ndarray):
-            calibration = calibration.iloc
-        calibration = _rows(encoder, calibration[take], encoded)
+        calibration = _rows(encoder, select(calibration, take), encoded)
     try:
         shipped = in_bfloat16(network) if precision == "bfloat16" else network
         content = kind.convert(shipped, first, rows.shape[1:], rows.dtype, about)

@@ -108,13 +108,14 @@ class Program:
 
 
 def _compiled(lowered: Any, options: dict[str, Any]) -> Any:
-    """Compiled with options, or without where this XLA does not have one of them."""
+    """Compiled with those of the options that this XLA has."""
     try:
         return lowered.compile(compiler_options=options or None)
     except jax.errors.JaxRuntimeError as error:
-        if "No such compile option" not in str(error):
+        if not options or "No such compile option" not in str(error):
             raise
-        return lowered.compile()
+        known = {name: value for name, value in options.items() if name not in str(error)}
+        return _compiled(lowered, known if len(known) < len(options) else {})
 
 
 def _copied(structure: None, tree: Any) -> Any:

@@ -77,8 +77,9 @@ def takes_whole(model: models.Model | str, data: fb_data.Dataset, normalize: Any
     """
     if isinstance(model, str) or data.is_table:
         return False
-    shape = tuple(data.inputs.shape[1:])
-    given = data.inputs.dtype == np.int32
+    inputs: Any = data.inputs
+    shape = tuple(inputs.shape[1:])
+    given = inputs.dtype == np.int32
     any_number = models.refusal(model, shape, jnp.float32) is None
     if given and (normalize == "none" or not any_number):
         return models.refusal(model, shape, jnp.int32) is None

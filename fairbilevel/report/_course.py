@@ -42,8 +42,8 @@ def _chart(
 ) -> list[Figure]:
     """A figure of the lines that have points; none where none has."""
     lines = [line for line in lines if line.points]
-    draw = partial(line_chart, lines=lines, phases=run.phases, **look)
-    return [Figure(key, head, text, draw)] if lines else []
+    look |= {"lines": lines, "phases": run.phases}
+    return [Figure(key, head, text, line_chart, look)] if lines else []
 
 
 def _line(label: str, of: Track, style: int, *path: str) -> Line:
@@ -63,7 +63,6 @@ def _accuracy_chart(result: Result, run: Track, other: Track) -> list[Figure]:
         run, "accuracy-over-time", "Accuracy over time", text, found,
         title="Accuracy on tune over the work done",
         form=percent,
-        unit=100,
         y_axis="accuracy on tune, %",
         reference=None if dense is None else Reference(dense, "Dense"),
     )  # fmt: skip
@@ -75,7 +74,6 @@ def _sparsity_chart(run: Track, other: Track) -> list[Figure]:
         run, "sparsity-over-time", "Sparsity over time", "Share that is removed.", found,
         title="Sparsity over the work done",
         form=percent,
-        unit=100,
         y_axis="removed, % of what may be pruned",
         y_domain=(0, 1),
     )  # fmt: skip
@@ -101,6 +99,7 @@ def _constraint_charts(
         history.multipliers,
         title=f"{multipliers} over the work done",
         form=decimal,
+        unit=1,
         y_axis="multiplier",
     )  # fmt: skip
 

@@ -11,11 +11,13 @@ def of_rate(rate: float | None, rows: float | None) -> Interval | None:
     """Clopper and Pearson's (1934) exact interval for an accuracy measured on `rows` rows."""
     if rate is None or not rows:
         return None
-    from scipy import stats  # its second is for those who write reports
+    from scipy import special  # its second is for those who write reports
 
-    total = round(rows)
-    found = stats.binomtest(round(rate * total), total).proportion_ci(CONFIDENCE, "exact")
-    return float(found.low), float(found.high)
+    total, tail = round(rows), (1 - CONFIDENCE) / 2
+    right = round(rate * total)
+    low = special.betaincinv(right, total - right + 1, tail) if right else 0.0
+    high = special.betaincinv(right + 1, total - right, 1 - tail) if right < total else 1.0
+    return float(low), float(high)
 
 
 def of_change(lost: int | None, won: int | None, rows: float | None) -> Interval | None:

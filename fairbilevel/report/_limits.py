@@ -89,7 +89,7 @@ class Limit:
         if value is None or not self.in_points:
             return decimal(value)
         hidden = limit is not None and points(value) == points(limit) and abs(violation) > 1e-9
-        return exact_points(value) if hidden else points(value)
+        return exact_points(round(value, 5)) if hidden else points(value)
 
     def sentence(self) -> str:
         """The constraint's outcome on test."""

@@ -9,13 +9,16 @@ from typing import Any
 from fairbilevel._display import template
 from fairbilevel._numbers import count, counted, points
 from fairbilevel.records import (
+    CERTIFICATE,
+    CONFIG,
     EXPORT,
     MANIFEST,
+    METRICS,
     PROFILE,
     RESULT,
     Result,
-    read_json,
     read_json_lines,
+    read_object,
     write_text,
 )
 from fairbilevel.report import charts
@@ -100,43 +103,32 @@ def write_report(run_dir: Path) -> Path:
         ValueError: `result.json` is missing or a file does not hold JSON.
     """
     run_dir = Path(run_dir)
-    stored = _read_object(run_dir / RESULT)
-    if stored is None:
+    stored = run_dir / RESULT
+    if not stored.is_file():
         raise ValueError(
             f"{run_dir} holds no result.json, so there is nothing to report; "
             "finish the run first, or name another run folder"
         )
-    result = Result.from_json(stored, str(run_dir / RESULT))
-    config = _read_object(run_dir / "config.json") or {}
-    certificate = _read_object(run_dir / "certificate.json")
-    exports = _read_objects(run_dir, EXPORT)
-    certificates = _read_objects(run_dir, "certificate-*.json") if exports else []
-    lines = [line for line in read_json_lines(run_dir / "metrics.jsonl") if isinstance(line, dict)]
-    profile = _read_object(run_dir / PROFILE)
-    network = dig(_read_object(run_dir / MANIFEST), "sha256", "model/sparse.npz")
+
+    def found(name: str) -> dict[str, Any] | None:
+        return read_object(run_dir / name) if (run_dir / name).is_file() else None
+
+    def every(pattern: str) -> list[dict[str, Any]]:
+        return [read_object(path) for path in sorted(run_dir.glob(pattern))]
+
+    result = Result.from_json(read_object(stored), str(stored))
+    lines = read_json_lines(run_dir / METRICS)
+    exports = every(EXPORT)
     page = render(
-        config,
+        found(CONFIG) or {},
         result,
-        lines,
-        certificate,
-        profile=profile,
-        network=network,
+        [line for line in lines if isinstance(line, dict)],
+        found(CERTIFICATE),
+        profile=found(PROFILE),
+        network=dig(found(MANIFEST), "sha256", "model/sparse.npz"),
         exports=exports,
-        certificates=certificates,
+        certificates=every("certificate-*.json") if exports else [],
     )
     path = run_dir / "report.html"
-    write_text(path, page.encode("utf-8", "replace").decode())
+    write_text(path, page)
     return path
-
-
-def _read_object(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    found = read_json(path)
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} must hold a JSON object, it holds a {type(found).__name__}")
-    return found
-
-
-def _read_objects(run_dir: Path, pattern: str) -> list[dict[str, Any]]:
-    return [found for path in sorted(run_dir.glob(pattern)) if (found := _read_object(path))]

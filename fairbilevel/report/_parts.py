@@ -1,7 +1,7 @@
 """What sections of the page are made of: tables and figures, as the template draws them."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 Cell = str | tuple[str, str]
 """Text, or text with a line in small print below."""
@@ -32,12 +32,17 @@ class Table(NamedTuple):
 class Figure(NamedTuple):
     """A chart drawn twice, for a screen and for a phone, so that its text is never scaled away.
 
-    `draw(key, width)` returns the SVG; the style sheet shows one of the two.
+    `chart(key, width, **look)` returns the SVG; the style sheet shows one of the two.
     """
 
     key: str
     heading: str
     text: str
-    draw: Callable[[str, float], str]
+    chart: Callable[..., str]
+    look: dict[str, Any]
     wide: float = 500.0
     narrow: float = 350.0
+
+    def draw(self, which: str, width: float) -> str:
+        """One of the two."""
+        return self.chart(f"{self.key}-{which}", width, **self.look)

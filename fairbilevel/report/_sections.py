@@ -24,7 +24,7 @@ from fairbilevel.report._verdict import (
     hardest_hit,
     test_rows,
 )
-from fairbilevel.report.charts import Bars, Cut, bar_chart
+from fairbilevel.report.charts import NETWORKS, Bars, Cut, bar_chart
 
 GAPS = (
     ("accuracy", "Accuracy gap", "best group minus worst group"),
@@ -170,42 +170,36 @@ def _group_table(
 
 
 def _group_charts(result: Result, shown: list[GroupRow], third: bool) -> list[Figure]:
-    def accuracies(title: str, style: str, values: list[float | None]) -> Bars:
-        sure = [r.interval(v) for r, v in zip(shown, values, strict=True)]
-        return Bars(title, values, style, sure)
+    def accuracies(network: str, values: list[float | None]) -> Bars:
+        return Bars(network, values, [r.interval(v) for r, v in zip(shown, values, strict=True)])
 
     accuracy = [
-        accuracies("Dense", "dense", [r.pruned.dense_accuracy for r in shown]),
-        accuracies("Pruned", "pruned", [r.pruned.accuracy for r in shown]),
+        accuracies("dense", [r.pruned.dense_accuracy for r in shown]),
+        accuracies("pruned", [r.pruned.accuracy for r in shown]),
     ]
-    excess = [Bars("Pruned", [r.pruned.excess for r in shown], "pruned")]
+    excess = [Bars("pruned", [r.pruned.excess for r in shown])]
     if third:
-        other = [r.baseline for r in shown]
-        accuracy.append(accuracies(BASELINE, "baseline", [g.accuracy for g in other]))
-        excess.append(Bars(BASELINE, [g.excess for g in other], "baseline"))
-    names = [_name(r) for r in shown]
-    chart = partial(bar_chart, categories=names, slots=len(accuracy), unit=100)
-    draw_accuracy = partial(
-        chart,
-        title="Accuracy of every group on test",
-        series=accuracy,
-        form=percent,
-        axis="accuracy on test, %",
-        domain=(0, 1),
-    )
-    draw_excess = partial(
-        chart,
-        title="Loss of accuracy beyond the average, by group, on test",
-        series=excess,
-        form=signed_points,
-        axis="points lost beyond the average",
-        cut=_excess_cut(limits(result)),
-    )
+        accuracy.append(accuracies("baseline", [r.baseline.accuracy for r in shown]))
+        excess.append(Bars("baseline", [r.baseline.excess for r in shown]))
+    both = {"categories": [_name(r) for r in shown], "slots": len(accuracy)}
+    look = both | {
+        "title": "Accuracy of every group on test",
+        "series": accuracy,
+        "form": percent,
+        "axis": "accuracy on test, %",
+        "domain": (0, 1),
+    }
+    text = "Test rows, hardest hit group first."
+    first = Figure("acc", "Accuracy by group", text, bar_chart, look)
+    look = both | {
+        "title": "Loss of accuracy beyond the average, by group, on test",
+        "series": excess,
+        "form": signed_points,
+        "axis": "points lost beyond the average",
+        "cut": _excess_cut(limits(result)),
+    }
     text = "To the right: the group loses more than the average row."
-    return [
-        Figure("acc", "Accuracy by group", "Test rows, hardest hit group first.", draw_accuracy),
-        Figure("excess", "Loss beyond the average, by group", text, draw_excess),
-    ]
+    return [first, Figure("excess", "Loss beyond the average, by group", text, bar_chart, look)]
 
 
 def _excess_cut(bounds: list[Limit]) -> Cut | None:
@@ -240,17 +234,19 @@ def _limits_table(bounds: list[Limit]) -> Table | None:
     return Table(head, body, "Pruned model, largest value") if body else None
 
 
-def _judged(result: Result) -> list[tuple[str, str, dict[str, Evaluation]]]:
-    """The networks that have gaps: title, style of bars, evaluations."""
-    found = [("Pruned", "pruned", result.pruned), (BASELINE, "baseline", result.baseline)]
-    return [one for one in found if any(on(one[2], r).gaps != Gaps() for r in ROLES)]
+def _judged(result: Result) -> dict[str, dict[str, Evaluation]]:
+    """Evaluations of the networks that have gaps."""
+    found = {"pruned": result.pruned, "baseline": result.baseline}
+    return {
+        name: one for name, one in found.items() if any(on(one, r).gaps != Gaps() for r in ROLES)
+    }
 
 
 def _gaps_table(result: Result) -> Table | None:
     body = []
-    for title, _, roles in _judged(result):
+    for network, roles in _judged(result).items():
         accuracy = [percent(on(roles, role).accuracy) for role in ROLES]
-        body.append(Row(f"{title}: accuracy", accuracy, css="all"))
+        body.append(Row(f"{NETWORKS[network][0]}: accuracy", accuracy, css="all"))
         body += [Row(name, [percent(v) for v in values]) for name, values in shares(roles)]
         worst = [percent(on(roles, role).worst_group_accuracy) for role in ROLES]
         body.append(Row("Worst group’s accuracy", worst))
@@ -263,29 +259,25 @@ def _gaps_table(result: Result) -> Table | None:
 def _role_charts(result: Result) -> list[Figure]:
     every = {
         key: [
-            Bars(title, [gap(roles, role, key) for role in ROLES], fill)
-            for title, fill, roles in _judged(result)
+            Bars(network, [gap(roles, role, key) for role in ROLES])
+            for network, roles in _judged(result).items()
         ]
         for key, _, _ in GAPS
     }
     values = [v for bars in every.values() for one in bars for v in one.values if v is not None]
-    if not values:
-        return []
-    chart = partial(
-        bar_chart,
-        categories=[role.capitalize() for role in ROLES],
-        form=points,
-        axis="points",
-        unit=100,
-        domain=(min(0.0, *values), max(1e-4, *values)),
-    )
+    look = {
+        "categories": [role.capitalize() for role in ROLES],
+        "form": points,
+        "axis": "points",
+        "domain": (min([0.0, *values]), max([1e-4, *values])),
+    }
     return [
         Figure(
-            key.replace("_", "-"), name, f"{meaning[0].upper()}{meaning[1:]}.",
-            partial(chart, title=f"{name} on fit, select, tune and test", series=every[key]),
+            key.replace("_", "-"), name, f"{meaning[0].upper()}{meaning[1:]}.", bar_chart,
+            {**look, "title": f"{name} on fit, select, tune and test", "series": every[key]},
             wide=330, narrow=240,
         )
-        for key, name, meaning in GAPS
+        for key, name, meaning in (GAPS if values else ())
     ]  # fmt: skip
 
 
@@ -304,17 +296,19 @@ def layers_section(result: Result) -> dict[str, Any] | None:
         total, layers = len(layers), [layer for layer in layers if id(layer) in chosen]
         text += f" Of {total} layers the {len(layers)} most and least pruned are shown."
     left = [kept / prunable for _, kept, prunable in layers]
-    draw = partial(
-        bar_chart,
-        title="Kept share per layer",
-        categories=[f"{name} ({count(kept)} of {count(size)})" for name, kept, size in layers],
-        series=[Bars("Kept", left, "pruned")],
-        form=percent,
-        axis=f"{unit}s kept, %",
-        unit=100,
-        domain=(0, max(left)),
+    title, look = (
+        "Kept share per layer",
+        {
+            "categories": [
+                f"{name} ({count(kept)} of {count(size)})" for name, kept, size in layers
+            ],
+            "series": [Bars("pruned", left)],
+            "form": percent,
+            "axis": f"{unit}s kept, %",
+            "domain": (0, max(left)),
+        },
     )
     return {
-        "figure": Figure("layers", "Kept share per layer", text, draw, wide=720),
+        "figure": Figure("layers", title, text, bar_chart, look | {"title": title}, wide=720),
         "empty": [name for name, kept, _ in layers if kept == 0],
     }

@@ -1,7 +1,6 @@
 """What the pruned network takes where it is served, beside the dense one: sizes, counts, times."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 from fairbilevel._numbers import count, milliseconds, percent, storage
@@ -145,59 +144,48 @@ def _times(rows: list[Timed]) -> Table | None:
     return Table(head, body, caption) if body else None
 
 
-def _figure(key: str, heading: str, text: str, **look: Any) -> Figure:
-    return Figure(key, heading, text, partial(bar_chart, **look), wide=330)
-
-
 def _share_chart(rows: list[Counted]) -> list[Figure]:
     shares = [(r.name, r.share) for r in rows if r.share is not None]
-    if not shares:
-        return []
-    title = "What is left of the dense network"
-    return [
-        _figure(
-            "serving-left", title, "The pruned network, in percent of the dense one.",
-            title=title,
-            categories=[name for name, _ in shares],
-            series=[Bars("Pruned", [share for _, share in shares], "pruned")],
-            form=percent,
-            unit=100,
-            axis="of the dense network, %",
-            domain=(0, max(1.0, *(share for _, share in shares))),
-        )
-    ]  # fmt: skip
+    title, look = (
+        "What is left of the dense network",
+        {
+            "categories": [name for name, _ in shares],
+            "series": [Bars("pruned", [share for _, share in shares])],
+            "form": percent,
+            "axis": "of the dense network, %",
+            "domain": (0, max([1.0, *(share for _, share in shares)])),
+        },
+    )
+    text = "The pruned network, in percent of the dense one."
+    figure = Figure("serving-left", title, text, bar_chart, look | {"title": title}, wide=330)
+    return [figure] if shares else []
 
 
 def _time_charts(rows: list[Timed]) -> list[Figure]:
     if not rows:
         return []
-    batches = {row.batch for row in rows}
-    small = [row for row in rows if row.batch == min(batches)]
-    large = [row for row in rows if row.batch == max(batches)]
-    less = f"Batch {min(batches)}; shorter is better. Whiskers: the middle half of the rounds."
+    least, most = min(row.batch for row in rows), max(row.batch for row in rows)
+    small, large = ([row for row in rows if row.batch == batch] for batch in (least, most))
+    spent = {"dense": [r.dense for r in small], "pruned": [r.pruned for r in small]}
+    latency = {
+        "title": f"Latency at batch {least}",
+        "categories": [row.way for row in small],
+        "series": [Bars(n, [t[0] for t in of], [t[1:] for t in of]) for n, of in spent.items()],
+        "form": lambda v: f"{milliseconds(v)} ms",
+        "axis": "milliseconds a call",
+        "unit": 1,
+    }
+    throughput = {
+        "title": f"Throughput at batch {most}",
+        "categories": [row.way for row in large],
+        "series": [Bars(n, [r.rates[i] for r in large]) for i, n in enumerate(spent)],
+        "form": count,
+        "axis": "rows a second",
+        "unit": 1,
+    }
+    less = f"Batch {least}; shorter is better. Whiskers: the middle half of the rounds."
+    more = f"Batch {most}; longer is better."
     return [
-        _figure(
-            "latency", "Latency", less,
-            title=f"Latency at batch {min(batches)}",
-            categories=[row.way for row in small],
-            series=[
-                Bars("Dense", [r.dense[0] for r in small], "dense", [r.dense[1:] for r in small]),
-                Bars(
-                    "Pruned", [r.pruned[0] for r in small], "pruned", [r.pruned[1:] for r in small]
-                ),
-            ],
-            form=lambda v: f"{milliseconds(v)} ms",
-            axis="milliseconds a call",
-        ),
-        _figure(
-            "throughput", "Throughput", f"Batch {max(batches)}; longer is better.",
-            title=f"Throughput at batch {max(batches)}",
-            categories=[row.way for row in large],
-            series=[
-                Bars("Dense", [r.rates[0] for r in large], "dense"),
-                Bars("Pruned", [r.rates[1] for r in large], "pruned"),
-            ],
-            form=count,
-            axis="rows a second",
-        ),
-    ]  # fmt: skip
+        Figure("latency", "Latency", less, bar_chart, latency, wide=330),
+        Figure("throughput", "Throughput", more, bar_chart, throughput, wide=330),
+    ]

@@ -1,7 +1,6 @@
 """The trade-off: accuracy against the largest gap, along the run and where it ended."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 from fairbilevel.records import Result
@@ -9,8 +8,8 @@ from fairbilevel.report._groups import on
 from fairbilevel.report._history import METHOD_PHASES, track
 from fairbilevel.report._parts import Figure
 from fairbilevel.report._read import number
-from fairbilevel.report._verdict import BASELINE, diverged
-from fairbilevel.report.charts import Spot, tradeoff_chart
+from fairbilevel.report._verdict import diverged
+from fairbilevel.report.charts import NETWORKS, Spot, tradeoff_chart
 
 _GAP = "max_excess_accuracy_gap"
 _MOST_STEPS = 40
@@ -20,32 +19,8 @@ def tradeoff_section(result: Result, metrics: Sequence[dict[str, Any]]) -> list[
     """Two pictures: every logged network on tune, and the final ones on test."""
     if diverged(result):
         return []
-    return _on_test(result) + _on_tune(result, metrics)
-
-
-def _ends(result: Result, role: str) -> list[tuple[str, int, Spot]]:
-    """Dense, pruned and baseline, as far as they were measured on ``role``."""
-    networks = (("Dense", result.dense), ("Pruned", result.pruned), (BASELINE, result.baseline))
-    ends = []
-    for look, (name, roles) in enumerate(networks):
-        found = on(roles, role)
-        gap = 0.0 if name == "Dense" else found.gaps.excess_accuracy.largest
-        if found.accuracy is not None and gap is not None:
-            ends.append((name, look, (gap, found.accuracy)))
-    return ends if any(name == "Pruned" for name, _, _ in ends) else []
-
-
-def _on_test(result: Result) -> list[Figure]:
-    ends = _ends(result, "test")
-    title = "Accuracy against the largest gap on test"
-    draw = partial(tradeoff_chart, title=title, ends=ends, trails=[])
-    text = "Final networks, on test."
-    return [Figure("tradeoff-test", "Where it ended", text, draw)] if ends else []
-
-
-def _on_tune(result: Result, metrics: Sequence[dict[str, Any]]) -> list[Figure]:
-    trails = []
-    for look, phases in ((1, METHOD_PHASES), (2, ("baseline",))):
+    trails = {}
+    for network, phases in (("pruned", METHOD_PHASES), ("baseline", ("baseline",))):
         lines = track(metrics, *phases).lines
         lines = lines[:: -(-len(lines) // _MOST_STEPS) or 1]
         trail = [
@@ -55,11 +30,25 @@ def _on_tune(result: Result, metrics: Sequence[dict[str, Any]]) -> list[Figure]:
             and (accuracy := number(line, "tune", "accuracy")) is not None
         ]
         if len(trail) > 1:
-            trails.append((look, trail))
-    ends = _ends(result, "tune")
-    if not trails or not ends:
-        return []
-    title = "Accuracy against the largest gap on tune over the run"
-    draw = partial(tradeoff_chart, title=title, ends=ends, trails=trails)
-    text = "Every logged network, on tune; thicker dots are later, the large marks the final ones."
-    return [Figure("tradeoff-tune", "How it got there", text, draw)]
+            trails[network] = trail
+    figures, title = [], "Accuracy against the largest gap on"
+    if ends := _ends(result, "test"):
+        look = {"title": f"{title} test", "ends": ends, "trails": {}}
+        text = "Final networks, on test."
+        figures.append(Figure("tradeoff-test", "Where it ended", text, tradeoff_chart, look))
+    if trails and (ends := _ends(result, "tune")):
+        look = {"title": f"{title} tune over the run", "ends": ends, "trails": trails}
+        text = "Every logged network, on tune; thicker dots are later, the large marks final ones."
+        figures.append(Figure("tradeoff-tune", "How it got there", text, tradeoff_chart, look))
+    return figures
+
+
+def _ends(result: Result, role: str) -> dict[str, Spot]:
+    """Dense, pruned and baseline, as far as they were measured on ``role``."""
+    ends = {}
+    for network in NETWORKS:
+        found = on(getattr(result, network), role)
+        gap = 0.0 if network == "dense" else found.gaps.excess_accuracy.largest
+        if found.accuracy is not None and gap is not None:
+            ends[network] = gap, found.accuracy
+    return ends if "pruned" in ends else {}

@@ -13,11 +13,12 @@ from fairbilevel.records import Result
 from fairbilevel.report._certificate import certificate_line
 from fairbilevel.report._groups import GroupRow, group_rows, on
 from fairbilevel.report._limits import MOST_NAMED, ROLES, Limit, limits
+from fairbilevel.report.charts import NETWORKS
 
 State = Literal["met", "doubtful", "missed", "none", "unmeasured", "diverged"]
 
 
-BASELINE = "Gradual magnitude"
+BASELINE = NETWORKS["baseline"][0]
 """Name of the comparison method: prune the smallest weights step by step, then fine-tune."""
 
 

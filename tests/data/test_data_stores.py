@@ -13,6 +13,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -60,57 +61,92 @@ class Own:
         return self.x[rows]
 
 
+def labels(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Classes and groups of so many rows: `Y` and `G`."""
+    rows = np.arange(len(x))
+    return rows % 2, rows // 2 % 3
+
+
 def arrays(folder: Path, x: np.ndarray = X, shards: int = 1) -> Path:
     """A folder of arrays."""
     folder.mkdir()
     for i, part in enumerate(np.array_split(x, shards)):
         np.save(folder / ("x.npy" if shards == 1 else f"x-{i}.npy"), part)
-    np.save(folder / "y.npy", Y)
-    np.save(folder / "group.npy", G)
+    for name, values in zip(("y", "group"), labels(x), strict=True):
+        np.save(folder / f"{name}.npy", values)
     return folder
 
 
-def records(folder: Path) -> Path:
+def records(folder: Path, x: np.ndarray = X) -> Path:
     """A folder that `convert` wrote."""
-    convert(arrays(folder.parent / "plain"), folder, shard_rows=70)
+    convert(arrays(folder.parent / "plain", x), folder, shard_rows=70)
     return folder
 
 
-def pictures(path: Path) -> Path:
-    """A zip of PNGs with a table of labels."""
+def png(image: np.ndarray) -> bytes:
+    """An image file, which holds every pixel as it is."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def files(x: np.ndarray) -> dict[str, bytes]:
+    """PNGs with a table of labels."""
+    told = enumerate(zip(*labels(x), strict=True))
+    lines = ["file,label,group", *(f"{i:03d}.png,{y},{g}" for i, (y, g) in told)]
+    images = {f"{i:03d}.png": png(image) for i, image in enumerate(x)}
+    return {"labels.csv": "\n".join(lines).encode(), **images}
+
+
+def pictures(path: Path, x: np.ndarray = X) -> Path:
+    """A zip of PNGs."""
     with zipfile.ZipFile(path, "w") as archive:
-        lines = (f"{i:03d}.png,{Y[i]},{G[i]}" for i in range(ROWS))
-        archive.writestr("labels.csv", "\n".join(["file,label,group", *lines]))
-        for i in range(ROWS):
-            buffer = io.BytesIO()
-            Image.fromarray(X[i]).save(buffer, "PNG")
-            archive.writestr(f"{i:03d}.png", buffer.getvalue())
+        for name, data in files(x).items():
+            archive.writestr(name, data)
     return path
 
 
-def archive(path: Path) -> Path:
-    np.savez(path, x=X, y=Y, group=G)
+def picture_folder(path: Path, x: np.ndarray) -> Path:
+    path.mkdir()
+    for name, data in files(x).items():
+        (path / name).write_bytes(data)
     return path
 
 
-def table_beside(folder: Path) -> Path:
+def picture_table(path: Path, x: np.ndarray) -> Path:
+    """A Parquet file of PNGs in some row groups."""
+    y, group = labels(x)
+    table = pd.DataFrame({"image": [png(image) for image in x], "label": y, "group": group})
+    table.to_parquet(path, row_group_size=70)
+    return path
+
+
+def archive(path: Path, x: np.ndarray) -> Path:
+    y, group = labels(x)
+    np.savez(path, x=x, y=y, group=group)
+    return path
+
+
+def table_beside(folder: Path, x: np.ndarray) -> Path:
     """Shards with more than ten numbers, and a CSV in place of arrays."""
-    arrays(folder, shards=11)
+    arrays(folder, x, shards=11)
     for name in ("y.npy", "group.npy"):
         (folder / name).unlink()
-    lines = (f"{y},{g}" for y, g in zip(Y, G, strict=True))
+    lines = (f"{y},{g}" for y, g in zip(*labels(x), strict=True))
     (folder / "labels.csv").write_text("\n".join(["y,group", *lines]))  # the only table
     return folder
 
 
 FORMS = {
-    "npy": lambda path: arrays(path / "rows"),
-    "shards": lambda path: arrays(path / "rows", shards=11),
-    "csv": lambda path: table_beside(path / "rows"),
-    "npz": lambda path: archive(path / "rows.npz"),
-    "records": lambda path: records(path / "rows"),
-    "zip": lambda path: pictures(path / "rows.zip"),
-    "file": lambda path: arrays(path / "rows") / "x.npy",
+    "npy": lambda path, x=X: arrays(path / "rows", x),
+    "shards": lambda path, x=X: arrays(path / "rows", x, shards=11),
+    "csv": lambda path, x=X: table_beside(path / "rows", x),
+    "npz": lambda path, x=X: archive(path / "rows.npz", x),
+    "records": lambda path, x=X: records(path / "rows", x),
+    "zip": lambda path, x=X: pictures(path / "rows.zip", x),
+    "folder": lambda path, x=X: picture_folder(path / "rows", x),
+    "parquet": lambda path, x=X: picture_table(path / "rows.parquet", x),
+    "file": lambda path, x=X: arrays(path / "rows", x) / "x.npy",
 }
 
 
@@ -126,7 +162,7 @@ def test_rows_are_the_same_wherever_they_lie(form, tmp_path):
     np.testing.assert_array_equal(data.inputs[::-7], X[::-7])
     np.testing.assert_array_equal(data.take(np.array([7, 3, 7])).inputs[:], X[[7, 3, 7]])
     assert data.fingerprint == held.fingerprint
-    if form != "zip":  # its ids are file names
+    if form not in ("zip", "folder"):  # their ids are file names
         assert data.fingerprint == expected.fingerprint
     for role, rows in split_roles(expected, seed=3).items():
         np.testing.assert_array_equal(split_roles(data, seed=3)[role], rows)
@@ -246,6 +282,40 @@ def test_masks_are_the_same_and_nothing_is_read_at_once(problems):
     np.testing.assert_array_equal(held.reference.logits, stored.reference.logits)
     assert all(0 <= entry["waiting"] <= 1 for entry in stored.history)
     np.testing.assert_array_equal(held.logits(X), stored.logits(Own(X)))
+
+
+SOME = np.random.default_rng(1).integers(0, 200, (600, 12, 12, 3), dtype=np.uint8)
+SOME[labels(SOME)[0] == 1, :5] += 50
+
+
+def solved(data: fb.data.Dataset) -> fb.Solution:
+    constraint = fb.fairness.ExcessAccuracyGap(0.02)
+    problem = fb.FairPruningProblem("mlp", data, constraints=constraint, width=6)
+    return fb.solve(problem, steps=6, sparsity=0.5, batch_size=16, dense_steps=6)
+
+
+@pytest.fixture(scope="module")
+def from_memory() -> fb.Solution:
+    return solved(from_arrays(SOME, *labels(SOME)))
+
+
+@pytest.mark.parametrize("form", [*(f for f in FORMS if f not in ("csv", "file")), "map"])
+def test_masks_are_the_same_wherever_rows_lie(form, tmp_path, from_memory):
+    if form == "map":
+        path = arrays(tmp_path / "rows", SOME) / "x.npy"
+        data = from_arrays(np.load(path, mmap_mode="r"), *labels(SOME))
+    else:
+        data = load(FORMS[form](tmp_path, SOME), LAZY)
+    assert isinstance(data.inputs, StoredRows)
+    found = solved(data)
+    for role, rows in from_memory.problem.roles.items():
+        np.testing.assert_array_equal(found.problem.roles[role], rows)
+    np.testing.assert_array_equal(
+        row_fingerprints(data).row, row_fingerprints(from_memory.problem.data).row
+    )
+    both = (jax.tree.leaves((s.masks, s.network.params)) for s in (found, from_memory))
+    for a, b in zip(*both, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_feeds_give_the_same_batches_whatever_is_asked_for(problems):

@@ -393,7 +393,7 @@ def test_errors_name_the_file(example_run: MakeRun, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"metrics\.jsonl, line 1"):
         write_report(tmp_path)
     (tmp_path / "result.json").write_text("[]")
-    with pytest.raises(ValueError, match=r"result\.json must hold a JSON object"):
+    with pytest.raises(ValueError, match=r"result\.json holds no JSON object"):
         write_report(tmp_path)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fairbilevel._numbers import MISSING
+from fairbilevel.report.charts._palette import NETWORKS
 from fairbilevel.report.charts._svg import Picture, Scale, shorten, text_width, ticks, wrap
 
 Interval = tuple[float, float]
@@ -12,14 +13,13 @@ Form = Callable[[float], str]
 
 @dataclass(frozen=True)
 class Bars:
-    """One series: a value per category (`None`: no rows), filled as `Picture.bar` says.
+    """One series: which of `NETWORKS`, and a value per category (`None`: no rows).
 
     `intervals`, where given, are drawn as whiskers.
     """
 
-    label: str
+    network: str
     values: Sequence[float | None]
-    fill: str
     intervals: Sequence[Interval | None] | None = None
 
 
@@ -44,7 +44,7 @@ def describe(categories: Sequence[str], series: Sequence[Bars], form: Form) -> s
             low, high = min(pairs, key=lambda p: p[1]), max(pairs, key=lambda p: p[1])
             text = f"{len(pairs)} values from {form(low[1])} ({low[0]}) "
             text += f"to {form(high[1])} ({high[0]})"
-        parts.append(f"{one.label}: {text}.")
+        parts.append(f"{NETWORKS[one.network][0]}: {text}.")
     return " ".join(parts) or "No values."
 
 
@@ -60,7 +60,7 @@ def bar_chart(
     domain: Interval | None = None,
     cut: Cut | None = None,
     slots: int = 0,
-    unit: float = 1.0,
+    unit: float = 100,
 ) -> str:
     """The chart as SVG, `width` pixels wide and as high as its bars need.
 
@@ -83,7 +83,8 @@ def bar_chart(
     picture.hatches()
     top = 26.0 if slots > 1 else 0.0
     if len(series) > 1:
-        top = picture.legend([(one.fill, "", one.label) for one in series], 0, 12, width) + 14
+        names = [(one.network, "", NETWORKS[one.network][0]) for one in series]
+        top = picture.legend(names, 0, 12, width) + 14
     top += 18 if cut or slots else 4
     thick = 15.0 if len(series) == 1 else 12.0 if len(categories) <= 16 else 10.0
     head, gap = (18.0 if above else 0.0), 12.0 if len(series) > 1 else 8.0
@@ -128,7 +129,7 @@ def _bar(
     end = at(value)
     over = cut is not None and value > cut.value + 1e-9
     text = form(value) + (" ✗" if over else "")
-    picture.bar(one.fill, min(zero, end), y, abs(end - zero), thick)
+    picture.bar(one.network, min(zero, end), y, abs(end - zero), thick)
     reach = end
     if interval:
         low, high = at(interval[0]), at(interval[1])

@@ -56,7 +56,7 @@ def line_chart(
     phases: Sequence[tuple[float, str]] = (),
     reference: Reference | None = None,
     y_domain: tuple[float, float] | None = None,
-    unit: float = 1.0,
+    unit: float = 100,
 ) -> str:
     """The chart as SVG, `width` pixels wide, of at most `MOST_LINES` lines.
 

@@ -35,8 +35,12 @@ STYLES: tuple[tuple[str, str, str], ...] = (
     ("s7", "", "triangle"),
 )
 """Colour, dash pattern and mark of the first, second, ... series; at most eight are drawn."""
-DENSE, PRUNED, BASELINE = "s5", "s0", "s4"
-"""Colours of the networks."""
+NETWORKS = {
+    "dense": ("Dense", "s5", "diamond"),
+    "pruned": ("Pruned", "s0", "circle"),
+    "baseline": ("Gradual magnitude", "s4", "square"),
+}
+"""Name, colour and mark of every network that a report compares; bars have fills of their own."""
 
 # Shapes are painted in `currentColor`; a class of each says which of the palette that is.
 _STYLE = """

@@ -6,15 +6,14 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-from fairbilevel._numbers import percent, points, share
-from fairbilevel.report.charts._palette import BASELINE, DENSE, PRUNED, STYLES
+from fairbilevel._numbers import exact_points, percent, points, share
+from fairbilevel.report.charts._palette import NETWORKS, STYLES
 from fairbilevel.report.charts._svg import Picture, Scale, text_width, ticks
 
 Spot = tuple[float, float]
 """Largest gap and accuracy, as fractions."""
 
 _PANEL, _HEIGHT, _LEFT, _TOP, _BOTTOM = 380.0, 330.0, 58.0, 34.0, 48.0
-LOOKS = ((DENSE, "diamond"), (PRUNED, "circle"), (BASELINE, "square"))
 
 
 def frontier_svg(points: Sequence[dict[str, Any]], roles: Sequence[str] = ("tune", "test")) -> str:
@@ -40,7 +39,7 @@ def frontier_svg(points: Sequence[dict[str, Any]], roles: Sequence[str] = ("tune
     )
     picture.text(_LEFT, y + 24, note, css="m")
     best = ", ".join(
-        f"{share(p['sparsity'])} removed at tolerance {100 * p['tolerance']:g} points"
+        f"{share(p['sparsity'])} removed at tolerance {exact_points(p['tolerance'])} points"
         for p in points
         if p["chosen"]
     )
@@ -57,33 +56,30 @@ def tradeoff_chart(
     width: float,
     *,
     title: str,
-    ends: Sequence[tuple[str, int, Spot]],
-    trails: Sequence[tuple[int, Sequence[Spot]]],
+    ends: dict[str, Spot],
+    trails: dict[str, list[Spot]],
 ) -> str:
-    """Where networks ended, and the trails on which they came there: smaller dots are earlier.
-
-    `ends` are names, numbers of `LOOKS` and spots; `trails` numbers of `LOOKS` and spots.
-    """
-    spots = [spot for _, _, spot in ends] + [spot for _, trail in trails for spot in trail]
+    """Where `NETWORKS` ended, and the trails on which they came there: smaller dots are earlier."""
+    spots = [*ends.values(), *itertools.chain(*trails.values())]
     picture = Picture(key)
     x, y = _axes(picture, (_LEFT, _TOP, width - 14, 290.0), spots)
-    for look, trail in trails:
-        color, shape = LOOKS[look]
+    for network, trail in trails.items():
+        _, color, shape = NETWORKS[network]
         places = [(x(gap), y(height)) for gap, height in trail]
         picture.path(places, color, 1, opacity="0.45")
         for i, place in enumerate(places):
             picture.mark(shape, *place, color, 1.2 + 1.8 * (i + 1) / len(trail))
-    for _, look, (gap, height) in ends:
-        color, shape = LOOKS[look]
-        size = (8.5, 6, 4)[look]  # all are seen where they coincide
+    names, told = [], []
+    for network, (gap, height) in ends.items():
+        name, color, shape = NETWORKS[network]
+        # All are seen where they coincide.
+        size = {"dense": 8.5, "pruned": 6, "baseline": 4}[network]
         picture.mark(shape, x(gap), y(height), "paper", size + 1.2)
         picture.mark(shape, x(gap), y(height), color, size)
-    picture.legend([(LOOKS[look][1], LOOKS[look][0], name) for name, look, _ in ends], 0, 14)
-    desc = " ".join(
-        f"{name}: accuracy {percent(height)}, largest gap {points(gap)} points."
-        for name, _, (gap, height) in ends
-    )
-    return picture.svg(width, 330.0, title, desc)
+        names.append((shape, color, name))
+        told.append(f"{name}: accuracy {percent(height)}, largest gap {points(gap)} points.")
+    picture.legend(names, 0, 14)
+    return picture.svg(width, 330.0, title, " ".join(told))
 
 
 def _axes(
@@ -118,14 +114,14 @@ def _panel(
         chosen = sorted(place for place, p in zip(places, points, strict=True) if p["chosen"])
         for one, two in itertools.pairwise(chosen):
             picture.path([one, two], "muted", 1, "4 3")
-    taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in places]
+    taken = [(x - 9, y - 9, x + 9, y + 9) for x, y in places]
     for p, (x, y) in zip(points, places, strict=True):
         if p["method"] not in ("dense", "bilevel"):
             picture.mark("cross", x, y, looks[p["sparsity"]][0], 5)
             continue
-        color, shape = looks.get(p["sparsity"], LOOKS[0])
+        color, shape = looks.get(p["sparsity"], NETWORKS["dense"][1:])
         if p["chosen"]:
             picture.mark("halo", x, y, "ink", 8.5)
         picture.mark(shape, x, y, color, 4.5)
-        text = "dense" if p["tolerance"] is None else f"{100 * p['tolerance']:g}"
+        text = "dense" if p["tolerance"] is None else exact_points(p["tolerance"])
         picture.beside(x, y, text, taken, box[0])

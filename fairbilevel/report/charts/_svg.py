@@ -98,9 +98,8 @@ class Scale:
     def __call__(self, value: float) -> float:
         """The pixel of a value."""
         low, high = self.marks[0], self.marks[-1] if self.high is None else self.high
-        return self.start + (min(max(value, low), high) - low) / (high - low) * (
-            self.end - self.start
-        )
+        part = (min(max(value, low), high) - low) / (high - low)
+        return self.start + part * (self.end - self.start)
 
 
 def _overlap(one: Box, two: Box) -> bool:
@@ -181,12 +180,11 @@ class Picture:
             "pattern", self.add("defs"), id=f"{self.key}-hatch", width=6, height=6,
             patternUnits="userSpaceOnUse", patternTransform="rotate(45)",
         )  # fmt: skip
-        for width, color in ((6, "hatch"), (3, _palette.BASELINE)):
+        for width, color in ((6, "hatch"), (3, "s4")):
             self.add("rect", pattern, width=width, height=6, css=f"c-{color}", fill="currentColor")
 
     def bar(self, kind: str, x: float, y: float, width: float, height: float) -> None:
-        """A bar filled as ``"dense"`` (grey outline), ``"pruned"`` (solid) or ``"baseline"``
-        (hatched)."""
+        """A bar of one of `NETWORKS`: outlined in grey, solid, or hatched."""
         fill = f"url(#{self.key}-hatch)" if kind == "baseline" else ""
         self.add(
             "rect", x=x, y=y, width=max(width, 0.5), height=height, css=f"bar-{kind}", fill=fill
@@ -248,7 +246,7 @@ class Picture:
             need = 38 + text_width(name)
             if x > left and x + need > width:
                 x, y = left, y + 19
-            if shape in ("dense", "pruned", "baseline"):
+            if shape in _palette.NETWORKS:
                 self.bar(shape, x + 1, y - 10, 16, 11)
             else:
                 self.mark(shape, x + 9, y - 4, color, 4.5)

@@ -1,0 +1,155 @@
+"""Columns of a table: what fit tells of each, and the numbers that it becomes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ._errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MISSING_LEVEL = "(missing)"
+
+
+@dataclass(frozen=True)
+class NumericColumn:
+    """Missing values become `median`; then standardized; `indicator` adds a 0/1 column."""
+
+    type: ClassVar[str] = "numeric"
+
+    name: str
+    median: float
+    mean: float
+    std: float
+    indicator: bool
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Names of the columns it becomes."""
+        return (self.name, f"{self.name} {MISSING_LEVEL}") if self.indicator else (self.name,)
+
+    def raw(self, values: Any) -> np.ndarray:
+        """Return float64 `[n]`, NaN where a value is missing."""
+        return _as_numbers(values, self.name)
+
+    def traced(self, raw: jax.Array) -> jax.Array:
+        """What `encode` gives, of `raw` numbers inside a compiled function."""
+        missing = jnp.isnan(raw)
+        scaled = (jnp.where(missing, self.median, raw) - self.mean) / self.std
+        columns = [scaled, missing.astype(scaled.dtype)] if self.indicator else [scaled]
+        return jnp.stack(columns, axis=1)
+
+    def encode(self, values: Any) -> np.ndarray:
+        """Return float64 `[n, 1 or 2]`."""
+        numbers = self.raw(values)
+        missing = np.isnan(numbers)
+        scaled = (np.where(missing, self.median, numbers) - self.mean) / self.std
+        return np.stack([scaled, missing] if self.indicator else [scaled], axis=1)
+
+
+@dataclass(frozen=True)
+class CategoricalColumn:
+    """One column per level seen in fit; a level not seen there is all zeros."""
+
+    type: ClassVar[str] = "categorical"
+
+    name: str
+    levels: tuple[str, ...]
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Names of the columns it becomes."""
+        return tuple(f"{self.name}={level}" for level in self.levels)
+
+    def index(self, values: Any) -> np.ndarray:
+        """Return int64 `[n]` indices into the levels, -1 for an unseen one."""
+        from ._attributes import as_text
+
+        known = {level: i for i, level in enumerate(self.levels)}
+        text = as_text(values)
+        return np.array([known.get(MISSING_LEVEL if t is None else t, -1) for t in text], np.int64)
+
+    def raw(self, values: Any) -> np.ndarray:
+        """Return float64 `[n]`: `index`."""
+        return self.index(values).astype(np.float64)
+
+    def traced(self, raw: jax.Array) -> jax.Array:
+        """What `encode` gives, of `raw` indices inside a compiled function."""
+        levels = jnp.arange(len(self.levels), dtype=raw.dtype)
+        return (raw[:, None] == levels).astype(raw.dtype)
+
+    def encode(self, values: Any) -> np.ndarray:
+        """Return float64 `[n, levels]`."""
+        return (self.index(values)[:, None] == np.arange(len(self.levels))).astype(np.float64)
+
+
+def fit_column(
+    values: pd.Series, name: str, standardized: bool
+) -> NumericColumn | CategoricalColumn:
+    """Learn what a column becomes from its values in fit; numbers may stay as they are."""
+    from ._attributes import as_text, is_numeric, natural_order
+
+    if not is_numeric(values):
+        text = as_text(values)
+        seen = natural_order(text)
+        missing = any(t is None for t in text) and MISSING_LEVEL not in seen
+        return CategoricalColumn(name, (*seen, MISSING_LEVEL) if missing else seen)
+    numbers = _as_numbers(values, name)
+    missing = np.isnan(numbers)
+    # A column without any value in fit carries only the fact that it is missing.
+    median = 0.0 if missing.all() else float(np.median(numbers[~missing]))
+    filled = np.where(missing, median, numbers)
+    mean, std = (float(filled.mean()), float(filled.std())) if standardized else (0.0, 1.0)
+    if not std > 1e-9 * max(1.0, abs(mean)):
+        std = 1.0
+    return NumericColumn(name, median, mean, std, bool(missing.any()))
+
+
+def _as_numbers(values: pd.Series, name: str) -> np.ndarray:
+    import pandas as pd
+
+    numbers = pd.to_numeric(values, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    wrong = np.flatnonzero((np.isnan(numbers) & values.notna().to_numpy()) | np.isinf(numbers))
+    if wrong.size:
+        told = f"{values.iloc[wrong[0]]!r} where a finite number was expected ({wrong.size} rows)"
+        raise DataError(f"column {name!r} holds {told}.")
+    return numbers
+
+
+def expect(good: bool, what: str) -> None:
+    """Raise `DataError` unless a part of a saved encoder is good."""
+    if not good:
+        raise DataError(f"the saved encoder is malformed ({what}); the run must be made again.")
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value of JSON is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def column_from_json(values: Any) -> NumericColumn | CategoricalColumn:
+    """Read what `Encoder.to_json` wrote of a column; `DataError` for anything else."""
+    expect(isinstance(values, Mapping) and isinstance(values.get("name"), str), "a column")
+    name, said = values["name"], f"column {values['name']!r}"
+    column: NumericColumn | CategoricalColumn
+    if values.get("type") == "categorical":
+        levels = values.get("levels")
+        texts = isinstance(levels, list) and all(isinstance(v, str) for v in levels)
+        expect(texts and len(set(levels)) == len(levels), f"levels of {name!r}")
+        column = CategoricalColumn(name, tuple(levels))
+    else:
+        numbers = [values.get(k) for k in ("median", "mean", "std")]
+        expect(all(map(is_number, numbers)) and numbers[2] > 0, said)
+        expect(isinstance(values.get("indicator"), bool), said)
+        median, mean, std = map(float, numbers)
+        column = NumericColumn(name, median, mean, std, values["indicator"])
+    expect(values.get("type") == column.type and set(values) == {"type", *asdict(column)}, said)
+    return column
