@@ -19,7 +19,7 @@ import tyro
 from rich.console import Console
 
 from fairbilevel import _options
-from fairbilevel._numbers import MISSING, exact_points, percent, points
+from fairbilevel._numbers import MISSING, exact_points, in_points, percent, points
 from fairbilevel.cli._parse import configuration, engine_asked, parse, shares, taken
 from fairbilevel.cli._plan import print_plan
 from fairbilevel.cli._show import plain, say, table
@@ -343,7 +343,7 @@ def _print_evaluation(console: Console, result: DataEvaluation) -> None:
             f"{group.rows:,}",
             percent(group.dense_accuracy),
             percent(group.accuracy),
-            MISSING if group.excess is None else f"{points(group.excess, signed=True)} points",
+            in_points(group.excess, signed=True),
         )
     for name, key in (("all", "accuracy"), ("mean over classes", "balanced_accuracy")):
         dense, pruned = (percent(getattr(m, key)) for m in (result.dense, result.pruned))
