@@ -41,6 +41,11 @@ def points(fraction: float | None, decimals: int = 1, *, signed: bool = False) -
     return MISSING if fraction is None else _fixed(100 * fraction, decimals, signed=signed)
 
 
+def in_points(fraction: float | None, *, signed: bool = False) -> str:
+    """``0.0213`` as ``2.1 points``."""
+    return MISSING if fraction is None else f"{points(fraction, signed=signed)} points"
+
+
 def exact_points(fraction: float) -> str:
     """A tolerance as it was asked for: ``0.0025`` as ``0.25``, ``0.02`` as ``2``."""
     return f"{100 * fraction:.10g}"

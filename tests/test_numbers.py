@@ -24,6 +24,8 @@ PACKAGE = Path(n.__file__).parent
         (n.points(-0.0213, 2, signed=True), "−2.13"),
         (n.points(0.0213, signed=True), "+2.1"),
         (n.points(-0.0001, signed=True), "0.0"),
+        (n.in_points(0.0213, signed=True), "+2.1 points"),
+        (n.in_points(None), "–"),
         (n.exact_points(0.0025), "0.25"),
         (n.exact_points(0.02), "2"),
         (n.decimal(1234.5), "1,234.500"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from fairbilevel._numbers import exact_points, percent, points, share
+from fairbilevel._numbers import exact_points, in_points, percent, share
 from fairbilevel.certificates import _claim as gaps
 from fairbilevel.certificates._claim import Claim
 from fairbilevel.certificates._judge import CERTIFIED, PARTIAL, VIOLATED, Finding
@@ -22,7 +22,7 @@ def names(items: Sequence[str]) -> str:
 
 def _points(value: float) -> str:
     """A fraction in points, rounded up: a bound must not look better than it is."""
-    return f"{points(math.ceil(1000 * value - 1e-9) / 1000)} points"
+    return in_points(math.ceil(1000 * value - 1e-9) / 1000)
 
 
 def amount(claim: Claim, value: float, *, exact: bool = False) -> str:

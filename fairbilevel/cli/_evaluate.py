@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import tyro
 from rich.console import Console
 
-from fairbilevel._numbers import MISSING, percent, points
+from fairbilevel._numbers import in_points, percent
 from fairbilevel.cli._parse import parse
 from fairbilevel.cli._show import plain, say, table
 
@@ -71,7 +71,7 @@ def _show(console: Console, result: DataEvaluation) -> None:
             f"{group.rows:,}",
             percent(group.dense_accuracy),
             percent(group.accuracy),
-            MISSING if group.excess is None else f"{points(group.excess, signed=True)} points",
+            in_points(group.excess, signed=True),
         )
     for name, key in (("all", "accuracy"), ("mean over classes", "balanced_accuracy")):
         dense, pruned = (percent(getattr(m, key)) for m in (result.dense, result.pruned))

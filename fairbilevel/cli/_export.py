@@ -10,7 +10,7 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from fairbilevel._numbers import MISSING, percent, points, storage
+from fairbilevel._numbers import MISSING, in_points, percent, points, storage
 from fairbilevel.cli._parse import parse
 from fairbilevel.cli._show import plain, say, table
 
@@ -130,12 +130,12 @@ def _show_groups(console: Console, told: dict[str, Any], precision: str) -> None
         say(console, "† too few rows: outside every limit and claim")
     if len(ranked) > _MOST_GROUPS:
         say(console, f"({len(ranked) - _MOST_GROUPS} groups with fewer changes not shown)")
-    for key, name, unit in (
-        ("worst_group_accuracy", "worst group's accuracy", "%"),
-        ("accuracy_gap", "accuracy gap", "points"),
-        ("max_excess_accuracy_gap", "largest excess accuracy gap", "points"),
+    for key, name, form in (
+        ("worst_group_accuracy", "worst group's accuracy", percent),
+        ("accuracy_gap", "accuracy gap", in_points),
+        ("max_excess_accuracy_gap", "largest excess accuracy gap", in_points),
     ):
-        before, after = (f"{points(told[g][key])} {unit}" for g in ("gaps", "file_gaps"))
+        before, after = (form(told[g][key]) for g in ("gaps", "file_gaps"))
         say(console, f"{name}: {before} pruned, {after} in {precision}")
 
 

@@ -55,7 +55,7 @@ def print_plan(console: Console, prepared: Any, plan: Any) -> None:
         least = plan.least[group]
         cells = [f"{plan.rows[group][role]:,}" for role in ROLES]
         mark = "" if group in plan.counted else " (reported only)"
-        bound = _numbers.MISSING if least is None or mark else f"{_numbers.points(least)} points"
+        bound = _numbers.in_points(None if mark else least)
         rows.add_row(plain(group) + mark, *cells, bound)
     console.print(rows, highlight=False)
     if len(shown) < len(plan.rows):
@@ -82,7 +82,7 @@ def _print_power(console: Console, plan: Any) -> None:
         "No tolerance can be certified: a counted group has no certify rows."
         if least is None
         else f"Certify rows could prove, with {sure} and at best (no answer changes), that no "
-        f"group loses more than {_numbers.points(least)} points beyond the average.",
+        f"group loses more than {_numbers.in_points(least)} beyond the average.",
     )
     if plan.power:
         say(
@@ -94,7 +94,7 @@ def _print_power(console: Console, plan: Any) -> None:
         power = table(["certify rows of the smallest counted group"], shares)
         for line in plan.power:
             rows = f"{line.rows:,}" + ("" if line.times == 1 else f" ({line.times} times as many)")
-            power.add_row(rows, *(f"{_numbers.points(t)} points" for t in line.tolerances.values()))
+            power.add_row(rows, *map(_numbers.in_points, line.tolerances.values()))
         console.print(power, highlight=False)
     if plan.need is not None:
         need = plan.need

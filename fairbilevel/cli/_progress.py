@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from fairbilevel._numbers import percent, points
+from fairbilevel._numbers import in_points, percent
 
 _PHASES = {
     "dense": "dense model",
@@ -88,7 +88,7 @@ class Progress:
             ("loss", f"{record['loss']:.3f}"),
             ("accuracy on tune", percent(tune["accuracy"])),
             ("worst group", percent(tune.get("worst_group_accuracy"))),
-            ("largest violation", f"{points(tune.get('largest_violation'), signed=True)} points"),
+            ("largest violation", in_points(tune.get("largest_violation"), signed=True)),
             ("time left", _time(left)),
         ]
         if record.get("guard"):

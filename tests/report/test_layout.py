@@ -48,6 +48,13 @@ def pages(example_run: Any, name_lists: dict[str, list[str]]) -> dict[str, str]:
     }  # fmt: skip
 
 
+FAULTY = """<body style="margin:0"><p style="color:#999">pale</p>
+<div style="width:60px;overflow:hidden;white-space:nowrap">cut off at the end</div>
+<p style="width:900px;background:#000;color:#fff">wide</p>
+<svg viewBox="0 0 100 20" width="100"><text y="12">one</text><text x="5" y="14">two</text>
+<text x="95" y="12">out</text></svg>"""
+
+
 def drawings() -> dict[str, str]:
     """Pictures of a comparison and of a frontier, with long names and points close together."""
     lines = [
@@ -85,6 +92,7 @@ def faults(pages: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> d
             page = page.replace(old, new)
         frames.append((f"{name} on {medium}", width, page))
     frames += [(name, 1400, f"<body>{drawing}") for name, drawing in drawings().items()]
+    frames.append(("faulty", 360, FAULTY))
     folder = tmp_path_factory.mktemp("layout")
     script = Path(__file__).with_name("layout.js").read_text(encoding="utf-8")
     told = json.dumps(frames).replace("</", "<\\/")
@@ -120,6 +128,17 @@ def test_nothing_is_cut_covered_or_pale(faults: dict[str, list[str]], medium: st
 @pytest.mark.parametrize("name", ["comparison", "frontier"])
 def test_a_drawing_in_a_file_of_its_own_is_whole(faults: dict[str, list[str]], name: str) -> None:
     assert faults[name] == []
+
+
+def test_what_is_wrong_would_be_seen(faults: dict[str, list[str]]) -> None:
+    said = "\n".join(faults["faulty"])
+    assert "the page scrolls sideways" in said
+    assert "wider than its box: <div>" in said
+    assert "text outside its box: <div>" in said
+    assert "text outside its chart: <text> “out”" in said
+    assert "over <text> “two”: <text> “one”" in said
+    assert "pale text: <p> “pale”" in said
+    assert "“wide”" not in said
 
 
 def luminance(color: str) -> float:

@@ -106,7 +106,8 @@ def bar_chart(
     for i, name in enumerate(categories):
         y = top + band * i + gap / 2
         if above:
-            picture.text(0, y + 12, shorten(name, width), css="halo", full=name)
+            left = 0 if marks[0] < 0 else at.start + 4  # not on the axis
+            picture.text(left, y + 12, shorten(name, width - left), css="halo", full=name)
             continue
         middle = y + (band - gap) / 2 + 4
         parts = wrap(name, gutter - 8) if band >= 32 else [shorten(name, gutter - 8)]

@@ -48,6 +48,10 @@ text{font-size:12px;fill:var(--ink)}
 .m{font-size:11.5px;fill:var(--muted)}
 .b{font-weight:700}
 .halo{paint-order:stroke;stroke:var(--paper);stroke-width:3px;stroke-linejoin:round}
+path{fill:none;stroke:currentColor;stroke-linejoin:round}
+circle{fill:currentColor}
+polygon{fill:currentColor}
+.hollow{fill:none;stroke:currentColor;stroke-width:1.6px}
 .bar-dense{fill:var(--bar);stroke:var(--muted)}
 .bar-pruned{fill:var(--s0);stroke:var(--s0)}
 .bar-baseline{stroke:var(--s4)}
@@ -56,7 +60,7 @@ text{font-size:12px;fill:var(--ink)}
 
 def style() -> str:
     """The style sheet of all drawings on a page, which has `variables`."""
-    return re.sub(r"^(?=[.t])", "figure svg ", _STYLE, flags=re.MULTILINE)
+    return re.sub(r"^(?=[.a-z])", "figure svg ", _STYLE, flags=re.MULTILINE)
 
 
 def variables(colors: dict[str, str]) -> str:

@@ -11,7 +11,6 @@ import unicodedata
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from fairbilevel._display import printable
 from fairbilevel._numbers import compact
@@ -169,9 +168,8 @@ class Picture:
             pen_down = y is not None
         if steps:
             self.add(
-                "path", d=steps, fill="none", css=f"c-{color}", stroke="currentColor",
-                stroke_width=width, stroke_linejoin="round", stroke_dasharray=dash,
-                opacity=opacity,
+                "path", d=steps, css=f"c-{color}", stroke_width="" if width == 1 else width,
+                stroke_dasharray=dash, opacity=opacity,
             )  # fmt: skip
 
     def hatches(self) -> None:
@@ -192,13 +190,11 @@ class Picture:
 
     def mark(self, shape: str, x: float, y: float, color: str, size: float = 3.4) -> None:
         """A mark on a line: its shape tells lines apart; ``"halo"`` is around one."""
-        look: dict[str, Any] = {"css": f"c-{color}", "fill": "currentColor"}
+        css = f"c-{color}"
         if shape == "ring":
             self.mark("circle", x, y, "paper", size)
-        if shape in ("ring", "halo"):
-            look |= {"fill": "none", "stroke": "currentColor", "stroke_width": "1.6"}
         if shape in ("circle", "ring", "halo"):
-            self.add("circle", cx=x, cy=y, r=size, **look)
+            self.add("circle", cx=x, cy=y, r=size, css=css + " hollow" * (shape != "circle"))
         elif shape == "cross":
             for turn in (-1, 1):
                 self.path([(x - size, y - turn * size), (x + size, y + turn * size)], color, 2)
@@ -209,7 +205,7 @@ class Picture:
                 "diamond": ((0, -1.35), (1.35, 0), (0, 1.35), (-1.35, 0)),
             }[shape]
             where = " ".join(f"{_px(x + size * dx)},{_px(y + size * dy)}" for dx, dy in corners)
-            self.add("polygon", points=where, **look)
+            self.add("polygon", points=where, css=css)
 
     def across(self, scale: Scale, top: float, bottom: float, name: str = "") -> None:
         """Grid and numbers of a horizontal axis, its name below."""
