@@ -19,6 +19,7 @@ import argparse
 import dataclasses
 import multiprocessing
 import os
+import re
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -212,6 +213,7 @@ def measure(
         "measured_mib": measured(compiled, given) if run else "",
         **{f"{name}_mib": round(value / 2**20, 1) for name, value in sizes.items()},
         "compile_seconds": round(seconds, 1),
+        "fairbilevel": fb.__version__,
     }
     print(row, flush=True)
     return row
@@ -220,13 +222,17 @@ def measure(
 COLUMNS = (
     "method", "precision", "remat", "accumulate", "peak_mib", "times_plain", "at_most", "met",
     "measured_mib", "temp_mib", "argument_mib", "output_mib", "alias_mib", "compile_seconds",
+    "fairbilevel",
 )  # fmt: skip
 
 
 def judged(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Beside plain training in float32 without anything that saves memory."""
+    """Beside plain training in float32 without anything that saves memory. What another version was
+    compiled of keeps what was found beside that version's."""
     plain = next((r for r in rows if tuple(str(r[n]) for n in COLUMNS[:4]) == CASES[0].key), None)
     for row in rows:
+        if plain is not None and row.get("fairbilevel") != plain.get("fairbilevel"):
+            continue
         most = MOST.get(str(row["method"]).split(":")[0])
         row |= {"times_plain": "", "at_most": "" if most is None else most, "met": ""}
         if plain is not None:
@@ -262,7 +268,11 @@ def main() -> None:
                 asked = (options.model, options.size, options.batch, options.width, options.run)
                 done[case.key] = alone.submit(measure, case, *asked).result()
         rows = judged([done[c.key] for c in CASES if c.key in done])
-        rows = [{name: row.get(name, "") for name in COLUMNS} for row in rows]
+        told = [name for name in COLUMNS if any(row.get(name, "") != "" for row in rows)]
+        rows = [{name: row.get(name, "") for name in told} for row in rows]
+        name = "{} {}, remat {}, accumulate {}".format
+        names = (name(*c.key) for c in CASES if c.key not in done)
+        lacking = "; ".join(names)
         _write.publish(
             stem,
             rows,
@@ -271,8 +281,12 @@ def main() -> None:
             "XLA's memory analysis (`temp + argument + output - alias`, MiB) of the loop that a "
             f"run compiles, for {machine()['device']}. An outer step takes a batch of fit, one of "
             "select and one for the multipliers, and holds scores and their optimizer's moments "
-            "beside the weights. Times: of plain training in float32 without rematerialization.",
+            "beside the weights. Times: of plain training in float32 without rematerialization. "
+            "The last column is the version that a case was compiled of, and compared with plain "
+            "training of.",
             _write.table(rows),
+            f"Not compiled yet: {lacking}." if lacking else "",
+            typed=re.sub(r" --cases[ =]\S+", "", _write.command()),
         )
 
 
