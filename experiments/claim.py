@@ -100,8 +100,12 @@ def reading(summaries: Mapping[str, Summary]) -> list[str]:
         ]
         kept: list[tuple[Summary, dict[str, Any]]] = []
         for name, summary in summaries.items():
-            methods = (line["method"] for line in summary["lines"])
-            found = judged(summary, names or [m for m in methods if "match_dense=true" in m])
+            methods = [line["method"] for line in summary["lines"]]
+            strong = [m for m in methods if "match_dense=true" in m]
+            rivals = strong if names is None else [m for m in names if m in methods]
+            if SOLVER not in methods or not rivals:  # a trial may leave them out
+                continue
+            found = judged(summary, rivals)
             own, tight, ratio = found["own"], found["tight"], found.get("ratio")
             holds = found["accuracy"] >= -margin and (ratio is None or ratio <= widest)
             mark = "yes" if holds else "no"

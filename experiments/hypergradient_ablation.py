@@ -37,7 +37,11 @@ def reading(summaries: Mapping[str, Summary]) -> list[str]:
             if line.get("accuracy_difference_low") is None:
                 continue
             kind = _kind(line["method"])
-            time = line["seconds"] / line_of(summary, NO_IMPLICIT, line["sparsity"])["seconds"]
+            other = line_of(summary, NO_IMPLICIT, line["sparsity"])["seconds"]
+            # Runs that were gone on with have no time.
+            took = ""
+            if line["seconds"] and other:
+                took = f", in {line['seconds'] / other:.2f} of its time,"
             mean, low, high = (line[f"accuracy_difference_{k}"] for k in ("mean", "low", "high"))
             word = "less" if high < 0 else "more" if low > 0 else ""
             word = f"{word} accurate" if word else "no different"
@@ -48,7 +52,7 @@ def reading(summaries: Mapping[str, Summary]) -> list[str]:
                 fair = f"certified {'tighter' if tighter < 0 else 'wider'}"
             out.append(
                 f"- {name}, {share(line['sparsity'])} removed, {summary['repetitions']} "
-                f"repetitions: {kind}, in {time:.2f} of its time, is {word} than no implicit term "
+                f"repetitions: {kind}{took} is {word} than no implicit term "
                 f"({gain(mean)} points, {gain(low)} to {gain(high)}, unadjusted) and {fair} "
                 f"({gain(tighter)} points, p {p:.2f})."
             )

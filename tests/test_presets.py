@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 
+from experiments import claim, hypergradient_ablation
 from experiments._comparison import run_presets
 from experiments._presets import PRESETS, Setting
 
@@ -115,3 +116,27 @@ def test_data_that_are_not_prepared_are_said_so(monkeypatch, capsys, tmp_path):
     assert stop.value.code == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert line.startswith("error: tfds:cifar100 is not prepared here")
+
+
+def test_a_reading_does_without_what_a_trial_left_out():
+    """Rivals that were not run, and times of runs that were all gone on with."""
+    alone = {"lines": [{"method": "bilevel"}], "admitted": {}}
+    assert not any(
+        "setting of a trial" in line for line in claim.reading({"setting of a trial": alone})
+    )
+    lines = [
+        {
+            "method": method,
+            "sparsity": 0.9,
+            "seconds": None,
+            "accuracy_difference_mean": 0.01,
+            "accuracy_difference_low": low,
+            "accuracy_difference_high": 0.02,
+            "certified_tolerance_difference_mean": 0.0,
+            "certified_tolerance_difference_p_adjusted": 1.0,
+        }
+        for method, low in (("bilevel:hypergradient=none", None), ("bilevel:hypergradient=cg", 0.0))
+    ]
+    summary = {"lines": lines, "repetitions": 2, "claims": False}
+    (said,) = hypergradient_ablation.reading({"tables": summary})
+    assert "conjugate gradients is no different than no implicit term" in said
