@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fairbilevel._numbers import exact_points, points
+from fairbilevel._numbers import MISSING, exact_points, points
 from fairbilevel.cli._parse import configuration, engine_asked, shares, taken
 from fairbilevel.cli._show import say, table
 
@@ -59,7 +59,7 @@ def frontier(words: list[str], console: Console) -> int:
     for p in solved:
         measured = ("tune_accuracy", "tune_gap", "test_accuracy", "test_gap")
         numbers = [points(p.get(name)) for name in measured]
-        tolerance = exact_points(p["tolerance"])
+        tolerance = MISSING if p["tolerance"] is None else exact_points(p["tolerance"])
         shown.add_row(
             p["method"], f"{p['sparsity']:g}", tolerance, *numbers, "yes" if p["chosen"] else ""
         )
