@@ -122,7 +122,7 @@ def test_the_result_and_the_words_say_so(infeasible, tmp_path):
     assert f"the highest floor it reached is {reached:.1f} points" in words
     worst = max(floor.over, key=floor.over.get)
     assert f"“{worst}” {100 * floor.over[worst]:.1f} points under" in words
-    assert "floor 80.0 points: not met" in words
+    assert "floor 80 points: not met" in words
     page = (tmp_path / "run" / "report.html").read_text()
     assert "infeasible within this budget" in page
 
