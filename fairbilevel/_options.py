@@ -6,7 +6,7 @@ import difflib
 import inspect
 import math
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from types import MappingProxyType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -65,10 +65,17 @@ def _value(what: str, name: str, kind: str | None, text: str) -> Any:
         raise ValueError(f"{what}: {name} must be {_KINDS[str(kind)]}, got {text!r}") from None
 
 
+def nearest(given: str, names: Iterable[str]) -> str | None:
+    """The name that was probably meant, in whatever case it was written."""
+    lowered = {name.lower(): name for name in reversed(list(names))}
+    near = difflib.get_close_matches(str(given).lower(), lowered, 1, 0.55)
+    return lowered[near[0]] if near else None
+
+
 def choose(given: str, names: Collection[str]) -> str:
     """How a sentence about an unknown name ends: the nearest one, and all there are."""
-    near = difflib.get_close_matches(given, list(names), 1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    near = nearest(given, names)
+    hint = f"did you mean {near!r}? " if near else ""
     return f"{hint}choose from {', '.join(names)}" if names else "it has none"
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Iterable
+
+from fairbilevel._options import nearest
 
 
 class DataError(ValueError):
@@ -13,9 +14,8 @@ class DataError(ValueError):
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``" (did you mean 'x'?)"`` for the nearest known name, or an empty string."""
-    lowered = {n.lower(): n for n in reversed(list(known))}
-    match = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.55)
-    return f" (did you mean {lowered[match[0]]!r}?)" if match else ""
+    near = nearest(name, known)
+    return f" (did you mean {near!r}?)" if near else ""
 
 
 def refuse_unknown(said: str, name: str, known: Iterable[str]) -> None:
