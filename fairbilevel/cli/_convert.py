@@ -24,6 +24,9 @@ class Convert:
     """Folder to write: new, empty, or begun by the same call."""
     image_size: int | None = None
     """Resize images to this many pixels on both sides."""
+    keep_encoded: bool = False
+    """Keep image files as they are, to be decoded and resized whenever they are read: smaller, and
+    --image-size is chosen when solving."""
     skip_damaged: bool = False
     """Leave out image files that cannot be decoded, and count them."""
     split: str | None = None
@@ -47,7 +50,9 @@ def convert(words: list[str], console: Console) -> int:
         data_dir=options.data_dir,
         download=options.download,
     )
-    done = data.convert(options.source, options.out, asked, told=Passes())
+    done = data.convert(
+        options.source, options.out, asked, keep_encoded=options.keep_encoded, told=Passes()
+    )
     for reason, count in done.skipped.items():
         say(console, f"skipped {count:,}: {reason}")
     before = done.shards - done.written

@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,13 @@ import numpy as np
 from ._dataset import Options
 from ._errors import DataError
 from ._load import open_source
-from ._records import ABOUT, BEGUN, COLUMNS, SUFFIX, Records, write_records
+from ._records import ABOUT, BEGUN, COLUMNS, SUFFIX, RecordFile, write_records
 from ._source import Request, Rows, row_numbers
 from ._stores import StoredRows, row_bytes, rows_at_once, select
 
 _SHARD_BYTES = 2**28
+_MEASURED = 256  # image files, of which the first tell how many a shard takes
+_READ = 64  # records that are read back together
 _FORMAT = 1
 Told = Callable[[str, int, int], None]
 
@@ -51,119 +54,136 @@ def convert(
     out: str | PathLike[str],
     options: Options | None = None,
     *,
+    keep_encoded: bool = False,
     shard_rows: int | None = None,
     told: Told = lambda what, done, total: None,
 ) -> Converted:
     """Write the rows of a source as ArrayRecord shards, with their attributes beside.
 
-    Images become uint8 pixels, of the size that was asked for; nothing else changes, so that roles,
-    fingerprints and masks are those of the source. What a call that was killed has written is gone
-    on with; a folder is complete once it has `rows.json`, which is written last, after everything
-    has been read back.
+    Images become uint8 pixels, of the size that was asked for, or stay the files that they are;
+    nothing else changes, so that roles, fingerprints and masks are those of the source. What a call
+    that was killed has written is gone on with; a folder is complete once it has `rows.json`, which
+    is written last, after everything has been read back.
 
     Args:
         source: as for `load`.
         out: a folder, new, empty or begun by the same call.
         options: how to read: image_size, skip_damaged, split, data_dir and download count; the
             others are for `load`, of the folder as of the source.
+        keep_encoded: keep the bytes of image files, to be decoded and resized whenever they are
+            read: smaller, and the size is chosen then.
         shard_rows: rows of a file; 256 MiB of them by default.
         told: what is done, rows done, of how many.
 
     Raises:
-        DataError: a source that cannot be read or is a table, a folder that holds something else,
-            or rows that are not read back as they were written.
+        DataError: a source that cannot be read or is a table, image files to be kept where there
+            are none or with a size, a folder that holds something else, or rows that are not read
+            back as they were written.
     """
     options = dataclasses.replace(options or Options(), in_memory="no", max_rows=None)
+    if keep_encoded and options.image_size is not None:
+        raise DataError(
+            "image_size (--image-size) is given where images are read, if they are kept encoded; "
+            "leave it out here."
+        )
     folder = Path(out).expanduser()
     location, reader = open_source(fspath(source), options, True)
     if reader.has_features:
         raise DataError(
             f"{location.text} is a table, which is read as it is: shards are for images and arrays."
         )
+    asked = [options.image_size, options.skip_damaged, options.split, options.data_dir]
+    if keep_encoded:  # all are decoded once, to find those that cannot be: any size will do
+        options = dataclasses.replace(options, image_size=1)
     rows = reader.read(location, Request(options))
+    if keep_encoded and rows.encoded is None:
+        raise DataError(f"{location.text} holds no image files to be kept encoded: leave it out.")
     kept = np.arange(len(rows.ids))
     inputs = rows.read(kept)
     kept = np.setdiff1d(kept, np.array(rows.damaged, np.int64))
     assert isinstance(inputs, (np.ndarray, StoredRows))
-    size = max(1, _SHARD_BYTES // row_bytes(inputs.shape, inputs.dtype))
-    size = size if shard_rows is None else shard_rows
-    parts = [kept[i : i + size] for i in range(0, len(kept), size)]
-    names = [f"x-{i:05d}{SUFFIX}" for i in range(len(parts))]
-    about = _about(rows, inputs, kept, names)
-    asked = [options.image_size, options.skip_damaged, options.split, options.data_dir]
+    what: dict[str, Any]
+    records: Callable[[int, int], Iterator[bytes]]
+    if keep_encoded and rows.encoded is not None:
+        lengths = [len(rows.encoded(row)) for row in kept[:_MEASURED].tolist()]
+        bytes_each, what = sum(lengths) // len(lengths), {"encoded": True}
+        records = partial(_files, rows.encoded, kept)
+    else:
+        bytes_each = row_bytes(inputs.shape, inputs.dtype)
+        what = {"shape": list(inputs.shape[1:]), "dtype": np.dtype(inputs.dtype).name}
+        records = partial(_pixels, inputs)
+    size = max(1, _SHARD_BYTES // max(bytes_each, 1)) if shard_rows is None else shard_rows
+    starts = range(0, len(kept), size)
+    names = [f"x-{i:05d}{SUFFIX}" for i in range(len(starts))]
+    about = _about(rows, what, kept, names)
     source_now = [*_identity(location.path, location.text), *asked]
     digests = _begun(folder, {**about, "source": source_now})
     if digests is None:
         return Converted(folder, len(kept), len(names), 0, about["skipped"])
     written = 0
-    for i, name in enumerate(names):
+    for begin, name in zip(starts, names, strict=True):
         if not (name in digests["shards"] and (folder / name).exists()):
-            begin = i * size
-            part = np.arange(begin, begin + len(parts[i]))
             with _replacing(folder / name) as unfinished:
-                digest = _Digest()
-                write_records(unfinished, digest.of(_pass(inputs, part, told, begin)))
-            digests["shards"][name] = digest.hex
+                digest = hashlib.blake2b(digest_size=16)
+                part = records(begin, min(begin + size, len(kept)))
+                write_records(unfinished, _hashed(part, digest, "converting", begin, kept, told))
+            digests["shards"][name] = digest.hexdigest()
             _write_json(folder / BEGUN, digests)
             written += 1
-    for i, name in enumerate(names):
-        _verify(folder / name, digests["shards"][name], inputs, told, i * size)
+    for begin, name in zip(starts, names, strict=True):
+        digest = hashlib.blake2b(digest_size=16)
+        with contextlib.suppress(DataError):  # what cannot be read is not what was written either
+            for _ in _hashed(_read(folder / name), digest, "verifying", begin, kept, told):
+                pass
+        if digest.hexdigest() != digests["shards"][name]:
+            (folder / name).unlink()
+            raise DataError(
+                f"{name} does not hold what was written into it, and has been removed: look after "
+                "the disk, and run the command again."
+            )
     _columns(folder / COLUMNS[0], rows, kept, about)
     _write_json(folder / ABOUT, about)
     (folder / BEGUN).unlink()
     return Converted(folder, len(kept), len(names), written, about["skipped"])
 
 
-class _Digest:
-    """Of rows that pass through."""
-
-    def __init__(self) -> None:
-        self._hash = hashlib.blake2b(digest_size=16)
-
-    def of(self, parts: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-        """The same parts."""
-        for part in parts:
-            self.add(part)
-            yield part
-
-    def add(self, part: np.ndarray) -> None:
-        """Rows that come next."""
-        self._hash.update(np.ascontiguousarray(part, part.dtype.newbyteorder("<")).tobytes())
-
-    @property
-    def hex(self) -> str:
-        """Of all of them."""
-        return self._hash.hexdigest()
-
-
-def _pass(inputs: Any, rows: np.ndarray, told: Told, begin: int) -> Iterator[np.ndarray]:
+def _pixels(inputs: Any, begin: int, end: int) -> Iterator[bytes]:
+    """The bytes of rows, one after the other."""
     size = rows_at_once(inputs.shape, inputs.dtype)
-    some = select(inputs, rows)
+    some = select(inputs, np.arange(begin, end))
     parts = (
         some.passed()
         if isinstance(some, StoredRows)
         else ((i, some[i : i + size]) for i in range(0, len(some), size))
     )
-    for start, part in parts:
-        yield part
-        told("converting", begin + start + len(part), len(inputs))
+    for _, part in parts:
+        for row in np.ascontiguousarray(part, part.dtype.newbyteorder("<")):
+            yield row.tobytes()
 
 
-def _verify(path: Path, digest: str, inputs: Any, told: Told, begin: int) -> None:
-    """Read a shard back."""
-    again = _Digest()
-    with contextlib.suppress(DataError):  # what cannot be read is not what was written either
-        records = Records(path, tuple(inputs.shape[1:]), inputs.dtype)
-        stored = StoredRows(records, records.shape, records.dtype)
-        for start, part in stored.passed():
-            again.add(part)
-            told("verifying", begin + start + len(part), len(inputs))
-    if again.hex != digest:
-        path.unlink()
-        raise DataError(
-            f"{path.name} does not hold what was written into it, and has been removed: look after "
-            "the disk, and run the command again."
-        )
+def _files(
+    encoded: Callable[[int], bytes], kept: np.ndarray, begin: int, end: int
+) -> Iterator[bytes]:
+    """The image files of rows, one after the other."""
+    return map(encoded, kept[begin:end].tolist())
+
+
+def _read(path: Path) -> Iterator[bytes]:
+    """The records of a file, one after the other."""
+    file = RecordFile(path)
+    for start in range(0, len(file), _READ):
+        yield from file.records(np.arange(start, min(start + _READ, len(file))))
+
+
+def _hashed(
+    records: Iterator[bytes], digest: Any, what: str, begin: int, kept: np.ndarray, told: Told
+) -> Iterator[bytes]:
+    """The same records, which go into the digest; what is done with them is told."""
+    for done, record in enumerate(records, begin + 1):
+        digest.update(record)
+        yield record
+        if done % _READ == 0 or done == len(kept):
+            told(what, done, len(kept))
 
 
 def _begun(folder: Path, about: dict[str, Any]) -> dict[str, Any] | None:
@@ -204,7 +224,7 @@ def _identity(path: Path, text: str) -> list[Any]:
     return [text]
 
 
-def _about(rows: Rows, inputs: Any, kept: np.ndarray, names: list[str]) -> dict[str, Any]:
+def _about(rows: Rows, what: dict[str, Any], kept: np.ndarray, names: list[str]) -> dict[str, Any]:
     """What `rows.json` says."""
     skipped = dict(rows.skipped)
     if rows.damaged:
@@ -222,8 +242,7 @@ def _about(rows: Rows, inputs: Any, kept: np.ndarray, names: list[str]) -> dict[
     plain = rows.numbered and np.array_equal(rows.ids[kept], row_numbers(len(kept)))
     return {
         "format": _FORMAT,
-        "shape": list(inputs.shape[1:]),
-        "dtype": np.dtype(inputs.dtype).name,
+        **what,
         "rows": len(kept),
         "shards": names,
         "columns": columns,

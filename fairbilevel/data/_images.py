@@ -164,7 +164,7 @@ def image_rows(
     base = [PurePosixPath(n).name for n in files]
     ids = np.array(base if len(set(base)) == len(base) else files, dtype=str)
     table = pd.DataFrame(attributes, index=range(len(files)))
-    fields = {"ids": ids, "damaged": damaged, **told}
+    fields = {"ids": ids, "damaged": damaged, "encoded": lambda row: tree.read(files[row]), **told}
     return Rows(name=f"{what} ({tree.path.name})", attributes=table, read=read, **fields)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,34 @@ _TRIED = 256  # rows that are looked at together
 _OR_SKIP = ", or leave such rows out with skip_damaged (--skip-damaged)"
 
 
-class Records:
+class RecordFile:
+    """Records of one file, of any length.
+
+    Raises:
+        DataError: it is missing, cut short or no such file.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._reader = open_records(path)
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return self._reader.num_records()
+
+    def records(self, rows: np.ndarray) -> list[bytes]:
+        """Some of them; a `DataError` without a remedy where one cannot be read."""
+        try:
+            with self._lock:
+                return self._reader.read(rows.tolist())
+        except Exception as error:  # whatever damage makes the reader raise
+            why = reason(error)[:160]
+            raise DataError(
+                f"{self.path.name} holds a record that cannot be read ({why})"
+            ) from None
+
+
+class Records(RecordFile):
     """Rows of one file: the bytes of each are a record, in C order and little-endian.
 
     Args:
@@ -35,13 +63,9 @@ class Records:
     """
 
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: Any):
-        self.path, self.dtype = path, np.dtype(dtype)
-        self._reader = open_records(path)
-        self._lock = threading.Lock()
-        self.shape = (self._reader.num_records(), *shape)
-
-    def __len__(self) -> int:
-        return self.shape[0]
+        super().__init__(path)
+        self.dtype = np.dtype(dtype)
+        self.shape = (len(self), *shape)
 
     def damaged(self) -> list[int]:
         """Rows that cannot be read: all are tried."""
@@ -64,13 +88,9 @@ class Records:
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
         size = row_bytes(self.shape, self.dtype)
         try:
-            with self._lock:
-                records = self._reader.read(rows.tolist())
-        except Exception as error:  # whatever damage makes the reader raise
-            raise DataError(
-                f"{self.path.name} holds a record that cannot be read ({reason(error)[:160]}); "
-                f"make it again{_OR_SKIP}."
-            ) from None
+            records = self.records(rows)
+        except DataError as error:
+            raise DataError(f"{error}; make it again{_OR_SKIP}.") from None
         for row, record in zip(rows.tolist(), records, strict=True):
             if len(record) != size:
                 raise DataError(
@@ -98,22 +118,16 @@ def open_records(path: Path) -> Any:
     return reader
 
 
-def write_records(path: Path, rows: Any) -> None:
-    """Write an ArrayRecord file.
-
-    Args:
-        path: the file.
-        rows: parts of the rows, `[n, ...]` each.
-    """
+def write_records(path: Path, records: Iterable[bytes]) -> None:
+    """Write an ArrayRecord file; records are packed together by the length of the first."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
     writer = None
-    for part in rows:
+    for record in records:
         if writer is None:
-            group = max(1, _GROUP_BYTES // max(row_bytes(part.shape, part.dtype), 1))
+            group = max(1, _GROUP_BYTES // max(len(record), 1))
             writer = ArrayRecordWriter(str(path), f"group_size:{group},uncompressed")
-        for row in np.ascontiguousarray(part, part.dtype.newbyteorder("<")):
-            writer.write(row.tobytes())
+        writer.write(record)
     assert writer is not None
     writer.close()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ._arrays import Arrays
 from ._celeba import CelebA
 from ._digits import Digits
+from ._encoded_folder import EncodedFolder
 from ._folder import ImageFolder
 from ._parquet_images import ParquetImages
 from ._row_folder import RowFolder
@@ -19,6 +20,7 @@ SOURCES: tuple[Source, ...] = (
     ParquetImages(),
     Table(),
     Arrays(),
+    EncodedFolder(),
     RowFolder(),
     CelebA(),
     UTKFace(),

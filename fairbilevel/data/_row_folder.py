@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +55,7 @@ class RowFolder(Source):
             raise DataError(
                 f"{folder} is a conversion that did not end; run fairbilevel convert again."
             )
-        about = _about(folder / ABOUT) if path.is_dir() else {}
+        about = read_about(folder / ABOUT) if path.is_dir() else {}
         if "columns" in about:
             return _converted(folder, about, request)
         arrays = _arrays(folder)
@@ -143,17 +145,19 @@ def _table(folder: Path) -> pd.DataFrame | None:
         told = listing(p.name for p in paths)
         raise DataError(f"{folder} holds several tables ({told}); call the right one columns.")
     path = paths[0]
-    return _parquet(path) if path.suffix == ".parquet" else read_table(path).table
+    return read_columns(path) if path.suffix == ".parquet" else read_table(path).table
 
 
-def _parquet(path: Path) -> pd.DataFrame:
+def read_columns(path: Path) -> pd.DataFrame:
+    """A table of columns, or that of a folder which was converted."""
+    path = path / COLUMNS[0] if path.is_dir() else path
     try:
         return pd.read_parquet(path)
     except Exception as error:  # whatever damage makes pyarrow raise
         raise DataError(f"{path.name} is not a readable Parquet file ({reason(error)}).") from None
 
 
-def _about(path: Path) -> dict[str, Any]:
+def read_about(path: Path) -> dict[str, Any]:
     """What `rows.json` says, nothing where there is none."""
     if not path.exists():
         return {}
@@ -185,30 +189,45 @@ def _row(about: dict[str, Any], folder: Path) -> tuple[tuple[int, ...], np.dtype
 
 def _converted(folder: Path, about: dict[str, Any], request: Request) -> Rows:
     """The rows of a folder that `convert` has written, as those of its source."""
-    table = _parquet(folder / COLUMNS[0])
-    try:
+    table = read_columns(folder)
+    with whole(folder):
         files = [folder / name for name in about["shards"]]
         store, damaged = sharded_records(files, *_row(about, folder), request.options.skip_damaged)
-        count, ids, columns = about["rows"], about["ids"], about["columns"]
-        if not len(table) == len(store) == count:
-            raise DataError(
-                f"{folder} has {len(store)} rows of inputs, {len(table)} of columns and {count} by "
-                f"its {ABOUT}; convert it again."
-            )
+        check_counts(folder, about, len(store), len(table))
         inputs = encodable(_held(store, request, damaged))
-        rows = Rows(
-            name=about["name"],
-            attributes=table[columns],
-            read=lambda rows: select(inputs, rows),
-            ids=row_numbers(count) if ids is None else table[ids].to_numpy(dtype=str),
-            target=about["target"],
-            group=tuple(about["group"]),
-            orders={name: tuple(order) for name, order in about["orders"].items()},
-            numbers={name: table[column] for name, column in about["numbers"].items()},
-            skipped=about["skipped"],
-            notes=about["notes"],
-            numbered=about["numbered"],
-        )
+        attributes, told = told_columns(about, table)
+        rows = Rows(about["name"], attributes, lambda rows: select(inputs, rows), **told)
         return _without(rows, damaged)
+
+
+def told_columns(about: dict[str, Any], table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Attributes that were converted, and further fields of `Rows`."""
+    ids = about["ids"]
+    return table[about["columns"]], {
+        "ids": row_numbers(about["rows"]) if ids is None else table[ids].to_numpy(dtype=str),
+        "target": about["target"],
+        "group": tuple(about["group"]),
+        "orders": {name: tuple(order) for name, order in about["orders"].items()},
+        "numbers": {name: table[column] for name, column in about["numbers"].items()},
+        "skipped": about["skipped"],
+        "notes": about["notes"],
+        "numbered": about["numbered"],
+    }
+
+
+@contextlib.contextmanager
+def whole(folder: Path) -> Iterator[None]:
+    """Says so where `rows.json` turns out to lack something."""
+    try:
+        yield
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{folder / ABOUT} is malformed ({error}); convert it again.") from None
+
+
+def check_counts(folder: Path, about: dict[str, Any], inputs: int, columns: int) -> None:
+    """Refuse records and columns of another length than was written (`DataError`)."""
+    if not columns == inputs == about["rows"]:
+        raise DataError(
+            f"{folder} has {inputs} rows of inputs, {columns} of columns and {about['rows']} by "
+            f"its {ABOUT}; convert it again."
+        )

@@ -79,6 +79,7 @@ class Rows:
         damaged: rows that `read` had to leave out, where that was asked.
         piece: what a row is read from and may be damaged.
         lines: first line in the file of each row, counted from 1; None where rows have no lines.
+        encoded: row number -> the bytes of its image file; None where rows are no such files.
         notes: sentences for the reader.
         numbered: whether the ids are mere row numbers.
     """
@@ -95,6 +96,7 @@ class Rows:
     damaged: list[int] = field(default_factory=list)
     piece: str = "image file"
     lines: np.ndarray | None = None
+    encoded: Callable[[int], bytes] | None = None
     notes: list[str] = field(default_factory=list)
     numbered: bool = False
 

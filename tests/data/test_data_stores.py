@@ -404,7 +404,7 @@ def test_convert_goes_on_where_it_was_killed(tmp_path):
         pass
 
     def kill(what: str, done: int, total: int) -> None:
-        if done > 150:
+        if done > 120:
             raise Killed
 
     with pytest.raises(Killed):
@@ -441,6 +441,59 @@ def test_convert_keeps_what_a_source_knows(tmp_path):
     small = load(tmp_path / "rows.zip", Options(image_size=4))
     convert(tmp_path / "rows.zip", tmp_path / "small", Options(image_size=4))
     np.testing.assert_array_equal(load(tmp_path / "small").inputs, small.inputs)
+
+
+@pytest.mark.parametrize("make", [lambda p: pictures(p / "rows.zip"), lambda p: table_of(p)])
+def test_image_files_are_kept_as_they_are(make, tmp_path):
+    source, out = make(tmp_path), tmp_path / "out"
+    done = convert(source, out, keep_encoded=True, shard_rows=60)
+    assert (done.rows, done.shards) == (ROWS, 4)
+    for options in (Options(), Options(image_size=4), Options(image_size=4, in_memory="no")):
+        a, b = load(source, options), load(out, options)
+        assert a.fingerprint == b.fingerprint
+        assert (a.name, a.attributes, a.skipped, a.notes) == (
+            b.name,
+            b.attributes,
+            b.skipped,
+            b.notes,
+        )
+        np.testing.assert_array_equal(a.ids, b.ids)
+        rows = np.array([ROWS - 1, 0, 61, 59])
+        np.testing.assert_array_equal(np.asarray(a.inputs[rows]), np.asarray(b.inputs[rows]))
+
+
+def table_of(path: Path) -> Path:
+    return picture_table(path / "rows.parquet", X)
+
+
+def test_kept_files_of_any_size_and_damaged_ones(tmp_path):
+    folder = picture_folder(tmp_path / "rows", X)
+    names = sorted(p.name for p in folder.glob("*.png"))
+    (folder / names[3]).write_bytes(png(np.zeros((31, 17, 3), np.uint8)))
+    (folder / names[5]).write_bytes(b"no image")
+    with pytest.raises(DataError, match=rf"1 of {ROWS} image files .*{names[5]}"):
+        convert(folder, tmp_path / "none", keep_encoded=True)
+    assert not (tmp_path / "none").exists()
+    done = convert(folder, tmp_path / "out", Options(skip_damaged=True), keep_encoded=True)
+    assert (done.rows, done.skipped) == (ROWS - 1, {"image file cannot be used": 1})
+    small = Options(image_size=4, skip_damaged=True)
+    assert load(tmp_path / "out", small).fingerprint == load(folder, small).fingerprint
+    with pytest.raises(DataError, match="images differ in size"):
+        load(tmp_path / "out")
+
+
+def test_what_cannot_be_kept_encoded_is_refused(tmp_path):
+    for source in (arrays(tmp_path / "rows"), "digits"):
+        with pytest.raises(DataError, match="no image files to be kept"):
+            convert(source, tmp_path / "out", keep_encoded=True)
+    zipped = pictures(tmp_path / "rows.zip")
+    with pytest.raises(DataError, match="given where images are read"):
+        convert(zipped, tmp_path / "out", Options(image_size=4), keep_encoded=True)
+    assert not (tmp_path / "out").exists()
+    convert(zipped, tmp_path / "out", keep_encoded=True, shard_rows=60)
+    (tmp_path / "out" / "x-00003.arrayrecord").unlink()
+    with pytest.raises(DataError, match=r"x-00003.arrayrecord is missing"):
+        load(tmp_path / "out")
 
 
 def test_what_was_written_badly_is_told(tmp_path):
