@@ -16,8 +16,12 @@ from pkgutil import iter_modules
 from typing import Any, get_origin
 
 from sphinx.pycode import ModuleAnalyzer
+from sphinx.util.logging import getLogger
+from sphinx.util.nodes import make_refnode
 
 import fairbilevel
+
+logger = getLogger(__name__)
 
 project = "fairbilevel"
 author = "the fairbilevel authors"
@@ -60,6 +64,11 @@ def home(room: str, name: str) -> str:
     return f"~fairbilevel.{name}" if top else name
 
 
+def names(room: str) -> list[str]:
+    """What a room offers. (A lazy module's ``dir`` lacks the ``__all__`` that Sphinx looks for.)"""
+    return list(import_module(room).__all__)
+
+
 def directive(room: str, name: str) -> str:
     """What describes a name on the page of a room; nothing where another page does."""
     found = getattr(import_module(room), name)
@@ -86,9 +95,8 @@ def constants_of(room: str) -> dict[str, list[str]]:
 
 
 # Pages of rooms are made from their __all__, which names what private files define.
-autosummary_ignore_module_all = False
 suppress_warnings = ["config.cache"]  # of the functions in the next line
-autosummary_context = {"home": home, "directive": directive}
+autosummary_context = {"home": home, "directive": directive, "names": names}
 autodoc_default_options = {"members": True, "no-value": True}
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
@@ -188,8 +196,38 @@ def fields(app, what, name, found, skip, options):
     return True if type(found).__name__ == "_tuplegetter" else None
 
 
+def resolve(app, env, node, text):
+    """Link a name of ours to its page: types come with the private file that defines them, and
+    names in docstrings without their room."""
+    target = re.sub(r"\._\w+", "", node.get("reftarget", ""))
+    if node.get("refdomain") != "py" or "." in target and not target.startswith("fairbilevel."):
+        return None
+    objects = env.domains["py"].objects
+    top = f"fairbilevel.{target.rpartition('.')[2]}"
+    ending = [name for name in objects if name.endswith(f".{target}")]
+    found = next((n for n in (target, top) if n in objects), None)
+    name = found or (ending[0] if len(ending) == 1 else None)
+    if name is None:
+        return None
+    place = objects[name]
+    return make_refnode(app.builder, node["refdoc"], place.docname, place.node_id, text, name)
+
+
+def complete(app, env):
+    """Refuse a site in which a public name is described nowhere."""
+    described = env.domains["py"].objects
+    for room in (name for name, place in described.items() if place.objtype == "module"):
+        for name in names(room):
+            place = home(room, name).lstrip("~")
+            place = f"{room}.{name}" if place == name else place
+            if place not in described:
+                logger.warning("%s has no entry", place, location="docs/api")
+
+
 def setup(app):
     """Connect the above."""
+    app.connect("missing-reference", resolve)
+    app.connect("env-check-consistency", complete)
     app.connect("source-read", contents)
     app.connect("autodoc-process-docstring", properties, priority=400)  # before napoleon
     app.connect("autodoc-process-docstring", constants)

@@ -16,6 +16,8 @@ from fairbilevel.train import Callback, Method, Solution, train_dense
 
 _BEFORE, _AFTER = ("before",), ("fine-tune",)
 
+__all__ = ["METHODS", "NAMES", "Entry", "by_name", "find", "solve"]
+
 
 @dataclass(frozen=True)
 class Entry:
