@@ -224,10 +224,24 @@ def complete(app, env):
                 logger.warning("%s has no entry", place, location="docs/api")
 
 
+def sources(app, env):
+    """Links from a source page to descriptions, less those that viewcode gets wrong: a file has one
+    room there, and what another room describes is looked for in the first."""
+    described, files = env.domains["py"].objects, env._viewcode_modules
+    for file, found in list(files.items()):
+        if not found:  # no source
+            del files[file]
+            continue
+        _, _, pages, room = found
+        for name in [name for name in pages if f"{room}.{name}" not in described]:
+            del pages[name]
+
+
 def setup(app):
     """Connect the above."""
     app.connect("missing-reference", resolve)
     app.connect("env-check-consistency", complete)
+    app.connect("env-check-consistency", sources)
     app.connect("source-read", contents)
     app.connect("autodoc-process-docstring", properties, priority=400)  # before napoleon
     app.connect("autodoc-process-docstring", constants)
