@@ -72,10 +72,6 @@ class ConjugateGradient(Implicit):
         extra = 0 if self.preconditioner is None else self.preconditioner.products
         return 2 + PRODUCT_COST * (self.iterations + 1 + self.warm_start + extra)
 
-    def init(self, outer_var: Any, inner_var: Any) -> Any:
-        """The zero vector to start from, if warm."""
-        return optax.tree.zeros_like(inner_var) if self.warm_start else ()
-
     def solve(self, operator: Operator, b: Any, state: Any) -> Solved:
         """Conjugate gradients from zero or from ``state``."""
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
-import optax
 from jax.scipy.sparse import linalg
 
 from fairbilevel.hypergrad import _vectors as vectors
@@ -25,10 +24,6 @@ class _Krylov(Implicit):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_count("iterations", self.iterations)
-
-    def init(self, outer_var: Any, inner_var: Any) -> Any:
-        """The zero vector to start from, if warm."""
-        return optax.tree.zeros_like(inner_var) if self.warm_start else ()
 
     def _solved(self, v: Any) -> Solved:
         # How many iterations it took is not told: all that were allowed are reported.
