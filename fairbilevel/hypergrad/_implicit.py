@@ -25,7 +25,7 @@ from fairbilevel.hypergrad._point import Hypergradient, Info, Point, Status, sta
 KEEPS = ("nothing", "products", "all")
 
 _PRODUCTS = ("dot_general", "conv_general_dilated")
-_SMALL = ("reduce_sum", "reduce_max", "reduce_min")
+_SUMS = ("reduce_sum", "reduce_max", "reduce_min")
 _ARRANGEMENT = ("dimension_numbers", "window_strides", "padding", "lhs_dilation", "rhs_dilation")
 
 
@@ -49,7 +49,7 @@ def linearized(
     }
 
     def kept(primitive: Any, *inputs: Any, **params: Any) -> bool:
-        if primitive.name in _SMALL:
+        if primitive.name in _SUMS:
             return True
         return primitive.name in _PRODUCTS and _kind(primitive, inputs, params) in forward
 

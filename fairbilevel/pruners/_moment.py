@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float
 
 from fairbilevel import _xla, fairness, masks, models
@@ -86,9 +87,7 @@ class Moment:
 
         def part(_: None, xs: tuple[Batch, Array]) -> tuple[None, Any]:
             first = jax.tree.map(lambda leaf: leaf[0], xs)
-            zero = jax.tree.map(
-                lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(function, *first)
-            )
+            zero = optax.tree.zeros_like(jax.eval_shape(function, *first))
 
             def add(total: Any, one: tuple[Batch, Array]) -> tuple[Any, None]:
                 return jax.tree.map(jnp.add, total, function(*one)), None
@@ -104,10 +103,6 @@ class Moment:
         return jax.tree.map(lambda leaf: leaf.mean(0), self.by_part(function))
 
     def units(self, entries: Any) -> Masks:
-        """Sums over the parameters that share a mask's entry: what entry by entry is
-        ``z * dF/dz`` becomes the derivative ``dF/dm`` of a unit's mask at one.
-
-        Args:
-            entries: a pytree like the parameters.
-        """
+        """Sums over the parameters that share a mask's entry: what entry by entry is ``z * dF/dz``,
+        like the parameters, becomes the derivative ``dF/dm`` of a unit's mask at one."""
         return masks.collect(entries, self.layers, self.granularity)

@@ -131,11 +131,7 @@ class PrunerRun(MethodRun):
         return self.method.sparsity_at(self.removed / self.split.rounds) if self.removed else 0.0
 
     def finish(self, state: RunState) -> Solution:
-        """The best network of fine-tuning, recalibrated.
-
-        Raises:
-            ValueError: the masks cut the network.
-        """
+        """The best network of fine-tuning, recalibrated."""
         return super().finish(self._pruned(state, self.split.rounds))
 
     def _about(self) -> dict[str, Any]:

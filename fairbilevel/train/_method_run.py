@@ -19,10 +19,9 @@ from fairbilevel.records import Activity, Checkpoints
 from fairbilevel.train._batches import STREAM_REFRESH
 from fairbilevel.train._expected import data_expected, digest, settings
 from fairbilevel.train._feasibility import Feasibility, Watch
-from fairbilevel.train._match import matched
+from fairbilevel.train._finished import answers, matched, recalibrated
 from fairbilevel.train._method import Method
 from fairbilevel.train._plan import RECALIBRATION_BATCHES
-from fairbilevel.train._recalibrate import answers, recalibrated
 from fairbilevel.train._report import Callback
 from fairbilevel.train._run import RunState, StagedRun
 from fairbilevel.train._solution import Solution
