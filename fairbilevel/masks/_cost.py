@@ -17,7 +17,6 @@ import jax
 import numpy as np
 
 from fairbilevel._trees import flatten_named
-from fairbilevel.masks._axes import Axis
 from fairbilevel.masks._layers import Channels, Layers
 from fairbilevel.masks._threshold import Masks
 from fairbilevel.masks._trace import Trace, walk
@@ -181,11 +180,7 @@ def cost(
 
 def _entries(trace: Trace, axes: Any, counts: Mapping[int, int]) -> int:
     """Entries of a grid whose channels are as many as ``counts`` says by node."""
-
-    def length(axis: Axis) -> int:
-        return math.prod(counts.get(n, size) for size, n in trace.nodes.resolve(axis))
-
-    return math.prod(min(length(axis) for axis in same) for same in axes)
+    return math.prod(min(trace.nodes.count(axis, counts) for axis in same) for same in axes)
 
 
 def _node(trace: Trace, channels: Channels) -> int:

@@ -20,7 +20,8 @@ import jax
 import numpy as np
 from jax.extend import core as jex_core
 
-from fairbilevel.masks._trace import CALL_NAMES, CALLS, ENTRYWISE
+from fairbilevel.masks._record import called
+from fairbilevel.masks._trace import ENTRYWISE
 
 _VIEWS = ("reshape", "squeeze", "expand_dims", "broadcast_in_dim", "sharding_constraint")
 
@@ -57,12 +58,7 @@ class _Step(NamedTuple):
 
 @dataclass
 class _Program:
-    """Operations in order; activations are numbered.
-
-    Attributes:
-        steps: the operations.
-        sizes: of each activation, in bytes.
-    """
+    """Operations in order; activations are numbered, their sizes in bytes."""
 
     steps: list[_Step]
     sizes: list[int]
@@ -85,9 +81,8 @@ class _Program:
             if not reads:
                 continue  # it does not depend on the row
             name = eqn.primitive.name
-            inner = next((eqn.params[p] for p in CALLS if p in eqn.params), None)
-            if name in CALL_NAMES and inner is not None:
-                outs = self.follow(getattr(inner, "jaxpr", inner), values)
+            if (inner := called(eqn)) is not None:
+                outs = self.follow(inner[0], values)
             elif name in _VIEWS:
                 outs = [reads[0]]
             else:

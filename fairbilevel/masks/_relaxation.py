@@ -43,9 +43,7 @@ class _Anywhere:
         """Unchanged."""
         return dict(scores)
 
-    def project(self, scores: Scores, budget: Budget, keep: Mapping[str, Any]) -> Masks:
-        """Unchanged."""
-        return dict(scores)
+    project = start
 
 
 @dataclass(frozen=True)
@@ -102,10 +100,6 @@ class CappedSimplex:
     entries no gradient, and they would never return (PAPERS: the relaxed masks of BiFP).
     """
 
-    def start(self, scores: Scores, budget: Budget, keep: Mapping[str, Any]) -> Masks:
-        """The projection of the scores."""
-        return budget.project(scores, keep)
-
     def mask(self, scores: Scores, budget: Budget, keep: Mapping[str, Any], progress: Any) -> Masks:
         """The projection again: the budget may have moved since the last step."""
         return budget.project(scores, keep)
@@ -117,6 +111,8 @@ class CappedSimplex:
     def project(self, scores: Scores, budget: Budget, keep: Mapping[str, Any]) -> Masks:
         """Euclidean projection onto the capped simplex."""
         return budget.project(scores, keep)
+
+    start = project
 
 
 RELAXATIONS: dict[str, Relaxation] = {
