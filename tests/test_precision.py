@@ -151,7 +151,7 @@ def run(tmp_path_factory):
 
 
 def rows_of(place, role):
-    from fairbilevel.run._roles import role_rows
+    from fairbilevel.run._evaluate import role_rows
 
     return role_rows(fb.load_run(place / "run"), role, "")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from fairbilevel.records import (
     ROWS,
     TENSORBOARD,
     JsonLines,
+    RecordError,
     Result,
     check_completed,
     is_run_folder,
@@ -45,12 +47,34 @@ from fairbilevel.run._rows import write_rows
 from fairbilevel.train import Solution
 
 
-def check_free(path: Path, overwrite: bool) -> None:
-    """Refuse a folder that would be written over.
+class Events:
+    """``events.jsonl`` of one run folder: when a run began, was interrupted, went on and ended;
+    what is there is never written over."""
 
-    Raises:
-        ValueError: it holds a run and ``overwrite`` is off, or it holds something else.
-    """
+    def __init__(self, folder: Path):
+        self._path = folder / EVENTS
+
+    def write(self, event: str, **more: Any) -> None:
+        """Append an event with the time, UTC."""
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        lines = JsonLines(self._path, append=True)
+        try:
+            lines.write({"time": now, "event": event, **more})
+        finally:
+            lines.close()
+
+    def first(self, name: str) -> Any:
+        """An entry of the first event, ``None`` where there is none."""
+        try:
+            found = read_json_lines(self._path)
+        except RecordError:
+            return None
+        return found[0].get(name) if found and isinstance(found[0], dict) else None
+
+
+def check_free(path: Path, overwrite: bool) -> None:
+    """Refuse a folder that holds a run, unless ``overwrite``, or something else
+    (``ValueError``)."""
     if not path.exists():
         return
     if not path.is_dir():
@@ -72,14 +96,8 @@ def _is_begun(entry: Path) -> bool:
 def claim(
     path: Path, config: dict[str, Any], overwrite: bool, *, resume: bool = False
 ) -> JsonLines:
-    """Start a run folder: ``config.json`` and an open ``metrics.jsonl``.
-
-    A run that is gone on with writes its metrics again, out of its checkpoints.
-
-    Raises:
-        ValueError: see ``check_free``.
-        OSError: the folder cannot be written.
-    """
+    """Start a free run folder (``check_free``): ``config.json`` and an open ``metrics.jsonl``,
+    which a run that is gone on with writes again, out of its checkpoints."""
     if resume:
         return JsonLines(path / METRICS)
     check_free(path, overwrite)
@@ -105,11 +123,7 @@ def claim(
 
 def of_baseline(steps: int) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """From a method's records, in their order, to those of the baseline beside another method: one
-    phase, whose steps go on counting.
-
-    Args:
-        steps: of all the method's phases.
-    """
+    phase, whose steps go on counting, of so many in all."""
     counted: dict[str, int] = {}
 
     def told(entry: dict[str, Any]) -> dict[str, Any]:

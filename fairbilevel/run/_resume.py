@@ -25,8 +25,7 @@ from fairbilevel.records import (
     read_result,
 )
 from fairbilevel.run._config import FREE_OPTIONS, Config
-from fairbilevel.run._events import Events
-from fairbilevel.run._folder import check_free
+from fairbilevel.run._folder import Events, check_free
 
 
 def is_unfinished(path: Path) -> bool:
