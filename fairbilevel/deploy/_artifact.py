@@ -18,8 +18,8 @@ from fairbilevel.data import DataError, Encoder, as_labels, select
 from fairbilevel.deploy._compact import Compact, Pruned, compact, in_bfloat16
 from fairbilevel.deploy._format import PRECISIONS, About, Damaged, Run, line, require
 from fairbilevel.deploy._formats import FORMATS
-from fairbilevel.deploy._int8 import chosen, quantized
 from fairbilevel.deploy._model import ModelFiles
+from fairbilevel.deploy._onnx import chosen, quantized
 from fairbilevel.models import as_model
 from fairbilevel.problem import predict, probabilities
 from fairbilevel.records import RecordError, write_bytes
@@ -229,11 +229,7 @@ def write_artifact(
 
 
 def _compared(found: np.ndarray, expected: np.ndarray) -> dict[str, Any]:
-    """How far logits lie apart.
-
-    Raises:
-        ValueError: too far, or another class.
-    """
+    """How far logits lie apart: not too far, and no other class (``ValueError``)."""
     apart = float(np.abs(found - expected).max(initial=0))
     changed = int((found.argmax(-1) != expected.argmax(-1)).sum())
     if changed or not apart <= LARGEST_DIFFERENCE:
@@ -249,11 +245,7 @@ def _compared(found: np.ndarray, expected: np.ndarray) -> dict[str, Any]:
 def _measured(
     found: np.ndarray, expected: np.ndarray, precision: str, allowed: float
 ) -> dict[str, Any]:
-    """How far logits in lower precision lie apart.
-
-    Raises:
-        ValueError: no rows, logits that are not finite, or another class on too many rows.
-    """
+    """How far logits in lower precision lie apart: finite ones, and another class on few rows."""
     changed = int((found.argmax(-1) != expected.argmax(-1)).sum())
     if not len(found):
         raise ValueError(f"there are no rows to compare the network in {precision} on: give some")
@@ -353,11 +345,7 @@ def read_artifact(path: str | Path, format: str | None = None, *, model: Any = N
 
 
 def _format_held(path: Path, data: bytes) -> str:
-    """The format of a file's ending, else of its content.
-
-    Raises:
-        RecordError: neither tells.
-    """
+    """The format of a file's ending, else of its content."""
     for name, kind in FORMATS.items():
         if path.suffix == kind.suffix:
             return name
@@ -368,11 +356,7 @@ def _format_held(path: Path, data: bytes) -> str:
 
 
 def _check(about: About) -> None:
-    """Refuse what would surprise later.
-
-    Raises:
-        Damaged: what.
-    """
+    """Refuse what would surprise later (``Damaged``)."""
     classes, given = about["classes"], about["input"]
     texts = isinstance(classes, list) and all(isinstance(c, str) for c in classes)
     if not texts or len(set(classes)) != len(classes) or not classes:

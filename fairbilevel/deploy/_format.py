@@ -65,11 +65,7 @@ class Format(ABC):
 
     @abstractmethod
     def unpack(self, data: bytes) -> tuple[Any, About]:
-        """Content and description.
-
-        Raises:
-            Damaged: they are not there.
-        """
+        """Content and description; ``Damaged`` where they are not there."""
 
     @abstractmethod
     def digest(self, content: Any) -> str:
@@ -91,11 +87,7 @@ class Format(ABC):
 
 
 def require(what: str, name: str, packages: Sequence[str]) -> None:
-    """That packages of a format are installed.
-
-    Raises:
-        ValueError: how to install them.
-    """
+    """That packages of a format are installed; else how to (``ValueError``)."""
     if missing := [p for p in packages if find_spec(p) is None]:
         raise ValueError(f"{what} needs {' and '.join(missing)}: pip install 'fairbilevel[{name}]'")
 

@@ -197,11 +197,7 @@ def _layers(description: Mapping[str, Any]) -> Layers:
 
 
 def _unpacked(packed: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """The bits of a mask.
-
-    Raises:
-        ValueError: there are not as many as the shape has entries.
-    """
+    """The bits of a mask, as many as its shape has entries."""
     count = math.prod(shape)
     if packed.ndim != 1 or packed.dtype != np.uint8 or len(packed) != -(-count // 8):
         raise ValueError(f"a mask of shape {shape} does not have {packed.size} bytes")
@@ -209,12 +205,8 @@ def _unpacked(packed: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _check(description: Mapping[str, Any]) -> None:
-    """Refuse values of other kinds than ``save_model`` writes; layers and encoder check their own.
-
-    Raises:
-        ValueError: the name of the first.
-        KeyError: a part is missing.
-    """
+    """Refuse values of other kinds than ``save_model`` writes, by the name of the first; layers and
+    encoder check their own."""
 
     def whole(value: Any) -> bool:
         return type(value) is int and 0 < value < 2**31
