@@ -15,7 +15,7 @@ from jaxtyping import Float, Shaped
 
 from fairbilevel import _display, _options, _trees
 from fairbilevel.data import DataError, Encoder, as_labels, select
-from fairbilevel.deploy._compact import Compact, Pruned, compact, in_bfloat16
+from fairbilevel.deploy._compact import Compact, compact, in_bfloat16
 from fairbilevel.deploy._format import PRECISIONS, About, Damaged, Run, line, require
 from fairbilevel.deploy._formats import FORMATS
 from fairbilevel.deploy._model import ModelFiles
@@ -186,7 +186,7 @@ def write_artifact(
             than the network: then no file is left.
     """
     name = format_of(path, format)
-    kind, given = FORMATS[name], Pruned.of(source)
+    kind, given = FORMATS[name], ModelFiles.of(source)
     check_precision(name, precision)
     require(f"the format {name}", name, kind.writes_with)
     network, encoder = compact(source), given.encoder
@@ -197,7 +197,7 @@ def write_artifact(
         "schema_version": VERSION,
         "format": name,
         "precision": precision,
-        **describe(given, network, source),
+        **describe(given, network),
         "input": _input(encoder, rows, encoded),
         **(more or {}),
     }
@@ -261,12 +261,8 @@ def _measured(
     return {"rows": len(found), "largest_difference": apart, "changed": changed}
 
 
-def describe(given: Pruned, network: Compact, source: Solution | ModelFiles) -> About:
+def describe(given: ModelFiles, network: Compact) -> About:
     """What a network is, for people and for reading it back."""
-    if isinstance(source, Solution):
-        built_in, width = source.problem.built_in, source.problem.width
-    else:
-        built_in, width = source.description["built_in"], source.description["width"]
     entries = [np.asarray(m) for m in given.masks.values()]
     units = sum(m.size for m in entries)
     kept = sum(int(np.count_nonzero(m)) for m in entries)
@@ -274,8 +270,8 @@ def describe(given: Pruned, network: Compact, source: Solution | ModelFiles) -> 
     return {
         "model": {
             "name": given.model.name,
-            "width": width,
-            "built_in": built_in,
+            "width": given.description["width"],
+            "built_in": given.description["built_in"],
             "input_shape": list(given.encoder.input_shape),
         },
         "classes": list(given.classes),

@@ -9,16 +9,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from fairbilevel.deploy._compact import Compact, Pruned, forward
+from fairbilevel.deploy._compact import Compact, forward
 from fairbilevel.deploy._format import line, require
 from fairbilevel.deploy._formats import FORMATS
+from fairbilevel.deploy._model import ModelFiles
 from fairbilevel.devices import Times, timed
 
 _LEAST_ROUNDS = 5
 Calls = dict[tuple[str, str, int], Callable[[], Any]]
 
 
-def some_rows(given: Pruned, count: int) -> np.ndarray:
+def some_rows(given: ModelFiles, count: int) -> np.ndarray:
     """Rows as the model takes them, whose values no time depends on."""
     shape, dtype = (count, *given.encoder.input_shape), given.encoder.dtype
     if np.issubdtype(dtype, np.integer):

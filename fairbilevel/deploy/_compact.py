@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -15,10 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from fairbilevel import masks, models
 from fairbilevel._trees import flatten_named
-from fairbilevel.data import Encoder
 from fairbilevel.deploy._model import ModelFiles
-from fairbilevel.masks import Layers, Masks
-from fairbilevel.problem import Network
 from fairbilevel.train import Solution
 
 # Entries of an output that are summed in one pass: more of them no longer stay in registers.
@@ -95,53 +92,6 @@ class SparseKernel(NamedTuple):
 SPARSE_FROM = 0.9
 
 
-@dataclass(frozen=True)
-class Pruned:
-    """What a solution and a run folder have in common.
-
-    Attributes:
-        model: the pure functions.
-        network: under its masks: removed weights are zero.
-        dense: the network before.
-        masks: hard 0/1 masks by name.
-        layers: what they belong to.
-        granularity: of the masks.
-        encoder: from rows as read to rows as the model takes them.
-        classes: names.
-    """
-
-    model: models.Model
-    network: Network
-    dense: Network
-    masks: Masks
-    layers: Layers
-    granularity: str
-    encoder: Encoder
-    classes: tuple[str, ...]
-
-    @staticmethod
-    def of(source: Solution | ModelFiles) -> Pruned:
-        """Of either; ``ValueError`` where it is neither."""
-        if isinstance(source, Solution):
-            problem = source.problem
-            return Pruned(
-                problem.model,
-                source.network,
-                source.reference.network,
-                source.masks,
-                problem.layers,
-                source.granularity,
-                problem.encoder,
-                tuple(problem.data.classes),
-            )
-        if isinstance(source, ModelFiles):
-            return Pruned(*(getattr(source, field.name) for field in fields(Pruned)))
-        raise ValueError(
-            f"a {type(source).__name__} is no pruned network: give what fb.solve or fb.load_run "
-            "returned"
-        )
-
-
 class Compact(NamedTuple):
     """A network without what was pruned.
 
@@ -183,7 +133,7 @@ def compact(source: Solution | ModelFiles) -> Compact:
     Raises:
         ValueError: neither a solution nor a run.
     """
-    given = Pruned.of(source)
+    given = ModelFiles.of(source)
     params, state = given.network.params, given.network.state
     if given.granularity != "weight":
         hard = given.masks

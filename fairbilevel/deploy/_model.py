@@ -149,6 +149,26 @@ class ModelFiles:
     encoder: Encoder
     description: dict[str, Any]
 
+    @staticmethod
+    def of(source: Solution | ModelFiles) -> ModelFiles:
+        """What ``save_model`` would write of a solution.
+
+        Raises:
+            ValueError: neither a solution nor a run.
+        """
+        if isinstance(source, ModelFiles):
+            return source
+        if not isinstance(source, Solution):
+            raise ValueError(
+                f"a {type(source).__name__} is no pruned network: give what fb.solve or "
+                "fb.load_run returned"
+            )
+        problem, dense = source.problem, source.reference.network
+        description = model_description(problem, source.granularity)
+        return ModelFiles(
+            problem.model, source.network, dense, source.masks, problem.encoder, description
+        )
+
     def __repr__(self) -> str:
         name = self.description["name"]
         return _display.line(

@@ -20,7 +20,7 @@ import numpy as np
 from fairbilevel import _display, _trees, masks
 from fairbilevel._numbers import milliseconds, storage
 from fairbilevel.deploy._calls import jax_calls, onnx_calls, some_rows, timed_calls
-from fairbilevel.deploy._compact import SPARSE_FROM, Compact, Pruned, compact, forward, mostly_zero
+from fairbilevel.deploy._compact import SPARSE_FROM, Compact, compact, forward, mostly_zero
 from fairbilevel.deploy._formats import FORMATS
 from fairbilevel.deploy._model import ModelFiles
 from fairbilevel.devices import Times
@@ -208,7 +208,7 @@ def measure(
         ValueError: neither solution nor run, or other arguments out of range.
     """
     check_profile(batch_sizes, seconds)
-    given = Pruned.of(source)
+    given = ModelFiles.of(source)
     networks = {
         "dense": Compact(given.model, *jax.device_get((given.dense.params, given.dense.state))),
         "pruned": Compact(given.model, *jax.device_get(compact(source)[1:])),
@@ -248,7 +248,7 @@ def layer_times(
     Raises:
         ValueError: neither solution nor run.
     """
-    given = Pruned.of(source)
+    given = ModelFiles.of(source)
     sample = jax.ShapeDtypeStruct((batch, *given.encoder.input_shape), given.encoder.dtype)
     dense = given.dense
     return masks.measure_latency(
@@ -287,7 +287,7 @@ def _setting(rounds: int, with_onnx: bool) -> str:
 
 
 def _footprints(
-    given: Pruned, networks: Mapping[str, Compact], rows: np.ndarray, onnx: Mapping[str, int]
+    given: ModelFiles, networks: Mapping[str, Compact], rows: np.ndarray, onnx: Mapping[str, int]
 ) -> tuple[Footprint, Footprint]:
     """Of the dense and of the pruned network."""
     dense = networks["dense"]

@@ -4,7 +4,6 @@ asks for: any, or whole ones, as tokens of a text are."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -103,8 +102,9 @@ def _rounds(jaxpr: Any, of_inputs: set[Any]) -> bool:
     for eqn in jaxpr.eqns:
         known = [isinstance(v, jex_core.Literal) or v in of_inputs for v in eqn.invars]
         touched = [not isinstance(v, jex_core.Literal) and v in of_inputs for v in eqn.invars]
-        for inner in _inner(eqn.params):
-            if len(inner.invars) == len(touched):
+        for called in eqn.params.values():
+            inner = called.jaxpr if isinstance(called, jex_core.ClosedJaxpr) else called
+            if isinstance(inner, jex_core.Jaxpr) and len(inner.invars) == len(touched):
                 given = {v for v, t in zip(inner.invars, touched, strict=True) if t}
                 if _rounds(inner, given):
                     return True
@@ -116,9 +116,3 @@ def _rounds(jaxpr: Any, of_inputs: set[Any]) -> bool:
                 return True
         of_inputs.update(eqn.outvars)
     return False
-
-
-def _inner(params: Mapping[str, Any]) -> list[Any]:
-    """The programs that an equation calls."""
-    closed = [p.jaxpr for p in params.values() if isinstance(p, jex_core.ClosedJaxpr)]
-    return closed + [p for p in params.values() if isinstance(p, jex_core.Jaxpr)]

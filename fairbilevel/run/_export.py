@@ -124,22 +124,18 @@ def _rows(source: Solution | Run, roles: tuple[str, ...]) -> dict[str, Dataset]:
 
 def _judge(source: Solution | Run, rows: Dataset, own: bool) -> deploy.Judge:
     """What a file's answers on some rows did to every group."""
-    if isinstance(source, Solution):
-        problem = source.problem
-        encoder, groups, counted = problem.encoder, problem.groups, problem.counted
-        model, dense = problem.model, source.reference.network
-    else:
-        encoder, groups, counted = source.encoder, source.groups, source.description["counted"]
-        model, dense = source.model, source.dense
-    classes = problem.data.classes if isinstance(source, Solution) else source.classes
-    if tuple(rows.groups) != tuple(groups) or tuple(rows.classes) != tuple(classes):
+    given = deploy.ModelFiles.of(source)
+    groups, use = given.groups, np.asarray(given.description["counted"], bool)
+    if (tuple(rows.groups), tuple(rows.classes)) != (groups, given.classes):
         raise ValueError(f"{rows.name} has other groups or classes than the network was made with")
 
     def judge(found: np.ndarray, expected: np.ndarray) -> dict[str, Any]:
         scored = np.flatnonzero((rows.y >= 0) & (rows.group >= 0))
         some = rows.take(scored)
         answers = {
-            "dense": predict(model, encoder, dense, encoder.transform(some.inputs)),
+            "dense": predict(
+                given.model, given.encoder, given.dense, given.encoder.transform(some.inputs)
+            ),
             "pruned": expected[scored],
             "file": found[scored],
         }
@@ -147,7 +143,6 @@ def _judge(source: Solution | Run, rows: Dataset, own: bool) -> deploy.Judge:
         for name, logits in answers.items():
             right[name], loss = fairness.judge(logits, some.y)
             told[name] = fairness.performance(right[name], loss, some.group, groups)
-        use = np.asarray(counted, bool)
         pairs = {
             "gaps": ("dense", "pruned"),
             "file_gaps": ("dense", "file"),
