@@ -11,13 +11,50 @@ from pathlib import Path
 from typing import Any
 
 from experiments import _write
-from experiments._pictures import look, picture
 from experiments._presets import PRESETS, TRIAL, Setting
-from experiments._summaries import Summary, line_of, sparsities_of
+from experiments._write import look, picture
 from fairbilevel import comparison, devices, sweeps
 from fairbilevel._numbers import share
 from fairbilevel.comparison import Comparison
 from fairbilevel.records import write_text
+
+Summary = dict[str, Any]
+
+
+def line_of(summary: Summary, method: str, sparsity: float) -> dict[str, Any]:
+    """A line of a summary; empty where it was not run."""
+    for line in summary["lines"]:
+        if line["method"] == method and abs(line["sparsity"] - sparsity) < 1e-9:
+            return line
+    return {}
+
+
+def pairs_of(
+    summary: Summary, method: str, *others: str
+) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Lines of a method with those of others at the same sparsity, where both were run."""
+    pairs = (
+        (line_of(summary, method, s), line_of(summary, other, s))
+        for s in sparsities_of(summary)
+        for other in others
+    )
+    return [(own, beside) for own, beside in pairs if own and beside]
+
+
+def sparsities_of(summary: Summary) -> list[float]:
+    """Sparsities in ascending order, the dense model apart."""
+    return sorted({x["sparsity"] for x in summary["lines"] if x["method"] != "dense"})
+
+
+def count_of(seen: Sequence[bool]) -> str:
+    """``"2 of 3"``."""
+    return f"{sum(seen)} of {len(seen)}"
+
+
+def dense_of(summary: Summary) -> dict[str, Any]:
+    """The line of the dense model."""
+    return next(line for line in summary["lines"] if line["method"] == "dense")
+
 
 Reading = Callable[[Mapping[str, Summary]], list[str]]
 More = Callable[[Path, str, Comparison, Summary], None]

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from experiments import _write
-from experiments._pictures import look, picture
-from experiments._write import interval
+from experiments._write import interval, look, picture
 from fairbilevel import comparison
 from fairbilevel._numbers import MISSING, points
 from fairbilevel.analysis import correlate

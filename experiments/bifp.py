@@ -25,11 +25,9 @@ from typing import Any
 import numpy as np
 
 from experiments import _write
-from experiments._comparison import run_presets
-from experiments._pictures import look, picture
+from experiments._comparison import Summary, count_of, pairs_of, run_presets, sparsities_of
 from experiments._presets import ABLATIONS
-from experiments._summaries import Summary, count_of, pairs_of, sparsities_of
-from experiments._write import gain
+from experiments._write import gain, look, picture
 from fairbilevel import comparison
 from fairbilevel._numbers import share
 from fairbilevel.analysis import LossPlane

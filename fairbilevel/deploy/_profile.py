@@ -300,20 +300,11 @@ def _footprints(
         given.masks,
         given.granularity,
     )
-    zeros_run = given.granularity == "weight"  # all others are not computed any more
-    parameters = {"dense": cost.dense_parameters, "pruned": cost.parameters}
-    products = {
-        "dense": (cost.dense_multiply_adds, cost.dense_multiply_adds),
-        "pruned": (
-            cost.dense_multiply_adds if zeros_run else cost.multiply_adds,
-            cost.multiply_adds,
-        ),
-    }
+    whole, needed = cost.dense_multiply_adds, cost.multiply_adds
 
-    def footprint(name: str) -> Footprint:
+    def footprint(name: str, parameters: int, every: int, needed: int) -> Footprint:
         network = networks[name]
         arrays = FORMATS["npz"].convert(network, lambda x: x, rows.shape[1:], rows.dtype, {})
-        every, needed = products[name]
         logits = forward(network)
         return Footprint(
             file_bytes=len(arrays_bytes(arrays)),
@@ -321,11 +312,15 @@ def _footprints(
             onnx_bytes=onnx.get(name),
             parameters=_trees.size(network.params),
             multiply_adds=every,
-            kept_parameters=parameters[name],
+            kept_parameters=parameters,
             kept_multiply_adds=needed,
             activation_bytes=masks.peak_activations(
                 lambda params, state, x, train, key: (logits(x), state), {}, {}, rows
             ),
         )
 
-    return footprint("dense"), footprint("pruned")
+    every = whole if given.granularity == "weight" else needed  # others are not computed any more
+    return (
+        footprint("dense", cost.dense_parameters, whole, whole),
+        footprint("pruned", cost.parameters, every, needed),
+    )

@@ -11,9 +11,8 @@ import jax.numpy as jnp
 
 from fairbilevel import _options, _trees, _xla
 from fairbilevel.hypergrad._bilinear import Bilinear
-from fairbilevel.hypergrad._conjugate_gradient import ConjugateGradient
 from fairbilevel.hypergrad._first_order import FirstOrder
-from fairbilevel.hypergrad._krylov import GMRES, BiCGStab
+from fairbilevel.hypergrad._krylov import GMRES, BiCGStab, ConjugateGradient
 from fairbilevel.hypergrad._losses import share_mask
 from fairbilevel.hypergrad._neumann import Neumann
 from fairbilevel.hypergrad._point import Hypergradient, Info, Level, Point

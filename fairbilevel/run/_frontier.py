@@ -29,9 +29,9 @@ from fairbilevel.records import (
     write_text,
 )
 from fairbilevel.run._config import FREE_OPTIONS, Config
+from fairbilevel.run._folder import stopping
 from fairbilevel.run._prepare import Prepared, prepare
 from fairbilevel.run._result import command, describe_data, evaluate_roles, machine, versions
-from fairbilevel.run._resume import stopping
 from fairbilevel.run._solve import BASELINE, checkpoints_of, dense_reference
 from fairbilevel.sweeps import (
     Engine,

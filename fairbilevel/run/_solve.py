@@ -26,10 +26,9 @@ from fairbilevel.records import (
     write_json,
 )
 from fairbilevel.run._config import Config
-from fairbilevel.run._folder import Events, claim, finish, of_baseline
+from fairbilevel.run._folder import Events, claim, finish, of_baseline, stopping
 from fairbilevel.run._prepare import Prepared
 from fairbilevel.run._result import build_result, command, describe_data, machine, versions
-from fairbilevel.run._resume import stopping
 from fairbilevel.train import Callback, Costs, DivergenceError, Solution, train_dense
 
 BASELINE = "gradual-magnitude"
