@@ -168,10 +168,8 @@ def noise_free_spread(
 def spread_of_sums(
     size: np.ndarray, total: np.ndarray, squares: np.ndarray
 ) -> np.ndarray | np.float64:
-    """``noise_free_spread`` from groups' rows, sums of ``dense - pruned`` and of its square.
-
-    All are ``[..., groups]``.
-    """
+    """``noise_free_spread`` from groups' rows, sums of ``dense - pruned`` and of its square, all
+    ``[..., groups]``."""
     size, total, squares = (np.asarray(a, float) for a in (size, total, squares))
     n, s, q = (a.sum(-1, keepdims=True) for a in (size, total, squares))
     use = (size >= 2) & (n - size >= 2)

@@ -55,29 +55,24 @@ from fairbilevel.run._rows import write_rows
 from fairbilevel.train import Solution
 
 
-class Events:
-    """``events.jsonl`` of one run folder: when a run began, was interrupted, went on and ended;
-    what is there is never written over."""
+def write_event(folder: Path, event: str, **more: Any) -> None:
+    """Append what befell a run (it began, was interrupted, went on, ended) with the time, UTC, to
+    ``events.jsonl``, where nothing is ever written over."""
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    lines = JsonLines(folder / EVENTS, append=True)
+    try:
+        lines.write({"time": now, "event": event, **more})
+    finally:
+        lines.close()
 
-    def __init__(self, folder: Path):
-        self._path = folder / EVENTS
 
-    def write(self, event: str, **more: Any) -> None:
-        """Append an event with the time, UTC."""
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        lines = JsonLines(self._path, append=True)
-        try:
-            lines.write({"time": now, "event": event, **more})
-        finally:
-            lines.close()
-
-    def first(self, name: str) -> Any:
-        """An entry of the first event, ``None`` where there is none."""
-        try:
-            found = read_json_lines(self._path)
-        except RecordError:
-            return None
-        return found[0].get(name) if found and isinstance(found[0], dict) else None
+def first_event(folder: Path, name: str) -> Any:
+    """An entry of the first event, ``None`` where there is none."""
+    try:
+        found = read_json_lines(folder / EVENTS)
+    except RecordError:
+        return None
+    return found[0].get(name) if found and isinstance(found[0], dict) else None
 
 
 def check_free(path: Path, overwrite: bool) -> None:
@@ -274,7 +269,7 @@ def complete(path: Path) -> Result:
     if (path / CHECKPOINTS).is_dir() or not (path / "report.html").is_file():
         check_completed(path, result)
         report.write_report(path)
-        Events(path).write("completed")
+        write_event(path, "completed")
         Checkpoints(path / CHECKPOINTS).discard()
     return result
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from fairbilevel.records import (
     write_json,
 )
 from fairbilevel.run._config import Config
-from fairbilevel.run._folder import Events, claim, finish, of_baseline, stopping
+from fairbilevel.run._folder import claim, finish, first_event, of_baseline, stopping, write_event
 from fairbilevel.run._prepare import Prepared
 from fairbilevel.run._result import build_result, command, describe_data, machine, versions
 from fairbilevel.train import Callback, Costs, DivergenceError, Solution, train_dense
@@ -139,12 +140,12 @@ def _solve_locked(
     say: Callable[[str], None],
 ) -> Result:
     config = prepared.config
-    events = Events(path)
-    typed = (events.first("command") if resume else None) or command()
-    events.write("resumed" if resume else "started", command=command(), versions=versions())
+    event = partial(write_event, path)
+    typed = (first_event(path, "command") if resume else None) or command()
+    event("resumed" if resume else "started", command=command(), versions=versions())
 
     def told(sentence: str) -> None:
-        events.write("note", text=sentence)
+        event("note", text=sentence)
         say(sentence)
 
     def record(entry: dict[str, Any]) -> None:
@@ -161,11 +162,11 @@ def _solve_locked(
         with stopping(checkpoints, say):
             solution, baseline, dense_costs = _solutions(prepared, record, checkpoints)
     except (CheckpointError, Interrupted) as error:
-        events.write("interrupted", reason=str(error))
+        event("interrupted", reason=str(error))
         raise
     except ValueError as error:
         if devices.lost_others(error):  # what there is can be gone on with
-            events.write("interrupted", reason="another process ended")
+            event("interrupted", reason="another process ended")
             raise
         _record_failure(path, prepared, error, typed)
         checkpoints.discard()
@@ -182,7 +183,7 @@ def _solve_locked(
         typed=typed,
     )
     finish(path, solution, result)
-    events.write("completed")
+    event("completed")
     checkpoints.discard()
     return result
 

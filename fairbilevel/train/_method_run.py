@@ -86,14 +86,8 @@ class MethodRun(StagedRun):
         return dict(state.kept)
 
     def run(self) -> Solution:
-        """All stages and the end, from the newest checkpoint on.
-
-        Raises:
-            DivergenceError: the loss is not finite or exploded, with smaller steps too.
-            Interrupted: a stop was asked, and a checkpoint written.
-            CheckpointError: checkpoints of another run, or one that cannot be written.
-            ValueError: the masks cut the network.
-        """
+        """All stages and the end, from the newest checkpoint on; errors as of ``Method.run``, and
+        ``CheckpointError`` for checkpoints of another run or one that cannot be written."""
         return self.finish(self.run_stages())
 
     @functools.cached_property
