@@ -128,11 +128,14 @@ def format_of(path: Path, given: str | None = None) -> str:
     if given is not None:
         _options.one_of("format", given, tuple(FORMATS))
         return given
-    for name, kind in FORMATS.items():
-        if path.suffix == kind.suffix:
-            return name
+    if (name := _by_ending(path)) is not None:
+        return name
     endings = ", ".join(kind.suffix for kind in FORMATS.values())
     raise ValueError(f"{path.name} ends in none of {endings}: give format")
+
+
+def _by_ending(path: Path) -> str | None:
+    return next((name for name, kind in FORMATS.items() if path.suffix == kind.suffix), None)
 
 
 def check_precision(format: str, precision: str) -> None:
@@ -218,35 +221,32 @@ def write_artifact(
         raise ValueError(f"{what}: {line(error)}") from None
     expected = predict(given.model, encoder, given.network, encoder.transform(some))
     found = _logits(run, rows, len(given.classes), path)
+    changed = int((found.argmax(-1) != expected.argmax(-1)).sum())
+    apart = float(np.abs(found - expected).max(initial=0))
     if precision == "float32":
-        about["checked"] = _compared(found, expected)
+        _check_same(apart, changed, len(found))
     else:
-        about["checked"] = _measured(found, expected, precision, allow_changed)
-        if judge is not None:
-            about["by_group"] = judge(found, expected)
+        _check_near(found, changed, precision, allow_changed)
+    about["checked"] = {"rows": len(found), "largest_difference": apart, "changed": changed}
+    if judge is not None and precision != "float32":
+        about["by_group"] = judge(found, expected)
     write_bytes(path, kind.pack(content, about))
     return read_artifact(path, name, model=given.model)
 
 
-def _compared(found: np.ndarray, expected: np.ndarray) -> dict[str, Any]:
-    """How far logits lie apart: not too far, and no other class (``ValueError``)."""
-    apart = float(np.abs(found - expected).max(initial=0))
-    changed = int((found.argmax(-1) != expected.argmax(-1)).sum())
+def _check_same(apart: float, changed: int, rows: int) -> None:
+    """Refuse logits that lie too far apart, or other classes."""
     if changed or not apart <= LARGEST_DIFFERENCE:
         raise ValueError(
             f"the exported network answers otherwise than the run: logits differ by up to "
-            f"{apart:.2g} ({LARGEST_DIFFERENCE:g} is allowed) and {changed} of {len(found)} rows "
+            f"{apart:.2g} ({LARGEST_DIFFERENCE:g} is allowed) and {changed} of {rows} rows "
             "get another class; nothing was written. Numbers far larger than their spread lose "
             "digits where they are standardized in the file: --encoded leaves that out of it"
         )
-    return {"rows": len(found), "largest_difference": apart, "changed": changed}
 
 
-def _measured(
-    found: np.ndarray, expected: np.ndarray, precision: str, allowed: float
-) -> dict[str, Any]:
-    """How far logits in lower precision lie apart: finite ones, and another class on few rows."""
-    changed = int((found.argmax(-1) != expected.argmax(-1)).sum())
+def _check_near(found: np.ndarray, changed: int, precision: str, allowed: float) -> None:
+    """Refuse no rows, logits in lower precision that are not finite, or too many other classes."""
     if not len(found):
         raise ValueError(f"there are no rows to compare the network in {precision} on: give some")
     if not np.isfinite(found).all():
@@ -257,8 +257,6 @@ def _measured(
             f"network, and {allowed:.4g} of them may; nothing was written. --allow-changed allows "
             "more"
         )
-    apart = float(np.abs(found - expected).max())
-    return {"rows": len(found), "largest_difference": apart, "changed": changed}
 
 
 def describe(given: ModelFiles, network: Compact) -> About:
@@ -342,12 +340,9 @@ def read_artifact(path: str | Path, format: str | None = None, *, model: Any = N
 
 def _format_held(path: Path, data: bytes) -> str:
     """The format of a file's ending, else of its content."""
-    for name, kind in FORMATS.items():
-        if path.suffix == kind.suffix:
-            return name
-    for name, kind in FORMATS.items():
-        if kind.holds(data):
-            return name
+    held = (name for name, kind in FORMATS.items() if kind.holds(data))
+    if (name := _by_ending(path) or next(held, None)) is not None:
+        return name
     raise RecordError(f"{path} is no file written by fairbilevel export")
 
 
