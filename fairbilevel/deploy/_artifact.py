@@ -15,22 +15,30 @@ from jaxtyping import Float, Shaped
 
 from fairbilevel import _display, _options, _trees
 from fairbilevel.data import DataError, Encoder, as_labels, select
+from fairbilevel.deploy._arrays import NPZ, Safetensors
 from fairbilevel.deploy._compact import Compact, compact, in_bfloat16
-from fairbilevel.deploy._format import PRECISIONS, About, Damaged, Run, line, require
-from fairbilevel.deploy._formats import FORMATS
+from fairbilevel.deploy._format import PRECISIONS, About, Damaged, Format, Run, line, require
 from fairbilevel.deploy._model import ModelFiles
-from fairbilevel.deploy._onnx import chosen, quantized
+from fairbilevel.deploy._onnx import ONNX, chosen, quantized
+from fairbilevel.deploy._stablehlo import StableHLO
 from fairbilevel.models import as_model
 from fairbilevel.problem import predict, probabilities
 from fairbilevel.records import RecordError, write_bytes
 from fairbilevel.train import Solution
+
+FORMATS: dict[str, Format] = {
+    "stablehlo": StableHLO(),
+    "onnx": ONNX(),
+    "safetensors": Safetensors(),
+    "npz": NPZ(),
+}
+"""All formats by name."""
 
 VERSION = 1
 LARGEST_DIFFERENCE = 1e-4  # of a logit, in float32
 ALLOWED_CHANGED = 0.1  # share of rows, in lower precision
 _MOST_ROWS = 4096  # that an artifact in float32 is checked on
 _BATCH = 256
-
 
 Judge = Callable[[np.ndarray, np.ndarray], dict[str, Any]]
 """From logits of a file and of the network that it was made of, on the rows compared."""

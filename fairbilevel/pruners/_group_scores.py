@@ -15,9 +15,8 @@ from jaxtyping import Bool, Float, Int
 
 from fairbilevel.masks import Masks
 from fairbilevel.problem import FairPruningProblem, Reference
-from fairbilevel.pruners._moment import Moment
 from fairbilevel.pruners._pruner import Pruner
-from fairbilevel.pruners._run import PrunerRun
+from fairbilevel.pruners._run import Moment, PrunerRun
 from fairbilevel.train import BudgetKind
 
 _PICKS = 4096  # decisions a round at most; beyond that several units are taken at once

@@ -9,9 +9,8 @@ from typing import ClassVar
 
 from fairbilevel import masks
 from fairbilevel.masks import Masks
-from fairbilevel.pruners._moment import Moment
 from fairbilevel.pruners._pruner import Pruner
-from fairbilevel.pruners._run import PrunerRun
+from fairbilevel.pruners._run import Moment, PrunerRun
 from fairbilevel.train import BudgetKind, Granularity, WeightState, dense_start
 
 

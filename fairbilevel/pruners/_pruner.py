@@ -18,8 +18,7 @@ from fairbilevel import _options
 from fairbilevel.fairness import Constraint
 from fairbilevel.masks import CubicSchedule, Masks
 from fairbilevel.problem import FairPruningProblem, Reference
-from fairbilevel.pruners._moment import Moment
-from fairbilevel.pruners._run import PrunerRun, training_rows
+from fairbilevel.pruners._run import Moment, PrunerRun, training_rows
 from fairbilevel.train import (
     FORWARD_COST,
     Method,

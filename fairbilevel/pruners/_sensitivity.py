@@ -11,9 +11,8 @@ import numpy as np
 
 from fairbilevel.masks import Masks
 from fairbilevel.problem import FairPruningProblem, Reference
-from fairbilevel.pruners._moment import Moment
 from fairbilevel.pruners._pruner import Pruner
-from fairbilevel.pruners._run import PrunerRun
+from fairbilevel.pruners._run import Moment, PrunerRun
 from fairbilevel.train import Plan
 
 
