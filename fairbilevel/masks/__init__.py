@@ -15,19 +15,17 @@ from fairbilevel.masks._layers import (
     find_layers,
     select_layers,
 )
-from fairbilevel.masks._relaxation import (
+from fairbilevel.masks._score import (
+    MAGNITUDES,
     RELAXATIONS,
     CappedSimplex,
     Relaxation,
     Sigmoid,
     TopK,
-    spread,
-)
-from fairbilevel.masks._score import (
-    MAGNITUDES,
     magnitude,
     magnitude_scales,
     median_distance,
+    spread,
     start_scores,
 )
 from fairbilevel.masks._threshold import Masks, Scores
