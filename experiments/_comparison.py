@@ -79,11 +79,8 @@ def parser(module: str, doc: str | None) -> argparse.ArgumentParser:
 def asked(
     module: str, options: argparse.Namespace
 ) -> tuple[Path, dict[str, tuple[Setting, Comparison]]]:
-    """The folder of the results, and a preset's settings with their designs, of a command line.
-
-    Raises:
-        ValueError: an unknown setting, or a trial that does not fit.
-    """
+    """The folder of the results, and a preset's settings with their designs, of a command line;
+    ``ValueError`` where a setting is unknown or a trial does not fit."""
     settings = PRESETS[module][options.preset]
     if set(options.only or ()) - set(settings):
         raise ValueError(f"--only: choose from {', '.join(settings)}")

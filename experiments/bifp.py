@@ -79,15 +79,7 @@ def surface(folder: Path, design: Comparison, points: int = 15) -> list[str]:
 
     Of the first fold, at the middle one of the sparsities, on test rows, overall and by group:
     ``surface.png``, and ``surface.csv`` with the three networks first and then the grid. What is
-    there already is only read.
-
-    Args:
-        folder: of the setting's results.
-        design: its comparison.
-        points: along each axis of the plane.
-
-    Returns:
-        A sentence computed from the file.
+    there already is only read; a sentence computed from the file comes back.
     """
     table, drawing = folder / "surface.csv", folder / "surface.png"
     sparsity = sorted(design.sparsities)[len(design.sparsities) // 2]

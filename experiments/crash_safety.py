@@ -65,11 +65,7 @@ def command(folder: Path, options: list[str]) -> list[str]:
 
 
 def run(folder: Path, options: list[str]) -> float:
-    """One run to its end; its seconds.
-
-    Raises:
-        RuntimeError: it failed.
-    """
+    """One run to its end; its seconds."""
     began = time.monotonic()
     done = subprocess.run(command(folder, options), capture_output=True, text=True)
     if done.returncode:
@@ -107,13 +103,9 @@ def kill(
 
 
 def kills(count: int, options: list[str], seed: int, scratch: Path) -> list[dict[str, Any]]:
-    """``count`` kills at random moments, each followed by the same command again.
-
-    Returns:
-        For each the seconds after the start, phase and step of the last record before it (empty
-        before the first), whether there were checkpoints to go on from, and the files that differ
-        from the undisturbed run's.
-    """
+    """``count`` kills at random moments, each followed by the same command again: the seconds after
+    the start, phase and step of the last record before it (empty before the first), whether there
+    were checkpoints to go on from, and the files that differ from the undisturbed run's."""
     undisturbed = scratch / "undisturbed"
     run(undisturbed, options)  # compiles into caches, if there are any
     lasts = run(scratch / "again", options)

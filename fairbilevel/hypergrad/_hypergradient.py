@@ -99,10 +99,9 @@ def _check_floating(name: str, tree: Any) -> None:
 
 def _check_state(method: Hypergradient, outer_var: Any, inner_var: Any, state: Any) -> None:
     expected = jax.eval_shape(method.init, outer_var, inner_var)
-    given, wanted = jax.tree.flatten(state), jax.tree.flatten(expected)
-    if given[1] != wanted[1] or [  # type: ignore[operator]
-        jnp.shape(a) for a in given[0]
-    ] != [a.shape for a in wanted[0]]:
+    (given, structure), (wanted, other) = jax.tree.flatten(state), jax.tree.flatten(expected)
+    shapes = [jnp.shape(a) for a in given], [a.shape for a in wanted]
+    if structure != other or shapes[0] != shapes[1]:  # type: ignore[operator]
         raise ValueError(
             f"state does not belong to {type(method).__name__} and these variables: give "
             "Info.state of a former call, or None"

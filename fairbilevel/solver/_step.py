@@ -66,12 +66,8 @@ class OuterStretch(NamedTuple):
 
 
 class OuterLog(NamedTuple):
-    """What an outer step says of its hypergradient.
-
-    Attributes:
-        residual: relative residual of the linear system.
-        status: a ``fb.hypergrad.Status``; -1 of a plain weight step.
-    """
+    """What an outer step says of its hypergradient: relative residual of the linear system, and a
+    ``fb.hypergrad.Status``; -1 of a plain weight step."""
 
     residual: Float[Array, "..."]
     status: Int[Array, "..."]
