@@ -136,13 +136,8 @@ def constant_level(value: Any) -> int:
 
 
 def find_branches(program: Program, inputs: int, arrays: int) -> Iterator[tuple[int, ...]]:
-    """Numbers of the input arrays whose zeros remove a block, block by block as data meets them.
-
-    Args:
-        program: of a model: its arrays come first, then what varies.
-        inputs: how many there are of both.
-        arrays: how many arrays there are.
-    """
+    """Numbers of the input arrays whose zeros remove a block, block by block as data meets them, of
+    a program whose ``inputs`` are so many ``arrays`` and then what varies."""
     own_bits = (1 << arrays) - 1
     row = sum(1 << number for number in range(arrays, inputs))
     used: dict[int, int] = {}

@@ -52,11 +52,8 @@ def check_finite(
 ) -> None:
     """Refuse a stage that diverged, by its losses, or by what it left behind (``finite``): a last
     step can spoil weights, statistics or scores although its own loss was still finite. A mean loss
-    of more than a thousand times that of guessing counts as diverged too.
-
-    Raises:
-        DivergenceError: naming the first step whose loss, or whose outcome, is not finite.
-    """
+    of more than a thousand times that of guessing counts as diverged too; the first such step is
+    named."""
     bad = np.flatnonzero(~np.isfinite(losses))
     if len(bad):
         raise DivergenceError(phase, first_step + int(bad[0]) + 1)

@@ -55,11 +55,8 @@ def recalibrated(problem: FairPruningProblem, network: Network, batches: Batch) 
 def answers(
     problem: FairPruningProblem, network: Network, rows: Int[np.ndarray, " rows"], sparsity: float
 ) -> str | None:
-    """The class that a network answers on all of 256 rows, ``None`` if there are several.
-
-    Raises:
-        ValueError: its logits are the same for every row: the masks cut it.
-    """
+    """The class that a network answers on all of 256 rows, ``None`` if there are several; refused
+    (``ValueError``) where its logits are the same for every row: the masks cut it."""
     sample = rows[np.linspace(0, len(rows) - 1, min(len(rows), 256)).astype(int)]
     logits = problem.logits(network, problem.rows(sample))
     if len(sample) > 1 and not np.any(logits != logits[:1]):
