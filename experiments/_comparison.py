@@ -6,16 +6,55 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from experiments import _write
-from experiments._curves import draw_curves
 from experiments._presets import PRESETS, TRIAL, Setting
-from experiments._summaries import Summary
+from experiments._write import look, picture
 from fairbilevel import comparison, devices, sweeps
+from fairbilevel._numbers import share
 from fairbilevel.comparison import Comparison
 from fairbilevel.records import write_text
+
+Summary = dict[str, Any]
+
+
+def line_of(summary: Summary, method: str, sparsity: float) -> dict[str, Any]:
+    """A line of a summary; empty where it was not run."""
+    for line in summary["lines"]:
+        if line["method"] == method and abs(line["sparsity"] - sparsity) < 1e-9:
+            return line
+    return {}
+
+
+def pairs_of(
+    summary: Summary, method: str, *others: str
+) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Lines of a method with those of others at the same sparsity, where both were run."""
+    pairs = (
+        (line_of(summary, method, s), line_of(summary, other, s))
+        for s in sparsities_of(summary)
+        for other in others
+    )
+    return [(own, beside) for own, beside in pairs if own and beside]
+
+
+def sparsities_of(summary: Summary) -> list[float]:
+    """Sparsities in ascending order, the dense model apart."""
+    return sorted({x["sparsity"] for x in summary["lines"] if x["method"] != "dense"})
+
+
+def count_of(seen: Sequence[bool]) -> str:
+    """``"2 of 3"``."""
+    return f"{sum(seen)} of {len(seen)}"
+
+
+def dense_of(summary: Summary) -> dict[str, Any]:
+    """The line of the dense model."""
+    return next(line for line in summary["lines"] if line["method"] == "dense")
+
 
 Reading = Callable[[Mapping[str, Summary]], list[str]]
 More = Callable[[Path, str, Comparison, Summary], None]
@@ -40,11 +79,8 @@ def parser(module: str, doc: str | None) -> argparse.ArgumentParser:
 def asked(
     module: str, options: argparse.Namespace
 ) -> tuple[Path, dict[str, tuple[Setting, Comparison]]]:
-    """The folder of the results, and a preset's settings with their designs, of a command line.
-
-    Raises:
-        ValueError: an unknown setting, or a trial that does not fit.
-    """
+    """The folder of the results, and a preset's settings with their designs, of a command line;
+    ``ValueError`` where a setting is unknown or a trial does not fit."""
     settings = PRESETS[module][options.preset]
     if set(options.only or ()) - set(settings):
         raise ValueError(f"--only: choose from {', '.join(settings)}")
@@ -156,3 +192,43 @@ def _is_finished(design: Comparison, folder: Path) -> bool:
     comparison.pack_repetitions(design, folder)
     told = comparison.comparison_status(design, folder)
     return told.done == told.runs
+
+
+def draw_curves(summary: Summary, curves: Mapping[str, str], path: Path, title: str) -> None:
+    """Each quantity against sparsity, a line a method; a dot a method where there is but one."""
+    methods = list(dict.fromkeys(x["method"] for x in summary["lines"] if x["method"] != "dense"))
+    single = len(sparsities_of(summary)) == 1
+    height = 1.4 + 0.24 * len(methods) if single else 4.6
+    size = (4.6 * len(curves), height)
+    head = f"{title}: means of {summary['repetitions']} repetitions"
+    with picture(path, 1, len(curves), size, sharey=single) as (figure, axes):
+        for axis, (key, label) in zip(axes[0], curves.items(), strict=True):
+            draw = _dots if single else _lines
+            draw(axis, summary, methods, key)
+            axis.set_title(label)
+        if single:
+            head += f", {share(sparsities_of(summary)[0])} removed"
+        else:
+            handles, names = axes[0][0].get_legend_handles_labels()
+            figure.legend(handles, names, loc="outside lower center", ncols=4)
+        figure.suptitle(head)
+
+
+def _lines(axis: Any, summary: Summary, methods: Sequence[str], key: str) -> None:
+    for i, method in enumerate(methods):
+        found = sorted(
+            (100 * x["sparsity"], 100 * x[key])
+            for x in summary["lines"]
+            if x["method"] == method and x.get(key) is not None
+        )
+        axis.plot(*zip(*found, strict=True) if found else ([], []), label=method, **look(i))
+    axis.set_xlabel("removed (%)")
+
+
+def _dots(axis: Any, summary: Summary, methods: Sequence[str], key: str) -> None:
+    values = [line_of(summary, m, sparsities_of(summary)[0]).get(key) for m in methods]
+    for place, (method, value) in enumerate(zip(methods, values, strict=True)):
+        if value is not None:
+            axis.plot(100 * value, place, **look(int(method == summary["reference"]), line=False))
+    axis.set_yticks(range(len(methods)), methods)
+    axis.set_ylim(len(methods) - 0.5, -0.5)

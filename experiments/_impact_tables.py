@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from experiments import _write
-from experiments._pictures import look, picture
-from experiments._write import interval
+from experiments._write import interval, look, picture
 from fairbilevel import comparison
 from fairbilevel._numbers import MISSING, points
 from fairbilevel.analysis import correlate
@@ -45,7 +44,7 @@ class Found:
         return self.first["groups"]
 
     def measured(self, key: str) -> list[dict[str, Any]]:
-        """Of one network, repetition by repetition."""
+        """Accuracy and excess loss of one network on all test rows, repetition by repetition."""
         return [_measured(record, rows, key) for record, rows in self.done]
 
     def excess(self, rate: str) -> list[np.ndarray]:
@@ -66,7 +65,6 @@ def means(values: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
 
 
 def _measured(record: dict[str, Any], rows: dict[str, np.ndarray], key: str) -> dict[str, Any]:
-    """Accuracy, loss and excess loss of one network on all test rows."""
     accuracy = means(rows[f"{key}/correct"], rows["group"], len(record["groups"]))
     loss, dense = (np.array(record["loss"][name], float) for name in (key, "dense"))
     excess = loss - dense

@@ -61,11 +61,7 @@ class Setting:
     def design(
         self, folder: Path | None, trial: Mapping[str, Any] = MappingProxyType({})
     ) -> Comparison:
-        """The comparison, or the part of it that a trial (names of ``TRIAL``) leaves.
-
-        Raises:
-            ValueError: the trial does not fit.
-        """
+        """The comparison, or the part of it that a trial (names of ``TRIAL``) leaves."""
         data = self.source
         if self.in_folder and folder is not None:
             # Named as it is called from here, not by where it lies on this machine.

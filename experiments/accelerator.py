@@ -45,14 +45,8 @@ CORE = ("test_hypergradient", "test_implicit", "test_masks", "test_constraints",
 
 @dataclass(frozen=True)
 class Stage:
-    """One process.
-
-    Attributes:
-        name: of its files.
-        asks: what it answers.
-        words: behind ``python -m``.
-        seconds: after which it is ended.
-    """
+    """One process: the name of its files, what it answers, the words behind ``python -m``, and the
+    seconds after which it is ended."""
 
     name: str
     asks: str

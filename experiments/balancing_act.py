@@ -19,8 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from experiments._comparison import run_presets
-from experiments._summaries import Summary, count_of, line_of, pairs_of, sparsities_of
+from experiments._comparison import Summary, count_of, line_of, pairs_of, run_presets, sparsities_of
 from experiments._write import gain, points
 from fairbilevel import _numbers
 

@@ -31,11 +31,7 @@ _RAN = re.compile(r"compiled in ([\d.,]+) s, ran ([\d.,]+) s")
 
 
 def solve(checkout: Path, seed: int, cache: Path) -> dict[str, Any]:
-    """One run of a checkout's command in a process of its own.
-
-    Raises:
-        RuntimeError: it failed.
-    """
+    """One run of a checkout's command in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         words = ["-m", "fairbilevel", "solve", "--seed", str(seed), "--out", f"{folder}/run"]
         told = {"JAX_LOG_COMPILES": "1", "XDG_CACHE_HOME": str(cache)}

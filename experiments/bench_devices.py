@@ -49,14 +49,8 @@ def begun(problem: fb.FairPruningProblem, batch: int, steps: int) -> tuple[Bilev
 
 
 def carries(found: Collective, weights: set[tuple[int, ...]], batch: int) -> dict[str, int]:
-    """Bytes of a collective by what they are, told by types and shapes.
-
-    Args:
-        found: the collective.
-        weights: sorted shapes of parameters of two axes and more (the canonical layout of
-            convolutions permutes axes).
-        batch: rows of a batch.
-    """
+    """Bytes of a collective by what they are, told by types and shapes: ``weights`` are the sorted
+    shapes of parameters of two axes and more (the layout of convolutions permutes axes)."""
     out: Counter[str] = Counter()
     for kind, shape in found.arrays:
         size = found.times * bytes_of(kind, shape)

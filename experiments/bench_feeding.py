@@ -32,13 +32,7 @@ SHARDS = 8
 
 
 class Stages:
-    """Stages of training on the rows of one source, one after the other.
-
-    Args:
-        source: as ``--data``.
-        in_memory: ``yes`` or ``no``.
-        options: model, width, batch and steps of a stage.
-    """
+    """Stages of training on the rows of one source (as ``--data``), one after the other."""
 
     def __init__(self, source: Path, in_memory: str, options: argparse.Namespace):
         rows = data.load(source, data.Options(in_memory=in_memory))

@@ -63,7 +63,7 @@ class Case:
     @property
     def key(self) -> tuple[str, ...]:
         """As it stands in the table."""
-        return self.method, self.precision, str(self.remat), str(self.accumulate)
+        return tuple(map(str, dataclasses.astuple(self)))
 
 
 CASES = (
@@ -197,18 +197,11 @@ def measure(
     compiled = lowered.compile(None if run else {"xla_backend_optimization_level": 0})
     seconds = time.perf_counter() - begin
     m = compiled.memory_analysis()
-    sizes = {
-        "temp": m.temp_size_in_bytes,
-        "argument": m.argument_size_in_bytes,
-        "output": m.output_size_in_bytes,
-        "alias": m.alias_size_in_bytes,
-    }
+    kinds = ("temp", "argument", "output", "alias")
+    sizes = {name: getattr(m, f"{name}_size_in_bytes") for name in kinds}
     peak = sizes["temp"] + sizes["argument"] + sizes["output"] - sizes["alias"]
     row = {
-        "method": case.method,
-        "precision": case.precision,
-        "remat": case.remat,
-        "accumulate": case.accumulate,
+        **dataclasses.asdict(case),
         "peak_mib": round(peak / 2**20, 1),
         "measured_mib": measured(compiled, given) if run else "",
         **{f"{name}_mib": round(value / 2**20, 1) for name, value in sizes.items()},

@@ -25,11 +25,9 @@ from typing import Any
 import numpy as np
 
 from experiments import _write
-from experiments._comparison import run_presets
-from experiments._pictures import look, picture
+from experiments._comparison import Summary, count_of, pairs_of, run_presets, sparsities_of
 from experiments._presets import ABLATIONS
-from experiments._summaries import Summary, count_of, pairs_of, sparsities_of
-from experiments._write import gain
+from experiments._write import gain, look, picture
 from fairbilevel import comparison
 from fairbilevel._numbers import share
 from fairbilevel.analysis import LossPlane
@@ -81,15 +79,7 @@ def surface(folder: Path, design: Comparison, points: int = 15) -> list[str]:
 
     Of the first fold, at the middle one of the sparsities, on test rows, overall and by group:
     ``surface.png``, and ``surface.csv`` with the three networks first and then the grid. What is
-    there already is only read.
-
-    Args:
-        folder: of the setting's results.
-        design: its comparison.
-        points: along each axis of the plane.
-
-    Returns:
-        A sentence computed from the file.
+    there already is only read; a sentence computed from the file comes back.
     """
     table, drawing = folder / "surface.csv", folder / "surface.png"
     sparsity = sorted(design.sparsities)[len(design.sparsities) // 2]

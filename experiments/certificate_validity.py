@@ -26,9 +26,8 @@ from typing import Any
 import numpy as np
 
 from experiments import _write
-from experiments._pictures import look, picture
 from experiments._worlds import DELTA, DISCORDANCES, GROUPS, METHODS, allowed, simulate, worlds
-from experiments._write import RESULTS
+from experiments._write import RESULTS, look, picture
 from fairbilevel._numbers import points, share
 from fairbilevel.certificates import GAPS, Paired, certify, difference_upper, excess_bounds
 from fairbilevel.certificates._paired import _sharp

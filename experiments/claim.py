@@ -24,9 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments._comparison import run_presets
+from experiments._comparison import Summary, run_presets
 from experiments._presets import PUBLISHED, SOLVER
-from experiments._summaries import Summary
 from experiments._write import gain, interval, points
 from fairbilevel import _numbers, comparison
 

@@ -12,7 +12,6 @@ it. Writes ``results/crash_safety.csv`` and ``.md``. Exit code 1 where a run end
 
 from __future__ import annotations
 
-import json
 import random
 import shlex
 import signal
@@ -26,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from experiments import _write
-from fairbilevel.records import EVENTS, read_json_lines
+from fairbilevel.records import EVENTS, read_json_lines, read_object
 
 SOLVE = (
     "--model", "cnn", "--width", "8", "--steps", "200", "--dense-steps", "200",
@@ -54,12 +53,9 @@ def differing(one: Path, other: Path) -> list[str]:
             )
         if not same:
             found.append(f"model/{path.name}")
-    results = [json.loads((p / "result.json").read_text()) for p in (one, other)]
-    if without_times(results[0]) != without_times(results[1]):
-        found.append("result.json")
-    metrics = [read_json_lines(p / "metrics.jsonl") for p in (one, other)]
-    if without_times(metrics[0]) != without_times(metrics[1]):
-        found.append("metrics.jsonl")
+    for name, read in (("result.json", read_object), ("metrics.jsonl", read_json_lines)):
+        if without_times(read(one / name)) != without_times(read(other / name)):
+            found.append(name)
     return found
 
 
@@ -69,11 +65,7 @@ def command(folder: Path, options: list[str]) -> list[str]:
 
 
 def run(folder: Path, options: list[str]) -> float:
-    """One run to its end; its seconds.
-
-    Raises:
-        RuntimeError: it failed.
-    """
+    """One run to its end; its seconds."""
     began = time.monotonic()
     done = subprocess.run(command(folder, options), capture_output=True, text=True)
     if done.returncode:
@@ -89,14 +81,8 @@ def read_lines(path: Path) -> list[Any]:
 def kill(
     folder: Path, options: list[str], after: float, records_first: int = 0
 ) -> tuple[str, bool] | None:
-    """Start a run and kill it: where it was; ``None`` if it had ended.
-
-    Args:
-        folder: of the run.
-        options: of the run.
-        after: seconds.
-        records_first: that many records are waited for before the seconds begin.
-    """
+    """Start a run and kill it so many seconds after it has written so many records: where it was;
+    ``None`` if it had ended."""
     metrics = folder / "metrics.jsonl"
     process = subprocess.Popen(
         command(folder, options), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -117,13 +103,9 @@ def kill(
 
 
 def kills(count: int, options: list[str], seed: int, scratch: Path) -> list[dict[str, Any]]:
-    """``count`` kills at random moments, each followed by the same command again.
-
-    Returns:
-        For each the seconds after the start, phase and step of the last record before it (empty
-        before the first), whether there were checkpoints to go on from, and the files that differ
-        from the undisturbed run's.
-    """
+    """``count`` kills at random moments, each followed by the same command again: the seconds after
+    the start, phase and step of the last record before it (empty before the first), whether there
+    were checkpoints to go on from, and the files that differ from the undisturbed run's."""
     undisturbed = scratch / "undisturbed"
     run(undisturbed, options)  # compiles into caches, if there are any
     lasts = run(scratch / "again", options)

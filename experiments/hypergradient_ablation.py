@@ -15,9 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from experiments._comparison import run_presets
+from experiments._comparison import Summary, line_of, run_presets
 from experiments._presets import KINDS, NO_IMPLICIT
-from experiments._summaries import Summary, line_of
 from experiments._write import gain
 from fairbilevel._numbers import share
 

@@ -22,7 +22,7 @@ import optax
 
 import fairbilevel as fb
 from experiments import _write
-from experiments._pictures import look, picture
+from experiments._write import look, picture
 from fairbilevel import hypergrad
 
 RIDGE = 0.01

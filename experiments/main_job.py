@@ -13,9 +13,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from experiments._comparison import run_presets
+from experiments._comparison import Summary, dense_of, line_of, run_presets
 from experiments._presets import MAIN_RIVALS, MAIN_SPARSITY, SOLVER
-from experiments._summaries import Summary, dense_of, line_of
 from experiments._write import interval
 from fairbilevel import comparison
 

@@ -13,8 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from experiments._comparison import run_presets
-from experiments._summaries import Summary
+from experiments._comparison import Summary, run_presets
 from experiments._write import gain, points, table
 from fairbilevel._numbers import decimal
 

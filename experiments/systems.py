@@ -12,8 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from experiments._comparison import run_presets
-from experiments._summaries import Summary, dense_of
+from experiments._comparison import Summary, dense_of, run_presets
 from experiments._write import points
 from fairbilevel import _numbers
 from fairbilevel.methods import NAMES

@@ -17,7 +17,7 @@ from jax.flatten_util import ravel_pytree
 from scipy import stats
 
 import fairbilevel as fb
-from fairbilevel.analysis import Lanczos, _curvature, _rows
+from fairbilevel.analysis import Lanczos, _curvature, _loss
 from fairbilevel.cli import main
 from fairbilevel.records._folder import seal
 from fairbilevel.run import solution_line, solution_plane, write_analysis
@@ -175,7 +175,7 @@ def test_memory_does_not_grow_with_the_rows():
 
     def temporary(rows):
         x = np.zeros((rows, 4), "float32")
-        grouped = _rows.GroupedRows.of(x, np.zeros(rows, int), np.zeros(rows, int), batch_size=32)
+        grouped = _loss.GroupedRows.of(x, np.zeros(rows, int), np.zeros(rows, int), batch_size=32)
         compiled = _curvature._tridiagonal.lower(
             fb.analysis._loss.portable(mlp), params, grouped.span(0),
             loss=fb.analysis._loss.cross_entropy, batch_size=32, lanczos=Lanczos(3),

@@ -84,7 +84,7 @@ def products(jaxpr):
     from jax.interpreters import partial_eval
 
     jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True], instantiate=True)
-    return sum(masks._products.multiply_adds_of(eqn) for eqn in jaxpr.eqns)
+    return sum(masks._record.multiply_adds_of(eqn) for eqn in jaxpr.eqns)
 
 
 class Shared(nnx.Module):

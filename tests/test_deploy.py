@@ -18,7 +18,7 @@ from flax import nnx
 import fairbilevel as fb
 from fairbilevel._trees import fill_named, flatten_named
 from fairbilevel.cli import main
-from fairbilevel.deploy._sparse import SparseKernel
+from fairbilevel.deploy._compact import SparseKernel
 from fairbilevel.models import from_torch, to_torch
 
 RNG = np.random.default_rng(0)

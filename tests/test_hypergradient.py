@@ -231,7 +231,7 @@ def test_names_with_options():
     cg = hypergrad.by_name("cg:iterations=7,damping=0.5,warm_start=true")
     assert (cg.iterations, cg.damping, cg.warm_start) == (7, 0.5, True)
     assert hypergrad.by_name("unrolled:keep=sqrt").keep == "sqrt"
-    for name in hypergrad._names.METHODS:
+    for name in hypergrad._hypergradient.METHODS:
         assert hypergrad.by_name(name).gradient_evaluations >= 2
 
 

@@ -11,7 +11,7 @@ from scipy import optimize
 
 import fairbilevel as fb
 from fairbilevel._trees import flatten_named
-from fairbilevel.train._match import class_shift, matched, output_bias
+from fairbilevel.train._finished import class_shift, matched, output_bias
 from fairbilevel.train._plan import FORWARD_COST
 
 

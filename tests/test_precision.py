@@ -151,7 +151,7 @@ def run(tmp_path_factory):
 
 
 def rows_of(place, role):
-    from fairbilevel.run._roles import role_rows
+    from fairbilevel.run._evaluate import role_rows
 
     return role_rows(fb.load_run(place / "run"), role, "")
 
@@ -244,7 +244,7 @@ def test_select_rows_calibrate_and_other_data_is_judged(run, tmp_path, capsys):
 
 
 def test_calibration_rows_are_spread_over_the_data():
-    from fairbilevel.deploy._int8 import MOST, chosen
+    from fairbilevel.deploy._onnx import MOST, chosen
 
     np.testing.assert_array_equal(chosen(50), np.arange(50))
     many = chosen(10_000)

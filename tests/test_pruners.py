@@ -18,7 +18,7 @@ from fairbilevel import _trees, fairness, masks, methods, pruners
 from fairbilevel._trees import flatten_named
 from fairbilevel.masks import CubicSchedule, Layer
 from fairbilevel.pruners import Moment
-from fairbilevel.pruners._fairgrape import keep_shares
+from fairbilevel.pruners._group_scores import keep_shares
 from fairbilevel.pruners._run import training_rows
 from fairbilevel.run import Config
 from fairbilevel.train import STREAM_DUALS, STREAM_FIT, Feed, Rules, WeightState, gather

@@ -7,8 +7,13 @@ is the part that needs the dense network alone, `loss_line` and `loss_plane` wal
 
 from fairbilevel.analysis._correlation import correlate
 from fairbilevel.analysis._curvature import TWENTY, Lanczos
-from fairbilevel.analysis._impact import DisparateImpact, GroupImpact, disparate_impact
-from fairbilevel.analysis._sensitivity import Sensitivity, sensitivity
+from fairbilevel.analysis._impact import (
+    DisparateImpact,
+    GroupImpact,
+    Sensitivity,
+    disparate_impact,
+    sensitivity,
+)
 from fairbilevel.analysis._surface import LossLine, LossPlane, loss_line, loss_plane
 
 __all__ = [

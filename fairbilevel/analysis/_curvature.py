@@ -14,8 +14,7 @@ import optax
 from jaxtyping import Array, Float
 
 from fairbilevel import _trees
-from fairbilevel.analysis._loss import Apply, Loss, portable, total_loss
-from fairbilevel.analysis._rows import GroupedRows, Span, stream
+from fairbilevel.analysis._loss import Apply, GroupedRows, Loss, Span, portable, stream, total_loss
 
 
 def hessian_product(

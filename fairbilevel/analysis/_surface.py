@@ -17,8 +17,17 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from fairbilevel.analysis._impact import difference
-from fairbilevel.analysis._loss import Apply, Loss, cross_entropy, overall, portable, total_loss
-from fairbilevel.analysis._rows import GroupedRows, Span, stream
+from fairbilevel.analysis._loss import (
+    Apply,
+    GroupedRows,
+    Loss,
+    Span,
+    cross_entropy,
+    overall,
+    portable,
+    stream,
+    total_loss,
+)
 
 EVENLY = tuple(k / 20 for k in range(21))
 

@@ -83,11 +83,11 @@ def _claim(comparison: Comparison, folder: Path) -> None:
     there = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
     began = read_design(folder)
     if began:
-        given = _as_json(settings)
+        given = {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}
         known = began.get("settings", {})
         # Options that came later were at their defaults then; those that no number depends on may
         # have been written down by a former version.
-        defaults = {k: v for k, v in _as_json(Config().to_json()).items() if k in given}
+        defaults = {k: v for k, v in Config().to_json().items() if k in given}
         if known.get("granularity") == "filter":
             defaults |= {"round_channels": 1}  # before it was an option
         known = {k: v for k, v in {**defaults, **known}.items() if k not in FREE_OPTIONS}
@@ -104,7 +104,3 @@ def _claim(comparison: Comparison, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     made_by = {"versions": versions(), "machine": machine()}
     write_json(folder / DESIGN, {"schema_version": SCHEMA_VERSION, "settings": settings, **made_by})
-
-
-def _as_json(settings: dict[str, Any]) -> dict[str, Any]:
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}

@@ -136,11 +136,7 @@ def pack(repetitions: Repetitions) -> bytes:
 
 
 def unpack(data: bytes) -> dict[str, tuple[Record, Rows]]:
-    """What ``pack`` was given.
-
-    Raises:
-        ValueError: it did not write this, or it is damaged.
-    """
+    """What ``pack`` was given; ``ValueError`` where it did not write this, or it is damaged."""
     try:
         reader = lzma.LZMADecompressor()
         plain = reader.decompress(data, _MOST)

@@ -125,8 +125,7 @@ def run_method(
 def _place(line: dict[str, Any]) -> list[Any]:
     """Of a logged line: work done, accuracy and largest gap on tune."""
     tune = line["tune"]
-    gap = tune.get("max_excess_accuracy_gap")
-    return [line["gradient_evaluations"], tune["accuracy"], gap]
+    return [line["gradient_evaluations"], tune["accuracy"], tune.get("max_excess_accuracy_gap")]
 
 
 def _with_roles(

@@ -120,18 +120,9 @@ def certified_tolerance(
     """The smallest tolerance of every group's excess accuracy gap that these rows would certify.
 
     What a user is told of a method: harm and churn in one number (``fb.certify``). Rows that
-    several rounds of folds measured are taken a round at a time, and the rounds averaged.
-
-    Args:
-        dense: whether the dense model is right, one entry a measured row.
-        pruned: whether the pruned model is.
-        group: of each.
-        groups: how many there are; those without rows are outside the claim.
-        row: number or name of each row; none is repeated by default.
-        confidence: of the certificate, all of it spent on one look (``only_look``).
-
-    Returns:
-        The tolerance as a fraction, ``None`` where there are not two groups.
+    several rounds of folds measured are taken a round at a time, and the rounds averaged; groups
+    without rows are outside the claim. All confidence is spent on one look (``only_look``).
+    Arguments as of ``permutation_floor``; a fraction, ``None`` where there are not two groups.
     """
     lost, won = dense & ~pruned, pruned & ~dense
     found = []
@@ -177,10 +168,8 @@ def noise_free_spread(
 def spread_of_sums(
     size: np.ndarray, total: np.ndarray, squares: np.ndarray
 ) -> np.ndarray | np.float64:
-    """``noise_free_spread`` from groups' rows, sums of ``dense - pruned`` and of its square.
-
-    All are ``[..., groups]``.
-    """
+    """``noise_free_spread`` from groups' rows, sums of ``dense - pruned`` and of its square, all
+    ``[..., groups]``."""
     size, total, squares = (np.asarray(a, float) for a in (size, total, squares))
     n, s, q = (a.sum(-1, keepdims=True) for a in (size, total, squares))
     use = (size >= 2) & (n - size >= 2)
@@ -207,16 +196,9 @@ def bootstrap_differences(
     is the estimate less the deviations of the draws from their own mean. It covers at least 95 %:
     rows are drawn along with their repetition, and once more within it.
 
-    Args:
-        folds: for each repetition ``dense``, ``method``, ``other`` (whether rows are right),
-            ``group``, and the rows' numbers or names ``row``.
-        groups: how many there are.
-        seed: of the draws.
-        draws: bootstrap samples.
-
-    Returns:
-        95 % intervals of the mean difference of ``accuracy`` and of ``spread``, as fractions and
-        fractions squared.
+    ``folds`` holds for each repetition ``dense``, ``method``, ``other`` (whether rows are right),
+    ``group`` and the rows' numbers or names ``row``. 95 % intervals of the mean difference of
+    ``accuracy`` and of ``spread`` come back, as fractions and fractions squared.
     """
     rng = np.random.default_rng(seed)
     # Rows of a group differ only in three outcomes: eight kinds.
@@ -262,16 +244,8 @@ def bootstrap_differences(
 def dense_floor(
     correct: Sequence[np.ndarray], group: np.ndarray, groups: int
 ) -> dict[str, float | int]:
-    """Largest excess gaps between dense models that differ in nothing but their seed.
-
-    Args:
-        correct: whether each row is right, one array a model, at least two.
-        group: group of every row.
-        groups: how many there are.
-
-    Returns:
-        ``mean`` and 95 % quantile ``q95`` over all ordered pairs, and their number ``pairs``.
-    """
+    """Largest excess gaps between dense models that differ in nothing but their seed, at least two:
+    ``mean`` and 95 % quantile ``q95`` over all ordered pairs, and their number ``pairs``."""
     largest = [
         float(np.nanmax(excess_gaps(a, b, group, groups)))
         for a, b in itertools.permutations(correct, 2)

@@ -52,8 +52,6 @@ class ComparisonSweep(Sweep):
     packed. The dense model is trained again where later runs are asked for, and must be the one of
     the files.
 
-    Attributes:
-        comparison: what is compared.
     """
 
     comparison: Comparison
@@ -86,13 +84,8 @@ class ComparisonSweep(Sweep):
         return "round {} fold {}: {}".format(*where.split("-"), what)
 
     def run(self, name: str) -> Part:
-        """Do one job.
-
-        Raises:
-            Refused: the data or the dense model cannot be had, or the dense model is another one
-                than in the folder's files (other data, versions or machine).
-            NotReady: the dense model's part is gone.
-        """
+        """Do one job; refused where the data or the dense model cannot be had, or that is another
+        one than in the folder's files (other data, versions or machine)."""
         if not sweeps.is_here(self):
             devices.compile_cache(self.comparison.config.compile_cache)
         _begin(self.call)

@@ -2,6 +2,7 @@
 
 from fairbilevel.deploy._artifact import (
     ALLOWED_CHANGED,
+    FORMATS,
     Artifact,
     Judge,
     check_precision,
@@ -10,7 +11,6 @@ from fairbilevel.deploy._artifact import (
     write_artifact,
 )
 from fairbilevel.deploy._compact import Compact, compact, forward
-from fairbilevel.deploy._formats import FORMATS
 from fairbilevel.deploy._model import (
     ModelFiles,
     load_model,

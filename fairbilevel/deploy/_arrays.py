@@ -21,6 +21,7 @@ from fairbilevel._npz import read_npz
 from fairbilevel._trees import flatten_named, map_named
 from fairbilevel.deploy._compact import Compact
 from fairbilevel.deploy._format import NOT_OURS, About, Damaged, Format, Run, description, line
+from fairbilevel.deploy._model import network_arrays
 from fairbilevel.models import (
     NAMES,
     build,
@@ -30,6 +31,7 @@ from fairbilevel.models import (
     shapes_of,
     to_torch,
 )
+from fairbilevel.problem import Network
 from fairbilevel.records import arrays_bytes
 
 
@@ -40,12 +42,7 @@ class Arrays(Format):
         self, network: Compact, first: Callable[[Any], Any], shape: Any, dtype: Any, about: About
     ) -> dict[str, np.ndarray]:
         """``param/NAME`` and ``state/NAME``."""
-        parts = {"param": network.params, "state": network.state}
-        return {
-            f"{part}/{name}": np.asarray(leaf)
-            for part, tree in parts.items()
-            for name, leaf in flatten_named(tree).items()
-        }
+        return network_arrays(Network(network.params, network.state))
 
     def digest(self, content: Mapping[str, np.ndarray]) -> str:
         """Of names, types, shapes and values."""
@@ -57,11 +54,7 @@ class Arrays(Format):
         return whole.hexdigest()
 
     def run(self, content: Any, about: About, first: Any, model: Any) -> Run:
-        """The model with these arrays.
-
-        Raises:
-            Damaged: the model is not a built-in one and was not given, or other arrays.
-        """
+        """The model with these arrays."""
         try:
             name, shape = about["model"]["name"], tuple(about["model"]["input_shape"])
             width, classes = about["model"]["width"], len(about["classes"])
@@ -183,11 +176,7 @@ class Safetensors(Arrays):
 
 def _type(name: str) -> np.dtype:
     """What safetensors calls ``F32``, ``BF16``, ``I64``; its own reader of numpy arrays knows no
-    bfloat16.
-
-    Raises:
-        ValueError: numpy has no such type.
-    """
+    bfloat16."""
     if name == "BF16":
         return np.dtype(jnp.bfloat16)
     return np.dtype(bool) if name == "BOOL" else np.dtype(f"{name[0].lower()}{int(name[1:]) // 8}")

@@ -15,22 +15,30 @@ from jaxtyping import Float, Shaped
 
 from fairbilevel import _display, _options, _trees
 from fairbilevel.data import DataError, Encoder, as_labels, select
-from fairbilevel.deploy._compact import Compact, Pruned, compact, in_bfloat16
-from fairbilevel.deploy._format import PRECISIONS, About, Damaged, Run, line, require
-from fairbilevel.deploy._formats import FORMATS
-from fairbilevel.deploy._int8 import chosen, quantized
+from fairbilevel.deploy._arrays import NPZ, Safetensors
+from fairbilevel.deploy._compact import Compact, compact, in_bfloat16
+from fairbilevel.deploy._format import PRECISIONS, About, Damaged, Format, Run, line, require
 from fairbilevel.deploy._model import ModelFiles
+from fairbilevel.deploy._onnx import ONNX, chosen, quantized
+from fairbilevel.deploy._stablehlo import StableHLO
 from fairbilevel.models import as_model
 from fairbilevel.problem import predict, probabilities
 from fairbilevel.records import RecordError, write_bytes
 from fairbilevel.train import Solution
+
+FORMATS: dict[str, Format] = {
+    "stablehlo": StableHLO(),
+    "onnx": ONNX(),
+    "safetensors": Safetensors(),
+    "npz": NPZ(),
+}
+"""All formats by name."""
 
 VERSION = 1
 LARGEST_DIFFERENCE = 1e-4  # of a logit, in float32
 ALLOWED_CHANGED = 0.1  # share of rows, in lower precision
 _MOST_ROWS = 4096  # that an artifact in float32 is checked on
 _BATCH = 256
-
 
 Judge = Callable[[np.ndarray, np.ndarray], dict[str, Any]]
 """From logits of a file and of the network that it was made of, on the rows compared."""
@@ -128,11 +136,14 @@ def format_of(path: Path, given: str | None = None) -> str:
     if given is not None:
         _options.one_of("format", given, tuple(FORMATS))
         return given
-    for name, kind in FORMATS.items():
-        if path.suffix == kind.suffix:
-            return name
+    if (name := _by_ending(path)) is not None:
+        return name
     endings = ", ".join(kind.suffix for kind in FORMATS.values())
     raise ValueError(f"{path.name} ends in none of {endings}: give format")
+
+
+def _by_ending(path: Path) -> str | None:
+    return next((name for name, kind in FORMATS.items() if path.suffix == kind.suffix), None)
 
 
 def check_precision(format: str, precision: str) -> None:
@@ -186,7 +197,7 @@ def write_artifact(
             than the network: then no file is left.
     """
     name = format_of(path, format)
-    kind, given = FORMATS[name], Pruned.of(source)
+    kind, given = FORMATS[name], ModelFiles.of(source)
     check_precision(name, precision)
     require(f"the format {name}", name, kind.writes_with)
     network, encoder = compact(source), given.encoder
@@ -197,7 +208,7 @@ def write_artifact(
         "schema_version": VERSION,
         "format": name,
         "precision": precision,
-        **describe(given, network, source),
+        **describe(given, network),
         "input": _input(encoder, rows, encoded),
         **(more or {}),
     }
@@ -218,43 +229,32 @@ def write_artifact(
         raise ValueError(f"{what}: {line(error)}") from None
     expected = predict(given.model, encoder, given.network, encoder.transform(some))
     found = _logits(run, rows, len(given.classes), path)
+    changed = int((found.argmax(-1) != expected.argmax(-1)).sum())
+    apart = float(np.abs(found - expected).max(initial=0))
     if precision == "float32":
-        about["checked"] = _compared(found, expected)
+        _check_same(apart, changed, len(found))
     else:
-        about["checked"] = _measured(found, expected, precision, allow_changed)
-        if judge is not None:
-            about["by_group"] = judge(found, expected)
+        _check_near(found, changed, precision, allow_changed)
+    about["checked"] = {"rows": len(found), "largest_difference": apart, "changed": changed}
+    if judge is not None and precision != "float32":
+        about["by_group"] = judge(found, expected)
     write_bytes(path, kind.pack(content, about))
     return read_artifact(path, name, model=given.model)
 
 
-def _compared(found: np.ndarray, expected: np.ndarray) -> dict[str, Any]:
-    """How far logits lie apart.
-
-    Raises:
-        ValueError: too far, or another class.
-    """
-    apart = float(np.abs(found - expected).max(initial=0))
-    changed = int((found.argmax(-1) != expected.argmax(-1)).sum())
+def _check_same(apart: float, changed: int, rows: int) -> None:
+    """Refuse logits that lie too far apart, or other classes."""
     if changed or not apart <= LARGEST_DIFFERENCE:
         raise ValueError(
             f"the exported network answers otherwise than the run: logits differ by up to "
-            f"{apart:.2g} ({LARGEST_DIFFERENCE:g} is allowed) and {changed} of {len(found)} rows "
+            f"{apart:.2g} ({LARGEST_DIFFERENCE:g} is allowed) and {changed} of {rows} rows "
             "get another class; nothing was written. Numbers far larger than their spread lose "
             "digits where they are standardized in the file: --encoded leaves that out of it"
         )
-    return {"rows": len(found), "largest_difference": apart, "changed": changed}
 
 
-def _measured(
-    found: np.ndarray, expected: np.ndarray, precision: str, allowed: float
-) -> dict[str, Any]:
-    """How far logits in lower precision lie apart.
-
-    Raises:
-        ValueError: no rows, logits that are not finite, or another class on too many rows.
-    """
-    changed = int((found.argmax(-1) != expected.argmax(-1)).sum())
+def _check_near(found: np.ndarray, changed: int, precision: str, allowed: float) -> None:
+    """Refuse no rows, logits in lower precision that are not finite, or too many other classes."""
     if not len(found):
         raise ValueError(f"there are no rows to compare the network in {precision} on: give some")
     if not np.isfinite(found).all():
@@ -265,16 +265,10 @@ def _measured(
             f"network, and {allowed:.4g} of them may; nothing was written. --allow-changed allows "
             "more"
         )
-    apart = float(np.abs(found - expected).max())
-    return {"rows": len(found), "largest_difference": apart, "changed": changed}
 
 
-def describe(given: Pruned, network: Compact, source: Solution | ModelFiles) -> About:
+def describe(given: ModelFiles, network: Compact) -> About:
     """What a network is, for people and for reading it back."""
-    if isinstance(source, Solution):
-        built_in, width = source.problem.built_in, source.problem.width
-    else:
-        built_in, width = source.description["built_in"], source.description["width"]
     entries = [np.asarray(m) for m in given.masks.values()]
     units = sum(m.size for m in entries)
     kept = sum(int(np.count_nonzero(m)) for m in entries)
@@ -282,8 +276,8 @@ def describe(given: Pruned, network: Compact, source: Solution | ModelFiles) -> 
     return {
         "model": {
             "name": given.model.name,
-            "width": width,
-            "built_in": built_in,
+            "width": given.description["width"],
+            "built_in": given.description["built_in"],
             "input_shape": list(given.encoder.input_shape),
         },
         "classes": list(given.classes),
@@ -353,26 +347,15 @@ def read_artifact(path: str | Path, format: str | None = None, *, model: Any = N
 
 
 def _format_held(path: Path, data: bytes) -> str:
-    """The format of a file's ending, else of its content.
-
-    Raises:
-        RecordError: neither tells.
-    """
-    for name, kind in FORMATS.items():
-        if path.suffix == kind.suffix:
-            return name
-    for name, kind in FORMATS.items():
-        if kind.holds(data):
-            return name
+    """The format of a file's ending, else of its content."""
+    held = (name for name, kind in FORMATS.items() if kind.holds(data))
+    if (name := _by_ending(path) or next(held, None)) is not None:
+        return name
     raise RecordError(f"{path} is no file written by fairbilevel export")
 
 
 def _check(about: About) -> None:
-    """Refuse what would surprise later.
-
-    Raises:
-        Damaged: what.
-    """
+    """Refuse what would surprise later (``Damaged``)."""
     classes, given = about["classes"], about["input"]
     texts = isinstance(classes, list) and all(isinstance(c, str) for c in classes)
     if not texts or len(set(classes)) != len(classes) or not classes:

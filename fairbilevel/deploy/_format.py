@@ -45,15 +45,8 @@ class Format(ABC):
     def convert(
         self, network: Compact, first: Callable[[Any], Any], shape: Any, dtype: Any, about: About
     ) -> Any:
-        """The network as content.
-
-        Args:
-            network: what is left.
-            first: what is done to rows before the model takes them.
-            shape: of a row.
-            dtype: of rows.
-            about: the description, to which the format may add.
-        """
+        """The network as content, for rows of a shape and type to which ``first`` is done before
+        the model takes them; the format may add to the description."""
 
     @abstractmethod
     def pack(self, content: Any, about: About) -> bytes:
@@ -65,11 +58,7 @@ class Format(ABC):
 
     @abstractmethod
     def unpack(self, data: bytes) -> tuple[Any, About]:
-        """Content and description.
-
-        Raises:
-            Damaged: they are not there.
-        """
+        """Content and description; ``Damaged`` where they are not there."""
 
     @abstractmethod
     def digest(self, content: Any) -> str:
@@ -77,25 +66,13 @@ class Format(ABC):
 
     @abstractmethod
     def run(self, content: Any, about: About, first: Callable[[Any], Any], model: Any) -> Run:
-        """Content as a function of rows on this machine.
-
-        Args:
-            content: as ``unpack`` gives it.
-            about: the description.
-            first: what is done to rows, where the content does not do it.
-            model: where the content does not hold it and it is no built-in one.
-
-        Raises:
-            Damaged: it cannot be loaded.
-        """
+        """Content, as ``unpack`` gives it, as a function of rows on this machine (``Damaged`` where
+        it cannot be loaded). ``first`` is done to rows where the content does not do it; ``model``
+        is given where the content does not hold it and it is no built-in one."""
 
 
 def require(what: str, name: str, packages: Sequence[str]) -> None:
-    """That packages of a format are installed.
-
-    Raises:
-        ValueError: how to install them.
-    """
+    """That packages of a format are installed; else how to (``ValueError``)."""
     if missing := [p for p in packages if find_spec(p) is None]:
         raise ValueError(f"{what} needs {' and '.join(missing)}: pip install 'fairbilevel[{name}]'")
 

@@ -149,6 +149,26 @@ class ModelFiles:
     encoder: Encoder
     description: dict[str, Any]
 
+    @staticmethod
+    def of(source: Solution | ModelFiles) -> ModelFiles:
+        """What ``save_model`` would write of a solution.
+
+        Raises:
+            ValueError: neither a solution nor a run.
+        """
+        if isinstance(source, ModelFiles):
+            return source
+        if not isinstance(source, Solution):
+            raise ValueError(
+                f"a {type(source).__name__} is no pruned network: give what fb.solve or "
+                "fb.load_run returned"
+            )
+        problem, dense = source.problem, source.reference.network
+        description = model_description(problem, source.granularity)
+        return ModelFiles(
+            problem.model, source.network, dense, source.masks, problem.encoder, description
+        )
+
     def __repr__(self) -> str:
         name = self.description["name"]
         return _display.line(
@@ -197,11 +217,7 @@ def _layers(description: Mapping[str, Any]) -> Layers:
 
 
 def _unpacked(packed: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """The bits of a mask.
-
-    Raises:
-        ValueError: there are not as many as the shape has entries.
-    """
+    """The bits of a mask, as many as its shape has entries."""
     count = math.prod(shape)
     if packed.ndim != 1 or packed.dtype != np.uint8 or len(packed) != -(-count // 8):
         raise ValueError(f"a mask of shape {shape} does not have {packed.size} bytes")
@@ -209,12 +225,8 @@ def _unpacked(packed: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _check(description: Mapping[str, Any]) -> None:
-    """Refuse values of other kinds than ``save_model`` writes; layers and encoder check their own.
-
-    Raises:
-        ValueError: the name of the first.
-        KeyError: a part is missing.
-    """
+    """Refuse values of other kinds than ``save_model`` writes, by the name of the first; layers and
+    encoder check their own."""
 
     def whole(value: Any) -> bool:
         return type(value) is int and 0 < value < 2**31

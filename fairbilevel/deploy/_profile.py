@@ -7,6 +7,7 @@ is left out. File sizes are those of the weights and statistics alone.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import os
 import platform
@@ -19,13 +20,84 @@ import numpy as np
 
 from fairbilevel import _display, _trees, masks
 from fairbilevel._numbers import milliseconds, storage
-from fairbilevel.deploy._calls import jax_calls, onnx_calls, some_rows, timed_calls
-from fairbilevel.deploy._compact import SPARSE_FROM, Compact, Pruned, compact, forward, mostly_zero
-from fairbilevel.deploy._formats import FORMATS
+from fairbilevel.deploy._artifact import FORMATS
+from fairbilevel.deploy._compact import SPARSE_FROM, Compact, compact, forward, mostly_zero
+from fairbilevel.deploy._format import line, require
 from fairbilevel.deploy._model import ModelFiles
-from fairbilevel.devices import Times
+from fairbilevel.devices import Times, timed
 from fairbilevel.records import arrays_bytes
 from fairbilevel.train import Solution
+
+_LEAST_ROUNDS = 5
+Calls = dict[tuple[str, str, int], Callable[[], Any]]
+
+
+def some_rows(given: ModelFiles, count: int) -> np.ndarray:
+    """Rows as the model takes them, whose values no time depends on."""
+    shape, dtype = (count, *given.encoder.input_shape), given.encoder.dtype
+    if np.issubdtype(dtype, np.integer):
+        return np.zeros(shape, dtype)  # whole numbers may index something: zero always can
+    return np.random.default_rng(0).normal(size=shape).astype(dtype)
+
+
+def timed_calls(calls: Calls, seconds: float) -> dict[tuple[str, str, int], Times]:
+    """Of all calls; those of one engine and one batch size beside each other."""
+    places = list(dict.fromkeys((engine, batch) for engine, _, batch in calls))
+    found: dict[tuple[str, str, int], Times] = {}
+    for place in places:
+        some = {key: call for key, call in calls.items() if (key[0], key[2]) == place}
+        found |= timed(some, rounds=_LEAST_ROUNDS, seconds=seconds / len(places))
+    return found
+
+
+def jax_calls(
+    networks: Mapping[str, Compact],
+    zero: tuple[str, ...],
+    rows: np.ndarray,
+    batch_sizes: Sequence[int],
+) -> Calls:
+    """Calls on the present device, the rows lying there."""
+    functions = {name: jax.jit(forward(network)) for name, network in networks.items()}
+    if zero:
+        functions["sparse layers"] = jax.jit(forward(networks["pruned"], sparse_layers=True))
+
+    def call(function: Any, x: jax.Array) -> None:
+        function(x).block_until_ready()
+
+    given = {batch: jax.device_put(rows[:batch]) for batch in batch_sizes}
+    return {
+        ("jax", name, batch): functools.partial(call, function, x)
+        for batch, x in given.items()
+        for name, function in functions.items()
+    }
+
+
+def onnx_calls(
+    networks: Mapping[str, Compact], rows: np.ndarray, batch_sizes: Sequence[int]
+) -> tuple[Calls, dict[str, int], str]:
+    """Calls of ONNX Runtime on the CPU and the sizes of its files; or why there are none."""
+    kind, runs, sizes = FORMATS["onnx"], {}, {}
+    try:
+        require("timing by ONNX Runtime", "onnx", kind.writes_with)
+    except ValueError as error:
+        return {}, {}, f"Not timed by ONNX Runtime: {error}."
+    for name, network in networks.items():
+        about: dict[str, Any] = {}
+        try:
+            content = kind.convert(network, lambda x: x, rows.shape[1:], rows.dtype, about)
+            runs[name] = kind.run(content, about, lambda x: x, None)
+            runs[name](rows[:1])
+        except Exception as error:  # the converter and the runtime have their own
+            why = f"Not timed by ONNX Runtime, which does not take this model: {line(error)}"
+            return {}, {}, why
+        sizes[name] = len(kind.pack(content, about))
+    calls: Calls = {
+        ("onnxruntime", name, batch): functools.partial(run, rows[:batch])
+        for batch in batch_sizes
+        for name, run in runs.items()
+    }
+    return calls, sizes, ""
+
 
 _ENGINES = {"jax": "JAX", "onnxruntime": "ONNX Runtime"}
 
@@ -208,7 +280,7 @@ def measure(
         ValueError: neither solution nor run, or other arguments out of range.
     """
     check_profile(batch_sizes, seconds)
-    given = Pruned.of(source)
+    given = ModelFiles.of(source)
     networks = {
         "dense": Compact(given.model, *jax.device_get((given.dense.params, given.dense.state))),
         "pruned": Compact(given.model, *jax.device_get(compact(source)[1:])),
@@ -248,7 +320,7 @@ def layer_times(
     Raises:
         ValueError: neither solution nor run.
     """
-    given = Pruned.of(source)
+    given = ModelFiles.of(source)
     sample = jax.ShapeDtypeStruct((batch, *given.encoder.input_shape), given.encoder.dtype)
     dense = given.dense
     return masks.measure_latency(
@@ -273,7 +345,7 @@ def _gain(granularity: str, zero: tuple[str, ...]) -> str:
 
 
 def _setting(rounds: int, with_onnx: bool) -> str:
-    """What was timed_calls, and where."""
+    """What was timed, and where."""
     cores, device = f"{os.cpu_count()} cores", jax.devices()[0].device_kind
     where = f"{device} ({platform.machine()}, {cores})" if device == "cpu" else device
     onnx = ""
@@ -287,7 +359,7 @@ def _setting(rounds: int, with_onnx: bool) -> str:
 
 
 def _footprints(
-    given: Pruned, networks: Mapping[str, Compact], rows: np.ndarray, onnx: Mapping[str, int]
+    given: ModelFiles, networks: Mapping[str, Compact], rows: np.ndarray, onnx: Mapping[str, int]
 ) -> tuple[Footprint, Footprint]:
     """Of the dense and of the pruned network."""
     dense = networks["dense"]
@@ -300,20 +372,11 @@ def _footprints(
         given.masks,
         given.granularity,
     )
-    zeros_run = given.granularity == "weight"  # all others are not computed any more
-    parameters = {"dense": cost.dense_parameters, "pruned": cost.parameters}
-    products = {
-        "dense": (cost.dense_multiply_adds, cost.dense_multiply_adds),
-        "pruned": (
-            cost.dense_multiply_adds if zeros_run else cost.multiply_adds,
-            cost.multiply_adds,
-        ),
-    }
+    whole, needed = cost.dense_multiply_adds, cost.multiply_adds
 
-    def footprint(name: str) -> Footprint:
+    def footprint(name: str, parameters: int, every: int, needed: int) -> Footprint:
         network = networks[name]
         arrays = FORMATS["npz"].convert(network, lambda x: x, rows.shape[1:], rows.dtype, {})
-        every, needed = products[name]
         logits = forward(network)
         return Footprint(
             file_bytes=len(arrays_bytes(arrays)),
@@ -321,11 +384,15 @@ def _footprints(
             onnx_bytes=onnx.get(name),
             parameters=_trees.size(network.params),
             multiply_adds=every,
-            kept_parameters=parameters[name],
+            kept_parameters=parameters,
             kept_multiply_adds=needed,
             activation_bytes=masks.peak_activations(
                 lambda params, state, x, train, key: (logits(x), state), {}, {}, rows
             ),
         )
 
-    return footprint("dense"), footprint("pruned")
+    every = whole if given.granularity == "weight" else needed  # others are not computed any more
+    return (
+        footprint("dense", cost.dense_parameters, whole, whole),
+        footprint("pruned", cost.parameters, every, needed),
+    )

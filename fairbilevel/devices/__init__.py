@@ -6,14 +6,15 @@ from fairbilevel.devices._placement import Placement, memory, on_device
 from fairbilevel.devices._processes import (
     Processes,
     all_say,
+    cpu_threads,
     is_first,
     leave,
     lost_others,
     on_first,
     told_by_first,
+    use_cpu_threads,
 )
 from fairbilevel.devices._program import Program, copied
-from fairbilevel.devices._threads import cpu_threads, use_cpu_threads
 from fairbilevel.devices._timing import Times, timed
 
 __all__ = [

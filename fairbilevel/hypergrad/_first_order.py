@@ -88,9 +88,12 @@ class FirstOrder(Hypergradient):
         y, rule, plain = state.y, state.rule, state.plain
         if self.inner_steps:
 
+            def both(x: Any, y: Any) -> Any:
+                return point.inner(x, y)[0] + point.outer(x, y)[0] / penalty
+
             def body(_: Any, carry: Any) -> Any:
                 y, rule, z, plain = carry
-                of_y, _ = self._penalized(point, penalty).inner_gradient(x, y)
+                of_y, _ = Level(both, (), False).inner_gradient(x, y)
                 of_z, _ = point.inner.inner_gradient(x, z)
                 y, rule = self._move(of_y, rule, y)
                 z, plain = self._move(of_z, plain, z)
@@ -111,12 +114,6 @@ class FirstOrder(Hypergradient):
         told: Any = {"inner_var": z, "iterations": self.inner_steps} if self.inner_steps else {}
         state = optax.tree.where(finite, moved, fresh)
         return gradient, Info.of(far_z, outer_out, inner_out, status, state=state, **told)
-
-    def _penalized(self, point: Point, penalty: Any) -> Level:
-        def both(x: Any, y: Any) -> Any:
-            return point.inner(x, y)[0] + point.outer(x, y)[0] / penalty
-
-        return Level(both, (), False)
 
     def _move(self, gradient: Any, rule: Any, y: Any) -> tuple[Any, Any]:
         updates, rule = self.optimizer.update(gradient, rule, y)

@@ -1,16 +1,23 @@
-"""The one entry point for hypergradients, for any bilevel problem."""
+"""The one entry point for hypergradients, for any bilevel problem, and the methods by name."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from fairbilevel import _trees, _xla
+from fairbilevel import _options, _trees, _xla
+from fairbilevel.hypergrad._bilinear import Bilinear
+from fairbilevel.hypergrad._first_order import FirstOrder
+from fairbilevel.hypergrad._krylov import GMRES, BiCGStab, ConjugateGradient
 from fairbilevel.hypergrad._losses import share_mask
+from fairbilevel.hypergrad._neumann import Neumann
 from fairbilevel.hypergrad._point import Hypergradient, Info, Level, Point
+from fairbilevel.hypergrad._single_loop import SingleLoop
+from fairbilevel.hypergrad._unrolled import Unrolled
 
 
 def hypergradient(
@@ -92,11 +99,43 @@ def _check_floating(name: str, tree: Any) -> None:
 
 def _check_state(method: Hypergradient, outer_var: Any, inner_var: Any, state: Any) -> None:
     expected = jax.eval_shape(method.init, outer_var, inner_var)
-    given, wanted = jax.tree.flatten(state), jax.tree.flatten(expected)
-    if given[1] != wanted[1] or [  # type: ignore[operator]
-        jnp.shape(a) for a in given[0]
-    ] != [a.shape for a in wanted[0]]:
+    (given, structure), (wanted, other) = jax.tree.flatten(state), jax.tree.flatten(expected)
+    shapes = [jnp.shape(a) for a in given], [a.shape for a in wanted]
+    if structure != other or shapes[0] != shapes[1]:  # type: ignore[operator]
         raise ValueError(
             f"state does not belong to {type(method).__name__} and these variables: give "
             "Info.state of a former call, or None"
         )
+
+
+# Defaults for pruned networks: few products, and damping of the size of the curvatures that a
+# batch can measure (the Hessian of a network is indefinite).
+METHODS: dict[str, tuple[type[Hypergradient], dict[str, Any]]] = {
+    "bilinear": (Bilinear, {}),
+    "none": (Bilinear, {"gamma": math.inf}),
+    "cg": (ConjugateGradient, {"iterations": 5, "damping": 1.0}),
+    "neumann": (Neumann, {"products": 5, "damping": 1.0}),
+    "gmres": (GMRES, {"iterations": 5, "damping": 1.0}),
+    "bicgstab": (BiCGStab, {"iterations": 3, "damping": 1.0}),
+    "single-loop": (SingleLoop, {"damping": 1.0}),
+    "unrolled": (Unrolled, {"steps": 3, "args_per_step": True}),
+    "first-order": (FirstOrder, {}),
+}
+# Set by the solver from its own options, or without meaning on a command line.
+_FIXED = ("curvature", "args_per_step", "mode", "restart", "inner_steps")
+
+
+def by_name(text: str) -> Hypergradient:
+    """A method by name with options: ``"cg"``, ``"cg:iterations=10,damping=0.1"``.
+
+    ``"none"`` leaves the implicit term out.
+
+    Raises:
+        ValueError: unknown name or option (with the nearest one), or a value outside its range.
+    """
+    name, _, rest = text.partition(":")
+    _options.one_of("hypergradient", name, METHODS)
+    method, options = METHODS[name]
+    fixed = (*_FIXED, "gamma") if name == "none" else _FIXED
+    given = _options.parse(f"hypergradient {name!r}", method, rest, fixed)
+    return method(**{**options, **given})

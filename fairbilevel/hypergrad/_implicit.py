@@ -9,18 +9,78 @@ it and the cross term both.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import optax
+from jax.extend import core as jex_core
 from jaxtyping import Array, Bool, Int
 
 from fairbilevel import _options, _xla
 from fairbilevel.hypergrad import _vectors as vectors
-from fairbilevel.hypergrad._keep import KEEPS, linearized
 from fairbilevel.hypergrad._losses import CompositeLoss
 from fairbilevel.hypergrad._point import Hypergradient, Info, Point, Status, status_of
+
+KEEPS = ("nothing", "products", "all")
+
+_PRODUCTS = ("dot_general", "conv_general_dilated")
+_SUMS = ("reduce_sum", "reduce_max", "reduce_min")
+_ARRANGEMENT = ("dimension_numbers", "window_strides", "padding", "lhs_dilation", "rhs_dilation")
+
+
+def linearized(
+    gradient: Callable[[Any], Any], value: Callable[[Any], Any], y: Any, keep: str
+) -> tuple[Any, Callable[[Any], Any], Any]:
+    """``jax.linearize(gradient, y, has_aux=True)``, keeping as much as is asked for.
+
+    A linearized gradient holds what every operation of its two passes needs, several times what the
+    gradient itself holds while it runs. ``"nothing"`` computes the gradient again with each of its
+    derivatives. ``"products"`` keeps the results of the forward pass's matrix products and
+    convolutions, and sums (``value``, whose gradient it is, tells which pass is which); what lies
+    between them, and the backward pass, are computed again.
+    """
+    if keep == "all":
+        return jax.linearize(gradient, y, has_aux=True)
+    if keep == "nothing":
+        return jax.linearize(jax.checkpoint(gradient), y, has_aux=True)
+    forward = {
+        _kind(e.primitive, [v.aval for v in e.invars], e.params) for e in _products(value, y)
+    }
+
+    def kept(primitive: Any, *inputs: Any, **params: Any) -> bool:
+        if primitive.name in _SUMS:
+            return True
+        return primitive.name in _PRODUCTS and _kind(primitive, inputs, params) in forward
+
+    return jax.linearize(jax.checkpoint(gradient, policy=kept), y, has_aux=True)
+
+
+def _kind(primitive: Any, inputs: Any, params: Any) -> Hashable:
+    """Of which sizes and in which arrangement: a backward product has another one."""
+    shapes = tuple(tuple(a.shape) for a in inputs)
+    return primitive.name, shapes, tuple(str(params.get(name)) for name in _ARRANGEMENT)
+
+
+def _products(function: Callable[[Any], Any], y: Any) -> Iterator[Any]:
+    """The equations of a function that are products, those in loops apart: what a loop keeps it
+    keeps for every turn."""
+
+    def walk(jaxpr: Any) -> Iterator[Any]:
+        for eqn in jaxpr.eqns:
+            if eqn.primitive.name in _PRODUCTS:
+                yield eqn
+            if eqn.primitive.name in ("scan", "while"):
+                continue
+            for param in eqn.params.values():
+                for inner in param if isinstance(param, (tuple, list)) else (param,):
+                    if isinstance(inner, jex_core.ClosedJaxpr):
+                        yield from walk(inner.jaxpr)
+                    elif isinstance(inner, jex_core.Jaxpr):
+                        yield from walk(inner)
+
+    yield from walk(jax.make_jaxpr(function)(y).jaxpr)
+
 
 CURVATURES = ("hessian", "gauss-newton")
 _SMALL = 2**16  # entries of an array that is copied without a thought
@@ -65,11 +125,16 @@ class Implicit(Hypergradient):
     tolerance: float
     curvature: str
     keep: str
+    warm_start: bool
 
     def __post_init__(self) -> None:
         _options.finite(self, "damping", "tolerance")
         _options.one_of("curvature", self.curvature, CURVATURES)
         _options.one_of("keep", self.keep, KEEPS)
+
+    def init(self, outer_var: Any, inner_var: Any) -> Any:
+        """The zero vector to start from, if warm."""
+        return optax.tree.zeros_like(inner_var) if self.warm_start else ()
 
     @abstractmethod
     def solve(self, operator: Operator, b: Any, state: Any) -> Solved:
@@ -124,13 +189,8 @@ class Implicit(Hypergradient):
         )
         # A state that went wrong must not spoil the calls that follow.
         state = optax.tree.where(keep, solved.state, self.init(x, y))
-        told = {
-            "iterations": solved.iterations,
-            "residual": residual,
-            "state": state,
-            "outer_grad": b,
-        }
-        return gradient, Info.of(inner_grad, outer_out, inner_out, status, **told)
+        told = {"iterations": solved.iterations, "residual": residual, "state": state}
+        return gradient, Info.of(inner_grad, outer_out, inner_out, status, outer_grad=b, **told)
 
 
 def _behind(done: Any, y: Any) -> Any:
@@ -148,10 +208,6 @@ def _behind(done: Any, y: Any) -> Any:
 
 
 def check_count(name: str, value: int, least: int = 1) -> None:
-    """Refuse a count below ``least``.
-
-    Raises:
-        ValueError: it is.
-    """
+    """Refuse a count below ``least`` (``ValueError``)."""
     if not (isinstance(value, int) and value >= least):
         raise ValueError(f"{name} must be a whole number of at least {least}, got {value}")

@@ -39,9 +39,7 @@ class MaskedLoss:
         """``z = m * theta``, with the relaxation's derivative."""
         if self.vjp is None:
             return _product(self.mask(scores), weights)
-        return self._straight(scores, weights)
 
-    def _straight(self, scores: Any, weights: Any) -> Any:
         @jax.custom_vjp
         def product(scores: Any, weights: Any) -> Any:
             return _product(self.mask(scores), weights)

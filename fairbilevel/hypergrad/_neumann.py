@@ -78,14 +78,8 @@ class Neumann(Implicit):
             return k + 1, v, r, scale, vectors.norm(r), negative
 
         first = jnp.asarray(self.scale, size.dtype) if self.scale else _FADE * state
-        start = (
-            jnp.zeros((), jnp.int32),
-            optax.tree.zeros_like(b),
-            b,
-            first,
-            size,
-            jnp.asarray(False),
-        )
+        none, zero = jnp.zeros((), jnp.int32), optax.tree.zeros_like(b)
+        start = (none, zero, b, first, size, jnp.asarray(False))
         k, v, r, scale, _, negative = jax.lax.while_loop(unfinished, iterate, start)
         # The last residual is the next term of the series, at no product.
         v = vectors.add(v, r, jnp.where(scale > 0, 1 / jnp.maximum(scale, tiny), 0))

@@ -16,13 +16,9 @@ from fairbilevel.hypergrad._point import Hypergradient, Info, Point, Status, sta
 
 
 class SingleLoopState(NamedTuple):
-    """The tracked system.
-
-    Attributes:
-        v: current solution of ``(H + damping) v = grad_y f``, like the inner variable.
-        rule: state of the rule that moves it.
-        curvature: largest ratio ``|(H + damping) v| / |v|`` met.
-    """
+    """The tracked system: ``v``, the current solution of ``(H + damping) v = grad_y f`` like the
+    inner variable, the state of the rule that moves it, the largest ``|(H + damping) v| / |v|``
+    met."""
 
     v: Any
     rule: optax.OptState

@@ -148,7 +148,7 @@ class Unrolled(Hypergradient):
             trajectory = None
         y, state, _ = carry
         direct, of_y, outer_out = point.outer.gradients(x, y)
-        bars = (direct, (of_y, run.zero_cotangent(state)))
+        bars = (direct, (of_y, optax.tree.zeros_like(_split(state)[0])))
         if trajectory is not None:
             bars = run.backward(x, trajectory, first + rest, size, bars)
         else:
@@ -209,22 +209,21 @@ def _each(function: Callable[..., Any], rows: Any) -> Any:
     return jax.vmap(function)(*rows)
 
 
-def _is_float(leaf: Any) -> bool:
-    return jnp.issubdtype(jnp.asarray(leaf).dtype, jnp.inexact)
-
-
 def _split(state: Any) -> tuple[list[Any], list[Any], Callable[[Any, Any], Any]]:
     """The floating leaves of a state, those that no derivative goes through (counts and keys), and
     how to put both together again."""
     leaves, structure = jax.tree.flatten(state)
-    floating = [_is_float(leaf) for leaf in leaves]
+    floating = [jnp.issubdtype(jnp.asarray(leaf).dtype, jnp.inexact) for leaf in leaves]
 
     def rebuild(floats: list[Any], others: list[Any]) -> Any:
         moving, still = iter(floats), iter(others)
         return jax.tree.unflatten(structure, [next(moving if f else still) for f in floating])
 
-    floats = [leaf for leaf in leaves if _is_float(leaf)]
-    return floats, [leaf for leaf in leaves if not _is_float(leaf)], rebuild
+    floats, others = (
+        [leaf for leaf, f in zip(leaves, floating, strict=True) if f == kind]
+        for kind in (True, False)
+    )
+    return floats, others, rebuild
 
 
 @dataclass(frozen=True, eq=False)
@@ -268,8 +267,7 @@ class _Steps:
 
     def _nothing(self, x: Any, carry: Any, first: Any) -> Any:
         """Zeros like a step's gradient and output."""
-        shapes = jax.eval_shape(lambda c: self.step(x, c, first)[1], carry)
-        return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        return optax.tree.zeros_like(jax.eval_shape(lambda c: self.step(x, c, first)[1], carry))
 
     def trajectory(self, x: Any, carry: Any, first: Any, count: int) -> Any:
         """The carry before each step, the last carry, and output of the last step."""
@@ -281,10 +279,6 @@ class _Steps:
         start = (carry, self._nothing(x, carry, first))
         (end, last), before = jax.lax.scan(body, start, jnp.arange(count))
         return before, end, last
-
-    def zero_cotangent(self, state: Any) -> list[Any]:
-        """Of the floating leaves of the rule's state."""
-        return [jnp.zeros_like(leaf) for leaf in _split(state)[0]]
 
     def backward(self, x: Any, trajectory: Any, first: Any, count: int, bars: Any) -> Any:
         """Cotangents (``bars``) before the steps from those after them.

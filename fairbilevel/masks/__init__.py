@@ -3,7 +3,7 @@
 from fairbilevel.masks._allocation import MEASURES, Allocation, layer_shares
 from fairbilevel.masks._apply import apply, collect, compact, expand, filters_of, wrap
 from fairbilevel.masks._budget import Budget, CubicSchedule, as_counts, removed
-from fairbilevel.masks._cost import Cost, CostModel, cost
+from fairbilevel.masks._cost import Cost, CostModel, cost, peak_activations
 from fairbilevel.masks._essential import stays_zero
 from fairbilevel.masks._latency import LatencyTable, measure_latency
 from fairbilevel.masks._layers import (
@@ -15,20 +15,17 @@ from fairbilevel.masks._layers import (
     find_layers,
     select_layers,
 )
-from fairbilevel.masks._memory import peak_activations
-from fairbilevel.masks._relaxation import (
+from fairbilevel.masks._score import (
+    MAGNITUDES,
     RELAXATIONS,
     CappedSimplex,
     Relaxation,
     Sigmoid,
     TopK,
-    spread,
-)
-from fairbilevel.masks._score import (
-    MAGNITUDES,
     magnitude,
     magnitude_scales,
     median_distance,
+    spread,
     start_scores,
 )
 from fairbilevel.masks._threshold import Masks, Scores

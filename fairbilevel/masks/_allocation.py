@@ -147,9 +147,8 @@ class Allocation:
             raise ValueError(f"a sparsity of {sparsity:g} in {self.of} cannot be reached any more")
         multiple = self.multiple
         while multiple > 1:  # rounding leaves something of every layer that is not empty without it
-            rounded = self._best(
-                ranked, multiple, {n: int(k > 0) for n, k in found.items()}, sparsity
-            )
+            least = {n: int(k > 0) for n, k in found.items()}
+            rounded = self._best(ranked, multiple, least, sparsity)
             if rounded is not None:
                 return rounded
             multiple //= 2
@@ -164,11 +163,8 @@ class Allocation:
         share removed in it, where a sparsity is asked for in another unit."""
         counts = {n: int(np.count_nonzero(np.asarray(m))) for n, m in masks.items()}
         kept, prunable = sum(counts.values()), self.budget.prunable
-        found: dict[str, Any] = {
-            "prunable": prunable,
-            "kept": kept,
-            "achieved": 1 - kept / prunable,
-        }
+        found: dict[str, Any] = {"prunable": prunable, "kept": kept}
+        found["achieved"] = 1 - kept / prunable
         if self.of != "units":
             found |= {"of": self.of, "achieved_of": self.achieved(counts)}
         return found
@@ -256,8 +252,8 @@ class Allocation:
         count = math.ceil(len(ranked) / step)
         if self.budget.kind == "uniform":
             return -(np.arange(count) + 0.5) * step / size
-        starts = np.arange(count) * step
         if not count:
             return np.zeros(0)
+        starts = np.arange(count) * step
         lengths = np.minimum(step, len(ranked) - starts)
         return np.add.reduceat(ranked.astype(np.float64), starts) / lengths

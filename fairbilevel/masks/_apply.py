@@ -121,11 +121,7 @@ def wrap(
 
 
 def _granularity(masks: Masks, layers: Layers) -> str:
-    """What masks are of, by their names and shapes.
-
-    Raises:
-        ValueError: they are those of no granularity.
-    """
+    """What masks are of, by their names and shapes."""
     shapes = {name: tuple(np.shape(mask)) for name, mask in masks.items()}
     for granularity in GRANULARITIES:
         if shapes == {unit.name: unit.shape for unit in layers.units(granularity)}:

@@ -9,6 +9,7 @@ where an entry cannot go without changing others.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 Factor = tuple[int, int]
@@ -65,6 +66,10 @@ class Nodes:
             else:
                 found.append((size, root))
         return tuple(found)
+
+    def count(self, axis: Axis, counts: Mapping[int, int]) -> int:
+        """Entries of an axis whose standing nodes have as many as ``counts`` says."""
+        return math.prod(counts.get(node, size) for size, node in self.resolve(axis))
 
     def free_to_go(self, axis: Axis) -> frozenset[int]:
         """Standing nodes of an axis that are not locked."""

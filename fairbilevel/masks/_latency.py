@@ -27,7 +27,7 @@ from fairbilevel.devices import timed
 from fairbilevel.masks._allocation import multiple_of
 from fairbilevel.masks._cost import CostModel
 from fairbilevel.masks._layers import Layers
-from fairbilevel.masks._products import Product
+from fairbilevel.masks._record import Product
 
 _SHARES = (0.125, 0.5, 1.0)  # of a set's channels that products are timed at
 _ROUNDS, _SECONDS = 9, 0.05
@@ -91,7 +91,8 @@ class LatencyTable:
     digest: str = field(init=False, default="")
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "digest", _digest(self.to_json()))
+        text = json.dumps(self.to_json(), sort_keys=True)
+        object.__setattr__(self, "digest", hashlib.sha256(text.encode()).hexdigest())
 
     def __repr__(self) -> str:
         return f"LatencyTable({len(self.products)} products, batch {self.batch}, {self.device})"
@@ -127,13 +128,12 @@ class LatencyTable:
 
     def to_json(self) -> dict[str, Any]:
         """What `save` writes."""
-        products = [{k: v for k, v in vars(p).items()} for p in self.products]
         return {
             "schema_version": VERSION,
             "device": self.device,
             "batch": self.batch,
             "rest": self.rest,
-            "products": json.loads(json.dumps(products)),
+            "products": json.loads(json.dumps([vars(p) for p in self.products])),
         }
 
     @staticmethod
@@ -184,10 +184,6 @@ def _sound(p: ProductTime) -> bool:
         and set(p.entering) <= set(p.sets)
         and p.size > 0
     )
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def measure_latency(
@@ -275,16 +271,10 @@ def _counts(size: int) -> tuple[int, ...]:
 
 def _form(model: CostModel, product: Product, kept: Mapping[str, int]) -> tuple[Any, ...]:
     """Shapes of both operands with so many channels by set, and what the equation is told."""
-    nodes, counts = model.trace.nodes, {model.nodes[name]: n for name, n in kept.items()}
-
-    def shape(axes: Any) -> list[int]:
-        lengths = []
-        for axis in axes:
-            factors = nodes.resolve(axis)
-            lengths.append(math.prod(counts.get(node, size) for size, node in factors))
-        return lengths
-
-    left, right = (shape(axes) for axes in product.operands)
+    counts = {model.nodes[name]: n for name, n in kept.items()}
+    left, right = (
+        [model.trace.nodes.count(axis, counts) for axis in axes] for axes in product.operands
+    )
     params, name = dict(product.eqn.params), product.eqn.primitive.name
     if name == "dot_general":
         for pairs in params["dimension_numbers"]:

@@ -18,8 +18,7 @@ from jaxtyping import Int
 
 from fairbilevel import _display, _numbers, _options
 from fairbilevel.masks._axes import FIXED, FREE, Axis
-from fairbilevel.masks._blocks import find_branches
-from fairbilevel.masks._essential import SAME, VARIES, ZERO, Program
+from fairbilevel.masks._essential import SAME, VARIES, ZERO, Program, find_branches
 from fairbilevel.masks._trace import Trace, walk
 
 GRANULARITIES = ("weight", "filter", "block")
@@ -347,11 +346,7 @@ def select_layers(
 
 
 def matching(pattern: str, names: Sequence[str], what: str) -> list[str]:
-    """The names that a pattern means, ``*`` standing for anything.
-
-    Raises:
-        ValueError: there are none; names the nearest.
-    """
+    """The names that a pattern means, ``*`` standing for anything; or ``ValueError``."""
     chosen = [n for n in names if fnmatch.fnmatchcase(n, pattern)]
     if not chosen:
         known = _options.choose(pattern, names)

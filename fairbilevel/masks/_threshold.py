@@ -40,16 +40,10 @@ def _kth_bits(keys: Sequence[UInt[Array, "..."]], keep: Int[Array, ""]) -> UInt[
 
 
 def top_k_masks(scores: Scores, keep: Int[Array, ""] | int, reserved: Sequence[str] = ()) -> Masks:
-    """Masks that keep exactly ``keep`` entries of all arrays together: the largest.
+    """Masks that keep exactly ``keep`` entries (may be traced) of all arrays together: the largest.
 
-    Args:
-        scores: arrays by layer name.
-        keep: how many entries to keep, may be traced.
-        reserved: layers that keep at least their best entry (removing them would cut the network).
-
-    Returns:
-        Arrays shaped as the scores, of their dtype, one where kept and zero elsewhere. Of equal
-        scores at the threshold those that come first (layer order, then flat index) are kept.
+    Of equal scores at the threshold those that come first (layer order, then flat index) are kept;
+    ``reserved`` layers keep at least their best entry (removing them would cut the network).
     """
     keep = jnp.asarray(keep, jnp.int32)
     keys = {}
@@ -64,10 +58,8 @@ def top_k_masks(scores: Scores, keep: Int[Array, ""] | int, reserved: Sequence[s
         keys[name] = key
     threshold = _kth_bits(list(keys.values()), keep)
     above = sum(jnp.sum(key > threshold, dtype=jnp.int32) for key in keys.values())
-    offsets = dict(
-        zip(keys, itertools.accumulate((k.size for k in keys.values()), initial=0), strict=False)
-    )
-    tied = [(key == threshold, offsets[name]) for name, key in keys.items()]
+    offsets = itertools.accumulate((k.size for k in keys.values()), initial=0)
+    tied = [(key == threshold, at) for key, at in zip(keys.values(), offsets, strict=False)]
     end = _end_of_ties(tied, keep - above)
     masks = {}
     for (name, key), (ties, offset) in zip(keys.items(), tied, strict=True):
@@ -118,18 +110,11 @@ def kth_largest(scores: Scores, keep: Int[Array, ""] | int) -> Float[Array, ""]:
     return lax.bitcast_convert_type(jnp.where(bits & sign, bits ^ sign, ~bits), dtype)
 
 
-def capped_simplex(
-    point: Scores, total: Num[Array, ""] | int, iterations: int = 60
-) -> dict[str, Float[Array, "..."]]:
+def capped_simplex(point: Scores, total: Num[Array, ""] | int, iterations: int = 60) -> Masks:
     """Euclidean projection of all arrays together onto ``{0 <= m <= 1, sum m = total}``.
 
     The projection is ``clip(point - shift, 0, 1)``; the shift is found by bisection (the sum falls
     in it), then made exact on the entries strictly inside (Wang and Lu 2015).
-
-    Args:
-        point: arrays by layer name.
-        total: the sum to reach, between 0 and the number of entries.
-        iterations: halvings of the bracket.
     """
     leaves = list(point.values())
     dtype = leaves[0].dtype

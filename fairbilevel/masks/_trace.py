@@ -26,8 +26,18 @@ from jax.extend import core as jex_core
 from fairbilevel._trees import flatten_named
 from fairbilevel.masks._axes import FIXED, FREE, Axis, fixed, length, uniform
 from fairbilevel.masks._moves import RULES
-from fairbilevel.masks._products import Product, multiply_adds_of, positions
-from fairbilevel.masks._record import Kernel, Leaf, Record, Value, known, spread_to
+from fairbilevel.masks._record import (
+    Kernel,
+    Leaf,
+    Product,
+    Record,
+    Value,
+    called,
+    known,
+    multiply_adds_of,
+    positions,
+    spread_to,
+)
 
 # Zero where their argument is zero.
 ODD = {
@@ -45,11 +55,6 @@ _NARY = {
     "eq", "ne", "lt", "le", "gt", "ge", "and", "or", "xor", "nextafter",
 }  # fmt: skip
 ENTRYWISE = _UNARY | _NARY
-CALLS = ("jaxpr", "call_jaxpr", "fun_jaxpr")
-CALL_NAMES = {
-    "jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call",
-    "custom_vjp_call_jaxpr", "remat", "checkpoint", "remat2",
-}  # fmt: skip
 
 
 @dataclass
@@ -73,10 +78,8 @@ class Trace(Record):
     def _equation(self, eqn: Any, values: list[Value]) -> list[Value]:
         name = eqn.primitive.name
         shapes = [tuple(getattr(v.aval, "shape", ())) for v in eqn.outvars]
-        inner = next((eqn.params[p] for p in CALLS if p in eqn.params), None)
-        if name in CALL_NAMES and inner is not None:
-            consts = getattr(inner, "consts", ())
-            return self.follow(getattr(inner, "jaxpr", inner), consts, values)
+        if (inner := called(eqn)) is not None:
+            return self.follow(*inner, values)
         if name in _UNARY:
             value = values[0]
             if name in ("convert_element_type", "sharding_constraint"):

@@ -1,6 +1,5 @@
 """Models as pure functions: built-in classifiers and adapters for Flax and bare functions."""
 
-from fairbilevel.models._inputs import refusal, rounds_inputs
 from fairbilevel.models._mobile import MobileNetV2
 from fairbilevel.models._model import (
     Model,
@@ -12,7 +11,13 @@ from fairbilevel.models._model import (
     shapes_of,
 )
 from fairbilevel.models._plain import CNN, MLP, VGG
-from fairbilevel.models._precision import check_precision, in_precision, rounded
+from fairbilevel.models._precision import (
+    check_precision,
+    in_precision,
+    refusal,
+    rounded,
+    rounds_inputs,
+)
 from fairbilevel.models._residual import CifarResNet, ResNet
 from fairbilevel.models._torch import from_torch, to_torch
 from fairbilevel.models._transformer import ViT

@@ -9,12 +9,11 @@ from fairbilevel.pruners._fair_training import (
     PruneThenFair,
     Reweighting,
 )
-from fairbilevel.pruners._fairgrape import FairGRAPE
-from fairbilevel.pruners._fairprune import FairPrune
+from fairbilevel.pruners._group_scores import FairGRAPE, FairPrune
 from fairbilevel.pruners._hydra import Hydra
 from fairbilevel.pruners._magnitude import FPGM, GradualMagnitude, Lottery, Magnitude, Random
-from fairbilevel.pruners._moment import Moment
 from fairbilevel.pruners._pruner import Pruner
+from fairbilevel.pruners._run import Moment
 from fairbilevel.pruners._sensitivity import SNIP, GraSP, SynFlow
 
 __all__ = [

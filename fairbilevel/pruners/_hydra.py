@@ -16,9 +16,8 @@ from fairbilevel.devices import Program
 from fairbilevel.fairness import RowWeights
 from fairbilevel.masks import Budget, Masks
 from fairbilevel.problem import FairPruningProblem, Numbers, Reference
-from fairbilevel.pruners._moment import Moment
 from fairbilevel.pruners._pruner import Pruner
-from fairbilevel.pruners._run import PrunerRun
+from fairbilevel.pruners._run import Moment, PrunerRun
 from fairbilevel.train import (
     SCORE_RULES,
     STREAM_FIT,

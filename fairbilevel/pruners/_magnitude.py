@@ -9,9 +9,8 @@ from typing import ClassVar
 
 from fairbilevel import masks
 from fairbilevel.masks import Masks
-from fairbilevel.pruners._moment import Moment
-from fairbilevel.pruners._pruner import Pruner, exponential
-from fairbilevel.pruners._run import PrunerRun
+from fairbilevel.pruners._pruner import Pruner
+from fairbilevel.pruners._run import Moment, PrunerRun
 from fairbilevel.train import BudgetKind, Granularity, WeightState, dense_start
 
 
@@ -54,10 +53,7 @@ class Lottery(Magnitude):
     name: ClassVar[str] = "lottery"
     trains: ClassVar[bool] = True
     rewinds: ClassVar[bool] = True
-
-    def sparsity_at(self, progress: float) -> float:
-        """An exponential schedule."""
-        return exponential(self.sparsity, progress)
+    same_share: ClassVar[bool] = True
 
     def rewound(self, state: WeightState, run: PrunerRun) -> WeightState:
         """Weights and statistics of the start, the optimizer afresh."""

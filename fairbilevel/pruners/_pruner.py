@@ -18,8 +18,7 @@ from fairbilevel import _options
 from fairbilevel.fairness import Constraint
 from fairbilevel.masks import CubicSchedule, Masks
 from fairbilevel.problem import FairPruningProblem, Reference
-from fairbilevel.pruners._moment import Moment
-from fairbilevel.pruners._run import PrunerRun, training_rows
+from fairbilevel.pruners._run import Moment, PrunerRun, training_rows
 from fairbilevel.train import (
     FORWARD_COST,
     Method,
@@ -96,6 +95,8 @@ class Pruner(Method):
     trains: ClassVar[bool] = False
     # Whether ``rewound`` puts weights back: they then train between the rounds only.
     rewinds: ClassVar[bool] = False
+    # Whether each round keeps the same share of what is left, in place of the cubic schedule.
+    same_share: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -112,9 +113,6 @@ class Pruner(Method):
         """A score for every unit, by layer name; the largest are kept. Pure: it is compiled.
 
         It may depend on the options that the class adds, on no other.
-
-        Args:
-            at: the network and rows to judge it by.
         """
 
     @property
@@ -232,7 +230,10 @@ class Pruner(Method):
         return dataclasses.replace(self, **usual)
 
     def sparsity_at(self, progress: float) -> float:
-        """Sparsity after a share of the rounds: cubic (Zhu and Gupta 2018)."""
+        """Sparsity after a share of the rounds: cubic (Zhu and Gupta 2018), or of a density that
+        falls by the same factor each round, ``1 - (1 - s)^progress``."""
+        if self.same_share:
+            return self.sparsity if progress >= 1 else 1 - (1 - self.sparsity) ** progress
         return CubicSchedule(self.sparsity, self.budget_share)(progress)
 
     def select(self, run: PrunerRun, scores: Any, kept: Masks, sparsity: float) -> Masks:
@@ -256,8 +257,3 @@ class Pruner(Method):
     def rewound(self, state: WeightState, run: PrunerRun) -> WeightState:
         """The weights after units were removed: as they are, unless a method rewinds them."""
         return state
-
-
-def exponential(sparsity: float, progress: float) -> float:
-    """Sparsity whose density falls by the same factor each round: ``1 - (1 - s)^progress``."""
-    return sparsity if progress >= 1 else 1 - (1 - sparsity) ** progress

@@ -11,9 +11,8 @@ import numpy as np
 
 from fairbilevel.masks import Masks
 from fairbilevel.problem import FairPruningProblem, Reference
-from fairbilevel.pruners._moment import Moment
-from fairbilevel.pruners._pruner import Pruner, exponential
-from fairbilevel.pruners._run import PrunerRun
+from fairbilevel.pruners._pruner import Pruner
+from fairbilevel.pruners._run import Moment, PrunerRun
 from fairbilevel.train import Plan
 
 
@@ -99,10 +98,7 @@ class SynFlow(Pruner):
     rounds: int = 100
 
     name: ClassVar[str] = "synflow"
-
-    def sparsity_at(self, progress: float) -> float:
-        """An exponential schedule."""
-        return exponential(self.sparsity, progress)
+    same_share: ClassVar[bool] = True
 
     def plan(self, problem: FairPruningProblem, reference: Reference | None = None) -> Plan:
         """As of any pruner.

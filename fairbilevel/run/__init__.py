@@ -11,24 +11,32 @@ from fairbilevel.run._analyze import (
 )
 from fairbilevel.run._certify import certify, certify_run
 from fairbilevel.run._config import FREE_OPTIONS, Config, read_config
-from fairbilevel.run._dense_part import read_reference, write_reference
 from fairbilevel.run._evaluate import DataEvaluation, evaluate_run, read_like
 from fairbilevel.run._export import (
     export,
     open_model,
     predict_source,
+    profile,
     record_export,
     write_answers,
+    write_profile,
 )
 from fairbilevel.run._fields import SWITCHES
-from fairbilevel.run._folder import Run, load_run, save_run
-from fairbilevel.run._frontier import frontier_run
+from fairbilevel.run._folder import (
+    Run,
+    check_resumable,
+    complete,
+    has_result,
+    load_run,
+    run_folder,
+    save_run,
+    stored_config,
+)
+from fairbilevel.run._frontier import frontier_run, read_reference, write_reference
 from fairbilevel.run._listing import RunSummary, list_runs
 from fairbilevel.run._plan import Plan, make_plan
 from fairbilevel.run._prepare import Prepared, build_problem, prepare, read_data
-from fairbilevel.run._profile import profile, write_profile
 from fairbilevel.run._result import command, describe_machine, machine, versions
-from fairbilevel.run._resume import check_resumable, complete, has_result, run_folder, stored_config
 from fairbilevel.run._solve import follow_run, solve_run
 
 __all__ = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,9 @@ from fairbilevel.data import Encoder
 from fairbilevel.models import Model
 from fairbilevel.problem import REPORTED_ROLES, FairPruningProblem, Network
 from fairbilevel.records import ANALYSIS, ANALYSIS_TABLE, SCHEMA_VERSION, write_csv, write_json
+from fairbilevel.run._evaluate import role_rows
 from fairbilevel.run._folder import Run
 from fairbilevel.run._result import command, machine, versions
-from fairbilevel.run._roles import role_rows
 from fairbilevel.train import Solution
 
 
@@ -193,8 +194,7 @@ def solution_line(
     Raises:
         ValueError: another role, or solutions of different models.
     """
-    where = _place(a, role)
-    return analysis.loss_line(where.pop("apply"), _point(a), _point(b), **where, **options)
+    return _between(analysis.loss_line, (a, b), role, **options)
 
 
 def solution_plane(
@@ -204,21 +204,18 @@ def solution_plane(
 
     Distances count parameters and statistics alike.
     """
-    where = _place(a, role)
-    first, second, third = _point(a), _point(b), _point(c)
-    return analysis.loss_plane(where.pop("apply"), first, second, third, **where, **options)
+    return _between(analysis.loss_plane, (a, b, c), role, **options)
 
 
-def _point(solution: Solution) -> tuple[Any, Any]:
-    return solution.network.params, solution.network.state
-
-
-def _place(solution: Solution, role: str) -> dict[str, Any]:
-    """Where the loss is measured, as arguments of the analysis."""
-    problem = solution.problem
+def _between(
+    measure: Callable[..., Any], solutions: Sequence[Solution], role: str, **options: Any
+) -> Any:
+    """What the analysis measures between networks, on the rows of the first one's role."""
+    problem = solutions[0].problem
     apply = EvaluationMode(problem.model, problem.encoder).whole
-    x, y, group = _rows_of(problem, role)
-    return {"apply": apply, "x": x, "y": y, "group": group, "groups": problem.groups}
+    networks = [(s.network.params, s.network.state) for s in solutions]
+    rows = _rows_of(problem, role)
+    return measure(apply, *networks, *rows, groups=problem.groups, **options)
 
 
 def _check_role(role: str) -> None:

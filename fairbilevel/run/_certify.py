@@ -16,9 +16,8 @@ from fairbilevel.certificates import LEDGER, RECORD, Certificate, Looks, Origin
 from fairbilevel.data import Dataset
 from fairbilevel.deploy import Artifact
 from fairbilevel.records import MODEL, ROWS
-from fairbilevel.run._evaluate import file_hash, read_like
+from fairbilevel.run._evaluate import file_hash, read_like, role_rows
 from fairbilevel.run._folder import Run
-from fairbilevel.run._roles import role_rows
 from fairbilevel.run._rows import read_rows
 from fairbilevel.train import Solution
 

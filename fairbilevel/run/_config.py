@@ -32,26 +32,11 @@ from fairbilevel.run._fields import (
 )
 from fairbilevel.train import Method
 
-# Where a run happens, not what it does: the same numbers come out.
-PLACE_OPTIONS = (
-    "devices",
-    "shard_params",
-    "distributed",
-    "coordinator",
-    "process_count",
-    "process_id",
-)
-
-# Options that a run's numbers do not depend on.
+# Options that a run's numbers do not depend on: what is left, and where a run happens.
 FREE_OPTIONS = (
-    "out",
-    "overwrite",
-    "checkpoint_every",
-    "checkpoint_keep",
-    "tensorboard",
-    "compile_cache",
-    *PLACE_OPTIONS,
-)
+    "out", "overwrite", "checkpoint_every", "checkpoint_keep", "tensorboard", "compile_cache",
+    "devices", "shard_params", "distributed", "coordinator", "process_count", "process_id",
+)  # fmt: skip
 
 
 # The owners' options behind those, typed by them.

@@ -1,4 +1,4 @@
-"""A finished run on other data of the same form."""
+"""A finished run's own rows, drawn again as it drew them, and other data of the same form."""
 
 from __future__ import annotations
 
@@ -14,13 +14,43 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from fairbilevel import data as fb_data
 from fairbilevel import fairness
 from fairbilevel.data import Dataset, Options, load
 from fairbilevel.fairness import Evaluation, Outcomes
 from fairbilevel.problem import probabilities
 from fairbilevel.records import write_text
+from fairbilevel.run._config import Config
 from fairbilevel.run._folder import Run
+from fairbilevel.run._prepare import read_data
 from fairbilevel.run._rows import read_rows
+
+
+def role_rows(run: Run, role: str, instead: str) -> Dataset:
+    """Rows of a role. Where the run does not say where its data is, or that has changed since,
+    ``instead``, what a user can do without them, ends the sentence of the ``ValueError``."""
+    return rows_by_role(run, (role,), instead)[role]
+
+
+def rows_by_role(run: Run, roles: Sequence[str], instead: str) -> dict[str, Dataset]:
+    """Rows of several roles, the data read once; otherwise as ``role_rows``."""
+    named = " and ".join(roles)
+    if "data" not in run.config:
+        raise ValueError(
+            f"the run in {run.path} was saved from Python and does not say where its data is: "
+            f"{instead}"
+        )
+    config = Config.from_mapping(run.config)
+    data, counted = read_data(config)
+    if data.fingerprint != run.result.data.fingerprint:
+        raise ValueError(
+            f"the data at {config.data} has changed since the run, so its {named} rows cannot be "
+            f"told: restore it, or {instead}"
+        )
+    fractions = config.fractions() or fb_data.FRACTIONS
+    rows = fb_data.split_roles(data, fractions, config.seed, counted)
+    return {role: data.take(rows[role]) for role in roles}
+
 
 # What the run did to names; models written before it was recorded had done nothing.
 _FORMER = ("merged", "merged_classes", "dropped_classes")
@@ -186,16 +216,8 @@ def write_predictions(
     groups: Sequence[str],
     model: str | None = None,
 ) -> None:
-    """A CSV row per data row: id, group, y, each model's class, then its probabilities.
-
-    Args:
-        path: the file.
-        data: rows.
-        logits: of ``dense`` and ``pruned``, or of one of them.
-        classes: names.
-        groups: names.
-        model: what the pruned answers come from, a column of its own.
-    """
+    """A CSV row per data row: id, group, y, the class by each model (``dense``, ``pruned`` or one
+    of them), in a column of its own what the pruned answers come from, then all probabilities."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     columns = [f"{name}_p_{label}" for name in logits for label in classes]

@@ -1,7 +1,9 @@
-"""A run's or a solution's network as a file that others serve, and what such a file answers."""
+"""A run's or a solution's network where it is served: as a file that others serve and what that
+answers; its sizes, counts and times beside the dense network's."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +12,20 @@ from jaxtyping import Float
 
 from fairbilevel import deploy, fairness, report
 from fairbilevel.data import Dataset
-from fairbilevel.deploy import Artifact
+from fairbilevel.deploy import Artifact, Profile
 from fairbilevel.problem import predict
-from fairbilevel.records import EXPORT, MODEL, SCHEMA_VERSION, is_run_folder, write_json
-from fairbilevel.run._evaluate import file_hash, read_as, reading, write_predictions
+from fairbilevel.records import (
+    EXPORT,
+    MODEL,
+    PROFILE,
+    SCHEMA_VERSION,
+    RecordError,
+    is_run_folder,
+    write_json,
+)
+from fairbilevel.run._evaluate import file_hash, read_as, reading, rows_by_role, write_predictions
 from fairbilevel.run._folder import Run, load_run
-from fairbilevel.run._result import versions
-from fairbilevel.run._roles import rows_by_role
+from fairbilevel.run._result import command, machine, versions
 from fairbilevel.train import Solution
 
 
@@ -65,11 +74,7 @@ def export(
             answers otherwise than the network: in float32 logits that differ by more than 1e-4 or
             another class, below it another class on more rows than may; then no file is written.
     """
-    if not isinstance(source, (Solution, Run)):
-        raise ValueError(
-            f"a {type(source).__name__} is no pruned network: give what fb.solve or fb.load_run "
-            "returned"
-        )
+    _check_source(source)
     file = Path(path)
     deploy.check_precision(deploy.format_of(file, format), precision)
     lower = precision != "float32"
@@ -96,6 +101,14 @@ def export(
     )
 
 
+def _check_source(source: Any) -> None:
+    if not isinstance(source, Solution | Run):
+        raise ValueError(
+            f"a {type(source).__name__} is no pruned network: give what fb.solve or fb.load_run "
+            "returned"
+        )
+
+
 def _rows(source: Solution | Run, roles: tuple[str, ...]) -> dict[str, Dataset]:
     if isinstance(source, Solution):
         problem = source.problem
@@ -111,22 +124,18 @@ def _rows(source: Solution | Run, roles: tuple[str, ...]) -> dict[str, Dataset]:
 
 def _judge(source: Solution | Run, rows: Dataset, own: bool) -> deploy.Judge:
     """What a file's answers on some rows did to every group."""
-    if isinstance(source, Solution):
-        problem = source.problem
-        encoder, groups, counted = problem.encoder, problem.groups, problem.counted
-        model, dense = problem.model, source.reference.network
-    else:
-        encoder, groups, counted = source.encoder, source.groups, source.description["counted"]
-        model, dense = source.model, source.dense
-    classes = problem.data.classes if isinstance(source, Solution) else source.classes
-    if tuple(rows.groups) != tuple(groups) or tuple(rows.classes) != tuple(classes):
+    given = deploy.ModelFiles.of(source)
+    groups, use = given.groups, np.asarray(given.description["counted"], bool)
+    if (tuple(rows.groups), tuple(rows.classes)) != (groups, given.classes):
         raise ValueError(f"{rows.name} has other groups or classes than the network was made with")
 
     def judge(found: np.ndarray, expected: np.ndarray) -> dict[str, Any]:
         scored = np.flatnonzero((rows.y >= 0) & (rows.group >= 0))
         some = rows.take(scored)
         answers = {
-            "dense": predict(model, encoder, dense, encoder.transform(some.inputs)),
+            "dense": predict(
+                given.model, given.encoder, given.dense, given.encoder.transform(some.inputs)
+            ),
             "pruned": expected[scored],
             "file": found[scored],
         }
@@ -134,7 +143,6 @@ def _judge(source: Solution | Run, rows: Dataset, own: bool) -> deploy.Judge:
         for name, logits in answers.items():
             right[name], loss = fairness.judge(logits, some.y)
             told[name] = fairness.performance(right[name], loss, some.group, groups)
-        use = np.asarray(counted, bool)
         pairs = {
             "gaps": ("dense", "pruned"),
             "file_gaps": ("dense", "file"),
@@ -189,13 +197,13 @@ def record_export(run: Run, made: Artifact) -> Path:
 
 def _provenance(source: Solution | Run) -> dict[str, Any]:
     if isinstance(source, Run):
-        result, model = source.result, source.path / MODEL
+        result = source.result
         run = {
             "method": result.method,
             "seed": source.config.get("seed"),
             "data": result.data.fingerprint,
-            "pruned_model": file_hash(model / "sparse.npz"),
-            "dense_model": file_hash(model / "dense.npz"),
+            "pruned_model": _digest(source),
+            "dense_model": file_hash(source.path / MODEL / "dense.npz"),
             "versions": result.versions,
         }
         return {"run": run, "reading": reading(source), "versions": versions()}
@@ -254,11 +262,59 @@ def write_answers(
         dense: the run whose dense model answers too, for ``certify --predictions``.
     """
     answers = {} if dense is None else {"dense": dense.logits(data.inputs, dense=True)}
-    digest = (
-        model.digest
-        if isinstance(model, Artifact)
-        else file_hash(model.path / MODEL / "sparse.npz")
-    )
+    digest = model.digest if isinstance(model, Artifact) else _digest(model)
     write_predictions(
         path, data, {**answers, "pruned": logits}, model.classes, data.groups, f"sha256:{digest}"
     )
+
+
+def profile(
+    source: Solution | Run, *, batch_sizes: Sequence[int] = (1, 32), seconds: float = 10.0
+) -> Profile:
+    """What a pruned network takes where it is served, beside the dense one it was made of.
+
+    Sizes of files, parameters, multiply-adds and the activations of one row are counted: they are
+    the same everywhere. Times are of this machine: medians of rounds that take every call once, by
+    JAX on the present device and, where ``fairbilevel[onnx]`` is installed, by ONNX Runtime on the
+    CPU. The encoder is left out; rows are drawn, since no time depends on their values.
+
+    Args:
+        source: what ``fb.solve`` or ``fb.load_run`` returned.
+        batch_sizes: rows a call; different whole numbers.
+        seconds: of timing, beside compiling; at least five rounds are taken.
+
+    Returns:
+        ``.dense`` and ``.pruned`` (bytes and counts), ``.speeds`` (milliseconds, rows a second),
+        ``.notes``, ``.to_json()``. ``fairbilevel.run.write_profile`` puts a run's into its folder
+        and its report.
+
+    Raises:
+        ValueError: neither solution nor run, batch sizes that are not positive, or no time.
+    """
+    _check_source(source)
+    made: dict[str, Any] = {"versions": versions(), "machine": machine()}
+    if isinstance(source, Run):
+        made["pruned_model"] = _digest(source)
+    return deploy.measure(source, batch_sizes, seconds, made)
+
+
+def _digest(run: Run) -> str:
+    """Of the pruned network, as the run's manifest has it."""
+    return file_hash(run.path / MODEL / "sparse.npz")
+
+
+def write_profile(run: Run, found: Profile) -> dict[str, Any]:
+    """Write ``profile.json`` into a run's folder, whole or not at all, and its report again.
+
+    Returns:
+        What the file holds.
+
+    Raises:
+        ValueError: the profile is not of this run's network.
+    """
+    if found.made.get("pruned_model") != _digest(run):
+        raise RecordError(f"this profile is not of the network in {run.path}: profile the run")
+    content = {"schema_version": SCHEMA_VERSION, "command": command(), **found.to_json()}
+    write_json(run.path / PROFILE, content)
+    report.write_report(run.path)
+    return content

@@ -35,37 +35,30 @@ def _plain(hint: Any) -> Any:
     return parts[0] if parts and get_origin(hint) is not tuple else None
 
 
-def _described(hint: Any, text: str, default: Any = dataclasses.MISSING) -> Any:
-    """A type with its help; ``default`` is that of the solver, where methods differ."""
-    hint_of_default = None
-    if default is not dataclasses.MISSING:
-        hint_of_default = f"(default: the method's own; of the solver {default})"
-    text = text[0].upper() + text[1:]
-    return Annotated[hint, tyro.conf.arg(help=text, help_behavior_hint=hint_of_default)]
+def _field(
+    name: str, hint: Any, text: str, default: Any, usual: Any = dataclasses.MISSING
+) -> tuple[str, Any, Any]:
+    """An option with its help; ``usual`` is the solver's default, where methods differ."""
+    of_default = None
+    if usual is not dataclasses.MISSING:
+        of_default = f"(default: the method's own; of the solver {usual})"
+    told = tyro.conf.arg(help=text[0].upper() + text[1:], help_behavior_hint=of_default)
+    return name, Annotated[hint, told], dataclasses.field(default=default)
 
 
 def of_data() -> list[tuple[str, Any, Any]]:
     told, hints = _options.documented(Options), get_type_hints(Options)
-    found = []
-    for f in dataclasses.fields(Options):
-        hint = _TEXTS if isinstance(f.default, tuple) else hints[f.name]
-        found.append((f.name, _described(hint, told[f.name]), dataclasses.field(default=f.default)))
-    return found
+    defaults = {f.name: f.default for f in dataclasses.fields(Options)}
+    hints |= {n: _TEXTS for n, default in defaults.items() if isinstance(default, tuple)}
+    return [_field(n, hints[n], told[n], default) for n, default in defaults.items()]
 
 
 def of_problem() -> list[tuple[str, Any, Any]]:
     told = _options.documented(FairPruningProblem)
-    hints = get_type_hints(FairPruningProblem.__init__)
+    hints = get_type_hints(FairPruningProblem.__init__) | {"normalize": str}
     given = inspect.signature(FairPruningProblem.__init__).parameters
-    hints["normalize"] = str
-    return [
-        (
-            n,
-            _described(_TEXTS if given[n].default == () else hints[n], told[n]),
-            dataclasses.field(default=given[n].default),
-        )
-        for n in PROBLEM_FIELDS
-    ]
+    defaults = {n: given[n].default for n in PROBLEM_FIELDS}
+    return [_field(n, _TEXTS if d == () else hints[n], told[n], d) for n, d in defaults.items()]
 
 
 def _of_methods() -> list[tuple[str, Any, Any]]:
@@ -74,20 +67,17 @@ def _of_methods() -> list[tuple[str, Any, Any]]:
     told = {**_options.documented(Method), **_options.documented(BilevelSolver)}
     hints, found = get_type_hints(BilevelSolver), []
     for f in dataclasses.fields(BilevelSolver):
-        hint = str if f.name == "hypergradient" else _plain(hints[f.name])
+        name, text = f.name, told.get(f.name, "")
+        hint = str if name == "hypergradient" else _plain(hints[name])
         hint = _TEXTS if f.default == () else hint
-        if f.name == "seed" or hint is None:
+        if name == "seed" or hint is None:
             continue
-        if f.name in SHARED_FIELDS:
+        if name in SHARED_FIELDS:
             hint = Union[hint, None] if f.default is None else hint  # noqa: UP007
-            entry = _described(hint, told[f.name]), dataclasses.field(default=f.default)
+            found.append(_field(name, hint, text, f.default))
         else:
-            usual = "bilinear" if f.name == "hypergradient" else f.default
-            entry = (
-                _described(Union[hint, None], told[f.name], usual),  # noqa: UP007
-                dataclasses.field(default=None),
-            )
-        found.append((f.name, *entry))
+            usual = "bilinear" if name == "hypergradient" else f.default
+            found.append(_field(name, Union[hint, None], text, None, usual))  # noqa: UP007
     return found
 
 

@@ -1,9 +1,14 @@
-"""The life of a run folder: claimed before work starts, filled file by file, read back whole."""
+"""The life of a run folder: claimed before work starts, filled file by file, gone on with where the
+same command finds its unfinished run again, read back whole."""
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 import shutil
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from fairbilevel import _display, deploy, report
+from fairbilevel import _display, deploy, methods, report
 from fairbilevel.data import as_labels
 from fairbilevel.problem import predict, probabilities
 from fairbilevel.records import (
@@ -30,9 +35,13 @@ from fairbilevel.records import (
     RESULT,
     ROWS,
     TENSORBOARD,
+    Checkpoints,
     JsonLines,
+    RecordError,
     Result,
     check_completed,
+    differences,
+    is_locked,
     is_run_folder,
     read_json_lines,
     read_object,
@@ -40,17 +49,35 @@ from fairbilevel.records import (
     write_json,
     write_result,
 )
+from fairbilevel.run._config import FREE_OPTIONS, Config
 from fairbilevel.run._result import build_result
 from fairbilevel.run._rows import write_rows
 from fairbilevel.train import Solution
 
 
-def check_free(path: Path, overwrite: bool) -> None:
-    """Refuse a folder that would be written over.
+def write_event(folder: Path, event: str, **more: Any) -> None:
+    """Append what befell a run (it began, was interrupted, went on, ended) with the time, UTC, to
+    ``events.jsonl``, where nothing is ever written over."""
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    lines = JsonLines(folder / EVENTS, append=True)
+    try:
+        lines.write({"time": now, "event": event, **more})
+    finally:
+        lines.close()
 
-    Raises:
-        ValueError: it holds a run and ``overwrite`` is off, or it holds something else.
-    """
+
+def first_event(folder: Path, name: str) -> Any:
+    """An entry of the first event, ``None`` where there is none."""
+    try:
+        found = read_json_lines(folder / EVENTS)
+    except RecordError:
+        return None
+    return found[0].get(name) if found and isinstance(found[0], dict) else None
+
+
+def check_free(path: Path, overwrite: bool) -> None:
+    """Refuse a folder that holds a run, unless ``overwrite``, or something else
+    (``ValueError``)."""
     if not path.exists():
         return
     if not path.is_dir():
@@ -72,14 +99,8 @@ def _is_begun(entry: Path) -> bool:
 def claim(
     path: Path, config: dict[str, Any], overwrite: bool, *, resume: bool = False
 ) -> JsonLines:
-    """Start a run folder: ``config.json`` and an open ``metrics.jsonl``.
-
-    A run that is gone on with writes its metrics again, out of its checkpoints.
-
-    Raises:
-        ValueError: see ``check_free``.
-        OSError: the folder cannot be written.
-    """
+    """Start a free run folder (``check_free``): ``config.json`` and an open ``metrics.jsonl``,
+    which a run that is gone on with writes again, out of its checkpoints."""
     if resume:
         return JsonLines(path / METRICS)
     check_free(path, overwrite)
@@ -105,11 +126,7 @@ def claim(
 
 def of_baseline(steps: int) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """From a method's records, in their order, to those of the baseline beside another method: one
-    phase, whose steps go on counting.
-
-    Args:
-        steps: of all the method's phases.
-    """
+    phase, whose steps go on counting, of so many in all."""
     counted: dict[str, int] = {}
 
     def told(entry: dict[str, Any]) -> dict[str, Any]:
@@ -227,3 +244,123 @@ def load_run(path: str | Path, *, model: Any = None) -> Run:
         result=result,
         metrics=read_json_lines(folder / METRICS),
     )
+
+
+def is_unfinished(path: Path) -> bool:
+    """Whether a run began in a folder and did not end: removing its checkpoints is its last act."""
+    return is_run_folder(path) and (not has_result(path) or (path / CHECKPOINTS).is_dir())
+
+
+def has_result(path: Path) -> bool:
+    """Whether nothing is left to be computed."""
+    return (path / RESULT).is_file()
+
+
+def complete(path: Path) -> Result:
+    """What a run that has a result still has to do: its report, and no checkpoints.
+
+    Returns:
+        The result.
+
+    Raises:
+        RecordError: the run diverged or failed, or its result is damaged.
+    """
+    result = read_result(path)
+    if (path / CHECKPOINTS).is_dir() or not (path / "report.html").is_file():
+        check_completed(path, result)
+        report.write_report(path)
+        write_event(path, "completed")
+        Checkpoints(path / CHECKPOINTS).discard()
+    return result
+
+
+def stored_config(path: Path) -> Config:
+    """The configuration of the run in a folder, to go on with.
+
+    Raises:
+        RecordError: there is no run, or its configuration cannot be read.
+    """
+    if not is_run_folder(path):
+        raise RecordError(f"there is no run in {path} to go on with")
+    values = read_object(path / CONFIG)
+    try:
+        return Config.from_mapping({**values, "out": str(path), "overwrite": False})
+    except ValueError as error:
+        raise RecordError(
+            f"the run in {path} was begun by another version of fairbilevel: {error}"
+        ) from None
+
+
+def changes(before: Config, now: Config) -> str:
+    """The options in which two configurations differ, in words; empty where in none."""
+
+    def relevant(config: Config) -> Mapping[str, Any]:
+        return {k: v for k, v in config.to_json().items() if k not in FREE_OPTIONS}
+
+    return differences(relevant(before), relevant(now))
+
+
+def check_resumable(path: Path, config: Config) -> None:
+    """Refuse to go on with a run under other options.
+
+    Raises:
+        ValueError: says what differs.
+    """
+    changed = changes(stored_config(path), config)
+    if changed:
+        raise ValueError(
+            f"the run in {path} has other options: {changed}; choose another --out, "
+            "or add --overwrite to begin anew"
+        )
+
+
+def run_folder(config: Config) -> tuple[Path, bool]:
+    """Where a run goes: ``--out``, or a folder below ``runs/``; and whether it goes on there.
+
+    An unfinished run of the same options that no process is working on is gone on with.
+
+    Raises:
+        ValueError: ``--out`` holds something that would be lost, or an unfinished run of other
+            options.
+    """
+    if config.out is not None:
+        path = Path(config.out)
+        if not config.overwrite and is_unfinished(path):
+            check_resumable(path, config)
+            return path, True
+        check_free(path, config.overwrite)
+        return path, False
+    stem = Path(config.data.split("?")[0].replace("tfds:", "")).stem or "data"
+    what = f"{config.granularity}-{config.sparsity:g}-seed{config.seed}"
+    name = methods.find(config.method).name
+    base = Path("runs") / (f"{stem}-{what}" if name == "bilevel" else f"{stem}-{name}-{what}")
+    path, number = base, 2
+    while path.exists():
+        if is_unfinished(path) and not is_locked(path):
+            with contextlib.suppress(ValueError):
+                if not changes(stored_config(path), config):
+                    return path, True
+        path, number = base.with_name(f"{base.name}-{number}"), number + 1
+    return path, False
+
+
+@contextlib.contextmanager
+def stopping(checkpoints: Checkpoints, say: Callable[[str], None]) -> Iterator[None]:
+    """SIGTERM and Ctrl-C ask for a checkpoint and an orderly end; a second one ends at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread hears of signals
+        return
+
+    def heard(number: int, frame: Any) -> None:
+        name = signal.Signals(number).name
+        if checkpoints.stop is not None:
+            raise KeyboardInterrupt
+        checkpoints.request_stop(name)
+        say(f"{name}: the run stops after the step under way and a checkpoint; again: at once")
+
+    before = {n: signal.signal(n, heard) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

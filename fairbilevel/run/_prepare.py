@@ -155,11 +155,7 @@ def _refuse_other_inputs(path: Path, problem: FairPruningProblem) -> None:
 
 
 def _refuse_leak(path: Path, problem: FairPruningProblem) -> None:
-    """That no row is tested or certified here which the dense model's run has used.
-
-    Raises:
-        ValueError: how many are.
-    """
+    """That no row is tested or certified here which the dense model's run has used."""
     used = read_rows(path)
     for role in ("test", "certify"):
         rows = problem.data.take(problem.roles[role])

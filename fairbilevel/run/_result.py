@@ -153,15 +153,9 @@ def build_result(
     dense_costs: Costs | None = None,
     typed: str | None = None,
 ) -> Result:
-    """The whole of ``result.json``.
-
-    Args:
-        solution: the method's.
-        baseline: gradual magnitude pruning's, if it ran.
-        seed: of the run.
-        dense_costs: what training the dense model cost, if it was trained here.
-        typed: the command that began the run; this process's own by default.
-    """
+    """The whole of ``result.json``: of the method's solution, of gradual magnitude pruning's if it
+    ran, with what the dense model cost if it was trained here, and the command that began the run
+    (this process's by default)."""
     problem, reference = solution.problem, solution.reference
     costs = [c for c in (dense_costs, solution.costs, baseline and baseline.costs) if c]
     spent = None if baseline is None else round(baseline.costs.gradient_evaluations, 2)

@@ -53,14 +53,8 @@ def _alike(found: Bool[np.ndarray, " n"], others: Bool[np.ndarray, " m"]) -> Ali
 
 @dataclass(frozen=True)
 class UsedRows:
-    """The rows of a run.
-
-    Attributes:
-        role: index into ``ROLES``.
-        prints: fingerprints.
-        coarse: coarse fingerprints.
-        scale: of these, the width of cells.
-    """
+    """The rows of a run: index into ``ROLES``, fingerprints, coarse ones and the width of the cells
+    of these."""
 
     role: UInt8[np.ndarray, " rows"]
     prints: RowFingerprints
@@ -124,11 +118,7 @@ def write_rows(path: Path, problem: FairPruningProblem) -> None:
 
 
 def read_rows(path: Path) -> UsedRows:
-    """Read ``rows.npz`` of a run folder.
-
-    Raises:
-        RecordError: it is missing or damaged, or does not hold what ``write_rows`` writes.
-    """
+    """Read ``rows.npz`` of a run folder, refusing what ``write_rows`` would not write."""
     if not (path / ROWS).exists():
         raise RecordError(
             f"{path} has no {ROWS}, so nobody can tell which rows it has used: make the run again"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,9 @@ from fairbilevel.records import (
     write_json,
 )
 from fairbilevel.run._config import Config
-from fairbilevel.run._events import Events
-from fairbilevel.run._folder import claim, finish, of_baseline
+from fairbilevel.run._folder import claim, finish, first_event, of_baseline, stopping, write_event
 from fairbilevel.run._prepare import Prepared
 from fairbilevel.run._result import build_result, command, describe_data, machine, versions
-from fairbilevel.run._resume import stopping
 from fairbilevel.train import Callback, Costs, DivergenceError, Solution, train_dense
 
 BASELINE = "gradual-magnitude"
@@ -42,17 +41,7 @@ def dense_reference(
     callback: Callback = lambda record: None,
     checkpoints: Checkpoints | None = None,
 ) -> Reference:
-    """The dense model that was given, or one trained as configured.
-
-    Args:
-        prepared: the problem.
-        costs: where training is booked; untouched where the model was given.
-        callback: receives the records of the training.
-        checkpoints: where checkpoints go, and where training goes on from.
-
-    Raises:
-        DivergenceError: the loss is not finite or exploded, with smaller steps too.
-    """
+    """The dense model that was given, or one trained as configured, which is booked."""
     config, problem = prepared.config, prepared.problem
     if prepared.dense is not None:
         return pretrained.refer(problem, prepared.dense)
@@ -112,7 +101,10 @@ def solve_run(
         return _solve_locked(prepared, path, lines, progress, resume, say)
 
 
-def _checkpoints(path: Path, config: Config, say: Callable[[str], None]) -> Checkpoints:
+def checkpoints_of(
+    path: Path, config: Config, say: Callable[[str], None] = lambda sentence: None
+) -> Checkpoints:
+    """Where the checkpoints of what goes on in a folder are written, as configured."""
     return Checkpoints(
         path / CHECKPOINTS, every=config.checkpoint_every, keep=config.checkpoint_keep, say=say
     )
@@ -148,12 +140,12 @@ def _solve_locked(
     say: Callable[[str], None],
 ) -> Result:
     config = prepared.config
-    events = Events(path)
-    typed = (events.first("command") if resume else None) or command()
-    events.write("resumed" if resume else "started", command=command(), versions=versions())
+    event = partial(write_event, path)
+    typed = (first_event(path, "command") if resume else None) or command()
+    event("resumed" if resume else "started", command=command(), versions=versions())
 
     def told(sentence: str) -> None:
-        events.write("note", text=sentence)
+        event("note", text=sentence)
         say(sentence)
 
     def record(entry: dict[str, Any]) -> None:
@@ -165,16 +157,16 @@ def _solve_locked(
     if resume:  # all records come again
         shutil.rmtree(path / TENSORBOARD, ignore_errors=True)
     board = TensorBoard(path / TENSORBOARD) if config.tensorboard else None
-    checkpoints = _checkpoints(path, config, told)
+    checkpoints = checkpoints_of(path, config, told)
     try:
         with stopping(checkpoints, say):
             solution, baseline, dense_costs = _solutions(prepared, record, checkpoints)
     except (CheckpointError, Interrupted) as error:
-        events.write("interrupted", reason=str(error))
+        event("interrupted", reason=str(error))
         raise
     except ValueError as error:
         if devices.lost_others(error):  # what there is can be gone on with
-            events.write("interrupted", reason="another process ended")
+            event("interrupted", reason="another process ended")
             raise
         _record_failure(path, prepared, error, typed)
         checkpoints.discard()
@@ -191,7 +183,7 @@ def _solve_locked(
         typed=typed,
     )
     finish(path, solution, result)
-    events.write("completed")
+    event("completed")
     checkpoints.discard()
     return result
 
@@ -210,7 +202,7 @@ def follow_run(prepared: Prepared, path: Path) -> None:
     """
     config = prepared.config
     devices.on_first(lambda: None)  # the first process has claimed the folder
-    checkpoints = _checkpoints(path, config, lambda sentence: None)
+    checkpoints = checkpoints_of(path, config)
     with stopping(checkpoints, lambda sentence: None):
         solution, baseline, _ = _solutions(prepared, lambda record: None, checkpoints)
     build_result(solution, baseline, seed=config.seed)

@@ -151,11 +151,8 @@ class BilevelRun(MethodRun):
         if phase.name != "bilevel":
             return super().stretch(state, part, factors)
         self.costs.gradient_evaluations += phase.cost(part)
-        steps, scale, each = (
-            np.arange(phase.steps)[part],
-            self.retreats.scale,
-            inner_steps(self.outer_step.method),
-        )
+        steps, scale = np.arange(phase.steps)[part], self.retreats.scale
+        each = inner_steps(self.outer_step.method)
         searches = steps % (1 + method.plain_steps) == 0
         held = held_then_falling(phase.steps, method.budget_share)
         falling = method.score_rate(phase.steps) * held
@@ -168,7 +165,7 @@ class BilevelRun(MethodRun):
         )
         measures = phase.measures[part]
         run = stretch(phase.rates[part] * scale, measures, self.length, scale)
-        rows = self._batch_rows
+        rows = self.batch_size if method.plain_steps else self.sizes[0]
         fit = self.feed.take(
             phase.rows, STREAM_FIT, len(steps) * each, rows, length=self.length * each
         )
@@ -189,11 +186,6 @@ class BilevelRun(MethodRun):
             placement=self.problem.placement,
             costs=self.costs,
         )
-
-    @property
-    def _batch_rows(self) -> int:
-        """Rows of fit that are gathered for a step."""
-        return self.batch_size if self.method.plain_steps else self.sizes[0]
 
     def more(self, log: StretchLog) -> dict[str, Any]:
         """Mean residual of the stage's linear systems, and the share of steps by status."""

@@ -66,12 +66,8 @@ class OuterStretch(NamedTuple):
 
 
 class OuterLog(NamedTuple):
-    """What an outer step says of its hypergradient.
-
-    Attributes:
-        residual: relative residual of the linear system.
-        status: a ``fb.hypergrad.Status``; -1 of a plain weight step.
-    """
+    """What an outer step says of its hypergradient: relative residual of the linear system, and a
+    ``fb.hypergrad.Status``; -1 of a plain weight step."""
 
     residual: Float[Array, "..."]
     status: Int[Array, "..."]
@@ -249,8 +245,8 @@ class OuterStep:
         weights, log = self.steps.weight_step(before, factors, numbers, batch, rate)
         scores = dict(state.scores)
         if self.follows:
-            unit = state.outer.magnitude
-            scores = self._follow(scores, before.params, weights.params, unit)
+            units = state.outer.magnitude
+            scores = self._follow(scores, before.params, weights.params, units)
         state = state._replace(weights=weights, kept=relaxed, scores=scores)
         nothing = OuterLog(jnp.zeros(()), jnp.asarray(-1, jnp.int32))
         return state, masked(factors, weights.params), (log, nothing)
@@ -260,10 +256,6 @@ class OuterStep:
         old = masks.magnitude(before, layers, self.granularity)
         new = masks.magnitude(after, layers, self.granularity)
         return {n: s + (new[n] - old[n]) / units[n] for n, s in scores.items()}
-
-
-def _first(batch: Any, rows: int, axis: int) -> Any:
-    return jax.tree.map(lambda leaf: jax.lax.slice_in_dim(leaf, 0, rows, axis=axis), batch)
 
 
 def _outer_stretch(
@@ -276,10 +268,8 @@ def _outer_stretch(
     select: Batch,
     dual_batches: Batch,
 ) -> tuple[RunState, Any, StretchLog]:
-    """Outer steps, and plain weight steps between them: the state, the network ``z``, the log.
-
-    Batches of fit have an axis of inner steps behind the first where the method is unrolled.
-    """
+    """Outer steps, and plain weight steps between them: the state, the network ``z``, the log;
+    batches of fit have an axis of inner steps behind the first where the method is unrolled."""
     axis = 1 if isinstance(outer.method, Unrolled) else 0
 
     def step(state: RunState, index: Array) -> tuple[RunState, tuple[StepLog, OuterLog]]:
@@ -287,8 +277,10 @@ def _outer_stretch(
         rate, which = run.rates[index], own.selects[index]
 
         def search(state: RunState) -> Any:
-            rows, chosen = _first(batch, outer.fit_rows, axis), at(select, which)
-            score_rate = own.score_rates[index]
+            rows = jax.tree.map(
+                lambda leaf: jax.lax.slice_in_dim(leaf, 0, outer.fit_rows, axis=axis), batch
+            )
+            chosen, score_rate = at(select, which), own.score_rates[index]
             return outer(state, numbers, rows, chosen, own.keep, progress, rate, score_rate)
 
         if outer.plain:

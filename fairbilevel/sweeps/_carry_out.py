@@ -23,12 +23,8 @@ _HERE: set[str] = set()
 
 @dataclass(frozen=True)
 class Landed:
-    """What comes back from where a job was done. (Executors lose the types of exceptions.)
-
-    Attributes:
-        line: to tell the user.
-        refused: why nothing of the sweep can be done.
-    """
+    """What comes back from where a job was done: a line to tell the user, or why nothing of the
+    sweep can be done. (Executors lose the types of exceptions.)"""
 
     line: str = ""
     refused: str | None = None
@@ -36,14 +32,8 @@ class Landed:
 
 @dataclass(frozen=True)
 class Task:
-    """A job as an executor gets it: pickled, called once, in any process.
-
-    Attributes:
-        sweep: that the job is of.
-        name: of the job.
-        most: attempts at it that may be made.
-        ticket: of this hand-over.
-    """
+    """A job as an executor gets it: pickled, called once, in any process; with the attempts at it
+    that may be made, and the ticket of this hand-over."""
 
     sweep: Sweep
     name: str

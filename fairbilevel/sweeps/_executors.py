@@ -168,9 +168,6 @@ class Workers(ThreadPoolExecutor):
     both.
 
     Each has a pool of its own: a pool whose process dies ends all others that are in it.
-
-    Args:
-        processes: how many.
     """
 
     def __init__(self, processes: int):

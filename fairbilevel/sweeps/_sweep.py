@@ -165,12 +165,7 @@ class Status:
 
 
 class Board:
-    """What one process sees of a sweep, look by look.
-
-    Attributes:
-        attempted: attempts by job name.
-        done: names of jobs that are done.
-    """
+    """What one process sees of a sweep, look by look: attempts by job name, jobs that are done."""
 
     def __init__(self, sweep: Sweep):
         self.sweep, self.attempts = sweep, Attempts(sweep.parts)

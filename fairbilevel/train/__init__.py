@@ -16,7 +16,6 @@ from fairbilevel.train._divergence import RETREATS, DivergenceError
 from fairbilevel.train._feasibility import INFEASIBLE, Feasibility, Reached, Watch
 from fairbilevel.train._method import BudgetKind, Granularity, Method
 from fairbilevel.train._method_run import MethodRun
-from fairbilevel.train._optimizers import SCORE_RULES, SGD, sgd
 from fairbilevel.train._plan import (
     FORWARD_COST,
     Costs,
@@ -30,7 +29,7 @@ from fairbilevel.train._plan import (
     stages,
 )
 from fairbilevel.train._report import Best, Callback, Noise, TuneRecord, rollback_warnings
-from fairbilevel.train._ruled import Rules
+from fairbilevel.train._rules import SCORE_RULES, SGD, Rules, sgd
 from fairbilevel.train._run import RunState, StagedRun
 from fairbilevel.train._solution import Solution
 from fairbilevel.train._state import DualState, StepLog, WeightState

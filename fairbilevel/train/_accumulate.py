@@ -27,9 +27,6 @@ def split(batch: Batch, parts: int) -> Batch:
 
     Rows go round, so that a batch whose rows are shared out over devices in blocks is split on each
     device by itself.
-
-    Raises:
-        ValueError: the rows do not fall into as many equal parts.
     """
     rows = batch.y.shape[0]
     if rows % parts:

@@ -110,11 +110,8 @@ def gather(
 
 
 class _ReadAhead:
-    """Inputs of one stream, read from a store by the batch before they are asked for.
-
-    Args:
-        problem: where rows live; of each batch this process reads what its own devices take.
-    """
+    """Inputs of one stream, read from a store by the batch before they are asked for: of each batch
+    what the devices of this process take."""
 
     def __init__(self, problem: FairPruningProblem):
         self._problem = problem
@@ -129,7 +126,8 @@ class _ReadAhead:
         own = place.columns(size)
         if any(not np.array_equal(r, w[0]) for r, w in zip(rows, self._waiting, strict=False)):
             self.forget()
-        self._begin([*rows, *then][len(self._waiting) :], own)
+        for batch in [*rows, *then][len(self._waiting) :]:
+            self._waiting.append((batch, readers().submit(inputs.__getitem__, batch[own])))
         out = np.zeros((length, len(own), *inputs.shape[1:]), inputs.dtype)
         for i in range(len(rows)):
             out[i] = self._waiting.popleft()[1].result()
@@ -140,10 +138,6 @@ class _ReadAhead:
             lambda at: out[at // size, column[at % size]],
             np.arange(length * size).reshape(length, size),
         )
-
-    def _begin(self, batches: list[Int[np.ndarray, " batch"]], own: np.ndarray) -> None:
-        read = self._problem.inputs.__getitem__
-        self._waiting.extend((rows, readers().submit(read, rows[own])) for rows in batches)
 
     def forget(self) -> None:
         """What was read ahead is not asked for after all."""

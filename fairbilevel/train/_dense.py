@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -15,10 +14,9 @@ from fairbilevel.devices import saved_seconds
 from fairbilevel.problem import FairPruningProblem, Network, Reference
 from fairbilevel.records import Activity, Checkpoints
 from fairbilevel.train._expected import data_expected
-from fairbilevel.train._optimizers import SGD
 from fairbilevel.train._plan import Costs, Phase, Plan, every, learning_rates, stages
 from fairbilevel.train._report import Callback
-from fairbilevel.train._ruled import Rules
+from fairbilevel.train._rules import SGD, Rules
 from fairbilevel.train._run import RunState, StagedRun
 
 STAGES = 20
@@ -96,6 +94,8 @@ class _DenseRun(StagedRun):
         super().__init__(
             problem, None, rules, seed=seed, batch_size=batch_size, callback=callback, costs=costs
         )
+        ones = jax.tree.map(lambda p: np.ones(p.shape, p.dtype), problem.shapes.params)
+        self._ones = problem.placement.place(ones)
         steps, rows, self.checkpoints = len(rates), problem.roles["fit"], checkpoints
         parts = stages(steps, STAGES)
         self.plan = Plan((Phase("dense", parts, rates, every(steps, 0), rows, chooses=True),))
@@ -108,11 +108,6 @@ class _DenseRun(StagedRun):
         network = self.problem.initial_network(self.seed)
         duals = self.steps.duals(self.rules.duals, self.rules.buffer_size)
         return RunState(self.begun(network, duals), {}, {})
-
-    @functools.cached_property
-    def _ones(self) -> Any:
-        ones = jax.tree.map(lambda p: np.ones(p.shape, p.dtype), self.problem.shapes.params)
-        return self.problem.placement.place(ones)
 
     def factors(self, state: RunState) -> Any:
         return self._ones

@@ -32,11 +32,9 @@ class DivergenceError(ValueError):
         super().__init__(phase, step)
 
     def __str__(self) -> str:
-        again = (
-            f" ({self.retreats} returns to it with smaller and smaller steps did not help)"
-            if self.retreats
-            else ""
-        )
+        again = ""
+        if self.retreats:
+            again = f" ({self.retreats} returns to it with smaller and smaller steps did not help)"
         return (
             f"the loss is {self.what} at step {self.step} of the {self.phase} phase: lower the "
             f"learning rate or look for extreme values in the inputs; the last good state was kept"
@@ -54,11 +52,8 @@ def check_finite(
 ) -> None:
     """Refuse a stage that diverged, by its losses, or by what it left behind (``finite``): a last
     step can spoil weights, statistics or scores although its own loss was still finite. A mean loss
-    of more than a thousand times that of guessing counts as diverged too.
-
-    Raises:
-        DivergenceError: naming the first step whose loss, or whose outcome, is not finite.
-    """
+    of more than a thousand times that of guessing counts as diverged too; the first such step is
+    named."""
     bad = np.flatnonzero(~np.isfinite(losses))
     if len(bad):
         raise DivergenceError(phase, first_step + int(bad[0]) + 1)
@@ -78,11 +73,7 @@ def exploded(classes: int) -> float:
 
 @dataclass
 class Retreats:
-    """How often one phase went back, and the scale of its steps since.
-
-    Attributes:
-        made: so many.
-    """
+    """How often one phase went back, and the scale of its steps since."""
 
     made: int = 0
 
@@ -92,11 +83,8 @@ class Retreats:
         return SMALLER**self.made
 
     def retreat(self, error: DivergenceError, step: int) -> dict[str, Any]:
-        """What goes on record of going back to a step of the phase once more.
-
-        Raises:
-            DivergenceError: that one, where the retreats are used up.
-        """
+        """What goes on record of going back to a step of the phase once more; the error is raised
+        where the retreats are used up."""
         if self.made == RETREATS:
             error.retreats = self.made
             raise error

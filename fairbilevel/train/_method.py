@@ -18,10 +18,9 @@ from fairbilevel.fairness import Constraint
 from fairbilevel.masks import Allocation, Budget, LatencyTable
 from fairbilevel.problem import FairPruningProblem, Reference
 from fairbilevel.records import Checkpoints
-from fairbilevel.train._optimizers import SGD
 from fairbilevel.train._plan import FORWARD_COST, Plan, recalibration
 from fairbilevel.train._report import Callback
-from fairbilevel.train._ruled import BUFFER_SIZE, Rules
+from fairbilevel.train._rules import BUFFER_SIZE, SGD, Rules
 from fairbilevel.train._solution import Solution
 
 MATCHING_SHARE = 0.05  # of the steps, at most, for the output biases

@@ -19,10 +19,9 @@ from fairbilevel.records import Activity, Checkpoints
 from fairbilevel.train._batches import STREAM_REFRESH
 from fairbilevel.train._expected import data_expected, digest, settings
 from fairbilevel.train._feasibility import Feasibility, Watch
-from fairbilevel.train._match import matched
+from fairbilevel.train._finished import answers, matched, recalibrated
 from fairbilevel.train._method import Method
 from fairbilevel.train._plan import RECALIBRATION_BATCHES
-from fairbilevel.train._recalibrate import answers, recalibrated
 from fairbilevel.train._report import Callback
 from fairbilevel.train._run import RunState, StagedRun
 from fairbilevel.train._solution import Solution
@@ -87,14 +86,8 @@ class MethodRun(StagedRun):
         return dict(state.kept)
 
     def run(self) -> Solution:
-        """All stages and the end, from the newest checkpoint on.
-
-        Raises:
-            DivergenceError: the loss is not finite or exploded, with smaller steps too.
-            Interrupted: a stop was asked, and a checkpoint written.
-            CheckpointError: checkpoints of another run, or one that cannot be written.
-            ValueError: the masks cut the network.
-        """
+        """All stages and the end, from the newest checkpoint on; errors as of ``Method.run``, and
+        ``CheckpointError`` for checkpoints of another run or one that cannot be written."""
         return self.finish(self.run_stages())
 
     @functools.cached_property

@@ -87,13 +87,8 @@ def check_judged(record: TuneRecord, phase: str, step: int, classes: int) -> Non
 
 @dataclass(frozen=True)
 class Candidate:
-    """A network that may be kept.
-
-    Attributes:
-        accuracy: on tune.
-        excess: its violations on tune, as far as they exceed noise, added up.
-        network: a copy.
-    """
+    """A copy of a network that may be kept: its accuracy on tune, and by how much its violations
+    there exceed noise, added up."""
 
     accuracy: float
     excess: float
@@ -155,12 +150,7 @@ class Best:
 
 @dataclass
 class Report:
-    """Turns segments into records of ``metrics.jsonl`` and hands them on.
-
-    Args:
-        callback: receives each record.
-        costs: read for the running totals.
-    """
+    """Turns segments into records of ``metrics.jsonl`` and hands them on, with running costs."""
 
     callback: Callback
     costs: Costs

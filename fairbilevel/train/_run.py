@@ -28,7 +28,7 @@ from fairbilevel.train._report import (
     check_judged,
     tune_record,
 )
-from fairbilevel.train._ruled import Rules, _begin
+from fairbilevel.train._rules import Rules, _begin
 from fairbilevel.train._state import DualState, WeightState
 from fairbilevel.train._steps import masked
 from fairbilevel.train._stretch import StretchLog, joined, lengths, pieces, stretch, weight_stretch
@@ -240,7 +240,7 @@ class StagedRun(ABC):
     def _stage(self, state: RunState) -> tuple[RunState, StretchLog, Any]:
         """The stage's steps in as many compiled calls as it takes."""
         phase, z = self.phase, None
-        logs: list[StretchLog] = []
+        logs: list[Any] = []
         first = phase.before(self.stage)
         measures = phase.measures[first : first + phase.stages[self.stage]]
         # Where multipliers move on the steps' own passes, no dual batch limits a call.
@@ -248,7 +248,7 @@ class StagedRun(ABC):
         calls = pieces(measures, self.length, looks)
         with self.costs.timed():
             factors = self.factors(state)
-            self.feed.busy = lambda: bool(logs) and not _ready(logs[-1].finite)
+            self.feed.busy = lambda: bool(logs) and not logs[-1].finite.is_ready()
             for begin, count in calls:
                 part = slice(first + begin, first + begin + count)
                 state, z, log = self.stretch(state, part, factors)
@@ -394,7 +394,3 @@ class StagedRun(ABC):
         if self.watch is not None:
             self.watch.restore(about["watch"])
         return state
-
-
-def _ready(leaf: Any) -> bool:
-    return leaf.is_ready()

@@ -67,13 +67,8 @@ class StepLog(NamedTuple):
 
 
 class Aux(NamedTuple):
-    """What the objective says beside its value.
-
-    Attributes:
-        model_state: normalization statistics after the pass.
-        loss: cross-entropy, in nats.
-        accuracy: share of rows that are right.
-    """
+    """What the objective says beside its value: normalization statistics after the pass,
+    cross-entropy in nats, share of rows that are right."""
 
     model_state: Any
     loss: Float[Array, ""]

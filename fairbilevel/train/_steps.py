@@ -228,23 +228,18 @@ class Steps:
                 return ascended(self._logits(z, state.model_state, batch, numbers, dropout, True))
 
             duals = jax.lax.cond(moves, looked, lambda duals: duals, state.duals)
-            weights = self.weigh(duals, numbers)
-            gradient, aux = jax.grad(self.objective, has_aux=True)(
-                z, state.model_state, batch, weights, numbers, dropout
+            return self.weight_step(state._replace(duals=duals), factors, numbers, batch, rate)
+
+        def objective(z: Any) -> tuple[Array, tuple[Aux, DualState, Array]]:
+            logits, model_state = self.structure.forward(
+                z, state.model_state, batch.x, numbers.moments, True, dropout
             )
-            bound = weights.bound
-        else:
+            duals = ascended(logits)
+            weights = self.weigh(duals, numbers)
+            value, aux = self._lagrangian(logits, model_state, batch, weights, numbers)
+            return value, (aux, duals, weights.bound)
 
-            def objective(z: Any) -> tuple[Array, tuple[Aux, DualState, Array]]:
-                logits, model_state = self.structure.forward(
-                    z, state.model_state, batch.x, numbers.moments, True, dropout
-                )
-                duals = ascended(logits)
-                weights = self.weigh(duals, numbers)
-                value, aux = self._lagrangian(logits, model_state, batch, weights, numbers)
-                return value, (aux, duals, weights.bound)
-
-            gradient, (aux, duals, bound) = jax.grad(objective, has_aux=True)(z)
+        gradient, (aux, duals, bound) = jax.grad(objective, has_aux=True)(z)
         moved = self._moved(state._replace(duals=duals), factors, gradient, aux, rate)
         return moved, StepLog(aux.loss, aux.accuracy, bound)
 

@@ -1,15 +1,73 @@
-"""Output biases under which no class loses more accuracy than another, beside the dense model."""
+"""What a finished network gets: statistics of its own, output biases under which no class loses
+more accuracy than another beside the dense model; and whether it still depends on its input."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 from scipy import special
 
-from fairbilevel import _trees
+from fairbilevel import _trees, _xla, data, models
+from fairbilevel.devices import Program
 from fairbilevel.problem import FairPruningProblem, Network, Reference
+from fairbilevel.train._batches import Batch
+
+
+def settled_statistics(
+    structure: tuple[models.Model, str], model_state: Any, z: Any, batches: Batch, moments: Any
+) -> Any:
+    """Normalization statistics of the network ``z``: running statistics over stacked batches,
+    averaged over their second half. Pure."""
+    model, kind = structure
+
+    def body(carry: Any, batch: Batch) -> tuple[Any, Any]:
+        x = data.standardize(kind, batch.x, moments)
+        _, carry = model.apply(z, carry, x, True, jax.random.key(0))
+        return carry, carry
+
+    last, seen = _xla.scan(body, model_state, batches)
+    half = batches.y.shape[0] // 2
+
+    def settle(final: Array, history: Array) -> Array:
+        if not jnp.issubdtype(final.dtype, jnp.floating):
+            return final
+        return history[half:].mean(0)
+
+    return jax.tree.map(settle, last, seen)
+
+
+_SETTLED = Program(settled_statistics)
+
+
+def recalibrated(problem: FairPruningProblem, network: Network, batches: Batch) -> Network:
+    """The network with the statistics that its own weights make on these batches."""
+    place, (model, kind) = problem.placement, (problem.model, problem.encoder.kind)
+    arguments = place.place((network.state, network.params))
+    moments = place.place(problem.encoder.moments)
+    state = _SETTLED((model, kind), *arguments, batches, moments, placement=place)
+    return Network(network.params, state)
+
+
+def answers(
+    problem: FairPruningProblem, network: Network, rows: Int[np.ndarray, " rows"], sparsity: float
+) -> str | None:
+    """The class that a network answers on all of 256 rows, ``None`` if there are several; refused
+    (``ValueError``) where its logits are the same for every row: the masks cut it."""
+    sample = rows[np.linspace(0, len(rows) - 1, min(len(rows), 256)).astype(int)]
+    logits = problem.logits(network, problem.rows(sample))
+    if len(sample) > 1 and not np.any(logits != logits[:1]):
+        raise ValueError(
+            f"sparsity {sparsity} cut the network: its logits no longer depend on the input; ask "
+            "for less, or for the uniform budget"
+        )
+    said = np.unique(logits.argmax(-1))
+    always = len(said) == 1 and len(np.unique(problem.y[sample])) > 1
+    return problem.data.classes[said[0]] if always else None
+
 
 _SWEEPS = 60
 _LEVEL = 0.05  # of the test that classes lose differently at all
@@ -39,22 +97,14 @@ def matched(
     reference: Reference,
     rows: Int[np.ndarray, " rows"],
 ) -> tuple[Network, tuple[str, ...]]:
-    """The network with the output biases under which all classes lose alike (``class_shift``).
+    """The network with the output biases under which all classes lose alike (``class_shift``) on
+    these rows; and a sentence for who should know that its biases were left alone.
 
     They are blind to groups: what they undo is the shift between classes that pruning brings, half
     of the disparate impact where groups differ in their classes. The network is left as it is where
     they do not hold on tune, whose rows neither network was fitted to: where they lose more rows
     than they win, by more than a standard error of that difference, or where classes lose less
     alike than before (``fit`` and ``select`` are remembered, by each network in its own way).
-
-    Args:
-        problem: what was pruned.
-        network: pruned.
-        reference: the dense model's outputs.
-        rows: row numbers that biases are fitted to.
-
-    Returns:
-        The network, and a sentence for who should know that its biases were left alone.
     """
     name = output_bias(problem, network)
     if name is None:
