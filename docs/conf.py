@@ -224,24 +224,21 @@ def complete(app, env):
                 logger.warning("%s has no entry", place, location="docs/api")
 
 
-def sources(app, env):
-    """Links from a source page to descriptions, less those that viewcode gets wrong: a file has one
-    room there, and what another room describes is looked for in the first."""
-    described, files = env.domains["py"].objects, env._viewcode_modules
-    for file, found in list(files.items()):
-        if not found:  # no source
-            del files[file]
-            continue
-        _, _, pages, room = found
-        for name in [name for name in pages if f"{room}.{name}" not in described]:
-            del pages[name]
+def sources(app, page, template, context, doctree):
+    """Links back from a source page: viewcode believes all of a file described in one room."""
+    found = app.env._viewcode_modules.get(page.removeprefix("_modules/").replace("/", "."))
+    if found:
+        back, room = r'(viewcode-back" href="[^"]*?/([\w.]+)\.html#)', re.escape(found[3])
+        context["body"] = re.sub(rf"{back}{room}\.", r"\1\2.", context["body"])
+    elif page == "_modules/index":  # names modules without a source too, which have no page
+        context["body"] = re.sub(r"<li><a href=\"builtins.html.*?</li>", "", context["body"])
 
 
 def setup(app):
     """Connect the above."""
     app.connect("missing-reference", resolve)
     app.connect("env-check-consistency", complete)
-    app.connect("env-check-consistency", sources)
+    app.connect("html-page-context", sources)
     app.connect("source-read", contents)
     app.connect("autodoc-process-docstring", properties, priority=400)  # before napoleon
     app.connect("autodoc-process-docstring", constants)
