@@ -200,7 +200,7 @@ def resolve(app, env, node, text):
     """Link a name of ours to its page: types come with the private file that defines them, and
     names in docstrings without their room."""
     target = re.sub(r"\._\w+", "", node.get("reftarget", ""))
-    if node.get("refdomain") != "py" or "." in target and not target.startswith("fairbilevel."):
+    if node.get("refdomain") != "py" or ("." in target and not target.startswith("fairbilevel.")):
         return None
     objects = env.domains["py"].objects
     top = f"fairbilevel.{target.rpartition('.')[2]}"
