@@ -18,7 +18,7 @@ import numpy as np
 from ._dataset import Options
 from ._errors import DataError
 from ._load import open_source
-from ._records import ABOUT, BEGUN, COLUMNS, SUFFIX, Records, write_records
+from ._raw import ABOUT, BEGUN, COLUMNS, SUFFIX, Records, write_records
 from ._source import Request, Rows, row_numbers
 from ._stores import StoredRows, row_bytes, rows_at_once, select
 
@@ -101,9 +101,9 @@ def convert(
             begin = i * size
             part = np.arange(begin, begin + len(parts[i]))
             with _replacing(folder / name) as unfinished:
-                digest = _Digest()
-                write_records(unfinished, digest.of(_pass(inputs, part, told, begin)))
-            digests["shards"][name] = digest.hex
+                digest = hashlib.blake2b(digest_size=16)
+                write_records(unfinished, _pass(inputs, part, told, begin, digest))
+            digests["shards"][name] = digest.hexdigest()
             _write_json(folder / BEGUN, digests)
             written += 1
     for i, name in enumerate(names):
@@ -114,29 +114,14 @@ def convert(
     return Converted(folder, len(kept), len(names), written, about["skipped"])
 
 
-class _Digest:
-    """Of rows that pass through."""
-
-    def __init__(self) -> None:
-        self._hash = hashlib.blake2b(digest_size=16)
-
-    def of(self, parts: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-        """The same parts."""
-        for part in parts:
-            self.add(part)
-            yield part
-
-    def add(self, part: np.ndarray) -> None:
-        """Rows that come next."""
-        self._hash.update(np.ascontiguousarray(part, part.dtype.newbyteorder("<")).tobytes())
-
-    @property
-    def hex(self) -> str:
-        """Of all of them."""
-        return self._hash.hexdigest()
+def _add(digest: Any, part: np.ndarray) -> None:
+    digest.update(np.ascontiguousarray(part, part.dtype.newbyteorder("<")).tobytes())
 
 
-def _pass(inputs: Any, rows: np.ndarray, told: Told, begin: int) -> Iterator[np.ndarray]:
+def _pass(
+    inputs: Any, rows: np.ndarray, told: Told, begin: int, digest: Any
+) -> Iterator[np.ndarray]:
+    """The rows part by part, which go into the digest."""
     size = rows_at_once(inputs.shape, inputs.dtype)
     some = select(inputs, rows)
     parts = (
@@ -145,20 +130,21 @@ def _pass(inputs: Any, rows: np.ndarray, told: Told, begin: int) -> Iterator[np.
         else ((i, some[i : i + size]) for i in range(0, len(some), size))
     )
     for start, part in parts:
+        _add(digest, part)
         yield part
         told("converting", begin + start + len(part), len(inputs))
 
 
 def _verify(path: Path, digest: str, inputs: Any, told: Told, begin: int) -> None:
     """Read a shard back."""
-    again = _Digest()
+    again = hashlib.blake2b(digest_size=16)
     with contextlib.suppress(DataError):  # what cannot be read is not what was written either
         records = Records(path, tuple(inputs.shape[1:]), inputs.dtype)
         stored = StoredRows(records, records.shape, records.dtype)
         for start, part in stored.passed():
-            again.add(part)
+            _add(again, part)
             told("verifying", begin + start + len(part), len(inputs))
-    if again.hex != digest:
+    if again.hexdigest() != digest:
         path.unlink()
         raise DataError(
             f"{path.name} does not hold what was written into it, and has been removed: look after "
@@ -167,11 +153,7 @@ def _verify(path: Path, digest: str, inputs: Any, told: Told, begin: int) -> Non
 
 
 def _begun(folder: Path, about: dict[str, Any]) -> dict[str, Any] | None:
-    """The digests of shards written before; None where nothing is left to be done.
-
-    Raises:
-        DataError: the folder holds something else.
-    """
+    """The digests of shards written before; None where nothing is left to be done."""
     folder.mkdir(parents=True, exist_ok=True)
     there = [p.name for p in folder.iterdir()]
     known = next((n for n in (ABOUT, BEGUN) if n in there), None)

@@ -29,28 +29,18 @@ _THOUSANDS = re.compile(r"[+-]?[1-9][0-9]{0,2}(,[0-9]{3})+")
 
 @dataclass(frozen=True)
 class CsvTable:
-    """What a separated text file holds.
+    """What a separated text file holds."""
 
-    Attributes:
-        table: numbers and text; missing fields are NaN.
-        lines: int64 `[n]`, the line that each row begins in; the header's is 1.
-        notes: sentences for the reader.
-    """
-
-    table: pd.DataFrame
-    lines: np.ndarray
-    notes: tuple[str, ...] = ()
+    table: pd.DataFrame  # numbers and text; missing fields are NaN
+    lines: np.ndarray  # int64 `[n]`, the line that each row begins in; the header's is 1
+    notes: tuple[str, ...] = ()  # sentences for the reader
 
 
 def read_csv(text: str, name: str) -> CsvTable:
     """Read a table with a header row, separated by commas, semicolons or tabs.
 
     `?`, empty and `NA` fields are missing. In files that commas do not separate, columns of numbers
-    with decimal commas are numbers.
-
-    Raises:
-        DataError: no header, a column twice, a line of more or fewer fields than the header,
-            a quote that is never closed, a separator or numbers that can be read in two ways.
+    with decimal commas are numbers. What can be read in two ways is refused.
     """
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     separator = _separator(text, name)

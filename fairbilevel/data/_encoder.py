@@ -11,14 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fairbilevel.data._normalize import (
-    Normalize,
-    as_floats,
-    given_moments,
-    image_moments,
-    parse_normalize,
-)
-
 from ._columns import (
     CategoricalColumn,
     NumericColumn,
@@ -29,9 +21,9 @@ from ._columns import (
 )
 from ._dataset import Dataset
 from ._errors import DataError, listing
-from ._moments import Moments
+from ._normalize import Normalize, given_moments, image_moments, parse_normalize
 from ._parquet import StoredTable
-from ._stores import StoredRows, select
+from ._stores import Moments, StoredRows, select
 
 _FORMAT = 1
 
@@ -149,13 +141,13 @@ class Encoder:
                 in a numeric column, or numbers that overflow.
         """
         if self.kind != "table":
-            from ._arrays import as_inputs, stored_inputs
+            from ._arrays import as_floats, encodable
             from ._raw import as_store
 
             if hasattr(inputs, "columns"):
                 raise DataError(f"this run reads {self.kind} inputs, not a table.")
             store = as_store(inputs)
-            inputs = as_inputs(np.asarray(inputs)) if store is None else stored_inputs(store)
+            inputs = encodable(np.asarray(inputs) if store is None else store)
             if self.kind == "vector" and inputs.dtype == np.int32:
                 if isinstance(inputs, StoredRows):
                     inputs = inputs.encoded(as_floats, inputs.shape[1:], np.float32)

@@ -85,10 +85,6 @@ def given_moments(
     return found[0], found[1]
 
 
-def as_floats(x: np.ndarray) -> np.ndarray:
-    return x.astype(np.float32)
-
-
 def image_moments(
     images: np.ndarray | StoredRows, rows: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
