@@ -76,17 +76,7 @@ class Reference:
 
 
 def as_network(given: Any, model: str, shapes: Network) -> Network:
-    """Parameters and state as a network of a model.
-
-    Args:
-        given: a ``Network``, a pair of parameters and state, parameters alone where the model
-            has no state, a ``flax.nnx`` module of the model's class, or its state.
-        model: its name.
-        shapes: of its parameters and state.
-
-    Raises:
-        ValueError: none of these, or of another model.
-    """
+    """``FairPruningProblem.network``, for the name and the shapes of a model."""
     if isinstance(given, nnx.Module):
         given = nnx.state(given)
     if isinstance(given, nnx.State):
