@@ -11,8 +11,7 @@ from typing import Any
 from fairbilevel import _display, _numbers
 from fairbilevel.certificates import _claim as gaps
 from fairbilevel.certificates import _words as words
-from fairbilevel.certificates._claim import Claim
-from fairbilevel.certificates._context import Context
+from fairbilevel.certificates._claim import Claim, Context
 from fairbilevel.certificates._counts import GroupCounts
 from fairbilevel.certificates._judge import (
     CERTIFIED,

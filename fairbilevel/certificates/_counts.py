@@ -57,11 +57,7 @@ class GroupCounts:
 
     @staticmethod
     def from_json(values: Mapping[str, Any]) -> GroupCounts:
-        """The inverse of ``to_json``.
-
-        Raises:
-            ValueError: missing or impossible counts.
-        """
+        """The inverse of ``to_json``; missing or impossible counts are a ``ValueError``."""
         fields = dict(values)
         bins = fields.pop("quantity_bins", None)
         try:
@@ -79,11 +75,7 @@ class GroupCounts:
         return found
 
     def check(self) -> None:
-        """Refuse counts that no rows could have.
-
-        Raises:
-            ValueError: names the group.
-        """
+        """Refuse counts that no rows could have (``ValueError``)."""
         if not isinstance(self.group, str) or not isinstance(self.claimed, bool):
             raise ValueError(f"group {self.group!r}: a name is text, and claimed is true or false")
         whole = [v for k, v in vars(self).items() if k not in _NOT_COUNTS and v is not None]
@@ -91,8 +83,7 @@ class GroupCounts:
             raise ValueError(f"the counts of group {self.group!r} must be whole numbers")
         both = self.dense_right - self.lost
         possible = (
-            min(whole) >= 0
-            and both >= 0
+            min(*whole, both) >= 0
             and both + self.won == self.pruned_right
             and both + self.lost + self.won <= self.rows
             and (self.positive_rows or 0) <= self.rows

@@ -22,14 +22,9 @@ _PATTERN = 12  # rows of a group: a shorter sequence that repeats may be a patte
 def copies(
     outcome: Int[np.ndarray, " rows"], group: Int[np.ndarray, " rows"]
 ) -> tuple[np.ndarray | None, str | None]:
-    """Look for copies.
+    """The rows that are no copies, ``None`` where all are kept; and what remains in doubt.
 
-    Args:
-        outcome: a number a row, equal for rows with the same label, answers and quantity.
-        group: of the row.
-
-    Returns:
-        The rows that are no copies, ``None`` where all are kept; and what remains in doubt.
+    ``outcome`` is a number a row, equal for rows with the same label, answers and quantity.
     """
     order = np.argsort(group, kind="stable")
     starts = np.flatnonzero(np.append(True, np.diff(group[order]) != 0))

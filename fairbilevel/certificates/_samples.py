@@ -7,36 +7,16 @@ level. Samples of the same kind can be pooled.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from fairbilevel.certificates._betting import mean_lower, mean_upper
-from fairbilevel.certificates._binomial import rate_lower, rate_upper
-from fairbilevel.certificates._paired import difference_lower, difference_upper
-
-
-@runtime_checkable
-class Sample(Protocol):
-    """Rows whose mean can be bounded."""
-
-    @property
-    def rows(self) -> int:
-        """How many."""
-        ...
-
-    @property
-    def estimate(self) -> float | None:
-        """Their mean, ``None`` without rows."""
-        ...
-
-    def upper(self, level: float) -> float:
-        """Upper bound with one-sided error ``level``."""
-        ...
-
-    def lower(self, level: float) -> float:
-        """Lower bound with one-sided error ``level``."""
-        ...
+from fairbilevel.certificates._paired import (
+    difference_lower,
+    difference_upper,
+    rate_lower,
+    rate_upper,
+)
 
 
 @dataclass(frozen=True)
@@ -146,3 +126,7 @@ class Quantity:
             counts=tuple(parts.sum(axis=0).tolist()),
             total=self.total + sum(o.total for o in others),
         )
+
+
+Sample = Paired | Rate | Quantity
+"""Rows whose mean can be bounded."""

@@ -20,18 +20,15 @@ def names(items: Sequence[str]) -> str:
     return f"{shown} and {more} more" if more > 0 else shown
 
 
-def _points(value: float) -> str:
-    """A fraction in points, rounded up: a bound must not look better than it is."""
-    return in_points(math.ceil(1000 * value - 1e-9) / 1000)
-
-
 def amount(claim: Claim, value: float, *, exact: bool = False) -> str:
-    """A bound or a tolerance (``exact``) with its unit."""
+    """A tolerance (``exact``) or a bound with its unit; a bound must not look better than it is."""
     if claim.gap in gaps.OF_QUANTITIES:
         return f"{value:.6g}" if exact else f"{math.ceil(1e4 * value - 1e-9) / 1e4:.4f}"
     if claim.gap == gaps.FLOOR:
         return share(value) if exact else percent(math.floor(1000 * value + 1e-9) / 1000)
-    return f"{exact_points(value)} points" if exact else _points(value)
+    if exact:
+        return f"{exact_points(value)} points"
+    return in_points(math.ceil(1000 * value - 1e-9) / 1000)
 
 
 def claimed(claim: Claim, text: str) -> str:
