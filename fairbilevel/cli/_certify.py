@@ -110,11 +110,7 @@ class Verify:
 
 
 def certify(words: list[str], console: Console) -> int:
-    """Run ``fairbilevel certify``.
-
-    Raises:
-        ValueError: anything wrong with options, run, rows or ledger.
-    """
+    """Certify, write the certificate and say its verdict, also as exit code."""
     options = parse(Certify, "certify", words)
     if (options.run is None) == (options.predictions is None):
         raise ValueError("certify wants a run folder, or --predictions FILE.csv: one of the two")
