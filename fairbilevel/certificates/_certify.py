@@ -26,8 +26,7 @@ from fairbilevel.certificates._columns import (
     plain_ids,
     read_column,
 )
-from fairbilevel.certificates._counts import count_groups, one_row_per_unit
-from fairbilevel.certificates._independence import copies
+from fairbilevel.certificates._counts import copies, count_groups, one_row_per_unit
 from fairbilevel.certificates._ledger import take_look
 
 MIN_GROUP_ROWS = 50

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ._errors import DataError
@@ -40,19 +38,13 @@ class NumericColumn:
         """Return float64 `[n]`, NaN where a value is missing."""
         return _as_numbers(values, self.name)
 
-    def traced(self, raw: jax.Array) -> jax.Array:
-        """What `encode` gives, of `raw` numbers inside a compiled function."""
-        missing = jnp.isnan(raw)
-        scaled = (jnp.where(missing, self.median, raw) - self.mean) / self.std
+    def encode(self, raw: Any) -> Any:
+        """Of `raw` numbers `[n, 1 or 2]`, on the host or inside a compiled function."""
+        xp = raw.__array_namespace__()
+        missing = xp.isnan(raw)
+        scaled = (xp.where(missing, self.median, raw) - self.mean) / self.std
         columns = [scaled, missing.astype(scaled.dtype)] if self.indicator else [scaled]
-        return jnp.stack(columns, axis=1)
-
-    def encode(self, values: Any) -> np.ndarray:
-        """Return float64 `[n, 1 or 2]`."""
-        numbers = self.raw(values)
-        missing = np.isnan(numbers)
-        scaled = (np.where(missing, self.median, numbers) - self.mean) / self.std
-        return np.stack([scaled, missing] if self.indicator else [scaled], axis=1)
+        return xp.stack(columns, axis=1)
 
 
 @dataclass(frozen=True)
@@ -81,14 +73,10 @@ class CategoricalColumn:
         """Return float64 `[n]`: `index`."""
         return self.index(values).astype(np.float64)
 
-    def traced(self, raw: jax.Array) -> jax.Array:
-        """What `encode` gives, of `raw` indices inside a compiled function."""
-        levels = jnp.arange(len(self.levels), dtype=raw.dtype)
+    def encode(self, raw: Any) -> Any:
+        """Of `raw` indices `[n, levels]`, on the host or inside a compiled function."""
+        levels = np.arange(len(self.levels), dtype=raw.dtype)
         return (raw[:, None] == levels).astype(raw.dtype)
-
-    def encode(self, values: Any) -> np.ndarray:
-        """Return float64 `[n, levels]`."""
-        return (self.index(values)[:, None] == np.arange(len(self.levels))).astype(np.float64)
 
 
 def fit_column(

@@ -170,7 +170,7 @@ class Encoder:
         encoded = []
         for column in self.columns:
             with np.errstate(over="ignore"):
-                numbers = column.encode(table[column.name]).astype(np.float32)
+                numbers = column.encode(column.raw(table[column.name])).astype(np.float32)
             if not np.isfinite(numbers).all():
                 raise DataError(
                     f"column {column.name!r} holds numbers too far from those that the run was "
@@ -200,7 +200,7 @@ class Encoder:
         """Rows as models take them, of rows as `raw` gives them, inside a compiled function."""
         if self.kind != "table":
             return self.normalize(raw)
-        parts = [column.traced(raw[:, i]) for i, column in enumerate(self.columns)]
+        parts = [column.encode(raw[:, i]) for i, column in enumerate(self.columns)]
         return jnp.concatenate(parts, axis=1)
 
     def normalize(self, x: jax.Array) -> jax.Array:
