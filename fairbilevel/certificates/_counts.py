@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from fairbilevel.certificates._betting import histogram
+from fairbilevel.certificates._samples import histogram
 
 _UNIT_SEED = 40961
 _MOST_BINS = 2**20

@@ -8,6 +8,7 @@ rows of fit turns inputs into numbers. Every mistake of the user is a `DataError
 """
 
 from ._arrays import from_arrays
+from ._columns import Normalize, parse_normalize, write_normalize
 from ._convert import Converted, convert
 from ._dataset import Dataset, Options, as_labels
 from ._encoder import Encoder, standardize
@@ -19,7 +20,6 @@ from ._fingerprints import (
     row_fingerprints,
 )
 from ._load import load, read_table
-from ._normalize import Normalize, parse_normalize, write_normalize
 from ._roles import (
     FRACTIONS,
     ROLES,

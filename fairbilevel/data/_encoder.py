@@ -13,15 +13,18 @@ import numpy as np
 
 from ._columns import (
     CategoricalColumn,
+    Normalize,
     NumericColumn,
     column_from_json,
     expect,
     fit_column,
+    given_moments,
+    image_moments,
     is_number,
+    parse_normalize,
 )
 from ._dataset import Dataset
 from ._errors import DataError, listing
-from ._normalize import Normalize, given_moments, image_moments, parse_normalize
 from ._parquet import StoredTable
 from ._stores import Moments, StoredRows, select
 

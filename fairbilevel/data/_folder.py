@@ -11,11 +11,11 @@ import pandas as pd
 from PIL import Image
 
 from ._archive import FileTree
-from ._csv import read_csv
 from ._errors import DataError, listing, repeated
 from ._images import image_rows
 from ._parquet import PARQUET, ParquetFile
 from ._source import Location, Request, Rows, Source, row_numbers
+from ._table import read_csv
 
 FILE_COLUMNS = ("file", "filename", "image", "path", "image_id")
 TARGET_COLUMNS = ("label", "target", "class", "y")

@@ -11,8 +11,8 @@ from ._dataset import Dataset, Options
 from ._errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
-    from ._csv import CsvTable
     from ._source import Location, Source
+    from ._table import CsvTable
 
 
 def read_table(path: Path) -> CsvTable:
@@ -25,7 +25,7 @@ def read_table(path: Path) -> CsvTable:
         DataError: it cannot be read, is no text or no table.
     """
     from ._archive import decode_text, read_file
-    from ._csv import read_csv
+    from ._table import read_csv
 
     return read_csv(decode_text(read_file(path), path.name), path.name)
 

@@ -53,7 +53,7 @@ class ParquetFile:
     def __init__(self, path: Path):
         import pyarrow.parquet as pq
 
-        from ._csv import refuse_twins
+        from ._table import refuse_twins
 
         self.path, self._lock = path, threading.Lock()
         with _told(path.name):
@@ -145,7 +145,7 @@ class ParquetFile:
         import pandas as pd
 
         from ._attributes import as_text
-        from ._csv import MISSING_TEXT
+        from ._table import MISSING_TEXT
 
         try:
             found = as_text(values)

@@ -72,7 +72,14 @@ class OrbaxFolder(Checkpoint):
                 filled[part] = {}
                 continue
             where = self._where(part, wanted)
-            mine = {name: self._there(where, name) for name in wanted}
+            lacks = next((name for name in wanted if where + name not in self.arrays), None)
+            if lacks is not None:
+                raise ValueError(
+                    f"{self.path} lacks {where + lacks!r}: it holds "
+                    f"{', '.join(map(repr, list(self.arrays)[:3])) or 'nothing'}"
+                    f"{', ...' * (len(self.arrays) > 3)}"
+                )
+            mine = {name: self.arrays[where + name] for name in wanted}
             used.setdefault(where, set()).update(mine)
             for name, values in mine.items():
                 if values.shape != wanted[name]:
@@ -88,15 +95,6 @@ class OrbaxFolder(Checkpoint):
         prefixes = sorted({f"{a}/" if a else "" for a in above}, key=lambda p: (p.count("/"), p))
         counts = [sum(f"{p}{name}" in self.arrays for name in wanted) for p in prefixes]
         return prefixes[counts.index(max(counts))] if counts else ""
-
-    def _there(self, where: str, name: str) -> np.ndarray:
-        if where + name not in self.arrays:
-            raise ValueError(
-                f"{self.path} lacks {where + name!r}: it holds "
-                f"{', '.join(map(repr, list(self.arrays)[:3])) or 'nothing'}"
-                f"{', ...' * (len(self.arrays) > 3)}"
-            )
-        return self.arrays[where + name]
 
     def _answers(
         self, problem: FairPruningProblem, name: str, values: np.ndarray, wanted: tuple[int, ...]
