@@ -176,7 +176,8 @@ def _cells_of(
     """The cell of each row, ``outside`` where the group is negative, and its answer."""
     if outcomes.label is None or outcomes.answer is None:
         raise ValueError("buffers by group and label need the rows' labels and answers")
-    return jnp.where(group < 0, outside, group * classes + outcomes.label), outcomes.answer
+    cell = jnp.where(group < 0, outside, group * classes + outcomes.label)
+    return cell, jnp.asarray(outcomes.answer)
 
 
 def _write_cells(cells: CellBuffers, outcomes: Outcomes, group: Int[Array, " rows"]) -> CellBuffers:

@@ -61,12 +61,10 @@ def on(roles: dict[str, Evaluation], role: str = "test") -> Evaluation:
     return roles.get(role, Evaluation())
 
 
-def group_rows(result: Result, role: str = "test") -> list[GroupRow]:
-    """All groups on `role`: largest excess accuracy gap first, then those without a measured gap,
+def group_rows(result: Result) -> list[GroupRow]:
+    """All groups on test: largest excess accuracy gap first, then those without a measured gap,
     and last those outside every limit, whose few rows make any gap."""
-    dense, pruned, other = (
-        on(m, role).groups for m in (result.dense, result.pruned, result.baseline)
-    )
+    dense, pruned, other = (on(m).groups for m in (result.dense, result.pruned, result.baseline))
     counted = result.data.counted_groups
 
     def unseen(name: str) -> GroupEvaluation:
