@@ -27,10 +27,9 @@ from fairbilevel.certificates import (
     rows_needed,
 )
 from fairbilevel.certificates import _paired as paired
-from fairbilevel.certificates._betting import BINS, histogram, mean_lower, mean_upper
 from fairbilevel.certificates._judge import judge_excess, judge_floor, judge_spread
 from fairbilevel.certificates._paired import _strata, tail
-from fairbilevel.certificates._samples import Quantity
+from fairbilevel.certificates._samples import BINS, Quantity, histogram, mean_lower, mean_upper
 
 LEVELS = st.sampled_from([0.2, 0.05, 0.01, 0.001])
 

@@ -17,7 +17,7 @@ from fairbilevel._trees import flatten_named
 from fairbilevel.cli import main
 from fairbilevel.models import to_torch
 from fairbilevel.pretrained import model_of, read
-from fairbilevel.pretrained._head import PENALTIES, _features
+from fairbilevel.pretrained._checkpoint import PENALTIES, _features
 
 pytest.importorskip("safetensors", reason="the extra safetensors is not installed")
 from safetensors.numpy import load_file, save, save_file

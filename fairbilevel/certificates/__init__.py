@@ -4,14 +4,17 @@
 one again. The bounds hold for finite samples: none rests on a normal approximation.
 """
 
-from fairbilevel.certificates._asked import Looks, Origin
-from fairbilevel.certificates._binomial import rate_lower, rate_upper
 from fairbilevel.certificates._certificate import Certificate
 from fairbilevel.certificates._certify import certify
-from fairbilevel.certificates._claim import FLOOR, GAPS, OF_QUANTITIES, Claim
+from fairbilevel.certificates._claim import FLOOR, GAPS, OF_QUANTITIES, Claim, Looks, Origin
 from fairbilevel.certificates._judge import excess_bounds, smallest_excess
 from fairbilevel.certificates._ledger import LEDGER, RECORD
-from fairbilevel.certificates._paired import difference_lower, difference_upper
+from fairbilevel.certificates._paired import (
+    difference_lower,
+    difference_upper,
+    rate_lower,
+    rate_upper,
+)
 from fairbilevel.certificates._power import (
     least_rows,
     least_scale,

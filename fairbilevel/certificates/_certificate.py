@@ -11,8 +11,7 @@ from typing import Any
 from fairbilevel import _display, _numbers
 from fairbilevel.certificates import _claim as gaps
 from fairbilevel.certificates import _words as words
-from fairbilevel.certificates._claim import Claim
-from fairbilevel.certificates._context import Context
+from fairbilevel.certificates._claim import Claim, Context
 from fairbilevel.certificates._counts import GroupCounts
 from fairbilevel.certificates._judge import (
     CERTIFIED,
@@ -211,27 +210,7 @@ class Certificate:
     @cached_property
     def sentences(self) -> tuple[str, ...]:
         """The certificate in words."""
-        said = words.sentences(
-            self.claim,
-            self.verdict,
-            self.smallest_tolerance,
-            self.findings,
-            data=self.context.data,
-            rows=sum(g.rows for g in self.groups),
-            kind=self.context.kind,
-            dense=self.context.dense_model or "given",
-            accuracies=tuple(
-                sum(getattr(g, f"{model}_right") for g in self.groups)
-                / sum(g.rows for g in self.groups)
-                for model in ("dense", "pruned")
-            ),
-            small=self.small,
-            silent=self.silent_share,
-            alike=self.context.alike,
-            doubts=self.context.doubts,
-            seen_unknown=self.context.dense_trained_on is None,
-            looks_counted=self.context.looks_counted,
-        )
+        said = words.sentences(self)
         more = self.more_rows
         if self.verdict == UNDECIDED and more is not None:
             said = (*said[:2], more["sentence"], *said[2:])

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from fairbilevel.certificates import _claim as gaps
-from fairbilevel.certificates._asked import Looks, Origin
 from fairbilevel.certificates._certificate import Certificate
-from fairbilevel.certificates._claim import Claim
+from fairbilevel.certificates._claim import Claim, Context, Looks, Origin
 from fairbilevel.certificates._columns import (
     check_classes,
     check_models,
@@ -27,9 +26,7 @@ from fairbilevel.certificates._columns import (
     plain_ids,
     read_column,
 )
-from fairbilevel.certificates._context import Context
-from fairbilevel.certificates._counts import count_groups, one_row_per_unit
-from fairbilevel.certificates._independence import copies
+from fairbilevel.certificates._counts import copies, count_groups, one_row_per_unit
 from fairbilevel.certificates._ledger import take_look
 
 MIN_GROUP_ROWS = 50

@@ -10,8 +10,8 @@ import numpy as np
 
 from fairbilevel._numbers import percent, points
 from fairbilevel.certificates import _claim as gaps
-from fairbilevel.certificates._binomial import rate_upper
 from fairbilevel.certificates._ledger import digest, fingerprints
+from fairbilevel.certificates._paired import rate_upper
 
 # Rows below which equal columns mean little.
 _FEW = 50
@@ -114,11 +114,8 @@ def check_models(
     gap: str,
     as_given: bool,
 ) -> list[str]:
-    """That the columns can be what they are called; what remains in doubt.
-
-    Raises:
-        ValueError: they look mistaken for one another, or the dense model knows nothing.
-    """
+    """What remains in doubt of whether columns are what they are called; where they look mistaken
+    for one another, or the dense model knows nothing, they are refused."""
     right, after = dense == labels, pruned == labels
     if gap in gaps.BESIDE_DENSE:
         # What answers given in the same shares, but at random, would get right.
@@ -178,11 +175,7 @@ def numbered(*columns: np.ndarray) -> np.ndarray:
 
 
 def once(keys: np.ndarray, outcome: np.ndarray) -> np.ndarray | None:
-    """One row of each key; ``None`` where keys are unique.
-
-    Raises:
-        ValueError: rows with the same key and another outcome.
-    """
+    """One row of each key, whose rows must have one outcome; ``None`` where keys are unique."""
     distinct, first, place = np.unique(keys, return_index=True, return_inverse=True)
     if len(distinct) == len(keys):
         return None

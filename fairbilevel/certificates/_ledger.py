@@ -36,29 +36,17 @@ _PATIENCE = 60.0  # seconds
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """One entry.
+    """One entry."""
 
-    Attributes:
-        look: its number.
-        candidates: models declared to share it.
-        only_look: the rows were closed by it.
-        terms: gap, tolerance and the rest of the claim, which candidates have in common.
-        questions: digests of what was asked, one per candidate.
-        fingerprints: of the rows; of all of them together, where single ones are not known.
-        known: whether the fingerprints are of single rows.
-        models: digest of the names of dense and pruned model; empty where nobody said.
-        ledger: file name of its ledger, in a record of several.
-    """
-
-    look: int
-    candidates: int
-    only_look: bool
-    terms: str
-    questions: tuple[str, ...]
-    fingerprints: UInt64[np.ndarray, " rows"]
-    known: bool = True
-    models: str = ""
-    ledger: str = ""
+    look: int  # its number
+    candidates: int  # models declared to share it
+    only_look: bool  # whether it closed the rows
+    terms: str  # gap, tolerance and the rest of the claim, which candidates have in common
+    questions: tuple[str, ...]  # digests of what was asked, one per candidate
+    fingerprints: UInt64[np.ndarray, " rows"]  # or one of all rows, where single ones are not known
+    known: bool = True  # whether the fingerprints are of single rows
+    models: str = ""  # digest of the names of dense and pruned model; empty where nobody said
+    ledger: str = ""  # file name of its ledger, in a record of several
 
     def concerns(self, other: Look) -> bool:
         """Whether the one may count as a look for the other."""
@@ -90,11 +78,8 @@ class Look:
 
     @staticmethod
     def from_json(values: dict[str, Any]) -> Look:
-        """The inverse of ``to_json``; entries of former versions knew less.
-
-        Raises:
-            ValueError: numbers, questions or rows that no look has.
-        """
+        """The inverse of ``to_json``; entries of former versions knew less. What no look has is a
+        ``ValueError``."""
         look, candidates, rows = counts = [values[k] for k in ("look", "candidates", "rows")]
         only_look, questions = values["only_look"], values["questions"]
         known = values.get("known", rows != 1)
@@ -120,15 +105,10 @@ class Look:
 
 @dataclass(frozen=True)
 class Taken:
-    """A look that was written down.
+    """A look that was written down."""
 
-    Attributes:
-        number: of the look, from 1.
-        notes: what the reader of the certificate should know of the count.
-    """
-
-    number: int
-    notes: tuple[str, ...] = ()
+    number: int  # from 1
+    notes: tuple[str, ...] = ()  # what the reader of the certificate should know of the count
 
 
 def digest(value: Any) -> str:
@@ -165,10 +145,7 @@ def take_look(
         question: terms and counts, which make this certification the same as a former one.
         known: whether ``rows`` are of single rows.
         models: names (hashes) of dense and pruned model, where they are known.
-        candidates: models that share the look.
-        only_look: whether it closes the rows.
-        also: further ledgers whose looks count.
-        record: the second record; by default beside the ledger.
+        candidates, only_look, also, record: as of ``Looks``.
 
     Raises:
         ValueError: a damaged ledger, rows that were closed, or a first look that is not the first.
@@ -263,11 +240,8 @@ def _numbered(new: Look, looks: list[Look], path: Path) -> tuple[int, list[Look]
 
 
 def read_ledger(path: Path) -> list[Look]:
-    """All looks of a ledger, none where it does not exist.
-
-    Raises:
-        RecordError: damaged or from a newer schema; a ledger is never silently started again.
-    """
+    """All looks of a ledger, none where it does not exist; one that is damaged or of a newer schema
+    is never silently started again."""
     if not path.exists():
         return []
     found = read_json(path)

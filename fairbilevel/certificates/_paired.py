@@ -1,4 +1,6 @@
-"""Bounds for a paired difference ``D = P(dense right) - P(pruned right)`` from ``(b, c, n)``.
+"""Exact bounds for a rate, and for a paired difference ``D = P(dense right) - P(pruned right)``.
+
+A rate's are those of Clopper and Pearson (1934); a difference's are made from ``(b, c, n)``:
 
 ``b`` rows are right dense and wrong pruned, ``c`` the reverse, of ``n`` rows in all. Conditioning
 on ``b + c`` (McNemar) would test ``D = 0`` only, so all bounds here use ``n`` too:
@@ -27,8 +29,6 @@ import numpy as np
 from jaxtyping import Float
 from scipy import special
 
-from fairbilevel.certificates._binomial import rate_lower, rate_upper
-
 BOUNDS = ("sharp", "simple")
 
 _NUISANCE_SHARE = 0.1
@@ -43,6 +43,31 @@ _FINEST_CELL = 1e-6
 _MOST_CELLS = 4096
 # Above the rounding errors of the sums, and far below any level.
 _ROUNDING = 1e-9
+
+
+def rate_upper(count: int, rows: int, level: float, *, alike: bool = True) -> float:
+    """Largest rate not rejected by ``count`` of ``rows`` with one-sided error ``level``.
+
+    Of rows that are independent but not identically distributed (``alike=False``) it bounds their
+    average rate, at any level up to 1/4 (Hoeffding 1956). Where all rows but one are events the
+    exact bound would err with probability ``-log(1 - level)`` then (0.0513 at 0.05); there it is
+    ``1 - level / rows``, for the chance that not all are events is at most the sum of the rows'
+    chances not to be one.
+    """
+    if count >= rows:
+        return 1.0
+    if count == rows - 1 and not alike:
+        return 1 - level / rows
+    return float(special.betainccinv(count + 1, rows - count, level))
+
+
+def rate_lower(count: int, rows: int, level: float, *, alike: bool = True) -> float:
+    """Smallest rate not rejected: the mirror image of ``rate_upper``."""
+    if count <= 0:
+        return 0.0
+    if count == 1 and not alike:
+        return level / rows
+    return float(special.betaincinv(count, rows - count + 1, level))
 
 
 def difference_upper(b: int, c: int, n: int, level: float, bound: str = "sharp") -> float:

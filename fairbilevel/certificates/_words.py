@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from fairbilevel._numbers import exact_points, in_points, percent, share
 from fairbilevel.certificates import _claim as gaps
 from fairbilevel.certificates._claim import Claim
 from fairbilevel.certificates._judge import CERTIFIED, PARTIAL, VIOLATED, Finding
+
+if TYPE_CHECKING:
+    from fairbilevel.certificates._certificate import Certificate
 
 _MOST_NAMES = 12
 
@@ -20,18 +24,15 @@ def names(items: Sequence[str]) -> str:
     return f"{shown} and {more} more" if more > 0 else shown
 
 
-def _points(value: float) -> str:
-    """A fraction in points, rounded up: a bound must not look better than it is."""
-    return in_points(math.ceil(1000 * value - 1e-9) / 1000)
-
-
 def amount(claim: Claim, value: float, *, exact: bool = False) -> str:
-    """A bound or a tolerance (``exact``) with its unit."""
+    """A tolerance (``exact``) or a bound with its unit; a bound must not look better than it is."""
     if claim.gap in gaps.OF_QUANTITIES:
         return f"{value:.6g}" if exact else f"{math.ceil(1e4 * value - 1e-9) / 1e4:.4f}"
     if claim.gap == gaps.FLOOR:
         return share(value) if exact else percent(math.floor(1000 * value + 1e-9) / 1000)
-    return f"{exact_points(value)} points" if exact else _points(value)
+    if exact:
+        return f"{exact_points(value)} points"
+    return in_points(math.ceil(1000 * value - 1e-9) / 1000)
 
 
 def claimed(claim: Claim, text: str) -> str:
@@ -54,39 +55,20 @@ def claimed(claim: Claim, text: str) -> str:
     }[claim.gap]
 
 
-def sentences(
-    claim: Claim,
-    verdict: str,
-    smallest: float | None,
-    findings: Sequence[Finding],
-    *,
-    data: str,
-    rows: int,
-    kind: str,
-    dense: str,
-    accuracies: tuple[float, ...],
-    small: Sequence[str],
-    silent: float,
-    alike: int,
-    doubts: Sequence[str],
-    seen_unknown: bool,
-    looks_counted: bool,
-) -> tuple[str, ...]:
-    """The certificate in sentences, the smallest tolerance that is certified first.
-
-    ``rows`` counts rows or persons, as ``kind`` says; ``accuracies`` are the dense and the pruned
-    model's; ``small`` are the groups outside the claim, ``silent`` their share of the rows;
-    ``alike`` counts rows that the models may have seen, and ``seen_unknown`` says that nobody
-    knows of the dense one.
-    """
+def sentences(made: Certificate) -> tuple[str, ...]:
+    """A certificate in sentences, the smallest tolerance that is certified first."""
+    claim, context, findings = made.claim, made.context, made.findings
+    verdict, smallest, kind = made.verdict, made.smallest_tolerance, context.kind
+    rows = sum(g.rows for g in made.groups)
     relative = ""
     if claim.gap in gaps.BESIDE_DENSE:
-        kind_of, _, name = dense.rpartition(":")
+        kind_of, _, name = (context.dense_model or "given").rpartition(":")
         relative = f", relative to dense {kind_of or 'model'} {name[:12]}"
-    dense_right, pruned_right = (percent(a) for a in accuracies)
+    dense_right = percent(sum(g.dense_right for g in made.groups) / rows)
+    pruned_right = percent(sum(g.pruned_right for g in made.groups) / rows)
     relative += f" (accuracy here: dense {dense_right}, pruned {pruned_right})"
-    sure = share(claim.confidence)
-    origin = f"For {kind} like those in {data} ({rows:,} {kind}, mix as listed)"
+    sure, silent = share(claim.confidence), percent(made.silent_share)
+    origin = f"For {kind} like those in {context.data} ({rows:,} {kind}, mix as listed)"
     limit = amount(claim, claim.tolerance, exact=True)
     word = "floor" if claim.gap == gaps.FLOOR else "tolerance"
     out = []
@@ -100,8 +82,8 @@ def sentences(
         out.append(f"The {word} of {limit} is certified.")
     elif verdict == PARTIAL:
         out.append(
-            f"The {word} of {limit} is certified of the listed groups only: {percent(silent)} "
-            f"of the {kind} belong to others."
+            f"The {word} of {limit} is certified of the listed groups only: {silent} of the "
+            f"{kind} belong to others."
         )
     elif verdict == VIOLATED:
         who = names(list(dict.fromkeys(_cell(f) for f in findings if f.verdict == VIOLATED)))
@@ -111,17 +93,19 @@ def sentences(
         open_ = names([_cell(f) for f in findings if f.verdict != CERTIFIED])
         toward = f" The groups in question: {open_}." if open_ else ""
         out.append(f"Whether the {word} of {limit} holds, these rows leave undecided.{toward}")
-    if small:
-        out.append(f"Too small to say: {names(small)}, {percent(silent)} of the {kind}.")
-    if alike:
+    if made.small:
+        out.append(f"Too small to say: {names(made.small)}, {silent} of the {kind}.")
+    if context.alike:
         out.append(
-            f"Conditional: {alike} rows are equal or nearly equal to rows that this run was fitted "
-            "or chosen on; valid only if they are others."
+            f"Conditional: {context.alike} rows are equal or nearly equal to rows that this run "
+            "was fitted or chosen on; valid only if they are others."
         )
-    out += [f"Conditional: valid only if it is no mistake that {doubt}." for doubt in doubts]
-    if not looks_counted:
+    out += [
+        f"Conditional: valid only if it is no mistake that {doubt}." for doubt in context.doubts
+    ]
+    if not context.looks_counted:
         out.append("Looks at these rows are not counted: valid only if this is the first.")
-    if seen_unknown:
+    if context.dense_trained_on is None:
         out.append("Conditional: valid only if the dense model never saw these rows.")
     return (*out, "Not covered: other data, later drift, errors in group labels.")
 

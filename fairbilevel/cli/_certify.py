@@ -110,11 +110,7 @@ class Verify:
 
 
 def certify(words: list[str], console: Console) -> int:
-    """Run ``fairbilevel certify``.
-
-    Raises:
-        ValueError: anything wrong with options, run, rows or ledger.
-    """
+    """Certify, write the certificate and say its verdict, also as exit code."""
     options = parse(Certify, "certify", words)
     if (options.run is None) == (options.predictions is None):
         raise ValueError("certify wants a run folder, or --predictions FILE.csv: one of the two")
@@ -185,8 +181,6 @@ def verify(words: list[str], console: Console) -> int:
 def _again(options: Verify, certificate: Certificate) -> dict[str, Any]:
     """The certificate that run or predictions give for the same claim at the same look."""
     from fairbilevel.certificates import Looks
-    from fairbilevel.deploy import read_artifact
-    from fairbilevel.run import certify_run, load_run
 
     claim = certificate.claim.to_json()
     name = claim.pop("quantity")
@@ -194,15 +188,10 @@ def _again(options: Verify, certificate: Certificate) -> dict[str, Any]:
     looks = Looks(number=number, only=only, candidates=candidates)
     trained_on = certificate.context.dense_trained_on
     if options.run is not None:
-        made = certify_run(
-            load_run(options.run),
-            artifact=None if options.artifact is None else read_artifact(options.artifact),
-            data=options.data,
-            dense_trained_on=trained_on,
-            looks=looks,
-            again=True,
-            **claim,
+        asked = Certify(
+            options.run, data=options.data, artifact=options.artifact, dense_trained_on=trained_on
         )
+        made, _ = _of_run(asked, claim, looks, again=True)
     else:
         assert options.predictions is not None
         columns = Certify(
@@ -231,7 +220,10 @@ def _tolerance(gap: str, text: str) -> float:
     return 1.0 if gap == FLOOR and text.strip() in ("1", "1.0") else parse_tolerance(text)
 
 
-def _of_run(options: Certify, claim: dict[str, Any], looks: Looks) -> tuple[Certificate, Path]:
+def _of_run(
+    options: Certify, claim: dict[str, Any], looks: Looks, *, again: bool = False
+) -> tuple[Certificate, Path]:
+    from fairbilevel.certificates import certificate_name
     from fairbilevel.deploy import read_artifact
     from fairbilevel.run import certify_run, load_run
 
@@ -244,21 +236,13 @@ def _of_run(options: Certify, claim: dict[str, Any], looks: Looks) -> tuple[Cert
         split=options.split,
         dense_trained_on=options.dense_trained_on,
         looks=looks,
+        again=again,
         **claim,
     )
-    return certificate, options.out or _place(options, certificate)
-
-
-def _place(options: Certify, certificate: Certificate) -> Path:
-    """Of the run's own rows and network ``certificate.json``; of others a file for each
-    question."""
-    assert options.run is not None
+    # Of the run's own rows and network there is one file; of others one for each question.
     given = [Path(p).name for p in (options.artifact, options.data) if p is not None]
-    if not given:
-        return options.run / CERTIFICATE
-    from fairbilevel.certificates import certificate_name
-
-    return options.run / certificate_name("-".join(given), certificate)
+    name = certificate_name("-".join(given), certificate) if given else CERTIFICATE
+    return certificate, options.out or options.run / name
 
 
 def _of_predictions(

@@ -1,7 +1,8 @@
-"""``fairbilevel export`` and ``fairbilevel predict``: files to serve, and what they answer."""
+"""``fairbilevel export``, ``predict``, ``profile``: files to serve, what they answer and take."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +11,15 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from fairbilevel._numbers import MISSING, in_points, percent, points, storage
+from fairbilevel._numbers import (
+    MISSING,
+    count,
+    in_points,
+    milliseconds,
+    percent,
+    points,
+    storage,
+)
 from fairbilevel.cli._parse import parse
 from fairbilevel.cli._show import plain, say, table
 
@@ -61,11 +70,7 @@ class Predict:
 
 
 def export(words: list[str], console: Console) -> int:
-    """Run ``fairbilevel export``.
-
-    Raises:
-        ValueError: anything wrong with run, options or rows, or a file that answers otherwise.
-    """
+    """Write the file and say how it compares with the run."""
     options = parse(Export, "export", words)
     from fairbilevel.fairness import parse_tolerance
     from fairbilevel.run import export as write
@@ -140,11 +145,7 @@ def _show_groups(console: Console, told: dict[str, Any], precision: str) -> None
 
 
 def predict(words: list[str], console: Console) -> int:
-    """Run ``fairbilevel predict``.
-
-    Raises:
-        ValueError: anything wrong with file, run or data.
-    """
+    """Count the answers, and write them."""
     options = parse(Predict, "predict", words)
     from fairbilevel.run import load_run, open_model, predict_source, write_answers
 
@@ -163,9 +164,82 @@ def predict(words: list[str], console: Console) -> int:
     if known.any():
         right = float(np.mean(answers[known] == data.y[known]))
         say(console, f"accuracy on {int(known.sum()):,} labelled rows: {percent(right)}")
-    for reason, count in data.skipped.items():
-        say(console, f"skipped {count:,}: {reason}")
+    for reason, number in data.skipped.items():
+        say(console, f"skipped {number:,}: {reason}")
     if options.out is not None:
         write_answers(options.out, model, data, logits, dense)
         say(console, f"predictions: {options.out}")
     return 0
+
+
+@dataclass(frozen=True)
+class MakeProfile:
+    """What a run's pruned network takes beside the dense one: file sizes, parameters,
+    multiply-adds, activations, and latency and throughput on this machine, by JAX and, with
+    fairbilevel[onnx], by ONNX Runtime on the CPU. Writes profile.json into the run, and its report
+    again."""
+
+    run: tyro.conf.Positional[Path]
+    """Run folder."""
+    batch_sizes: str = "1,32"
+    """Rows a call, with commas between."""
+    seconds: float = 10.0
+    """Of timing, beside compiling; at least five rounds are taken."""
+    layers: Path | None = None
+    """Time the dense network's layers instead, at the first of the batch sizes, and write the table
+    to this file: what solve --target latency=50% --latency-table takes."""
+    json: bool = False
+    """Print the profile as JSON instead of tables."""
+
+
+def profile(words: list[str], console: Console) -> int:
+    """Write the profile into the run and print it, or the times of its layers."""
+    options = parse(MakeProfile, "profile", words)
+    from fairbilevel.deploy import check_profile, layer_times
+    from fairbilevel.records import PROFILE, write_json
+    from fairbilevel.run import load_run, write_profile
+    from fairbilevel.run import profile as measure
+
+    text = options.batch_sizes
+    try:
+        sizes = [int(word) for word in text.split(",")]
+    except ValueError:
+        raise ValueError(f"--batch-sizes are whole numbers such as 1,32, got {text!r}") from None
+    check_profile(sizes, options.seconds)
+    if options.layers is not None and not options.layers.parent.is_dir():
+        raise ValueError(f"there is no folder {options.layers.parent} to write --layers to")
+    run = load_run(options.run)
+    if options.layers is not None:
+        latencies = layer_times(run, sizes[0], lambda line: say(console, plain(line)))
+        write_json(options.layers, latencies.to_json())
+        say(console, f"table of latencies: {options.layers}")
+        return 0
+    found = measure(run, batch_sizes=sizes, seconds=options.seconds)
+    content = write_profile(run, found)
+    if options.json:
+        print(json.dumps(content, indent=2, ensure_ascii=False))
+        return 0
+    _show_profile(console, content)
+    say(console, f"profile: {run.path / PROFILE}")
+    return 0
+
+
+def _show_profile(console: Console, content: dict[str, Any]) -> None:
+    from fairbilevel.report import counted_rows, timed_rows
+
+    counts = table([""], ["dense", "pruned", "of dense"])
+    for row in counted_rows(content):
+        counts.add_row(row.name, row.dense, row.pruned, percent(row.share))
+    console.print(counts, highlight=False)
+    columns = ["batch", "dense, ms", "pruned, ms", "times as fast"]
+    times = table([""], [*columns, "dense, rows/s", "pruned, rows/s"])
+    for timed in timed_rows(content):
+        gain = timed.gain if timed.clear else f"{timed.gain}, unclear"
+        ms = [milliseconds(spent[0]) for spent in (timed.dense, timed.pruned)]
+        rates = [count(rate) for rate in timed.rates]
+        times.add_row(plain(timed.way), str(timed.batch), *ms, gain, *rates)
+    console.print()
+    console.print(times, highlight=False)
+    console.print()
+    for note in content["notes"]:
+        say(console, plain(note))

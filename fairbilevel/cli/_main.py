@@ -51,20 +51,20 @@ commands:
 # Where each command's function is, of the command's name.
 _MODULES = {
     "solve": "_solve",
-    "methods": "_methods",
+    "methods": "_runs",
     "plan": "_plan",
-    "frontier": "_frontier",
+    "frontier": "_compare",
     "compare": "_compare",
     "runs": "_runs",
     "evaluate": "_evaluate",
-    "analyze": "_analyze",
+    "analyze": "_evaluate",
     "certify": "_certify",
     "verify": "_certify",
     "export": "_export",
     "predict": "_export",
     "convert": "_convert",
-    "profile": "_profile",
-    "report": "_report",
+    "profile": "_export",
+    "report": "_runs",
 }
 
 

@@ -83,11 +83,7 @@ def configuration(name: str, words: list[str], default: Any = None) -> Any:
 
 def _budgets(name: str, words: list[str]) -> list[str]:
     """``--target multiply-adds=50%``, the share of the dense network that is left, as the sparsity
-    that it is; ``--target COLUMN`` stays the column to predict.
-
-    Raises:
-        ValueError: a share outside (0, 1], or a sparsity is given as well.
-    """
+    that it is; ``--target COLUMN`` stays the column to predict."""
     from fairbilevel.masks import MEASURES
 
     joined: list[str] = []

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
 from fairbilevel import _numbers
 from fairbilevel.cli._parse import configuration
 from fairbilevel.cli._show import plain, say, table
-
-if TYPE_CHECKING:
-    from fairbilevel.records import CostResult
 
 
 def plan(words: list[str], console: Console) -> int:
@@ -115,12 +112,3 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"about {max(round(seconds / 5) * 5, 5)} s"
     return f"about {round(seconds / 60)} min"
-
-
-def print_times(console: Console, cost: CostResult) -> None:
-    """What compiling and running took, the command's start and its files left out."""
-    compiling, total = cost.compile_seconds or 0.0, cost.seconds or 0.0
-    say(
-        console,
-        f"compiled in {_numbers.duration(compiling)}, ran {_numbers.duration(total - compiling)}",
-    )

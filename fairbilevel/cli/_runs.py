@@ -1,4 +1,4 @@
-"""``fairbilevel runs``: the runs below a folder and how they ended."""
+"""``fairbilevel methods``, ``runs``, ``report``: what can be run, what was, its report again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.console import Console
 
 from fairbilevel._numbers import MISSING, points, share
 from fairbilevel.cli._parse import parse
-from fairbilevel.cli._show import plain, table
+from fairbilevel.cli._show import plain, say, table
 
 if TYPE_CHECKING:
     from fairbilevel.run import RunSummary
@@ -95,3 +95,43 @@ def _outcome(run: RunSummary) -> str:
     limits = "no limits" if run.limits == "none" else run.limits and f"limits {run.limits}"
     certificate = None if run.certificate is None else f"certificate {run.certificate}"
     return ", ".join(part for part in (run.status, limits, certificate) if part)
+
+
+@dataclass(frozen=True)
+class MakeReport:
+    """Write a finished run's report.html again and print its verdict."""
+
+    run: tyro.conf.Positional[Path]
+    """Run folder."""
+
+
+def report(words: list[str], console: Console) -> int:
+    """Write it and print the verdict."""
+    options = parse(MakeReport, "report", words)
+    from fairbilevel.records import CERTIFICATE, check_completed, read_json, read_result
+    from fairbilevel.report import verdict, write_report
+
+    result = read_result(options.run)
+    if result.completed:
+        check_completed(options.run, result)
+    path = write_report(options.run)
+    written = options.run / CERTIFICATE
+    certificate = read_json(written) if written.is_file() else None
+    console.print(verdict(result, certificate), highlight=False, markup=False)
+    say(console, f"report: {path}")
+    return 0
+
+
+def methods(words: list[str], console: Console) -> int:
+    """A line for each method."""
+    if words:
+        raise ValueError(f"fairbilevel methods takes no options, got {words[0]!r}")
+    from fairbilevel.methods import METHODS
+
+    shown = table(["method", "removes", "what it does"])
+    shown.columns[0].no_wrap = True  # names are there to be copied
+    for entry in METHODS.values():
+        removes = " or ".join(f"{g}s" for g in entry.granularities)
+        shown.add_row(entry.name, removes, entry.description)
+    console.print(shown, highlight=False)
+    return 0

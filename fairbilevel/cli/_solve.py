@@ -12,9 +12,10 @@ from typing import Any
 
 from rich.console import Console
 
+from fairbilevel._numbers import duration
 from fairbilevel.cli import _show as show
 from fairbilevel.cli._parse import configuration, taken
-from fairbilevel.cli._plan import print_plan, print_times
+from fairbilevel.cli._plan import print_plan
 from fairbilevel.cli._progress import Progress
 
 HELP = """\
@@ -29,7 +30,8 @@ def solve(words: list[str], console: Console) -> int:
     if {"-h", "--help"} & set(words):
         print(HELP)
     # Alone, --resume insists on what the same command does anyway: going on where there is a run.
-    must = [i for i, w in enumerate(words) if w == "--resume" and not _has_value(words, i)]
+    followed = [not word.startswith("--") for word in [*words[1:], "--"]]
+    must = [i for i, w in enumerate(words) if w == "--resume" and not followed[i]]
     options, rest = taken([w for i, w in enumerate(words) if i not in must], {"resume": ""})
     if options["resume"]:
         from fairbilevel.run import stored_config
@@ -39,17 +41,9 @@ def solve(words: list[str], console: Console) -> int:
     return _solve(configuration("solve", rest), console, bool(must))
 
 
-def _has_value(words: list[str], place: int) -> bool:
-    """Whether the option at a place is followed by a value."""
-    return place + 1 < len(words) and not words[place + 1].startswith("--")
-
-
 def _solve(config: Any, console: Console, must_resume: bool) -> int:
-    """Run, or go on with the unfinished run that the same options began.
-
-    Raises:
-        ValueError: ``must_resume``, and there is none.
-    """
+    """Run, or go on with the unfinished run that the same options began, which must be there where
+    it ``must_resume``."""
     from fairbilevel import devices
     from fairbilevel.records import is_run_folder
     from fairbilevel.run import check_resumable, has_result, run_folder
@@ -71,11 +65,7 @@ def _solve(config: Any, console: Console, must_resume: bool) -> int:
 
 
 def _resume(path: Path, config: Any, console: Console) -> int:
-    """Go on with the run in a folder, which is complete already or not.
-
-    Raises:
-        ValueError: options were given that differ from those it was begun with.
-    """
+    """Go on with a run, complete already or not, under the options that it was begun with."""
     from fairbilevel.run import check_resumable, has_result
 
     check_resumable(path, config)
@@ -141,7 +131,10 @@ def _run(path: Path, config: Any, goes_on: bool, console: Console) -> int:
         return 128 + int(getattr(signal, error.signal, signal.SIGTERM))
     console.print()
     console.print(report.summary_table(result))
-    print_times(console, result.cost)
+    # The command's start and its files are left out.
+    compiling, total = result.cost.compile_seconds or 0.0, result.cost.seconds or 0.0
+    took = f"compiled in {duration(compiling)}, ran {duration(total - compiling)}"
+    show.say(console, took)
     for warning in result.warnings:
         show.say(console, f"note: {warning}")
     show.say(console, f"\nreport: {path / 'report.html'}")

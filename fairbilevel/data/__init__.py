@@ -8,7 +8,7 @@ rows of fit turns inputs into numbers. Every mistake of the user is a `DataError
 """
 
 from ._arrays import from_arrays
-from ._classes import handle_small_classes
+from ._columns import Normalize, parse_normalize, write_normalize
 from ._convert import Converted, convert
 from ._dataset import Dataset, Options, as_labels
 from ._encoder import Encoder, standardize
@@ -19,9 +19,7 @@ from ._fingerprints import (
     coarse_scale,
     row_fingerprints,
 )
-from ._groups import handle_small_groups
 from ._load import load, read_table
-from ._normalize import Normalize, parse_normalize, write_normalize
 from ._roles import (
     FRACTIONS,
     ROLES,
@@ -32,6 +30,7 @@ from ._roles import (
     role_halves,
     split_roles,
 )
+from ._small import handle_small_classes, handle_small_groups
 from ._stores import RowStore, StoredRows, ahead, readers, select, watch_passes
 
 __all__ = [

@@ -28,15 +28,12 @@ _RATIO_MATTERS_FROM = 2**20
 class FileTree:
     """Files of a folder or a zip.
 
-    Attributes:
-        path: the folder or zip.
-        names: sorted relative paths with forward slashes.
-        read: the bytes of a file by its name; a `DataError` where it cannot be read, which says so
-            without a remedy.
+    `read` gives the bytes of a file by its name; where it cannot be read its `DataError` says so
+    without a remedy.
     """
 
     path: Path
-    names: list[str]
+    names: list[str]  # sorted relative paths with forward slashes
     read: Callable[[str], bytes]
 
     def images(self) -> list[str]:
@@ -53,11 +50,7 @@ class FileTree:
 
 
 def decode_text(data: bytes, name: str) -> str:
-    """Return a file's text: UTF-8, or UTF-16 that begins with a byte order mark.
-
-    Raises:
-        DataError: any other encoding, or bytes that are no text; names the first and its line.
-    """
+    """Return a file's text: UTF-8, or UTF-16 that begins with a byte order mark."""
     wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     code = "UTF-16" if wide else "UTF-8"
     try:

@@ -73,7 +73,7 @@ def from_arrays(
     columns: dict[str, Any] = {k: k for k, v in aside.items() if v is not None}
     options = Options(id=columns.pop("ids", None), **columns)
     store = as_store(x)
-    inputs: Any = np.asarray(x) if store is None else store
+    inputs = np.asarray(x) if store is None else store
     given = {k: np.asarray(v) for k, v in arrays.items() if v is not None}
     rows = array_rows(inputs, given, name, classes, groups, labelled)
     return assemble(rows, Request(options, classes, groups, labelled=labelled))
@@ -127,18 +127,8 @@ def named_rows(
     request: Request,
     table: pd.DataFrame | None = None,
 ) -> Rows:
-    """Rows of arrays by their names in a file or folder, `classes` and `groups` among them.
-
-    Args:
-        x: inputs, None where there are none.
-        arrays: all others.
-        name: of the file or folder, for messages.
-        request: whether labels must be there.
-        table: further columns.
-
-    Raises:
-        DataError: arrays that lack, do not belong together or cannot be used.
-    """
+    """Rows of arrays by their names in a file or folder (`name`), `classes` and `groups` among
+    them; `x` is None where there are no inputs."""
     classes, groups = (
         _names(arrays.pop(k), k) if k in arrays else None for k in ("classes", "groups")
     )
@@ -190,9 +180,10 @@ def array_rows(
         if names is not None and key in columns:
             columns[key] = _by_index(columns[key], names, key)
             orders[key] = tuple(names)
+    beside = pd.DataFrame(columns, index=range(n))
     return Rows(
         name=name,
-        attributes=_beside(pd.DataFrame(columns, index=range(n)), table),
+        attributes=beside if table is None else beside.join(table.set_axis(beside.index)),
         read=lambda rows: select(inputs, rows),
         ids=columns["ids"].astype(str) if "ids" in columns else row_numbers(n),
         target="y",
@@ -200,10 +191,6 @@ def array_rows(
         orders=orders,
         numbered="ids" not in columns,
     )
-
-
-def _beside(columns: pd.DataFrame, table: pd.DataFrame | None) -> pd.DataFrame:
-    return columns if table is None else columns.join(table.set_axis(columns.index))
 
 
 def _refuse_shape(key: str, values: np.ndarray, n: int) -> None:
@@ -239,7 +226,7 @@ def as_inputs(x: np.ndarray) -> np.ndarray:
         return x[..., None] if x.ndim == 3 else x
     if x.dtype.kind in "iu" and x.min() >= _WHOLE.min and x.max() <= _WHOLE.max:
         return x.astype(np.int32)
-    out = _as_floats(x)
+    out = as_floats(x)
     refuse_not_finite(int(broken(out).sum()))
     return out
 
@@ -252,10 +239,12 @@ def stored_inputs(store: RowStore) -> StoredRows:
     shape, dtype = tuple(store.shape), np.dtype(store.dtype)
     rows = StoredRows(store, shape, dtype)
     if _are_images(shape, dtype):
-        return rows if len(shape) == 4 else rows.encoded(_with_channel, (*shape[1:], 1), np.uint8)
+        if len(shape) == 4:
+            return rows
+        return rows.encoded(lambda x: x[..., None], (*shape[1:], 1), np.uint8)
     if dtype.kind in "iu" and (np.can_cast(dtype, np.int32) or _fit_int32(rows)):
-        return rows.encoded(_as_int32, shape[1:], np.int32)
-    return rows.encoded(_as_floats, shape[1:], np.float32)
+        return rows.encoded(lambda x: x.astype(np.int32), shape[1:], np.int32)
+    return rows.encoded(as_floats, shape[1:], np.float32)
 
 
 def _are_images(shape: tuple[int, ...], dtype: np.dtype) -> bool:
@@ -270,15 +259,8 @@ def _are_images(shape: tuple[int, ...], dtype: np.dtype) -> bool:
     return False
 
 
-def _with_channel(x: np.ndarray) -> np.ndarray:
-    return x[..., None]
-
-
-def _as_int32(x: np.ndarray) -> np.ndarray:
-    return x.astype(np.int32)
-
-
-def _as_floats(x: np.ndarray) -> np.ndarray:
+def as_floats(x: np.ndarray) -> np.ndarray:
+    """Float32; numbers beyond it become infinite."""
     with np.errstate(over="ignore"):
         return x.astype(np.float32)
 

@@ -11,9 +11,9 @@ import pandas as pd
 from ._attributes import as_text, binned, codes, cross, is_numeric, natural_order, parse_bins
 from ._dataset import Dataset
 from ._errors import DataError, listing, refuse_unknown, repeated
-from ._groups import MERGED
 from ._parquet import StoredTable
 from ._roles import ROLES, shuffled
+from ._small import MERGED
 from ._source import Request, Rows
 from ._stores import StoredRows
 
@@ -29,11 +29,8 @@ def sample_rows(n: int, max_rows: int | None) -> np.ndarray:
 
 
 def assemble(rows: Rows, request: Request) -> Dataset:
-    """Build the data set that the request asks for.
-
-    Every mistake about attributes, labels, groups, weights, ids and roles is found here, whatever
-    the source.
-    """
+    """Build the data set that is asked for; every mistake about attributes, labels, groups,
+    weights, ids and roles is found here, whatever the source."""
     options = request.options
     if not len(rows.ids):
         raise DataError(f"{rows.name} has no rows.")

@@ -1,22 +1,24 @@
-"""Columns of a table: what fit tells of each, and the numbers that it becomes."""
+"""What inputs become: columns of a table by what fit tells of each, all else by its moments."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from ._errors import DataError
+from ._errors import DataError, did_you_mean
+from ._stores import StoredRows, rows_at_once
 
 if TYPE_CHECKING:
     import pandas as pd
 
 MISSING_LEVEL = "(missing)"
+Normalize = str | tuple[float | Sequence[float], float | Sequence[float]]
+CONSTANTS = {"imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))}
+"""Mean and deviation of red, green and blue that usual checkpoints were trained under, by name."""
 
 
 @dataclass(frozen=True)
@@ -40,19 +42,13 @@ class NumericColumn:
         """Return float64 `[n]`, NaN where a value is missing."""
         return _as_numbers(values, self.name)
 
-    def traced(self, raw: jax.Array) -> jax.Array:
-        """What `encode` gives, of `raw` numbers inside a compiled function."""
-        missing = jnp.isnan(raw)
-        scaled = (jnp.where(missing, self.median, raw) - self.mean) / self.std
+    def encode(self, raw: Any) -> Any:
+        """Of `raw` numbers `[n, 1 or 2]`, on the host or inside a compiled function."""
+        xp = raw.__array_namespace__()
+        missing = xp.isnan(raw)
+        scaled = (xp.where(missing, self.median, raw) - self.mean) / self.std
         columns = [scaled, missing.astype(scaled.dtype)] if self.indicator else [scaled]
-        return jnp.stack(columns, axis=1)
-
-    def encode(self, values: Any) -> np.ndarray:
-        """Return float64 `[n, 1 or 2]`."""
-        numbers = self.raw(values)
-        missing = np.isnan(numbers)
-        scaled = (np.where(missing, self.median, numbers) - self.mean) / self.std
-        return np.stack([scaled, missing] if self.indicator else [scaled], axis=1)
+        return xp.stack(columns, axis=1)
 
 
 @dataclass(frozen=True)
@@ -81,14 +77,10 @@ class CategoricalColumn:
         """Return float64 `[n]`: `index`."""
         return self.index(values).astype(np.float64)
 
-    def traced(self, raw: jax.Array) -> jax.Array:
-        """What `encode` gives, of `raw` indices inside a compiled function."""
-        levels = jnp.arange(len(self.levels), dtype=raw.dtype)
+    def encode(self, raw: Any) -> Any:
+        """Of `raw` indices `[n, levels]`, on the host or inside a compiled function."""
+        levels = np.arange(len(self.levels), dtype=raw.dtype)
         return (raw[:, None] == levels).astype(raw.dtype)
-
-    def encode(self, values: Any) -> np.ndarray:
-        """Return float64 `[n, levels]`."""
-        return (self.index(values)[:, None] == np.arange(len(self.levels))).astype(np.float64)
 
 
 def fit_column(
@@ -153,3 +145,93 @@ def column_from_json(values: Any) -> NumericColumn | CategoricalColumn:
         column = NumericColumn(name, median, mean, std, values["indicator"])
     expect(values.get("type") == column.type and set(values) == {"type", *asdict(column)}, said)
     return column
+
+
+def parse_normalize(given: Any) -> str | tuple[Any, Any]:
+    """ "fit", "none", or a pair of mean and deviation, which text writes as "MEAN,STD" (all means,
+    then all deviations) or as a name of `CONSTANTS`.
+
+    Raises:
+        DataError: anything else.
+    """
+    pair = given
+    if isinstance(given, str):
+        if given in ("fit", "none"):
+            return given
+        if given in CONSTANTS:
+            return CONSTANTS[given]
+        try:
+            numbers = [float(word) for word in given.split(",")]
+        except ValueError:
+            numbers = []
+        half = len(numbers) // 2
+        pair = (numbers[:half], numbers[half:]) if numbers and 2 * half == len(numbers) else None
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        named = ("fit", "none", *CONSTANTS)
+        near = did_you_mean(given, named) if isinstance(given, str) else ""
+        raise DataError(
+            f"normalize is {given!r}{near}; give fit, none, or mean and deviation as "
+            f"MEAN,STD or by name ({', '.join(CONSTANTS)})."
+        )
+    return pair[0], pair[1]
+
+
+def write_normalize(given: Any) -> str:
+    """What `parse_normalize` reads back, the same text for the same numbers."""
+    parsed = parse_normalize(given)
+    if isinstance(parsed, str):
+        return parsed
+    numbers = np.concatenate([np.asarray(part, np.float64).reshape(-1) for part in parsed])
+    return ",".join(map(repr, numbers.tolist()))
+
+
+def given_moments(
+    given: tuple[Any, Any], kind: str, channels: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    if kind == "integer":
+        raise DataError(
+            "the model takes whole numbers, which are not standardized; leave normalize out."
+        )
+    found = []
+    for name, values in zip(("mean", "deviation"), given, strict=True):
+        try:
+            numbers = np.asarray(values, np.float64).reshape(-1)
+        except (TypeError, ValueError):
+            numbers = np.array([np.nan])
+        if not np.isfinite(numbers).all() or (name == "deviation" and (numbers <= 0).any()):
+            raise DataError(
+                f"normalize has the {name} {values!r}; give finite numbers, deviations above 0."
+            )
+        if numbers.size not in (1, channels):
+            what = "channels" if kind == "image" else "entries"
+            raise DataError(
+                f"normalize has {numbers.size} numbers as {name} for {channels} {what}; give one, "
+                "or one for each."
+            )
+        if kind == "image" and np.abs(numbers).max() > 1:
+            raise DataError(
+                f"normalize has the {name} {values!r}, and images are on the scale 0 to 1 there; "
+                "divide by 255."
+            )
+        found.append(tuple(np.resize(numbers, channels).tolist()))
+    return found[0], found[1]
+
+
+def image_moments(
+    images: np.ndarray | StoredRows, rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation per channel on the scale 0..1, exact from counts of grey levels."""
+    channels = images.shape[-1]
+    counts = np.zeros((channels, 256), dtype=np.int64)
+    size = rows_at_once(images.shape, images.dtype)
+    starts = range(0, len(rows), size)
+    parts: Any = (images[rows[start : start + size]] for start in starts)
+    if isinstance(images, StoredRows):
+        parts = (part for _, part in images.take(rows).passed("moments of fit"))
+    for chunk in parts:
+        for c in range(channels):
+            counts[c] += np.bincount(chunk[..., c].ravel(), minlength=256)
+    level = np.arange(256) / 255
+    share = counts / counts.sum(axis=1, keepdims=True)
+    mean = share @ level
+    return mean, np.sqrt((share * (level - mean[:, None]) ** 2).sum(axis=1))

@@ -19,7 +19,7 @@ import numpy as np
 from ._dataset import Options
 from ._errors import DataError
 from ._load import open_source
-from ._records import ABOUT, BEGUN, COLUMNS, SUFFIX, RecordFile, write_records
+from ._raw import ABOUT, BEGUN, COLUMNS, SUFFIX, RecordFile, write_records
 from ._source import Request, Rows, row_numbers
 from ._stores import StoredRows, row_bytes, rows_at_once, select
 
@@ -187,11 +187,7 @@ def _hashed(
 
 
 def _begun(folder: Path, about: dict[str, Any]) -> dict[str, Any] | None:
-    """The digests of shards written before; None where nothing is left to be done.
-
-    Raises:
-        DataError: the folder holds something else.
-    """
+    """The digests of shards written before; None where nothing is left to be done."""
     folder.mkdir(parents=True, exist_ok=True)
     there = [p.name for p in folder.iterdir()]
     known = next((n for n in (ABOUT, BEGUN) if n in there), None)

@@ -10,7 +10,7 @@ import numpy as np
 from ._archive import FileTree
 from ._errors import DataError
 from ._images import image_rows
-from ._records import ABOUT, RecordFile
+from ._raw import ABOUT, RecordFile
 from ._row_folder import check_counts, read_about, read_columns, told_columns, whole
 from ._source import Location, Request, Rows, Source
 

@@ -11,27 +11,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fairbilevel.data._normalize import (
-    Normalize,
-    as_floats,
-    given_moments,
-    image_moments,
-    parse_normalize,
-)
-
 from ._columns import (
     CategoricalColumn,
+    Normalize,
     NumericColumn,
     column_from_json,
     expect,
     fit_column,
+    given_moments,
+    image_moments,
     is_number,
+    parse_normalize,
 )
 from ._dataset import Dataset
 from ._errors import DataError, listing
-from ._moments import Moments
 from ._parquet import StoredTable
-from ._stores import StoredRows, select
+from ._stores import Moments, StoredRows, select
 
 _FORMAT = 1
 
@@ -149,13 +144,13 @@ class Encoder:
                 in a numeric column, or numbers that overflow.
         """
         if self.kind != "table":
-            from ._arrays import as_inputs, stored_inputs
+            from ._arrays import as_floats, encodable
             from ._raw import as_store
 
             if hasattr(inputs, "columns"):
                 raise DataError(f"this run reads {self.kind} inputs, not a table.")
             store = as_store(inputs)
-            inputs = as_inputs(np.asarray(inputs)) if store is None else stored_inputs(store)
+            inputs = encodable(np.asarray(inputs) if store is None else store)
             if self.kind == "vector" and inputs.dtype == np.int32:
                 if isinstance(inputs, StoredRows):
                     inputs = inputs.encoded(as_floats, inputs.shape[1:], np.float32)
@@ -178,7 +173,7 @@ class Encoder:
         encoded = []
         for column in self.columns:
             with np.errstate(over="ignore"):
-                numbers = column.encode(table[column.name]).astype(np.float32)
+                numbers = column.encode(column.raw(table[column.name])).astype(np.float32)
             if not np.isfinite(numbers).all():
                 raise DataError(
                     f"column {column.name!r} holds numbers too far from those that the run was "
@@ -208,7 +203,7 @@ class Encoder:
         """Rows as models take them, of rows as `raw` gives them, inside a compiled function."""
         if self.kind != "table":
             return self.normalize(raw)
-        parts = [column.traced(raw[:, i]) for i, column in enumerate(self.columns)]
+        parts = [column.encode(raw[:, i]) for i, column in enumerate(self.columns)]
         return jnp.concatenate(parts, axis=1)
 
     def normalize(self, x: jax.Array) -> jax.Array:

@@ -11,9 +11,8 @@ import numpy as np
 from jaxtyping import Float, Float32, Shaped, UInt32, UInt64
 
 from ._dataset import Dataset, as_hashed, hashes, head
-from ._moments import Moments
 from ._parquet import table_parts
-from ._stores import StoredRows, rows_at_once
+from ._stores import Moments, StoredRows, rows_at_once
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,25 +42,15 @@ class RowFingerprints:
 
 @dataclass(frozen=True)
 class Survey:
-    """What one pass over rows tells that are not held in memory.
+    """What one pass over rows tells that are not held in memory."""
 
-    Attributes:
-        content: fingerprints of their inputs.
-        digest: SHA-256 of all of them, as `Dataset.fingerprint` begins.
-        scale: `coarse_scale`.
-    """
-
-    content: UInt64[np.ndarray, " rows"]
-    digest: Any
-    scale: Float32[np.ndarray, " columns"]
+    content: UInt64[np.ndarray, " rows"]  # fingerprints of their inputs
+    digest: Any  # SHA-256 of all of them, as `Dataset.fingerprint` begins
+    scale: Float32[np.ndarray, " columns"]  # `coarse_scale`
 
 
 def survey(rows: StoredRows) -> Survey:
-    """Pass through all rows once.
-
-    Raises:
-        DataError: rows that cannot be read, or numbers that are not finite.
-    """
+    """Pass through all rows once."""
     from ._arrays import broken, refuse_not_finite
 
     content, bad = np.empty(len(rows), np.uint64), 0

@@ -1,20 +1,25 @@
-"""Source image folder: any images with a CSV of labels and attributes, or one folder per class."""
+"""Sources of images: with a CSV of attributes, one folder per class, or as a column of Parquet."""
 
 from __future__ import annotations
 
+import io
 from pathlib import PurePosixPath
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from ._archive import FileTree
-from ._csv import read_csv
 from ._errors import DataError, listing, repeated
 from ._images import image_rows
-from ._source import Location, Request, Rows, Source
+from ._parquet import PARQUET, ParquetFile
+from ._source import Location, Request, Rows, Source, row_numbers
+from ._table import read_csv
 
 FILE_COLUMNS = ("file", "filename", "image", "path", "image_id")
 TARGET_COLUMNS = ("label", "target", "class", "y")
+_LOOKED_AT = 8  # of the first values of a column, for one that is an image
 
 
 class ImageFolder(Source):
@@ -125,3 +130,82 @@ def _read_class_folders(tree: FileTree, request: Request) -> Rows:
     return image_rows(
         "images", tree, files, columns, request, target="label", group=("label",), skipped=skipped
     )
+
+
+class ParquetImages(Source):
+    """A `.parquet` file with one column of bytes of image files, or of structs that hold them under
+    `bytes` (as Hugging Face's data sets do); its other columns are attributes."""
+
+    forms = "a .parquet file with a column of images"
+    has_image_files = True
+    may_be_damaged = True
+
+    def matches(self, location: Location) -> bool:
+        """A Parquet file with such a column; one that cannot be read is a table's to refuse."""
+        if not location.is_file(*PARQUET):
+            return False
+        try:
+            return bool(_image_columns(ParquetFile(location.path)))
+        except DataError:
+            return False
+
+    def read(self, location: Location, request: Request) -> Rows:
+        """Read the attributes; images are decoded as those of a folder are."""
+        path = location.path
+        file = ParquetFile(path)
+        images = _image_columns(file)
+        if len(images) > 1:
+            raise DataError(f"{path.name} has several columns of images ({listing(images)}).")
+        table = file.table([name for name in file.names if name not in images])
+        ids = row_numbers(len(file))
+        group = first_column(table, ("group",))
+        return image_rows(
+            "images",
+            FileTree(path, [f"row {i}" for i in ids], lambda name: _read(file, images[0], name)),
+            [f"row {i}" for i in ids],
+            table,
+            request,
+            ids=ids,
+            target=first_column(table, TARGET_COLUMNS),
+            group=(group,) if group else (),
+            numbered=True,
+            piece="image",
+        )
+
+
+def _read(file: ParquetFile, column: str, name: str) -> bytes:
+    """The bytes of a row's image; where there are none a `DataError` without a remedy."""
+    found = _bytes(file.value(int(name.removeprefix("row ")), column))
+    if found is None:
+        raise DataError(f"{name} holds no image")
+    return found
+
+
+def _bytes(value: Any) -> bytes | None:
+    value = value.get("bytes") if isinstance(value, dict) else value
+    return value if isinstance(value, bytes) else None
+
+
+def _image_columns(file: ParquetFile) -> list[str]:
+    """The columns that hold bytes one of the first of which begins as an image does."""
+    import pyarrow.types as kinds
+
+    def binary(kind: Any) -> bool:
+        if kinds.is_struct(kind):
+            return any(f.name == "bytes" and binary(f.type) for f in kind)
+        return kinds.is_binary(kind) or kinds.is_large_binary(kind)
+
+    return [
+        name
+        for name, raw in file.names.items()
+        if binary(file.schema.field(raw).type)
+        and any(map(_is_image, map(_bytes, file.first(name, _LOOKED_AT))))
+    ]
+
+
+def _is_image(data: bytes | None) -> bool:
+    try:
+        with Image.open(io.BytesIO(data or b"")):
+            return True
+    except Exception:  # whatever the many decoders raise
+        return False

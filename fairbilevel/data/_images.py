@@ -28,11 +28,8 @@ _TRIED = 8  # of the first images, for one that can be decoded
 
 
 def decode_image(data: bytes, name: str, size: int | None = None) -> np.ndarray:
-    """Decode one image file to uint8, `[h, w, 1]` if it is grey and `[h, w, 3]` else.
-
-    Raises:
-        DataError: what is wrong with the file, as a clause without a remedy.
-    """
+    """Decode one image file to uint8, `[h, w, 1]` if it is grey and `[h, w, 3]` else; a `DataError`
+    says what is wrong with the file, as a clause without a remedy."""
     try:
         with Image.open(io.BytesIO(data)) as opened:
             width, height = opened.size
@@ -70,19 +67,13 @@ def _decoders() -> ThreadPoolExecutor:
 
 @dataclass(frozen=True, eq=False)
 class ImageFiles:
-    """Rows of image files, decoded whenever they are read: a `RowStore`.
-
-    Attributes:
-        tree: where the files lie.
-        files: their names, one a row.
-        size: they are resized to, or None.
-        shape: `(files, h, w, c)`.
-    """
+    """Rows of image files, resized to a size if there is one and decoded whenever they are read: a
+    `RowStore`."""
 
     tree: FileTree
     files: Sequence[str]
     size: int | None
-    shape: tuple[int, ...] = ()
+    shape: tuple[int, ...] = ()  # `(files, h, w, c)`
 
     dtype: ClassVar[np.dtype] = np.dtype(np.uint8)
 
@@ -178,14 +169,8 @@ def _damaged(errors: Sequence[DataError], count: int) -> str:
 
 
 def stack_images(images: Iterable[tuple[str, np.ndarray]], most: int) -> np.ndarray | None:
-    """Stack at most so many uint8 `[h, w, 1 or 3]` images, each with its name.
-
-    Returns:
-        `[n, h, w, c]`, with one channel if all are grey; None for no image.
-
-    Raises:
-        DataError: their sizes differ.
-    """
+    """Stack at most so many uint8 `[h, w, 1 or 3]` images, each with its name: `[n, h, w, c]`, with
+    one channel if all are grey; None for no image."""
     out: np.ndarray | None = None
     grey, count = True, 0
     for _, image in _of_one_size(images):
@@ -198,11 +183,7 @@ def stack_images(images: Iterable[tuple[str, np.ndarray]], most: int) -> np.ndar
 
 
 def common_shape(images: Iterable[tuple[str, np.ndarray]]) -> tuple[int, ...] | None:
-    """The shape that `stack_images` would give each of them, none being kept; None for no image.
-
-    Raises:
-        DataError: their sizes differ.
-    """
+    """The shape that `stack_images` would give each of them, none being kept; None for no image."""
     shape: tuple[int, ...] | None = None
     for _, image in _of_one_size(images):
         shape = (*image.shape[:2], max(image.shape[2], shape[2] if shape else 1))

@@ -11,8 +11,8 @@ from ._dataset import Dataset, Options
 from ._errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
-    from ._csv import CsvTable
     from ._source import Location, Source
+    from ._table import CsvTable
 
 
 def read_table(path: Path) -> CsvTable:
@@ -25,17 +25,13 @@ def read_table(path: Path) -> CsvTable:
         DataError: it cannot be read, is no text or no table.
     """
     from ._archive import decode_text, read_file
-    from ._csv import read_csv
+    from ._table import read_csv
 
     return read_csv(decode_text(read_file(path), path.name), path.name)
 
 
 def open_source(source: str, options: Options, labelled: bool) -> tuple[Location, Source]:
-    """Where a source lies, and what reads it.
-
-    Raises:
-        DataError: nothing does, or it has no use for `image_size`.
-    """
+    """Where a source lies, and what reads it."""
     from ._registry import SOURCES
     from ._source import Location
 
@@ -96,15 +92,8 @@ def load(
     location, reader = open_source(fspath(source), options, labelled)
     known_classes = None if classes is None else tuple(classes)
     known_groups = None if groups is None else tuple(groups)
-    request = Request(
-        options,
-        known_classes,
-        known_groups,
-        tuple(merged),
-        tuple(merged_classes),
-        tuple(dropped_classes),
-        labelled,
-    )
+    gone = tuple(merged), tuple(merged_classes), tuple(dropped_classes)
+    request = Request(options, known_classes, known_groups, *gone, labelled)
     rows = reader.read(location, request)
     if options.exclude_feature and not reader.has_features:
         raise DataError("exclude_feature is for tables; images and arrays have no named columns.")

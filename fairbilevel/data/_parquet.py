@@ -45,21 +45,15 @@ class ParquetFile:
     Row groups stay once read as long as 128 MiB take them, and the last two besides: rows drawn at
     random come back to every group alike, so that none is worth more than another.
 
-    Args:
-        path: the file.
-
     Attributes:
         names: name -> the same in the file; what a data frame had as its index is none of them.
         starts: int64 `[groups + 1]`: the number of the first row of each group, and of all.
-
-    Raises:
-        DataError: it is missing, cut short or no such file, or has a column twice.
     """
 
     def __init__(self, path: Path):
         import pyarrow.parquet as pq
 
-        from ._csv import refuse_twins
+        from ._table import refuse_twins
 
         self.path, self._lock = path, threading.Lock()
         with _told(path.name):
@@ -151,7 +145,7 @@ class ParquetFile:
         import pandas as pd
 
         from ._attributes import as_text
-        from ._csv import MISSING_TEXT
+        from ._table import MISSING_TEXT
 
         try:
             found = as_text(values)
@@ -264,11 +258,7 @@ def row_hashes(table: pd.DataFrame | StoredTable) -> np.ndarray:
 
 
 def open_table(path: Path, in_memory: str) -> pd.DataFrame | StoredTable:
-    """A Parquet file, in memory where that is asked or its numbers take 512 MiB at most.
-
-    Raises:
-        DataError: it is not readable, or holds what is neither number nor text.
-    """
+    """A Parquet file, in memory where that is asked or its numbers take 512 MiB at most."""
     import pandas as pd
 
     file = ParquetFile(path)

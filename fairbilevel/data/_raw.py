@@ -1,15 +1,16 @@
-"""Rows that lie one behind the other in a file, as numpy writes them: read without mapping it.
+"""Rows that lie in files, one behind the other as numpy writes them or as records of ArrayRecord.
 
-What a memory map touches counts as this process's memory, against whatever limit it has; what is
-read by position does not.
+Both are read by position and not mapped: what a memory map touches counts as this process's memory,
+against whatever limit it has.
 """
 
 from __future__ import annotations
 
-import functools
 import os
 import struct
+import threading
 import zipfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,29 +19,28 @@ import numpy as np
 
 from fairbilevel._npz import read_header
 
-from ._errors import DataError
-from ._stores import RowStore, is_store, row_bytes
+from ._errors import DataError, reason
+from ._stores import Joined, RowStore, is_store, row_bytes
+
+SUFFIX = ".arrayrecord"
+ABOUT, BEGUN = "rows.json", ".convert.json"
+COLUMNS = ("columns.parquet", "columns.csv")
+"""Files beside records: what a record is, a conversion that has not ended, columns."""
+_GROUP_BYTES = 2**15  # of records that are packed together: a reader's index has an entry for each
+_RANDOM = "readahead_buffer_size:0,max_parallelism:0"
+_BUFFER = 2**14
+_TRIED = 256  # rows that are looked at together
+_OR_SKIP = ", or leave such rows out with skip_damaged (--skip-damaged)"
 
 
 @dataclass(frozen=True, eq=False)
 class FileRows:
-    """Rows of one size at equal distances in a file.
-
-    Attributes:
-        path: the file.
-        offset: of the first row, in bytes.
-        stride: bytes from one row to the next.
-        shape: `(rows, ...)`.
-        dtype: of every row.
-
-    Raises:
-        DataError: the file is too short for them.
-    """
+    """Rows of one size at equal distances in a file; one that is too short is a `DataError`."""
 
     path: Path
-    offset: int
-    stride: int
-    shape: tuple[int, ...]
+    offset: int  # of the first row, in bytes
+    stride: int  # bytes from one row to the next
+    shape: tuple[int, ...]  # `(rows, ...)`
     dtype: np.dtype
 
     def __post_init__(self) -> None:
@@ -95,11 +95,7 @@ class FileRows:
 
 
 def npy_rows(path: Path) -> FileRows:
-    """The rows of a `.npy` file.
-
-    Raises:
-        DataError: no such file, cut short, with objects, or stored column by column.
-    """
+    """The rows of a `.npy` file."""
     try:
         with path.open("rb") as stream:
             rows = _rows_at(path, stream, path.name)
@@ -114,11 +110,7 @@ def npy_rows(path: Path) -> FileRows:
 
 def npz_rows(path: Path, name: str) -> FileRows | None:
     """The rows of one array of an `.npz`; None where there is none, or it is compressed or stored
-    column by column and so has to be read as a whole.
-
-    Raises:
-        DataError: as `npy_rows`.
-    """
+    column by column and so has to be read as a whole."""
     with zipfile.ZipFile(path) as archive, path.open("rb") as stream:
         entry = archive.NameToInfo.get(f"{name}.npy")
         if entry is None or entry.compress_type != zipfile.ZIP_STORED:
@@ -152,21 +144,16 @@ def _rows_at(path: Path, stream: Any, name: str) -> FileRows | None:
 def mapped_rows(x: np.memmap) -> FileRows | None:
     """The rows of a memory map, to be read from its file; None where it is not mapped row by row,
     or holds changes that its file does not."""
+    import mmap
+
     mapping: Any = getattr(x, "_mmap", None)
     whole = x.ndim > 1 and len(x) > 0 and x.strides[0] >= 0 and x[0].flags.c_contiguous
     if mapping is None or x.filename is None or x.mode == "c" or not whole:
         return None
     begin = np.frombuffer(mapping, np.uint8).__array_interface__["data"][0]
-    aligned = x.offset - x.offset % _granularity()
+    aligned = x.offset - x.offset % mmap.ALLOCATIONGRANULARITY
     place = aligned + x.__array_interface__["data"][0] - begin
     return FileRows(Path(x.filename), place, x.strides[0], x.shape, x.dtype)
-
-
-@functools.cache
-def _granularity() -> int:
-    import mmap
-
-    return mmap.ALLOCATIONGRANULARITY
 
 
 def as_store(x: Any) -> RowStore | None:
@@ -174,3 +161,102 @@ def as_store(x: Any) -> RowStore | None:
     if isinstance(x, np.memmap):
         return mapped_rows(x)
     return x if is_store(x) else None
+
+
+class RecordFile:
+    """Records of one file, of any length."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._reader = open_records(path)
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return self._reader.num_records()
+
+    def records(self, rows: np.ndarray) -> list[bytes]:
+        """Some of them; a `DataError` without a remedy where one cannot be read."""
+        try:
+            with self._lock:
+                return self._reader.read(rows.tolist())
+        except Exception as error:  # whatever damage makes the reader raise
+            why = reason(error)[:160]
+            raise DataError(
+                f"{self.path.name} holds a record that cannot be read ({why})"
+            ) from None
+
+
+class Records(RecordFile):
+    """Rows of one file: the bytes of each are a record, in C order and little-endian."""
+
+    def __init__(self, path: Path, shape: tuple[int, ...], dtype: Any):
+        super().__init__(path)
+        self.dtype = np.dtype(dtype)
+        self.shape = (len(self), *shape)
+
+    def damaged(self) -> list[int]:
+        """Rows that cannot be read: all are tried."""
+        parts = np.split(np.arange(len(self)), range(_TRIED, len(self), _TRIED))
+        suspect = [row for part in parts if not self._sound(part) for row in part.tolist()]
+        return [row for row in suspect if not self._sound(np.array([row]))]
+
+    def _sound(self, rows: np.ndarray) -> bool:
+        try:
+            self[rows]
+        except DataError:
+            return False
+        return True
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        size = row_bytes(self.shape, self.dtype)
+        try:
+            records = self.records(rows)
+        except DataError as error:
+            raise DataError(f"{error}; make it again{_OR_SKIP}.") from None
+        for row, record in zip(rows.tolist(), records, strict=True):
+            if len(record) != size:
+                raise DataError(
+                    f"record {row} of {self.path.name} has {len(record)} bytes where a row of "
+                    f"shape {list(self.shape[1:])} and type {self.dtype} takes {size}; "
+                    f"make the file again{_OR_SKIP}."
+                )
+        found = np.frombuffer(b"".join(records), self.dtype.newbyteorder("<"))
+        return found.astype(self.dtype, copy=False).reshape(len(rows), *self.shape[1:])
+
+
+def open_records(path: Path) -> Any:
+    """A reader of an ArrayRecord file."""
+    try:
+        from array_record.python.array_record_module import ArrayRecordReader
+    except ImportError:
+        raise DataError(f"{path.name} needs the package array_record; install it.") from None
+    reader = ArrayRecordReader(str(path), options=_RANDOM, file_reader_buffer_size=_BUFFER)
+    if not reader.ok():
+        raise DataError(f"{path.name} is missing, cut short or no ArrayRecord; make it again.")
+    return reader
+
+
+def write_records(path: Path, records: Iterable[bytes]) -> None:
+    """Write an ArrayRecord file; records are packed together by the length of the first."""
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    writer = None
+    for record in records:
+        if writer is None:
+            group = max(1, _GROUP_BYTES // max(len(record), 1))
+            writer = ArrayRecordWriter(str(path), f"group_size:{group},uncompressed")
+        writer.write(record)
+    assert writer is not None
+    writer.close()
+
+
+def sharded_records(
+    paths: list[Path], shape: tuple[int, ...], dtype: Any, skip_damaged: bool
+) -> tuple[Joined, list[int]]:
+    """The rows of several files as one store, and those of them that cannot be read, which are
+    looked for only where they are to be left out."""
+    parts = tuple(Records(path, shape, dtype) for path in paths)
+    whole = Joined.of(parts, tuple(path.name for path in paths))
+    starts = whole.starts.tolist()
+    found = (part.damaged() for part in parts if skip_damaged)
+    return whole, [start + row for start, rows in zip(starts, found, strict=False) for row in rows]

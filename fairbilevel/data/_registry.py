@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from ._arrays import Arrays
-from ._celeba import CelebA
 from ._digits import Digits
 from ._encoded_folder import EncodedFolder
-from ._folder import ImageFolder
-from ._parquet_images import ParquetImages
+from ._faces import CelebA, UTKFace
+from ._folder import ImageFolder, ParquetImages
 from ._row_folder import RowFolder
 from ._source import Source
 from ._table import Table
 from ._tfds import TensorFlowDatasets
-from ._utkface import UTKFace
 
 SOURCES: tuple[Source, ...] = (
     Digits(),

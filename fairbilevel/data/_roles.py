@@ -326,14 +326,12 @@ def _covered(
     least: int,
 ) -> dict[str, np.ndarray]:
     """The roles, if every class and counted group has enough rows in those that are used."""
-    for kind, names, index, must in (
-        ("group", data.groups, data.group, counted),
-        ("class", data.classes, data.y, None),
+    pool_groups = "merge small groups (small_groups), "
+    pool_classes = "merge or drop small classes (small_classes and min_class_rows), "
+    for kind, names, index, must, what_works in (
+        ("group", data.groups, data.group, counted, pool_groups),
+        ("class", data.classes, data.y, None, pool_classes),
     ):
-        what_works = {
-            "group": "merge small groups (small_groups), ",
-            "class": "merge or drop small classes (small_classes and min_class_rows), ",
-        }[kind]
         for role in (r for r in ROLES if r in used):
             here = np.bincount(index[roles[role]], minlength=len(names))
             for i in np.flatnonzero((here < least) & (True if must is None else must)):

@@ -16,8 +16,7 @@ import pandas as pd
 from ._arrays import encodable, named_rows
 from ._errors import DataError, listing, reason
 from ._load import read_table
-from ._raw import npy_rows
-from ._records import ABOUT, BEGUN, COLUMNS, sharded_records
+from ._raw import ABOUT, BEGUN, COLUMNS, npy_rows, sharded_records
 from ._source import Location, Request, Rows, Source, row_numbers
 from ._stores import Joined, RowStore, held, row_bytes, select
 

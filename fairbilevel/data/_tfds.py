@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from operator import getitem
 from typing import Any, ClassVar
 from urllib.parse import parse_qsl
@@ -18,8 +18,8 @@ import pandas as pd
 from PIL import Image
 
 from ._assemble import sample_rows
-from ._celeba import GROUP, TARGET
 from ._errors import DataError, did_you_mean, listing, reason, refuse_unknown
+from ._faces import GROUP, TARGET
 from ._images import resize, stack_images
 from ._source import Location, Request, Rows, Source
 from ._stores import StoredRows, held, select
@@ -49,10 +49,7 @@ class TensorFlowDatasets(Source):
             refuse_unknown(f"{location.text!r} sets {key!r}", key, ("data_dir", "split"))
         split = options.split or settings.get("split") or "train"
         data_dir = options.data_dir or settings.get("data_dir")
-
-        def opened(decoders: Any = None) -> Any:
-            return _open(name, split, data_dir, options.download, decoders)
-
+        opened = partial(_open, name, split, data_dir, options.download)
         return _read_rows(opened, name, split, request)
 
 
@@ -167,8 +164,7 @@ def _read_rows(opened: Callable[..., Any], name: str, split: str, request: Reque
     if stays:
         attributes = opened(skipping)
         for start in range(0, len(chosen), _AT_ONCE):
-            numbers = chosen[start : start + _AT_ONCE].tolist()
-            for example in attributes.__getitems__(numbers):
+            for example in attributes.__getitems__(chosen[start : start + _AT_ONCE].tolist()):
                 told(example)
         shape = (len(source), *first.shape)
         store = _Images(source, image_key, f"{name} {split}", request, shape)

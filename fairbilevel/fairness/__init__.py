@@ -2,7 +2,6 @@
 
 from fairbilevel.fairness._buffer import Buffers, buffer_statistics, empty_buffers, only, write
 from fairbilevel.fairness._constraint import Constraint
-from fairbilevel.fairness._custom import Custom
 from fairbilevel.fairness._evaluation import (
     ConstraintEvaluation,
     Evaluation,
@@ -15,6 +14,7 @@ from fairbilevel.fairness._evaluation import (
 from fairbilevel.fairness._gaps import (
     AbsoluteExcessAccuracyGap,
     AccuracyGap,
+    Custom,
     DegradationGap,
     EqualizedLoss,
     ExcessAccuracyGap,

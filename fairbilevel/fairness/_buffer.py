@@ -26,12 +26,8 @@ from fairbilevel.fairness._statistics import GroupStatistics, Outcomes, cell_ans
 class CellBuffers(NamedTuple):
     """A ring of answers per cell, a cell being a group and a label.
 
-    Attributes:
-        answer: the answers held.
-        tally: how often each answer is held, kept up to date so that a step costs what its batch
-            costs and not what the buffers hold.
-        written: rows of each cell ever written since the buffers were emptied.
-        capacity: rows that each ring holds, ``k`` at most.
+    ``tally`` says how often each answer is held, kept up to date so that a step costs what its
+    batch costs and not what the buffers hold; ``written`` and ``capacity`` are as of ``Buffers``.
     """
 
     answer: Int[Array, "cells k"]
@@ -167,28 +163,33 @@ def only(buffers: Buffers, outcomes: Outcomes, group: Int[Array, " rows"]) -> Bu
     own = {name: (total(outcomes.own[name], groups, where) / rows)[:, None] for name in buffers.own}
     cells = buffers.cells
     if cells is not None:
-        if outcomes.label is None or outcomes.answer is None:
-            raise ValueError("buffers by group and label need the rows' labels and answers")
         rings, classes = cells.tally.shape
-        ring = jnp.where(group < 0, rings, group * classes + outcomes.label)
-        tally = total(jax.nn.one_hot(outcomes.answer, classes, dtype=jnp.int32), rings, ring)
+        ring, answer = _cells_of(outcomes, group, classes, rings)
+        tally = total(jax.nn.one_hot(answer, classes, dtype=jnp.int32), rings, ring)
         cells = cells._replace(tally=tally, written=tally.sum(-1))
     return Buffers(values[:, None], jnp.minimum(count, 1), buffers.capacity, cells, own)
 
 
-def _write_cells(cells: CellBuffers, outcomes: Outcomes, group: Int[Array, " rows"]) -> CellBuffers:
+def _cells_of(
+    outcomes: Outcomes, group: Int[Array, " rows"], classes: int, outside: int
+) -> tuple[Int[Array, " rows"], Int[Array, " rows"]]:
+    """The cell of each row, ``outside`` where the group is negative, and its answer."""
     if outcomes.label is None or outcomes.answer is None:
         raise ValueError("buffers by group and label need the rows' labels and answers")
-    classes = cells.tally.shape[1]
-    cell = jnp.where(group < 0, -1, group * classes + outcomes.label)
+    cell = jnp.where(group < 0, outside, group * classes + outcomes.label)
+    return cell, jnp.asarray(outcomes.answer)
+
+
+def _write_cells(cells: CellBuffers, outcomes: Outcomes, group: Int[Array, " rows"]) -> CellBuffers:
+    cell, answer = _cells_of(outcomes, group, cells.tally.shape[1], -1)
     ring, slot, count = _places(cell, cells.written, cells.capacity)
     # What stood in a slot leaves the count as the new answer enters it.
     held = jnp.where(slot < cells.written.at[ring].get(mode="fill", fill_value=0), 1, 0)
     old = cells.answer.at[ring, slot].get(mode="fill", fill_value=0)
     counts = cells.tally.at[ring, old].add(-held, mode="drop")
     return CellBuffers(
-        cells.answer.at[ring, slot].set(outcomes.answer, mode="drop"),
-        counts.at[ring, outcomes.answer].add(1, mode="drop"),
+        cells.answer.at[ring, slot].set(answer, mode="drop"),
+        counts.at[ring, answer].add(1, mode="drop"),
         cells.written + count,
         cells.capacity,
     )

@@ -92,14 +92,8 @@ def performance(
 def of_answers(
     label: Int[np.ndarray, " rows"], answer: Int[np.ndarray, " rows"], classes: Sequence[str]
 ) -> dict[str, Any]:
-    """What an accuracy is worth: one that always answers the majority class gets its share.
-
-    Returns:
-        ``balanced_accuracy`` (the mean over classes of the share of their rows that is right;
-        classes without rows are left out), ``majority_class`` and ``majority_share`` of the labels,
-        ``commonest_answer`` and ``commonest_answer_share`` of the answers; all ``None`` without
-        rows.
-    """
+    """What an accuracy is worth, by the fields of ``Evaluation``: always answering the majority
+    class gets its share. All ``None`` without rows; classes without rows are left out of means."""
     if not len(label):
         names = ("balanced_accuracy", "majority_class", "majority_share")
         return dict.fromkeys((*names, "commonest_answer", "commonest_answer_share"))

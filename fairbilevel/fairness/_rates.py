@@ -35,17 +35,11 @@ ByAnswer = Float[Array, "groups classes classes"]  # group, label, answer
 
 
 class Rate(NamedTuple):
-    """One rate that groups should share.
+    """One rate that groups should share."""
 
-    Attributes:
-        name: for labels of multipliers.
-        answer: the class counted.
-        among: ``[classes]``, labels of the rows among which it is counted.
-    """
-
-    name: str
-    answer: int
-    among: Bool[np.ndarray, " classes"]
+    name: str  # for labels of multipliers
+    answer: int  # the class counted
+    among: Bool[np.ndarray, " classes"]  # labels of the rows among which it is counted
 
 
 @dataclass(frozen=True)
@@ -70,8 +64,10 @@ class _EqualRates(Constraint):
         assert isinstance(bound, _EqualRates)
         return dataclasses.replace(bound, classes=tuple(classes))
 
-    def _answers(self) -> range:
-        return range(1, 2) if len(self.classes) == 2 else range(len(self.classes))
+    def _of(self, what: str, among: Bool[np.ndarray, "classes classes"]) -> list[Rate]:
+        """A rate for each class that is counted, among the labels in its row."""
+        answers = range(1, 2) if len(self.classes) == 2 else range(len(self.classes))
+        return [Rate(f"{what} {self.classes[c]}", c, among[c]) for c in answers]
 
     @abstractmethod
     def rates(self) -> list[Rate]:
@@ -165,8 +161,8 @@ class DemographicParity(_EqualRates):
 
     def rates(self) -> list[Rate]:
         """``P(answer = c | g)``."""
-        everyone = np.ones(len(self.classes), bool)
-        return [Rate(f"rate of {self.classes[c]}", c, everyone) for c in self._answers()]
+        everyone = np.ones((len(self.classes),) * 2, bool)
+        return self._of("rate of", everyone)
 
 
 @dataclass(frozen=True)
@@ -179,8 +175,7 @@ class EqualOpportunity(_EqualRates):
 
     def rates(self) -> list[Rate]:
         """``P(answer = c | label = c, g)``."""
-        own = np.eye(len(self.classes), dtype=bool)
-        return [Rate(f"true rate of {self.classes[c]}", c, own[c]) for c in self._answers()]
+        return self._of("true rate of", np.eye(len(self.classes), dtype=bool))
 
 
 @dataclass(frozen=True)
@@ -194,6 +189,4 @@ class EqualizedOdds(_EqualRates):
     def rates(self) -> list[Rate]:
         """``P(answer = c | label = c, g)``, then ``P(answer = c | label != c, g)``."""
         own = np.eye(len(self.classes), dtype=bool)
-        true = [Rate(f"true rate of {self.classes[c]}", c, own[c]) for c in self._answers()]
-        false = [Rate(f"false rate of {self.classes[c]}", c, ~own[c]) for c in self._answers()]
-        return true + false
+        return self._of("true rate of", own) + self._of("false rate of", ~own)

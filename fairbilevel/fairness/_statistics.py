@@ -40,11 +40,8 @@ class Outcomes(NamedTuple):
 class Answers(NamedTuple):
     """What the rows of every cell (a group and a label) are answered.
 
-    Attributes:
-        rate: ``rate[g, y, c]``: share of the rows of group ``g`` and label ``y`` that are answered
-            ``c``; 0 in cells that are not ``present``.
-        share: the cells' shares in the role, fixed for the run.
-        present: which cells were measured.
+    ``rate[g, y, c]`` is the share of the rows of group ``g`` and label ``y`` that are answered
+    ``c``, 0 in cells that are not ``present``; ``share`` are the cells' shares in the role.
     """
 
     rate: Float[Array, "groups classes classes"]
@@ -141,10 +138,8 @@ def from_means(
 ) -> GroupStatistics:
     """Statistics from the group means of ``Outcomes.paired``, in their order."""
     correct, dense_correct, loss, dense_loss = means
-    own = own or {}
-    return GroupStatistics(
-        correct, dense_correct, loss, dense_loss, share, present, counted, answers, own, errors
-    )
+    rest = share, present, counted, answers, own or {}, errors
+    return GroupStatistics(correct, dense_correct, loss, dense_loss, *rest)
 
 
 def cell_answers(

@@ -7,6 +7,7 @@ papers' increasing ``u(v)`` (BiFP, Wu et al. 2019) stands for a correct answer; 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -29,13 +30,10 @@ def cross_entropy(v: Float[Array, "..."]) -> Float[Array, "..."]:
 
 @dataclass(frozen=True)
 class Surrogate:
-    """A smooth harm.
+    """A smooth harm: from margins to harms, entry by entry, decreasing in the margin.
 
-    Attributes:
-        name: what the command line calls it.
-        harm: margins to harms, entry by entry, decreasing in the margin.
-        ratio: the least ``k`` with ``|harm'(v)| <= k |cross_entropy'(v)|`` everywhere: how much of
-            it may be subtracted before a sample's own loss is climbed (infinite: none of it).
+    ``ratio`` is the least ``k`` with ``|harm'(v)| <= k |cross_entropy'(v)|`` everywhere: how much
+    of it may be subtracted before a sample's own loss is climbed (infinite: none of it).
     """
 
     name: str
@@ -49,9 +47,7 @@ SURROGATES = {
         # sigmoid'(v) = s (1 - s) <= 1 - s = |cross_entropy'(v)|
         Surrogate("sigmoid", lambda v: jax.nn.sigmoid(-v), 1.0),
         Surrogate("loss", cross_entropy, 1.0),
-        Surrogate(
-            "logistic", lambda v: jax.nn.softplus(-v) / 0.6931471805599453, 1 / 0.6931471805599453
-        ),
+        Surrogate("logistic", lambda v: jax.nn.softplus(-v) / math.log(2), 1 / math.log(2)),
         Surrogate("hinge", lambda v: jnp.maximum(0, 1 - v), float("inf")),
         Surrogate("squared-hinge", lambda v: jnp.maximum(0, 1 - v) ** 2, float("inf")),
     )

@@ -33,11 +33,7 @@ class OrbaxFolder(Checkpoint):
 
     @staticmethod
     def open(path: Path) -> OrbaxFolder:
-        """Read a folder; ``default`` within it, where a ``CheckpointManager`` has written it.
-
-        Raises:
-            ValueError: damaged, or values that are not floating or finite.
-        """
+        """Read a folder; ``default`` within it, where a ``CheckpointManager`` has written it."""
         import orbax.checkpoint as ocp
 
         logging.getLogger("absl").setLevel(logging.ERROR)
@@ -54,7 +50,8 @@ class OrbaxFolder(Checkpoint):
         arrays = {}
         for name, leaf in flatten_named(tree).items():
             name = name.removesuffix("/value")  # of a variable of nnx
-            if isinstance(leaf, np.ndarray) and not _random(name):
+            # Keys and counters of a module's random streams are no weights.
+            if isinstance(leaf, np.ndarray) and "rngs" not in name.split("/"):
                 arrays[name] = leaf
         return OrbaxFolder(path, arrays)
 
@@ -75,12 +72,18 @@ class OrbaxFolder(Checkpoint):
                 filled[part] = {}
                 continue
             where = self._where(part, wanted)
-            mine = {name: self._there(where, name) for name in wanted}
+            lacks = next((name for name in wanted if where + name not in self.arrays), None)
+            if lacks is not None:
+                raise ValueError(
+                    f"{self.path} lacks {where + lacks!r}: it holds "
+                    f"{', '.join(map(repr, list(self.arrays)[:3])) or 'nothing'}"
+                    f"{', ...' * (len(self.arrays) > 3)}"
+                )
+            mine = {name: self.arrays[where + name] for name in wanted}
             used.setdefault(where, set()).update(mine)
             for name, values in mine.items():
-                if values.shape == wanted[name]:
-                    continue
-                answers = self._answers(problem, name, values, wanted[name])
+                if values.shape != wanted[name]:
+                    answers = self._answers(problem, name, values, wanted[name])
             filled[part] = {n: as_numbers(self.path, n, v) for n, v in mine.items()}
         self._check_rest(problem, used)
         return self._filled(problem, filled["params"], filled["state"], answers, ())
@@ -93,23 +96,10 @@ class OrbaxFolder(Checkpoint):
         counts = [sum(f"{p}{name}" in self.arrays for name in wanted) for p in prefixes]
         return prefixes[counts.index(max(counts))] if counts else ""
 
-    def _there(self, where: str, name: str) -> np.ndarray:
-        if where + name not in self.arrays:
-            raise ValueError(
-                f"{self.path} lacks {where + name!r}: it holds "
-                f"{', '.join(map(repr, list(self.arrays)[:3])) or 'nothing'}"
-                f"{', ...' * (len(self.arrays) > 3)}"
-            )
-        return self.arrays[where + name]
-
     def _answers(
         self, problem: FairPruningProblem, name: str, values: np.ndarray, wanted: tuple[int, ...]
     ) -> int:
-        """Classes of a classifier that is not this problem's.
-
-        Raises:
-            ValueError: it is something else that has another shape.
-        """
+        """Classes of a classifier that is not this problem's; other shapes are refused."""
         known = problem.built_in and family_of(problem.model.name) in NAMES
         if known and name.startswith(CLASSIFIER) and values.shape[:-1] == wanted[:-1]:
             return values.shape[-1]
@@ -128,8 +118,3 @@ class OrbaxFolder(Checkpoint):
                     f"{self.path} holds {rest[0]!r}, which has no place in model "
                     f"{problem.model.name!r}: is it of another architecture?"
                 )
-
-
-def _random(name: str) -> bool:
-    """Whether an entry is a key or counter of an ``nnx`` module's random streams."""
-    return "rngs" in name.split("/")

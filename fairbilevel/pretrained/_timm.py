@@ -37,12 +37,7 @@ class TimmFile(Checkpoint):
 
     @staticmethod
     def open(path: Path) -> TimmFile:
-        """Read a file.
-
-        Raises:
-            ValueError: missing, damaged, not floating or finite, written by ``fb.export``, or the
-                package safetensors is not installed.
-        """
+        """Read a file; one that ``fb.export`` has written is refused."""
         try:
             from safetensors import SafetensorError, safe_open
         except ImportError:
@@ -186,11 +181,7 @@ class TimmFile(Checkpoint):
         return 0 if there is None else there.shape[0]
 
     def _check(self, family: str, arrays: Mapping[str, np.ndarray], theirs: Shapes) -> None:
-        """That arrays and the model's tensors are the same, one to one.
-
-        Raises:
-            ValueError: names the first that is not.
-        """
+        """That arrays and the model's tensors are the same, one to one."""
         wanted = {name for name in theirs if not name.endswith(_COUNTER)}
         there = {name for name in arrays if not name.endswith(_COUNTER)}
         lacks, more = sorted(wanted - there), sorted(there - wanted)

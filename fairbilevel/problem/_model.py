@@ -19,11 +19,7 @@ from fairbilevel.devices import Placement, Program
 
 
 def checked(model: Any, width: int | None, remat: bool) -> models.Model | str:
-    """A model of one's own, or the name of a built-in one.
-
-    Raises:
-        ValueError: no model, or options that are for built-in ones.
-    """
+    """A model of one's own, or the name of a built-in one; options of these alone are refused."""
     if isinstance(model, str):
         return model
     model = models.as_model(model)
@@ -70,11 +66,7 @@ def placed(model: models.Model, placement: Placement) -> models.Model:
 
 def takes_whole(model: models.Model | str, data: fb_data.Dataset, normalize: Any) -> bool:
     """Whether whole numbers stay what they are: where the model takes nothing else, or nothing is
-    to be done to them.
-
-    Raises:
-        ValueError: the model would round what has been standardized.
-    """
+    to be done to them. A model that would round what has been standardized is refused."""
     if isinstance(model, str) or data.is_table:
         return False
     inputs: Any = data.inputs

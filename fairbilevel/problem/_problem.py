@@ -16,19 +16,19 @@ from fairbilevel import _display, fairness, masks, models
 from fairbilevel import data as fb_data
 from fairbilevel.devices import Placement
 from fairbilevel.fairness import Constraint, Custom, Evaluation, Measurement, Outcomes
+from fairbilevel.problem import _model
 from fairbilevel.problem._facts import facts
-from fairbilevel.problem._forward import Inputs, Numbers, Structure, predict
-from fairbilevel.problem._model import (
-    START,
-    built_in,
-    check_logits,
-    check_size,
-    checked,
-    layers_of,
-    placed,
-    takes_whole,
+from fairbilevel.problem._network import (
+    Inputs,
+    Network,
+    Numbers,
+    Reference,
+    Structure,
+    as_network,
+    check_finite,
+    doubts,
+    predict,
 )
-from fairbilevel.problem._network import Network, Reference, as_network, check_finite, doubts
 
 REPORTED_ROLES = ("fit", "select", "tune", "test")
 
@@ -125,9 +125,9 @@ class FairPruningProblem:
         self.roles = fb_data.check_roles(data, roles, self.counted)
         self.select_outer, self.select_duals = fb_data.role_halves(self.roles["select"], data, seed)
         self.built_in, self.width = isinstance(model, str), width
-        model = checked(model, width, remat)
+        model = _model.checked(model, width, remat)
         self.encoder = fb_data.Encoder.fit(
-            data, self.roles["fit"], normalize, whole=takes_whole(model, data, normalize)
+            data, self.roles["fit"], normalize, whole=_model.takes_whole(model, data, normalize)
         )
         self.normalization = fb_data.write_normalize(normalize)
         self.inputs = self.encoder.transform(data.inputs)
@@ -138,15 +138,10 @@ class FairPruningProblem:
         self.group = np.asarray(data.group, np.int32)
         weight = np.ones(len(self.y)) if data.weight is None else data.weight
         self.weight = np.asarray(weight, np.float32)
+        row = self.inputs.shape[1:], self.encoder.dtype
         if isinstance(model, str):
-            model = built_in(
-                model,
-                self.inputs.shape[1:],
-                len(data.classes),
-                width,
-                remat,
-                jnp.dtype(jax.dtypes.canonicalize_dtype(float)),
-            )
+            kind = jnp.dtype(jax.dtypes.canonicalize_dtype(float))
+            model = _model.built_in(model, row[0], len(data.classes), width, remat, kind)
         if accumulate < 1:
             raise ValueError(f"accumulate must be at least 1 micro-batch, got {accumulate}")
         self.model = model
@@ -154,16 +149,15 @@ class FairPruningProblem:
         self.share = {
             name: _shares(self.group[rows], len(data.groups)) for name, rows in self.roles.items()
         }
-        check_size(model)
-        check_logits(model, self.inputs.shape[1:], self.encoder.dtype, len(data.classes))
+        _model.check_size(model)
+        _model.check_logits(model, *row, len(data.classes))
         self.keep_layer = (keep_layer,) if isinstance(keep_layer, str) else tuple(keep_layer)
-        row = self.inputs.shape[1:], self.encoder.dtype
-        self.layers = layers_of(model, *row, prune_classifier, self.keep_layer)
+        self.layers = _model.layers_of(model, *row, prune_classifier, self.keep_layer)
         params, _ = models.shapes_of(model)
         shapes = {tuple(leaf.shape) for leaf in jax.tree.leaves(params)}
         self.placement = (placement or Placement.over()).splitting(shapes)
         if not self.placement.alone:
-            self.model = placed(model, self.placement)
+            self.model = _model.placed(model, self.placement)
 
     def __repr__(self) -> str:
         said = (f"{name} {fact}" for name, fact in facts(self))
@@ -184,7 +178,7 @@ class FairPruningProblem:
         Args:
             batch: rows a call.
         """
-        params, state = START(self.model, np.uint32(0))
+        params, state = _model.START(self.model, np.uint32(0))
         return masks.measure_latency(
             self.model.apply,
             params,
@@ -287,7 +281,7 @@ class FairPruningProblem:
         """
         if self.built_in or self.placement.shard_params:
             placed = self.placement.place(np.uint32(seed))
-            return Network(*START(self.model, placed, placement=self.placement))
+            return Network(*_model.START(self.model, placed, placement=self.placement))
         return Network(*self.placement.place(self.model.init(jax.random.key(seed))))
 
     def network(self, given: Any) -> Network:

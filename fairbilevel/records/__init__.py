@@ -1,6 +1,13 @@
 """Records: the run folder's schema, and readers and writers that leave nothing half written."""
 
-from fairbilevel.records._attempts import Attempted, Attempts, file_stem
+from fairbilevel.records._attempts import (
+    LOCK,
+    Attempted,
+    Attempts,
+    file_stem,
+    is_locked,
+    locked,
+)
 from fairbilevel.records._checkpoints import (
     Activity,
     Checkpoints,
@@ -40,7 +47,6 @@ from fairbilevel.records._folder import (
     read_result,
     write_result,
 )
-from fairbilevel.records._lock import LOCK, is_locked, locked
 from fairbilevel.records._result import (
     SCHEMA_VERSION,
     ConstraintResult,

@@ -1,4 +1,6 @@
-"""Who is at which piece of work in a folder, over all processes and machines that see it.
+"""Who is at work in a folder, over all processes and machines that see it.
+
+A folder has one writer: a lock that its holder's end, however sudden, releases.
 
 An attempt is a file ``NAME.attempt-N.json``. It appears whole, by a hard link, which of any number
 of processes one alone can make, on network file systems too; so nobody works at the same piece as
@@ -18,23 +20,101 @@ import re
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from fairbilevel.records._files import RecordError, json_text, read_object, write_json
-from fairbilevel.records._lock import is_held
 
 try:
     import fcntl
-except ImportError:  # no such locks on this system: silence alone tells who is dead
+except ImportError:  # no such locks here: two runs on one folder go unnoticed
     fcntl = None  # type: ignore[assignment]
 
+LOCK = ".lock"
 # Network file systems show what others wrote up to a minute late, so several beats go into it.
 BEAT, SILENCE = 20.0, 180.0
 _NAME = re.compile(r"(?P<stem>.*)\.attempt-(?P<number>\d+)\.json")
 _LONGEST = 150  # letters of a file name, which systems bound at 255 bytes
+
+
+@contextlib.contextmanager
+def locked(folder: Path, name: str = LOCK, *, patience: float = 0.0) -> Iterator[None]:
+    """Hold a folder for writing.
+
+    Args:
+        folder: made if it is not there.
+        name: of the lock, where a folder has several.
+        patience: seconds to wait for another process.
+
+    Raises:
+        RecordError: another process holds it.
+        OSError: the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path, end = folder / name, time.monotonic() + patience
+    if fcntl is None:
+        yield
+        return
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        if _lock(handle):
+            # The one before may have removed the file between our opening and locking it.
+            if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
+                break
+            os.close(handle)
+            continue
+        holder = os.read(handle, 20).decode("ascii", "replace").strip()
+        os.close(handle)
+        if time.monotonic() >= end:
+            who = f"process {holder}" if holder.isdigit() else "another process"
+            raise RecordError(
+                f"{who} is writing to {folder}: wait for it, stop it, or choose another folder"
+            )
+        time.sleep(0.02)
+    try:
+        os.ftruncate(handle, 0)
+        os.write(handle, f"{os.getpid()}\n".encode())
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        os.close(handle)
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process holds the folder."""
+    try:
+        return is_held(folder / LOCK)
+    except OSError:
+        return False
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process holds a lock on a file; ``OSError`` where that cannot be opened."""
+    if fcntl is None:
+        return False
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        # Shared: two that look at once do not take each other for the holder.
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except OSError:
+        return True
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # a file system without locks
+        return False
+    return True
 
 
 def file_stem(name: str) -> str:
@@ -55,15 +135,10 @@ def _kernel() -> str:
 
 @dataclass
 class Attempt:
-    """One process at one piece of work; a context that says so until it is left.
+    """One process at one piece of work; a context that says so until it is left."""
 
-    Attributes:
-        path: of its file.
-        number: from 1.
-    """
-
-    path: Path
-    number: int
+    path: Path  # of its file
+    number: int  # from 1
     _handle: int
     _told: dict[str, Any]
     _over: threading.Event = field(default_factory=threading.Event)
@@ -225,13 +300,3 @@ class Attempts:
             return Attempted(number, running=True)
         where = f"process {told.get('process')} on {told.get('node')}"
         return Attempted(number, error=f"{where} ended without a word")
-
-
-def _lock(handle: int) -> bool:
-    if fcntl is None:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # a file system without locks
-        return False
-    return True

@@ -22,26 +22,6 @@ def is_run_folder(path: Path) -> bool:
     return (path / CONFIG).is_file() and (path / METRICS).is_file()
 
 
-def check_run_folder(path: Path) -> None:
-    """Refuse what is not a finished run folder of a schema that this version reads.
-
-    Raises:
-        RecordError: one sentence that says what it is instead.
-    """
-    if not path.exists():
-        raise RecordError(f"there is no run folder {path}")
-    if not is_run_folder(path):
-        raise RecordError(
-            f"{path} is not a run folder: it has no {CONFIG} and {METRICS} as `fairbilevel solve` "
-            "writes them"
-        )
-    if not (path / RESULT).is_file():
-        raise RecordError(
-            f"the run in {path} did not finish: it has no {RESULT} "
-            f"(`fairbilevel solve --resume {path}` goes on with it)"
-        )
-
-
 def write_result(path: Path, result: Result) -> None:
     """Write the manifest and then ``result.json``, with which a run folder is complete."""
     seal(path, json_text(result.to_json()))
@@ -64,7 +44,15 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _check_files(path: Path) -> None:
+def check_completed(path: Path, result: Result) -> None:
+    """Refuse a run that ended without a model, or whose files are not those that it wrote.
+
+    Raises:
+        RecordError: it diverged or failed, and why; or the file that was edited or is missing.
+    """
+    if not result.completed:
+        why = f"the run in {path} {result.status}, it has no model: {result.diagnosis}"
+        raise RecordError(why)
     if not (path / MANIFEST).is_file():
         raise RecordError(
             f"{path} has no {MANIFEST}, so nobody can tell whether its files belong together: make "
@@ -87,23 +75,22 @@ def _check_files(path: Path) -> None:
             )
 
 
-def check_completed(path: Path, result: Result) -> None:
-    """Refuse a run that ended without a model, or whose files are not those that it wrote.
-
-    Raises:
-        RecordError: it diverged or failed, and why; or the file that was edited or is missing.
-    """
-    if not result.completed:
-        why = f"the run in {path} {result.status}, it has no model: {result.diagnosis}"
-        raise RecordError(why)
-    _check_files(path)
-
-
 def read_result(path: Path) -> Result:
     """``result.json`` of a run folder.
 
     Raises:
         RecordError: not a finished run folder, a damaged result or a newer schema.
     """
-    check_run_folder(path)
+    if not path.exists():
+        raise RecordError(f"there is no run folder {path}")
+    if not is_run_folder(path):
+        raise RecordError(
+            f"{path} is not a run folder: it has no {CONFIG} and {METRICS} as `fairbilevel solve` "
+            "writes them"
+        )
+    if not (path / RESULT).is_file():
+        raise RecordError(
+            f"the run in {path} did not finish: it has no {RESULT} "
+            f"(`fairbilevel solve --resume {path}` goes on with it)"
+        )
     return Result.from_json(read_json(path / RESULT), str(path / RESULT))

@@ -5,7 +5,7 @@ Both say the same verdict in the same words. They read the plain dictionaries of
 """
 
 from fairbilevel.report._page import render, write_report
-from fairbilevel.report._read import dig, number
+from fairbilevel.report._parts import dig, number
 from fairbilevel.report._serving import counted_rows, timed_rows
 from fairbilevel.report._terminal import summary_table
 from fairbilevel.report._verdict import judge, verdict

@@ -3,8 +3,7 @@
 from typing import Any
 
 from fairbilevel._numbers import MISSING, count, counted, decimal, percent, points
-from fairbilevel.report._parts import Fact, Row, Table
-from fairbilevel.report._read import dig, mapping, number, strings
+from fairbilevel.report._parts import Fact, Row, Table, dig, mapping, number, strings
 
 _QUANTITIES = ("equalized-loss", "equalized-loss-signed")
 _RATES = (

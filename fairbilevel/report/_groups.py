@@ -1,11 +1,17 @@
-"""One row per group, worst first: what the table, the bars and the verdict are made from."""
+"""One row per group, worst first: what the table, the bars and the verdict are made from.
 
+A group's intervals each hold with 95 % confidence, one by one.
+"""
+
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fairbilevel.fairness import Evaluation, GroupEvaluation
 from fairbilevel.records import Result
-from fairbilevel.report._intervals import Interval, of_change, of_rate
+
+CONFIDENCE = 0.95
+Interval = tuple[float, float]
 
 SHOWN_AT_EACH_END = 20
 """With more than twice as many groups only this many worst and best are shown."""
@@ -21,12 +27,33 @@ class GroupRow:
 
     @property
     def change_interval(self) -> Interval | None:
-        """How sure the change is."""
-        return of_change(self.pruned.lost, self.pruned.won, self.pruned.rows)
+        """How sure the change is: Agresti and Min's (2005) interval for one on the same rows.
+
+        Half a row is added to each of the four cells; the interval is shifted nowhere else and
+        never leaves [-1, 1].
+        """
+        lost, won, rows = self.pruned.lost, self.pruned.won, self.pruned.rows
+        if lost is None or won is None or not rows:
+            return None
+        from scipy import special  # its second is for those who write reports
+
+        size = rows + 2
+        change = (won - lost) / size
+        error = math.sqrt((won + lost + 1) - (won - lost) ** 2 / size) / size
+        reach = float(special.ndtri(0.5 + CONFIDENCE / 2)) * error
+        return max(change - reach, -1.0), min(change + reach, 1.0)
 
     def interval(self, accuracy: float | None) -> Interval | None:
-        """How sure one of the group's accuracies is."""
-        return of_rate(accuracy, self.pruned.rows)
+        """How sure one of the group's accuracies is: Clopper and Pearson's (1934) interval."""
+        rows = self.pruned.rows
+        if accuracy is None or not rows:
+            return None
+        from scipy import special
+
+        right, tail = round(accuracy * rows), (1 - CONFIDENCE) / 2
+        low = special.betaincinv(right, rows - right + 1, tail) if right else 0.0
+        high = special.betaincinv(right + 1, rows - right, 1 - tail) if right < rows else 1.0
+        return float(low), float(high)
 
 
 def on(roles: dict[str, Evaluation], role: str = "test") -> Evaluation:
@@ -34,12 +61,10 @@ def on(roles: dict[str, Evaluation], role: str = "test") -> Evaluation:
     return roles.get(role, Evaluation())
 
 
-def group_rows(result: Result, role: str = "test") -> list[GroupRow]:
-    """All groups on `role`: largest excess accuracy gap first, then those without a measured gap,
+def group_rows(result: Result) -> list[GroupRow]:
+    """All groups on test: largest excess accuracy gap first, then those without a measured gap,
     and last those outside every limit, whose few rows make any gap."""
-    dense, pruned, other = (
-        on(m, role).groups for m in (result.dense, result.pruned, result.baseline)
-    )
+    dense, pruned, other = (on(m).groups for m in (result.dense, result.pruned, result.baseline))
     counted = result.data.counted_groups
 
     def unseen(name: str) -> GroupEvaluation:

@@ -23,17 +23,21 @@ from fairbilevel.records import (
 )
 from fairbilevel.report import charts
 from fairbilevel.report._certificate import certificate_line, certificate_section
-from fairbilevel.report._course import cost_section, course_section, limits_section, origin_section
-from fairbilevel.report._precision import precision_section
-from fairbilevel.report._read import dig
+from fairbilevel.report._course import (
+    cost_section,
+    course_section,
+    limits_section,
+    origin_section,
+    tradeoff_section,
+)
+from fairbilevel.report._parts import dig
 from fairbilevel.report._sections import (
     groups_section,
     key_figures,
     layers_section,
     roles_section,
 )
-from fairbilevel.report._serving import serving_section
-from fairbilevel.report._tradeoff import tradeoff_section
+from fairbilevel.report._serving import precision_section, serving_section
 from fairbilevel.report._verdict import judge
 
 

@@ -20,7 +20,6 @@ from fairbilevel.report._parts import Cell, Figure, Row, Table
 from fairbilevel.report._verdict import (
     BASELINE,
     beside_average,
-    diverged,
     hardest_hit,
     test_rows,
 )
@@ -78,7 +77,7 @@ def key_figures(result: Result) -> list[tuple[str, str, str]]:
         small = f"“{worst.name}”: {beside_average(worst.pruned.excess)}"
         items.append(("Hardest hit group", big, small))
     bounds = limits(result)
-    if bounds and not diverged(result):
+    if bounds and result.completed:
         met = sum(limit.met() is True for limit in bounds)
         failed = [limit.title for limit in bounds if limit.met() is False]
         names = f"Not met: {', '.join(failed)}" if failed else ", ".join(b.title for b in bounds)
@@ -296,19 +295,16 @@ def layers_section(result: Result) -> dict[str, Any] | None:
         total, layers = len(layers), [layer for layer in layers if id(layer) in chosen]
         text += f" Of {total} layers the {len(layers)} most and least pruned are shown."
     left = [kept / prunable for _, kept, prunable in layers]
-    title, look = (
-        "Kept share per layer",
-        {
-            "categories": [
-                f"{name} ({count(kept)} of {count(size)})" for name, kept, size in layers
-            ],
-            "series": [Bars("pruned", left)],
-            "form": percent,
-            "axis": f"{unit}s kept, %",
-            "domain": (0, max(left)),
-        },
-    )
+    title = "Kept share per layer"
+    look = {
+        "title": title,
+        "categories": [f"{name} ({count(kept)} of {count(size)})" for name, kept, size in layers],
+        "series": [Bars("pruned", left)],
+        "form": percent,
+        "axis": f"{unit}s kept, %",
+        "domain": (0, max(left)),
+    }
     return {
-        "figure": Figure("layers", title, text, bar_chart, look | {"title": title}, wide=720),
+        "figure": Figure("layers", title, text, bar_chart, look, wide=720),
         "empty": [name for name, kept, _ in layers if kept == 0],
     }

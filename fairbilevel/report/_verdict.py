@@ -39,11 +39,6 @@ _NEARLY = 0.9  # share of one answer from which a model is looked at as nearly c
 _FINEST = 0.005  # a limit of nothing is not asked to be told to less than half a point
 
 
-def diverged(result: Result) -> bool:
-    """Whether the run ended without a usable model."""
-    return not result.completed
-
-
 def test_rows(result: Result) -> int | None:
     """The number of rows in the test role."""
     rows = result.data.roles.get("test")
@@ -82,7 +77,7 @@ def verdict(result: Result, certificate: dict[str, Any] | None = None) -> str:
 
 
 def _headline(result: Result, bounds: list[Limit]) -> tuple[State, str]:
-    if diverged(result):
+    if not result.completed:
         if result.status == "failed":
             return "diverged", "The run failed: there is no pruned model."
         return "diverged", "The run diverged: the pruned model must not be used."

@@ -1,10 +1,9 @@
 """What reports, comparisons and frontiers draw, as SVG, and the palette of every picture."""
 
 from fairbilevel.report.charts._bars import Bars, Cut, bar_chart
-from fairbilevel.report.charts._forest import Panel, forest_svg
 from fairbilevel.report.charts._lines import MOST_LINES, Line, Point, Reference, line_chart
+from fairbilevel.report.charts._marks import Panel, Spot, forest_svg, frontier_svg, tradeoff_chart
 from fairbilevel.report.charts._palette import DARK, LIGHT, NETWORKS, STYLES, style, variables
-from fairbilevel.report.charts._scatter import Spot, frontier_svg, tradeoff_chart
 
 __all__ = [
     "DARK",
