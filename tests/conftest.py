@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import ast
+import gc
 import importlib
+import json
 import os
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import jaxtyping
 import numpy as np
 import pytest
+from checked import jaxtyped
 from jaxtyping import _import_hook, install_import_hook
 
 if TYPE_CHECKING:
@@ -34,9 +39,6 @@ os.environ.setdefault(
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
-# PEP 484's numeric tower: an int is welcome where a float is asked for.
-CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True, is_debug=False))"
-
 # Functions within functions are made anew whenever the outer one runs, and would be prepared for
 # checking each time: a quarter of the suite's time. What they are given comes from checked ones.
 _visit = _import_hook.JaxtypingTransformer.visit_FunctionDef
@@ -53,10 +55,30 @@ _import_hook.JaxtypingTransformer.visit_FunctionDef = _outermost_alone
 def pytest_configure(config: pytest.Config) -> None:
     """The package with checked types, in every process but the one that only hands out tests."""
     if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
-        with install_import_hook("fairbilevel", CHECKER):
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            install_import_hook("fairbilevel", "beartype.beartype"),
+        ):
+            patch.setattr(jaxtyping, "jaxtyped", jaxtyped)
             library = importlib.import_module("fairbilevel")
             for name in library.__all__:  # opened when first asked for: now
                 getattr(library, name)
+        gc.collect()
+        gc.freeze()  # modules stay: collections of garbage need not look through them each time
+
+
+# Files that take longest come first, so that no worker is left with one of them at the end.
+LONGEST = (
+    "test_devices", "test_notebooks", "test_deploy", "test_pruners", "test_solver", "test_train",
+    "test_executors", "test_pretrained", "test_crashes", "test_large", "test_precision",
+    "test_implicit", "test_docs", "test_profile",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Workers are handed files in the order of the tests."""
+    place = {name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
 
 
 # Tests that hand over values of a wrong type on purpose, to see them refused by the package itself.
@@ -123,3 +145,50 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("source") / "rows.npz"
     np.savez(path, x=x, y=y, group=group)
     return path
+
+
+# Reads a request a line: a file that was exported, rows, and where the logits belong.
+READ = """
+import json
+import sys
+import numpy as np
+for line in sys.stdin:
+    file, rows, out = json.loads(line)
+    x = np.load(rows)
+    if file.endswith(".onnx"):
+        import onnxruntime
+        session = onnxruntime.InferenceSession(file)
+        logits = session.run(None, {session.get_inputs()[0].name: x})[0]
+    else:
+        import jax.export
+        with open(file, "rb") as stream:
+            logits = jax.export.deserialize(bytearray(stream.read())).call(x)
+    assert not {"fairbilevel", "flax"} & set(sys.modules)
+    np.save(out, logits)
+    print("written", flush=True)
+"""
+
+
+@pytest.fixture(scope="session")
+def alone(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Callable[[Path, np.ndarray], np.ndarray]]:
+    """Logits of a file by its runtime, in a process without this library, which serves them all."""
+    place = tmp_path_factory.mktemp("alone")
+    with subprocess.Popen(
+        [sys.executable, "-c", READ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=place,
+    ) as process:
+
+        def logits(file: Path, rows: np.ndarray) -> np.ndarray:
+            np.save(place / "rows.npy", rows)
+            words = [str(file), str(place / "rows.npy"), str(place / "out.npy")]
+            process.stdin.write(json.dumps(words) + "\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == "written\n"
+            return np.load(place / "out.npy")
+
+        yield logits

@@ -13,26 +13,31 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.crash_safety import differing, kill, run
+from experiments.crash_safety import command, differing, kill
 from fairbilevel.cli import main
 from fairbilevel.records import RecordError, locked, read_json_lines
 
 OPTIONS = [
-    "--model", "mlp", "--width", "16", "--steps", "40", "--dense-steps", "60",
+    "--model", "mlp", "--width", "16", "--steps", "40", "--dense-steps", "60", "--sparsity", "0.5",
     "--checkpoint-every", "0", "--no-baseline",
 ]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
+def options(source):
+    return ["--data", str(source), *OPTIONS]
+
+
+def ended(folder, options):
+    """The command in this process, which is another one than any that was killed."""
+    assert main(["solve", *options, "--out", str(folder)]) == 0
+
+
+@pytest.fixture(scope="module")
+def undisturbed(options, tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    run(folder, OPTIONS)
+    ended(folder, options)
     return folder
-
-
-def started(folder, *more):
-    words = [sys.executable, "-m", "fairbilevel", "solve", *OPTIONS, *more, "--out", str(folder)]
-    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def wait_for(path: Path, process):
@@ -44,10 +49,12 @@ def wait_for(path: Path, process):
 
 
 @pytest.fixture(scope="module")
-def half_done(tmp_path_factory):
+def half_done(options, tmp_path_factory):
     """A run stopped by SIGTERM once it had checkpoints: its folder, exit code and last words."""
     folder = tmp_path_factory.mktemp("stopped") / "run"
-    process = started(folder)
+    process = subprocess.Popen(
+        command(folder, options), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     wait_for(folder / "checkpoints" / "dense", process)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate()
@@ -61,12 +68,14 @@ def copied(half_done, tmp_path):
 
 
 @pytest.mark.parametrize("records", [3, 27])
-def test_killed_at_any_moment_the_same_command_ends_the_same(undisturbed, tmp_path, records):
+def test_killed_at_any_moment_the_same_command_ends_the_same(
+    undisturbed, options, tmp_path, records
+):
     """Two moments here, of the dense model and of the method's; ``python -m
     experiments.crash_safety`` takes twenty."""
-    assert kill(tmp_path / "run", OPTIONS, 0.01, records_first=records) is not None
+    assert kill(tmp_path / "run", options, 0.01, records_first=records) is not None
     assert not (tmp_path / "run" / "result.json").exists()
-    run(tmp_path / "run", OPTIONS)
+    ended(tmp_path / "run", options)
     assert differing(undisturbed, tmp_path / "run") == []
     assert not (tmp_path / "run" / "checkpoints").exists()
 
@@ -83,13 +92,13 @@ def test_sigterm_writes_a_checkpoint_and_says_how_to_go_on(half_done):
     ]
 
 
-def test_resume_ends_the_same(undisturbed, half_done, tmp_path, capsys):
+def test_resume_ends_the_same(undisturbed, half_done, options, tmp_path, capsys):
     folder = copied(half_done, tmp_path)
     assert main(["solve", "--resume", str(folder)]) == 0
     assert differing(undisturbed, folder) == []
     # It is complete now: once more does nothing, and says so.
     before = (folder / "result.json").read_bytes()
-    for words in (["--resume", folder], [*OPTIONS, "--out", folder, "--resume"]):
+    for words in (["--resume", folder], [*options, "--out", folder, "--resume"]):
         capsys.readouterr()
         assert main(["solve", *map(str, words)]) == 0
         assert "is complete" in capsys.readouterr().out
@@ -97,11 +106,11 @@ def test_resume_ends_the_same(undisturbed, half_done, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("by_name", [True, False])
-def test_killed_between_the_result_and_the_end(undisturbed, tmp_path, by_name, capsys):
+def test_killed_between_the_result_and_the_end(undisturbed, options, tmp_path, by_name, capsys):
     """All is computed; the report was not written, or checkpoints were not all removed."""
     folder = copied((undisturbed,), tmp_path)
     before = (folder / "result.json").read_bytes()
-    words = ["--resume", folder] if by_name else [*OPTIONS, "--out", folder]
+    words = ["--resume", folder] if by_name else [*options, "--out", folder]
     (folder / "report.html").unlink()
     (folder / "checkpoints" / "method").mkdir(parents=True)
     assert main(["solve", *map(str, words)]) == 0
@@ -134,32 +143,26 @@ def fails(words, capfd, *messages):
     return err
 
 
-def test_a_changed_option_is_shown(half_done, tmp_path, capfd, tree):
+def test_a_changed_option_is_shown(half_done, options, tmp_path, capfd, tree):
     folder = copied(half_done, tmp_path)
     before = tree(folder)
     for words in (
-        ["solve", *OPTIONS, "--sparsity", "0.8", "--out", folder],
+        ["solve", *options, "--sparsity", "0.8", "--out", folder],
         ["solve", "--resume", folder, "--sparsity", "0.8"],
     ):
-        fails(words, capfd, "sparsity was 0.9 and is 0.8")
+        fails(words, capfd, "sparsity was 0.5 and is 0.8")
     assert tree(folder) == before
 
 
-def test_changed_data_are_refused(tmp_path, capfd):
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(600, 4)).astype(np.float32)
-    y, group = rng.integers(0, 2, 600), rng.integers(0, 2, 600)
-    data, folder = tmp_path / "rows.npz", tmp_path / "run"
-    np.savez(data, x=x, y=y, group=group)
-    process = started(folder, "--data", str(data), "--sparsity", "0.5")
-    wait_for(folder / "checkpoints" / "dense", process)
-    process.send_signal(signal.SIGTERM)
-    process.communicate()
-    x[3, 1] += 1
-    np.savez(data, x=x, y=y, group=group)
-    fails(["solve", "--resume", folder], capfd, "belong to another run: data was")
-    x[3, 1] -= 1
-    np.savez(data, x=x, y=y, group=group)
+def test_changed_data_are_refused(half_done, source, tmp_path, capfd):
+    folder, good = copied(half_done, tmp_path), source.read_bytes()
+    arrays = dict(np.load(source))
+    arrays["x"][3, 1] += 1
+    try:
+        np.savez(source, **arrays)
+        fails(["solve", "--resume", folder], capfd, "belong to another run: data was")
+    finally:
+        source.write_bytes(good)
     assert main(["solve", "--resume", str(folder)]) == 0
 
 
@@ -221,10 +224,9 @@ def test_without_an_out_the_same_command_finds_its_unfinished_run(half_done, tmp
     assert not goes_on
 
 
-def test_a_full_disk(tmp_path):
+def test_a_full_disk(options, tmp_path):
     """No file may grow beyond 24 KiB, as on a disk that fills up; with room it goes on."""
-    words = [sys.executable, "-m", "fairbilevel", "solve", *OPTIONS, "--width", "96"]
-    words += ["--out", str(tmp_path / "run")]
+    words = command(tmp_path / "run", [*options, "--width", "256"])
     done = subprocess.run(
         ["bash", "-c", 'ulimit -f 24; exec "$@"', "bash", *words],
         capture_output=True,

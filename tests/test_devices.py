@@ -313,12 +313,12 @@ def test_processes_that_do_not_come():
     assert "Traceback" not in output
 
 
-def test_a_dead_process_ends_the_other_and_both_go_on(tmp_path: Path):
+def test_a_dead_process_ends_the_other_and_both_go_on(source: Path, tmp_path: Path):
     """One sentence within a minute, and a checkpoint from which both go on."""
     words = [
-        "-u", "-m", "fairbilevel", "solve", "--model", "mlp", "--width", "8", "--steps", "60",
-        "--dense-steps", "60", "--batch-size", "32", "--no-baseline", "--checkpoint-every", "0",
-        "--process-count", "2",
+        "-u", "-m", "fairbilevel", "solve", "--data", str(source), "--model", "mlp", "--width", "8",
+        "--method", "magnitude", "--sparsity", "0.5", "--steps", "20", "--dense-steps", "60",
+        "--batch-size", "32", "--no-baseline", "--checkpoint-every", "0", "--process-count", "2",
     ]  # fmt: skip
 
     def start() -> list[subprocess.Popen]:

@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+from sums import ONCE, SUMS, Sums, carried
 
 from fairbilevel import comparison, methods, pruners
 from fairbilevel.cli import main
@@ -25,11 +24,7 @@ from fairbilevel.records import Attempts, _attempts
 from fairbilevel.run import Config
 from fairbilevel.sweeps import (
     Engine,
-    Job,
-    NotReady,
-    Part,
     Refused,
-    Sweep,
     _carry_out,
     carry_out,
     failures,
@@ -40,55 +35,6 @@ ROOT = Path(__file__).parents[1]
 EXTRAS = {"submitit": "submitit", "dask": "distributed"}
 
 
-@dataclass(frozen=True)
-class Sums(Sweep):
-    """Two totals, and three numbers from each; a marker for every time that one is computed.
-
-    ``kill``, ``fail``: jobs whose process dies, or that raise, the first so many times; ``totals``:
-    of them.
-    """
-
-    kill: tuple[str, int] = ("", 0)
-    fail: tuple[str, int] = ("", 0)
-    seconds: float = 0.0
-    totals: int = 2
-
-    def jobs(self):
-        return [Job(f"{t}-{i}", after=f"{t}-total") for t in range(self.totals) for i in range(3)]
-
-    def merged(self):
-        return set()
-
-    def run(self, name):
-        marks = self.folder / "marks"
-        marks.mkdir(exist_ok=True)
-        before = len(list(marks.glob(f"{name}.*")))
-        (marks / f"{name}.{time.time_ns()}").touch()
-        time.sleep(self.seconds)
-        if self.kill[0] == name and before < self.kill[1]:
-            os.kill(os.getpid(), signal.SIGKILL)
-        if self.fail[0] == name and before < self.fail[1]:
-            raise RuntimeError("no luck")
-        if name.endswith("total"):
-            return Part({"total": 10 * int(name[0])})
-        total = self.read_part(f"{name[0]}-total")
-        if total is None:
-            raise NotReady
-        return Part({"sum": total.record["total"] + int(name[-1])}, line=name)
-
-    def computed(self):
-        """Times that each job was begun."""
-        names = [path.name.partition(".")[0] for path in (self.folder / "marks").iterdir()]
-        return {name: names.count(name) for name in sorted(set(names))}
-
-    def sums(self):
-        return [self.read_part(job.name).record["sum"] for job in self.jobs()]
-
-
-ONCE = {f"{t}-{what}": 1 for t in range(2) for what in (0, 1, 2, "total")}
-SUMS = [0, 1, 2, 10, 11, 12]
-
-
 def engine(name: str, processes: int = 2) -> Engine:
     if name in EXTRAS:
         pytest.importorskip(EXTRAS[name], reason=f"the extra {name!r} is not installed")
@@ -97,15 +43,8 @@ def engine(name: str, processes: int = 2) -> Engine:
 
 @pytest.fixture
 def importable(monkeypatch):
-    """This module for processes that begin with nothing but their environment."""
+    """``sums`` for processes that begin with nothing but their environment."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
-
-
-def carried(sweep: Sums, how: Engine) -> list[str]:
-    lines: list[str] = []
-    with how.open(sweep) as (executor, at_once):
-        carry_out(sweep, executor, at_once=at_once, progress=lines.append)
-    return lines
 
 
 # ---------------------------------------------------------------- attempts
@@ -225,7 +164,7 @@ def test_what_raises_is_retried_once(tmp_path):
 def test_two_calls_on_one_folder_share_the_work(tmp_path):
     """Started at the same time, each with processes of its own."""
     code = (
-        "import sys; from pathlib import Path; from tests.test_executors import Sums, carried\n"
+        "import sys; from pathlib import Path; from tests.sums import Sums, carried\n"
         "from fairbilevel.sweeps import Engine\n"
         "if __name__ == '__main__':\n"
         "    sweep = Sums(Path(sys.argv[1]), seconds=0.3); carried(sweep, Engine())\n"
