@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import gc
 import importlib
 import json
 import os
@@ -17,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import jaxtyping
 import numpy as np
 import pytest
-from checked import jaxtyped
 from jaxtyping import _import_hook, install_import_hook
 
 if TYPE_CHECKING:
@@ -39,6 +37,9 @@ os.environ.setdefault(
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
+# PEP 484's numeric tower: an int is welcome where a float is asked for.
+CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True, is_debug=False))"
+
 # Functions within functions are made anew whenever the outer one runs, and would be prepared for
 # checking each time: a quarter of the suite's time. What they are given comes from checked ones.
 _visit = _import_hook.JaxtypingTransformer.visit_FunctionDef
@@ -55,16 +56,10 @@ _import_hook.JaxtypingTransformer.visit_FunctionDef = _outermost_alone
 def pytest_configure(config: pytest.Config) -> None:
     """The package with checked types, in every process but the one that only hands out tests."""
     if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
-        with (
-            pytest.MonkeyPatch.context() as patch,
-            install_import_hook("fairbilevel", "beartype.beartype"),
-        ):
-            patch.setattr(jaxtyping, "jaxtyped", jaxtyped)
+        with install_import_hook("fairbilevel", CHECKER):
             library = importlib.import_module("fairbilevel")
             for name in library.__all__:  # opened when first asked for: now
                 getattr(library, name)
-        gc.collect()
-        gc.freeze()  # modules stay: collections of garbage need not look through them each time
 
 
 # Files that take longest come first, so that no worker is left with one of them at the end.
