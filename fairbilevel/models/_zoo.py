@@ -42,9 +42,6 @@ class _Convolutional:
     small_images: bool | None = None
     padding: Padding = "same"
 
-    def __post_init__(self) -> None:
-        _options.one_of("padding", self.padding, get_args(Padding))
-
     def of(self, shape: tuple[int, ...]) -> _Convolutional:
         small = _small(shape) if self.small_images is None else self.small_images
         return dataclasses.replace(self, small_images=small)
@@ -74,6 +71,11 @@ class _Transformer:
     def of(self, shape: tuple[int, ...]) -> _Transformer:
         usual = max(min(shape[:2]) // 8, 1) if _small(shape) else 16
         return dataclasses.replace(self, patch=usual if self.patch is None else self.patch)
+
+
+def _padding(text: str) -> str:
+    _options.one_of("padding", text, get_args(Padding))
+    return text
 
 
 def _small(shape: tuple[int, ...]) -> bool:
@@ -154,7 +156,7 @@ def options_of(name: str, input_shape: Sequence[int]) -> Any:
     _options.one_of("model", family, NAMES)
     kind, what = _ZOO[family].options, f"model {family!r}"
     try:
-        given = kind(**_options.parse(what, kind, rest))
+        given = kind(**_options.parse(what, kind, rest, readers={"padding": _padding}))
     except ValueError as error:
         said = str(error)
         raise ValueError(said if said.startswith("model ") else f"model {name!r}: {said}") from None
