@@ -62,8 +62,9 @@ def locked(folder: Path, name: str = LOCK, *, patience: float = 0.0) -> Iterator
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         if _lock(handle):
             # The one before may have removed the file between our opening and locking it.
-            if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
-                break
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(handle), path.stat()):
+                    break
             os.close(handle)
             continue
         holder = os.read(handle, 20).decode("ascii", "replace").strip()
@@ -112,7 +113,7 @@ def _lock(handle: int) -> bool:
         return False
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # a file system without locks
+    except OSError:  # held, or a file system without locks
         return False
     return True
 
