@@ -158,6 +158,7 @@ def picture(
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from PIL import Image
 
     with plt.rc_context(_FRAME):
         figure, axes = plt.subplots(
@@ -166,3 +167,6 @@ def picture(
         yield figure, axes
         figure.savefig(path)
         plt.close(figure)
+    with Image.open(path) as drawn:  # few colours: a third of the size
+        plain = drawn.convert("RGB").quantize(128, dither=Image.Dither.NONE)
+    plain.save(path, optimize=True)
