@@ -238,7 +238,7 @@ KINDS = {
     "first-order": "first-order",
 }
 # Seconds an evaluation beside those without an implicit term: runs of these settings by turns on
-# one core, medians of three. The reading tells what the published runs took.
+# one core, medians of three. Published runs share their cores, and their times say nothing.
 _TIMES = {
     "adult": {"cg": 0.76, "single-loop": 0.83, "unrolled": 0.85, "first-order": 0.82},
     "compas": {"unrolled": 0.85},

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from experiments._comparison import Summary, line_of, run_presets
-from experiments._presets import KINDS, NO_IMPLICIT
+from experiments._comparison import Summary, run_presets
+from experiments._presets import KINDS
 from experiments._write import gain
 from fairbilevel._numbers import share
 
@@ -36,11 +36,6 @@ def reading(summaries: Mapping[str, Summary]) -> list[str]:
             if line.get("accuracy_difference_low") is None:
                 continue
             kind = _kind(line["method"])
-            other = line_of(summary, NO_IMPLICIT, line["sparsity"])["seconds"]
-            # Runs that were gone on with have no time.
-            took = ""
-            if line["seconds"] and other:
-                took = f", in {line['seconds'] / other:.2f} of its time,"
             mean, low, high = (line[f"accuracy_difference_{k}"] for k in ("mean", "low", "high"))
             word = "less" if high < 0 else "more" if low > 0 else ""
             word = f"{word} accurate" if word else "no different"
@@ -51,7 +46,7 @@ def reading(summaries: Mapping[str, Summary]) -> list[str]:
                 fair = f"certified {'tighter' if tighter < 0 else 'wider'}"
             out.append(
                 f"- {name}, {share(line['sparsity'])} removed, {summary['repetitions']} "
-                f"repetitions: {kind}{took} is {word} than no implicit term "
+                f"repetitions: {kind} is {word} than no implicit term "
                 f"({gain(mean)} points, {gain(low)} to {gain(high)}, unadjusted) and {fair} "
                 f"({gain(tighter)} points, p {p:.2f})."
             )

@@ -128,7 +128,6 @@ def test_a_reading_does_without_what_a_trial_left_out():
         {
             "method": method,
             "sparsity": 0.9,
-            "seconds": None,
             "accuracy_difference_mean": 0.01,
             "accuracy_difference_low": low,
             "accuracy_difference_high": 0.02,
