@@ -97,7 +97,10 @@ def convert(
         options = dataclasses.replace(options, image_size=1)
     rows = reader.read(location, Request(options))
     if keep_encoded and rows.encoded is None:
-        raise DataError(f"{location.text} holds no image files to be kept encoded: leave it out.")
+        raise DataError(
+            "keep_encoded (--keep-encoded) is for folders, zips and Parquet columns of image "
+            f"files, and {location.text} is none of these: leave it out."
+        )
     kept = np.arange(len(rows.ids))
     inputs = rows.read(kept)
     kept = np.setdiff1d(kept, np.array(rows.damaged, np.int64))
