@@ -442,9 +442,10 @@ def test_convert_keeps_what_a_source_knows(tmp_path):
     np.testing.assert_array_equal(load(tmp_path / "small").inputs, small.inputs)
 
 
-@pytest.mark.parametrize(
-    ("make", "name"), [(pictures, "rows.zip"), (picture_table, "rows.parquet")]
-)
+KEPT = {"rows.zip": pictures, "rows.parquet": picture_table}
+
+
+@pytest.mark.parametrize("name", KEPT)
 def test_image_files_are_kept_as_they_are(name, tmp_path):
     source, out = KEPT[name](tmp_path / name, X), tmp_path / "out"
     done = convert(source, out, keep_encoded=True, shard_rows=60)
