@@ -6,7 +6,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,7 +60,7 @@ class ComparisonSweep(Sweep):
     def jobs(self) -> list[Job]:
         """Repetition by repetition, the noise floor behind."""
         found = [
-            Job(f"{r}-{f}_{run_key(*run)}", after=f"{r}-{f}_{_DENSE}")
+            Job(f"{r}-{f}_{run_key(*run)}", after=f"{r}-{f}_{_DENSE}", kind=run[0])
             for r, f in self.comparison.repetitions
             for run in self.comparison.runs
         ]
@@ -88,16 +89,15 @@ class ComparisonSweep(Sweep):
         one than in the folder's files (other data, versions or machine)."""
         if not sweeps.is_here(self):
             devices.compile_cache(self.comparison.config.compile_cache)
-        _begin(self.call)
         where, _, what = name.partition("_")
         try:
             if where == FLOOR:
                 return self._floor_model(name, int(what))
             round_, fold = map(int, where.split("-"))
-            problem = _problem(self.comparison, round_, fold)
+            problem = _kept(self, _problem, self.comparison, round_, fold)
             if what == _DENSE:
                 return self._dense(name, problem, round_, fold)
-            reference = _reference(self, round_, fold)
+            reference = _kept(self, _reference, self, round_, fold)
         except ValueError as error:
             raise Refused(str(error)) from error
         seed = run_seed(self.comparison, round_, fold)
@@ -127,7 +127,7 @@ class ComparisonSweep(Sweep):
 
     def _floor_model(self, name: str, i: int) -> Part:
         """A dense model on the first fold that differs from the others in nothing but its seed."""
-        problem = _problem(self.comparison, 0, 0)
+        problem = _kept(self, _problem, self.comparison, 0, 0)
         reference, _ = train(self.comparison, problem, 1000 + i)
         test = problem.roles["test"]
         rows = {"group": problem.group[test], "counted": problem.counted}
@@ -214,6 +214,16 @@ class ComparisonSweep(Sweep):
             method, sparsity = named.get(name.partition("_")[2], ("dense", 0.0))
             about = {"method": method, "sparsity": sparsity}
             yield {"job": self.title(name), **about, "error": error}
+
+
+_ONE = threading.Lock()
+
+
+def _kept(sweep: ComparisonSweep, make: Callable[..., Any], *asked: Any) -> Any:
+    """What is read or built once, by whichever of the jobs side by side comes first."""
+    with _ONE, devices.apart():
+        _begin(sweep.call)
+        return make(*asked)
 
 
 @functools.lru_cache(maxsize=1)

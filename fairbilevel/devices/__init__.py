@@ -2,6 +2,7 @@
 
 from fairbilevel.devices._cache import compile_cache, saved_seconds
 from fairbilevel.devices._collectives import Collective, bytes_of, collectives
+from fairbilevel.devices._lanes import Lanes, apart, share_of_time
 from fairbilevel.devices._placement import Placement, memory, on_device
 from fairbilevel.devices._processes import (
     Processes,
@@ -19,11 +20,13 @@ from fairbilevel.devices._timing import Times, timed
 
 __all__ = [
     "Collective",
+    "Lanes",
     "Placement",
     "Processes",
     "Program",
     "Times",
     "all_say",
+    "apart",
     "bytes_of",
     "collectives",
     "compile_cache",
@@ -36,6 +39,7 @@ __all__ = [
     "on_device",
     "on_first",
     "saved_seconds",
+    "share_of_time",
     "timed",
     "told_by_first",
     "use_cpu_threads",

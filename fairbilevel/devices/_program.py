@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from fairbilevel.devices._lanes import Call, apart, lanes
 from fairbilevel.devices._placement import Placement, on_device
 
 HELD = 64  # executables; structures beyond that are compiled again when they come back
@@ -28,10 +31,20 @@ class Program:
         function: ``function(structure, *arguments)``; called under JAX's trace.
         donate: the first of the arguments is gone after the call, its memory taken over.
         once: it runs about once: on CPU little is spent on making it fast.
+        steers: of a loop, ``steers(*arguments)``: those of their arrays that its length and its
+            branches hang on. Of runs side by side (``Lanes``) those are computed together that have
+            them in common: a branch that some take and others do not would be computed for all.
     """
 
-    def __init__(self, function: Callable[..., Any], *, donate: bool = False, once: bool = False):
-        self.function, self.donate, self.once = function, donate, once
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *,
+        donate: bool = False,
+        once: bool = False,
+        steers: Callable[..., Sequence[Any]] | None = None,
+    ):
+        self.function, self.donate, self.once, self.steers = function, donate, once, steers
         self._executables: OrderedDict[Hashable, Any] = OrderedDict()
 
     def __call__(
@@ -56,19 +69,71 @@ class Program:
         where = None if spread is None else (spread, tuple(leaf.sharding for leaf in leaves))
         shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
         key = (structure, tree, shapes, where, jax.config.jax_enable_x64)  # type: ignore[attr-defined]
+        side_by_side = lanes()
+        if side_by_side is not None and spread is None:
+            steering = tuple(np.asarray(leaf).tobytes() for leaf in self._steering(arguments))
+            together, loop = partial(self._together, key), self.steers is not None
+            return side_by_side.ask((self, key, steering), together, arguments, costs, loop)
+        lower = partial(self.lower, structure, *arguments, placement=spread)
+        return self._executable(key, lower, arguments, costs)(*arguments)
+
+    def _steering(self, arguments: tuple[Any, ...]) -> Sequence[Any]:
+        return () if self.steers is None else self.steers(*arguments)
+
+    def _executable(
+        self, key: Hashable, lower: Callable[[], Any], arguments: Any, *costs: Any
+    ) -> Any:
+        """What was compiled for a key, or is now; the time is divided among ``costs``."""
         executable = self._executables.get(key)
-        if executable is None:
-            begin = time.perf_counter()
-            lowered = self.lower(structure, *arguments, placement=spread)
-            executable = _compiled(lowered, self._options(arguments))
-            self._executables[key] = executable
-            while len(self._executables) > HELD:
-                self._executables.popitem(last=False)
-            if costs is not None:
-                costs.compile_seconds += time.perf_counter() - begin
-        else:
+        if executable is not None:
             self._executables.move_to_end(key)
-        return executable(*arguments)
+            return executable
+        begin = time.perf_counter()
+        executable = self._executables[key] = _compiled(lower(), self._options(arguments))
+        while len(self._executables) > HELD:
+            self._executables.popitem(last=False)
+        took = time.perf_counter() - begin
+        for each in costs:
+            if each is not None:
+                each.compile_seconds += took / len(costs)
+        return executable
+
+    def _together(self, key: Any, calls: Sequence[Call], width: int) -> Sequence[Any]:
+        """Results of calls of one key, in one computation: alone, or filled up to the width, so
+        that no more than two are ever compiled."""
+        structure, each = key[0], [call.arguments for call in calls]
+        costs = [call.costs for call in calls]
+        if len(each) == 1:
+            lower = partial(self.lower, structure, *each[0])
+            return [self._executable(key, lower, each[0], *costs)(*each[0])]
+        every = [*each, *(jax.tree.map(jnp.copy, each[0]) for _ in range(width - len(each)))]
+        lower = partial(self._lower_together, structure, every)
+        executable = self._executable((width, key), lower, each[0], *costs)
+        return executable([a[:1] for a in every], [a[1:] for a in every])[: len(each)]
+
+    def _lower_together(self, structure: Hashable, every: Sequence[tuple[Any, ...]]) -> Any:
+        """The program of all lanes: stacked, computed under ``vmap``, and taken apart again."""
+
+        def function(first: Sequence[Any], rest: Sequence[Any]) -> list[Any]:
+            lists = [(*a, *b) for a, b in zip(first, rest, strict=True)]
+            steering = {id(leaf) for leaf in self._steering(lists[0])}
+            leaves, tree = jax.tree.flatten(lists[0])
+            axes = [None if id(leaf) in steering else 0 for leaf in leaves]
+            columns = zip(*(jax.tree.leaves(a) for a in lists), strict=True)
+            stacked = [
+                column[0] if axis is None else jnp.stack(column)
+                for column, axis in zip(columns, axes, strict=True)
+            ]
+
+            def one(leaves: list[Any]) -> Any:
+                return self.function(structure, *jax.tree.unflatten(tree, leaves))
+
+            results = jax.vmap(one, (axes,))(stacked)
+            return [jax.tree.map(lambda leaf, i=i: leaf[i], results) for i in range(len(lists))]
+
+        function.__name__ = f"{self.function.__name__}_{len(every)}"
+        first, rest = [a[:1] for a in every], [a[1:] for a in every]
+        return jax.jit(function, donate_argnums=0 if self.donate else ()).lower(first, rest)
 
     def _options(self, arguments: tuple[Any, ...]) -> dict[str, Any]:
         """What is left out on CPU. Fusion emitters are 40 % of compiling (``bench_compile``); small
@@ -127,4 +192,5 @@ _COPY = Program(_copied)
 
 def copied(tree: Any, placement: Placement | None = None) -> Any:
     """New arrays of the same values: what is donated to a program is gone afterwards."""
-    return _COPY(None, tree, placement=placement)
+    with apart():  # nothing is gained by copying together
+        return _COPY(None, tree, placement=placement)

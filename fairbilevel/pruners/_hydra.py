@@ -160,4 +160,6 @@ def _score_stretch(
     return state, z, StretchLog(log, finite, violations)
 
 
-_MOVED = Program(_score_stretch, donate=True)
+_MOVED = Program(
+    _score_stretch, donate=True, steers=lambda state, numbers, run, *rest: (run.count, run.measures)
+)

@@ -108,7 +108,9 @@ class FrontierSweep(Sweep):
 
     def jobs(self) -> list[Job]:
         """The baseline's first."""
-        return [Job(name, after=_DENSE) for name in self.points()]
+        return [
+            Job(name, after=_DENSE, kind=method) for name, (method, *_) in self.points().items()
+        ]
 
     def merged(self) -> set[str]:
         """All of them, once the table is there."""

@@ -313,7 +313,11 @@ def _outer_stretch(
     return state, z, StretchLog(log, finite, violations, more)
 
 
-outer_stretch = Program(_outer_stretch, donate=True)
+outer_stretch = Program(
+    _outer_stretch,
+    donate=True,
+    steers=lambda state, numbers, run, own, *batches: (run.count, run.measures, own.selects),
+)
 """``(outer, state, numbers, stretch, outer_stretch, fit, select, dual_batches)``."""
 
 

@@ -6,7 +6,7 @@ import concurrent.futures
 import contextlib
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -97,7 +97,8 @@ def carry_out(
     Args:
         sweep: what to do.
         executor: anything with the ``submit`` of ``concurrent.futures`` whose futures have ``done``
-            and ``result``; where it has ``batch`` too (submitit), jobs are handed over in arrays.
+            and ``result``; where it has ``batch`` too (submitit), jobs are handed over in arrays;
+            where it is ``alike`` (``vmap``), one kind of job after the other.
         at_once: jobs that the executor is given at a time; all that are ready by default.
         progress: receives a line for every job done here, and for what others did meanwhile.
 
@@ -139,6 +140,8 @@ def _carry_out(
         elif not flying and now != told:  # others are at it
             progress(str(now))
             told = now
+        if getattr(executor, "alike", False):
+            ready = _alike(board, ready, flying)
         ready = ready[: None if at_once is None else at_once - len(flying)]
         if ready:
             with getattr(executor, "batch", contextlib.nullcontext)():
@@ -150,6 +153,14 @@ def _carry_out(
         else:
             _wait([future for future, _ in flying.values()], pause)
             pause = min(1.5 * pause, _LONGEST)
+
+
+def _alike(board: Board, ready: list[str], flying: Collection[str]) -> list[str]:
+    """Those of the kind that is under way, or of the first one's. Jobs that others come after have
+    none of their own, and are alike."""
+    kinds = {job.name: job.kind for job in board.jobs}
+    under_way = [kinds.get(name, "") for name in (*flying, *ready)]
+    return [name for name in ready if kinds.get(name, "") == under_way[0]]
 
 
 def _wait(futures: list[Any], seconds: float) -> None:

@@ -1,4 +1,5 @@
-"""Where jobs are done: in this process, in several of this machine, by submitit or by Dask."""
+"""Where jobs are done: in this process, one by one or side by side, in several of this machine, by
+submitit or by Dask."""
 
 from __future__ import annotations
 
@@ -15,12 +16,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fairbilevel import _options
+from fairbilevel import _options, devices
 from fairbilevel.records import Attempted, Attempts
 from fairbilevel.sweeps._sweep import Sweep
 
 # By name: the extra of the package that brings it, and the module.
-EXECUTORS: dict[str, str | None] = {"local": None, "submitit": "submitit", "dask": "distributed"}
+EXECUTORS: dict[str, str | None] = {
+    "local": None,
+    "vmap": None,
+    "submitit": "submitit",
+    "dask": "distributed",
+}
 _SLURM = "--slurm-"
 _FOLDER = "submitit-"  # of a call: its jobs and what they print
 _LISTS = ("setup", "teardown", "srun_args")  # submitit takes several
@@ -32,9 +38,9 @@ class Engine:
     """What carries out the jobs of a sweep, by name.
 
     Attributes:
-        name: ``local``, ``submitit`` (Slurm where there is one, else processes of this machine) or
-            ``dask`` (the cluster at ``DASK_SCHEDULER_ADDRESS`` if that is set, else workers of this
-            machine).
+        name: ``local``, ``vmap`` (this process, its jobs computed as one), ``submitit`` (Slurm
+            where there is one, else processes of this machine) or ``dask`` (the cluster at
+            ``DASK_SCHEDULER_ADDRESS`` if that is set, else workers of this machine).
         processes: jobs at a time on this machine; clusters have their own limits.
         slurm: parameters of submitit's Slurm executor, by their names there.
 
@@ -82,7 +88,7 @@ class Engine:
     @property
     def is_here(self) -> bool:
         """Whether all jobs are done by the calling process."""
-        return self.name == "local" and self.processes == 1
+        return self.name == "vmap" or (self.name == "local" and self.processes == 1)
 
     @contextlib.contextmanager
     def open(self, sweep: Sweep) -> Iterator[tuple[Any, int | None]]:
@@ -98,6 +104,12 @@ class Engine:
             with attempt:
                 yield self._submitit(folder)
                 attempts.forget(folder.name)
+        elif self.name == "vmap":
+            side_by_side = SideBySide(self.processes)
+            try:
+                yield side_by_side, self.processes
+            finally:
+                side_by_side.shutdown(cancel_futures=True)
         elif self.is_here:
             yield Here(), 1
         else:
@@ -161,6 +173,33 @@ class Here(Executor):
         future: Future[Any] = Future()
         future.set_result(fn(*args, **options))
         return future
+
+
+class SideBySide(ThreadPoolExecutor):
+    """Does jobs in threads of this process whose compiled calls are computed as one.
+
+    Attributes:
+        alike: wants jobs of one kind at a time.
+    """
+
+    alike = True
+
+    def __init__(self, width: int):
+        super().__init__(width)
+        self._lanes = devices.Lanes(width)
+
+    def submit(self, fn: Any, /, *args: Any, **options: Any) -> Future[Any]:
+        """To the next lane that is free."""
+        return super().submit(self._in_lane, fn, *args, **options)
+
+    def _in_lane(self, fn: Any, /, *args: Any, **options: Any) -> Any:
+        with self._lanes.lane():
+            return fn(*args, **options)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """End the lanes, each at its next compiled call."""
+        self._lanes.stop()
+        super().shutdown(wait, cancel_futures=cancel_futures)
 
 
 class Workers(ThreadPoolExecutor):

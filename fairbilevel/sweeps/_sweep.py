@@ -43,11 +43,13 @@ class Job:
         name: unique in its sweep; its files are named after it.
         after: the job whose part it reads, if any. That one is done only where it is needed.
         is_run: whether a user counts it.
+        kind: what it has in common with those that are computed like it.
     """
 
     name: str
     after: str | None = None
     is_run: bool = True
+    kind: str = ""
 
 
 @dataclass(frozen=True)

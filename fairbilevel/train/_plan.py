@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from fairbilevel import devices
 from fairbilevel.problem import FairPruningProblem
 
 RECALIBRATION_BATCHES = 20  # of the final network's statistics
@@ -23,7 +24,8 @@ class Costs:
 
     Attributes:
         gradient_evaluations: one is forward plus backward on one nominal batch.
-        seconds: wall time of compiled calls and of the rows they wait for, compilation included.
+        seconds: wall time of compiled calls and of the rows they wait for, compilation included;
+            of runs side by side (``fb.devices.Lanes``) each one's share.
         compile_seconds: of that, the part spent compiling.
     """
 
@@ -50,7 +52,7 @@ class Costs:
             yield
         finally:
             self._running = False
-            self.seconds += time.perf_counter() - begin
+            self.seconds += devices.share_of_time() * (time.perf_counter() - begin)
 
 
 @dataclass(frozen=True, eq=False)

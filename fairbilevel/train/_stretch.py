@@ -177,7 +177,11 @@ def _weight_stretch(
     return state, masked(factors, state.params), StretchLog(log, finite, violations)
 
 
-weight_stretch = Program(_weight_stretch, donate=True)
+weight_stretch = Program(
+    _weight_stretch,
+    donate=True,
+    steers=lambda state, factors, numbers, run, *batches: (run.count, run.measures),
+)
 """``(steps, state, factors, numbers, stretch, batches, dual_batches)``: see ``Steps``."""
 
 
