@@ -2,7 +2,7 @@
 
 from fairbilevel.devices._cache import compile_cache, saved_seconds
 from fairbilevel.devices._collectives import Collective, bytes_of, collectives
-from fairbilevel.devices._lanes import Lanes, apart, share_of_time
+from fairbilevel.devices._lanes import Lanes, apart, lanes, share_of_time
 from fairbilevel.devices._placement import Placement, memory, on_device
 from fairbilevel.devices._processes import (
     Processes,
@@ -33,6 +33,7 @@ __all__ = [
     "copied",
     "cpu_threads",
     "is_first",
+    "lanes",
     "leave",
     "lost_others",
     "memory",

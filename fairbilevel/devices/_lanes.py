@@ -74,9 +74,7 @@ class Lanes:
                 del self._loops[me]
                 self._answer()
 
-    def ask(
-        self, key: Hashable, together: Together, arguments: Any, costs: Any, loop: bool
-    ) -> Any:
+    def ask(self, key: Hashable, together: Together, arguments: Any, costs: Any, loop: bool) -> Any:
         """The result of a program, computed with what other lanes ask.
 
         Args:
@@ -94,10 +92,10 @@ class Lanes:
                 self._loops[me] += 1
             self._asked.append(call)
             self._answer()
-            while not call.done:
-                if self._stopped:
-                    raise SystemExit("the runs side by side were stopped")
+            while not (call.done or self._stopped):
                 self._change.wait()
+        if self._stopped:
+            raise SystemExit("the runs side by side were stopped")
         if call.error is not None:
             raise call.error
         return call.result

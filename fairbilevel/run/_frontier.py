@@ -85,7 +85,8 @@ _DENSE = "dense"
 
 @dataclass(frozen=True)
 class FrontierSweep(Sweep):
-    """The jobs of a frontier. One that was stopped goes on from its checkpoints.
+    """The jobs of a frontier. One that was stopped goes on from its checkpoints, but for those side
+    by side (``vmap``), which keep none: what writes them serves one thread.
 
     Attributes:
         config: of the problem and the method.
@@ -133,11 +134,12 @@ class FrontierSweep(Sweep):
             chosen = self.config.build(method, sparsity=sparsity)
         else:
             problem = with_tolerance(problem, tolerance)
-        own = checkpoints.below(name)
+        own = None if devices.lanes() else checkpoints.below(name)
         try:
             solution: Solution = chosen.run(problem, reference, checkpoints=own)
         finally:
-            own.close()
+            if own is not None:
+                own.close()
         spent = solution.costs.gradient_evaluations
         point = _point(solution.method, sparsity, tolerance, solution.evaluate, spent)
         at = "" if tolerance is None else f", tolerance {tolerance:g}"

@@ -87,8 +87,8 @@ class Engine:
 
     @property
     def is_here(self) -> bool:
-        """Whether all jobs are done by the calling process."""
-        return self.name == "vmap" or (self.name == "local" and self.processes == 1)
+        """Whether all jobs are done by the calling thread."""
+        return self.name == "local" and self.processes == 1
 
     @contextlib.contextmanager
     def open(self, sweep: Sweep) -> Iterator[tuple[Any, int | None]]:
