@@ -1,7 +1,8 @@
 """Everything that only an accelerator can answer, in one command of at most ten minutes.
 
-    python -m experiments.accelerator             # on a GPU or TPU
-    python -m experiments.accelerator --dry-run   # the same stages, small, on whatever is here
+    python -m experiments.accelerator                 # on a GPU or TPU
+    python -m experiments.accelerator --data FOLDER   # with utkface48.zip in it: faces too
+    python -m experiments.accelerator --dry-run       # the same stages, small, on whatever is here
 
 Stages run one after the other, each in a process of its own with a time limit; one that fails or
 runs out of time leaves the others. Each is written down when it ends, and a second call goes on
@@ -54,7 +55,7 @@ class Stage:
     seconds: int
 
 
-def stages(dry: bool, out: Path) -> list[Stage]:
+def stages(dry: bool, out: Path, data: Path | None = None) -> list[Stage]:
     """In the order of what one would most like to know; small where nothing is to be measured."""
     suite = ("--suite", "accelerator")
     if dry:
@@ -68,6 +69,9 @@ def stages(dry: bool, out: Path) -> list[Stage]:
     deploy = ("--only", "cnn", "--seconds", "0.2") if dry else ("--only", "resnet18")
     feeding = ("--rows", "512", "--batch", "32", "--steps", "4", "--rounds", "1")
     out_of_core = (*tiny, *feeding) if dry else ()
+    few = ("--models", "mlp", "--lanes", "2", "--rounds", "1", "--steps", "8")
+    lanes = few if dry else ()
+    where = () if data is None else ("--data", str(data))
 
     def bilinear(model: str, dtype: str) -> Stage:
         return Stage(
@@ -107,6 +111,13 @@ def stages(dry: bool, out: Path) -> list[Stage]:
             "steps a second with rows out of core, of those in memory",
             ("experiments.bench_feeding", *out_of_core, *beside),
             60,
+        ),
+        Stage(
+            "lanes",
+            "twenty repetitions side by side by vmap against one by one, of the claim's UTKFace "
+            "setting too where its rows are there",
+            ("experiments.bench_lanes", *lanes, *where, *beside),
+            120,
         ),
         Stage("deploy", "what pruning buys where it is served",
               ("experiments.bench_deploy", *deploy, *beside), 60),
@@ -150,7 +161,7 @@ def page(found: dict[str, Any], asked: list[Stage], dry: bool) -> str:
 
 def main() -> None:
     """Run what has not ended well yet."""
-    parser = _write.parser(__doc__, None, dry_run=False)
+    parser = _write.parser(__doc__, None, dry_run=False, data=Path)
     parser.add_argument("--again", action="store_true", help="forget the stages that are there")
     parser.add_argument(
         "--seconds", type=float, help=f"of all stages together, {TOTAL}; a dry run ends by itself"
@@ -161,7 +172,7 @@ def main() -> None:
     name = "accelerator-dry-run" if options.dry_run else "accelerator"
     out: Path = options.out or _write.RESULTS / name
     out.mkdir(parents=True, exist_ok=True)
-    asked, record = stages(options.dry_run, out), out / "stages.json"
+    asked, record = stages(options.dry_run, out, options.data), out / "stages.json"
     here = {"machine": machine(), "versions": versions()}
     found: dict[str, Any] = {**here, "stages": {}}
     if record.is_file() and not options.again:

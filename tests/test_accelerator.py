@@ -19,7 +19,7 @@ SLEEPS = ("timeit", "-n", "1", "-r", "1", "import time; time.sleep(60)")
 
 
 def asked(monkeypatch, tmp_path, *stages, words=()):
-    monkeypatch.setattr(accelerator, "stages", lambda dry, out: list(stages))
+    monkeypatch.setattr(accelerator, "stages", lambda dry, out, data: list(stages))
     monkeypatch.setattr(sys, "argv", ["accelerator", "--out", str(tmp_path), *words])
     with contextlib.suppress(SystemExit):  # of stages that were not begun
         accelerator.main()
