@@ -40,10 +40,10 @@ fairbilevel compare runs methods on the same folds, from the same dense models, 
   --processes    jobs at a time on this machine, 0 for one a core (default {DEFAULTS["processes"]});
                  a job is a dense model or a method's run from it
   --executor     local (default); vmap: all --processes jobs in one process, computed as one, which
-                 fills a GPU or TPU that one small network leaves idle; submitit: Slurm where there is one, told --slurm-partition,
-                 --slurm-time (minutes), --slurm-array-parallelism and the like, else processes of
-                 this machine; dask: the cluster at DASK_SCHEDULER_ADDRESS, else workers of this
-                 machine
+                 fills an accelerator that one small network leaves idle; submitit: Slurm where
+                 there is one, told --slurm-partition, --slurm-time (minutes),
+                 --slurm-array-parallelism and the like, else processes of this machine; dask: the
+                 cluster at DASK_SCHEDULER_ADDRESS, else workers of this machine
 with the options of `fairbilevel solve`, of which --sparsity, --method, --baseline and --dense are
 not used, and --out names the folder to write, or to go on with. Commands on one folder share the
 work.

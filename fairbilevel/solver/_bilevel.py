@@ -54,6 +54,7 @@ class BilevelSolver(Method):
         distill: share of a training row's loss that is its divergence from the dense model's
             classes, in [0, 1], falling as of every method; by default 0.5 up to 300 steps, beyond
             less by the root of their number (0.27 at 1,000).
+        shrink_violations: unshrunken, the multipliers chase the noise of rare groups.
         relaxation: how scores become masks: top-k (straight-through), sigmoid (annealed
             temperature) or capped-simplex (projection); in Python also an object of one's own.
         score_start: where mask scores start: magnitude, layer-magnitude (in units of each layer's
@@ -101,6 +102,7 @@ class BilevelSolver(Method):
 
     distill: float | None = None  # type: ignore[assignment]
     match_dense: bool = True
+    shrink_violations: bool = True
     relaxation: RelaxationName | Relaxation = "top-k"
     score_start: ScoreStart | None = None
     hypergradient: Hypergradient = field(default_factory=Bilinear)
@@ -292,6 +294,7 @@ class BiFP(BilevelSolver):
     match_dense: bool = False
     follow_weights: bool = False
     multiplier_rule: str = "penalty"
+    shrink_violations: bool = False
     split_batch: bool = False
     weights_on: WeightsOn | None = "fit"
 
