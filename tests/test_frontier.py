@@ -65,7 +65,9 @@ def test_a_point_is_the_single_run(prepared, points, reference):
 def test_pairs_differ_by_what_was_asked(prepared, reference):
     totals = []
     for sparsity, tolerance in ((0.6, 0.02), (0.3, 0.02), (0.6, 0.5)):
-        method = dataclasses.replace(prepared.method, sparsity=sparsity)
+        method = dataclasses.replace(
+            prepared.method, sparsity=sparsity, shrink_violations=False
+        )  # so few rows tell nothing but noise
         solution = method.run(tolerated(prepared, tolerance), reference)
         told = solution.allocation.describe(solution.masks)
         prunable = sum(int(np.size(m)) for m in solution.masks.values())
