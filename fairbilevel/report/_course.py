@@ -164,6 +164,9 @@ def _constraint_charts(key: str, run: Track, bound: ConstraintResult) -> list[Fi
     drawn = f" {MOST_LINES} of {count(labels)}: largest multipliers."
     more = drawn if labels > MOST_LINES else ""
     violations, multipliers = (f"{bound.title}: {what}" for what in ("violations", "multipliers"))
+    given = "Weight given to the limit"
+    if not any(y for line in weights for _, y in line.points):
+        given += ": none, as no violation stood out on the rows that steer it"
     return _chart(
         run, f"{key}-violations", violations, f"Above zero: not met.{more}", over,
         title=f"{violations} over the work done",
@@ -172,7 +175,7 @@ def _constraint_charts(key: str, run: Track, bound: ConstraintResult) -> list[Fi
         y_axis=", ".join(["value minus limit", *([bound.unit] if bound.unit else [])]),
         reference=Reference(0.0, "Limit"),
     ) + _chart(
-        run, f"{key}-multipliers", multipliers, f"Weight given to the limit.{more}", weights,
+        run, f"{key}-multipliers", multipliers, f"{given}.{more}", weights,
         title=f"{multipliers} over the work done",
         form=decimal,
         unit=1,
