@@ -394,7 +394,7 @@ def test_two_may_begin_a_folder_at_once(source, tmp_path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--executor", "ray"], "unknown executor 'ray': choose from local, submitit, dask"),
+        (["--executor", "ray"], "unknown executor 'ray': choose from local, vmap, submitit, dask"),
         (["--executor", "submitit"], "pip install 'fairbilevel[submitit]'"),
         (["--executor", "dask"], "pip install 'fairbilevel[dask]'"),
         (["--slurm-partition", "gpu"], "--slurm-partition is for --executor submitit"),
