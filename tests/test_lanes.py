@@ -242,6 +242,13 @@ def test_a_comparison_by_vmap_is_the_one_of_each_run_alone(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+def test_runs_that_share_devices_do_not_go_side_by_side():
+    Engine("vmap", 2).check_devices(1)
+    Engine("local", 2).check_devices(4)
+    with pytest.raises(ValueError, match="give --devices 1"):
+        Engine("vmap", 2).check_devices(4)
+
+
 def test_a_stopped_comparison_goes_on_by_vmap(tmp_path, monkeypatch):
     config = Config("digits", model="mlp", width=8, steps=8, dense_steps=8, max_rows=600,
                     min_group_rows=1)  # fmt: skip

@@ -48,6 +48,8 @@ def run_comparison(
         ValueError: the folder holds something else, or a comparison with other settings; the data
             cannot be read; or no repetition is complete because runs failed.
     """
+    if isinstance(executor, Engine):
+        executor.check_devices(comparison.config.placement().count)
     _claim(comparison, folder)
     sweep = ComparisonSweep(folder.absolute(), comparison)
     if executor is None or isinstance(executor, Engine):

@@ -263,6 +263,8 @@ def frontier_run(
             raise ValueError(
                 f"{constraint.name} has a tolerance for each group: a frontier varies one number"
             )
+    if isinstance(executor, Engine):
+        executor.check_devices(problem.placement.count)
     for sparsity in sparsities:  # refused before any work
         dataclasses.replace(prepared.method, sparsity=sparsity).plan(problem)
     for tolerance in tolerances:

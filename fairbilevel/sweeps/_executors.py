@@ -90,6 +90,18 @@ class Engine:
         """Whether all jobs are done by the calling thread."""
         return self.name == "local" and self.processes == 1
 
+    def check_devices(self, count: int) -> None:
+        """Refuse runs side by side that would share several devices each.
+
+        Raises:
+            ValueError: by ``vmap``, on more than one device.
+        """
+        if self.name == "vmap" and count > 1:
+            raise ValueError(
+                f"--executor vmap computes its runs on one device, and {count} share each here: "
+                "give --devices 1"
+            )
+
     @contextlib.contextmanager
     def open(self, sweep: Sweep) -> Iterator[tuple[Any, int | None]]:
         """The executor, and how many jobs it is given at a time (``None``: all that are ready)."""
