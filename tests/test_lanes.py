@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -85,7 +86,8 @@ def test_a_width_is_filled_up_and_never_exceeded():
         np.testing.assert_allclose(got, alone(start, [4], start[1]), rtol=1e-6)
     assert sorted(own.widths) == [1, 2]
     wide = Counted()
-    together(8, [lambda s=s: wide(s, [4], s[1]) for s in STARTS])
+    filled = together(8, [lambda s=s: wide(s, [4], s[1]) for s in STARTS])
+    np.testing.assert_allclose(filled, found, rtol=1e-6)
     assert wide.widths == [3]
     assert wide.program.compiled == 1  # of eight lanes, five of them copies
 
@@ -155,32 +157,51 @@ def test_an_error_reaches_the_lanes_that_asked():
     assert all(np.isfinite(x).all() for x in together(3, [lambda k=k: job(k) for k in range(3)]))
 
 
-def test_time_is_shared_and_what_is_apart_waits_for_nobody():
-    own, costs = Counted(), [Costs() for _ in range(2)]
-    begun = threading.Event()
+def test_time_is_shared():
+    costs, passed, meet = [Costs(), Costs()], [0.0, 0.0], threading.Barrier(2)
+
+    def job(k):
+        begin = time.perf_counter()
+        with costs[k].timed():
+            time.sleep(0.2)
+            meet.wait(60)  # both are in until both have slept
+            share = devices.share_of_time()
+        passed[k] = time.perf_counter() - begin
+        meet.wait(60)
+        return share
+
+    assert together(2, [lambda k=k: job(k) for k in range(2)]) == [0.5, 0.5]
+    for each, whole in zip(costs, passed, strict=True):
+        assert 0.1 <= each.seconds <= whole / 2
+    assert devices.share_of_time() == 1.0
+
+
+def test_what_is_apart_waits_for_nobody():
+    own, begun = Counted(), threading.Event()
 
     def job(k):
         if k:
-            begun.wait(60)
+            assert begun.wait(60)  # asks nothing before the other one has its result
             return own(STARTS[k], [2], 0.5)
-        with devices.apart(), costs[0].timed():
-            found = own(STARTS[0], [2], 0.5)  # the other lane has not asked
-        assert devices.share_of_time() in (0.5, 1.0)
+        with devices.apart():
+            assert devices.lanes() is None
+            found = own(STARTS[0], [2], 0.5)
         begun.set()
         return found
 
-    assert len(together(2, [lambda k=k: job(k) for k in range(2)])) == 2
-    assert devices.share_of_time() == 1.0
+    together(2, [lambda k=k: job(k) for k in range(2)])
+    assert own.widths == [1]  # the one apart never came to the others
     assert devices.lanes() is None
 
 
 def test_stopped_lanes_end():
+    own = Counted()
     lanes, (there, asked, held) = Lanes(2), [threading.Event() for _ in range(3)]
 
     def waits():
         with lanes.lane():
             asked.set()
-            Counted()(STARTS[0], [2], 0.5)
+            own(STARTS[0], [2], 0.5)
 
     def never_asks():
         with lanes.lane():
@@ -197,6 +218,7 @@ def test_stopped_lanes_end():
         idle.result(60)
         with pytest.raises(SystemExit, match="stopped"):
             waiting.result(60)
+    assert own.widths == []
 
 
 ALIKE = """
@@ -249,7 +271,7 @@ def test_runs_that_share_devices_do_not_go_side_by_side():
         Engine("vmap", 2).check_devices(4)
 
 
-def test_a_stopped_comparison_goes_on_by_vmap(tmp_path, monkeypatch):
+def test_a_stopped_comparison_goes_on_by_vmap(tmp_path):
     config = Config("digits", model="mlp", width=8, steps=8, dense_steps=8, max_rows=600,
                     min_group_rows=1)  # fmt: skip
     design = Comparison(config, ("gradual-magnitude", "magnitude"), (0.8,), folds=3, dense_seeds=0)

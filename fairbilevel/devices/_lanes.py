@@ -107,8 +107,8 @@ class Lanes:
             self._change.notify_all()
 
     def _answer(self) -> None:
-        """Compute what the last lanes ask, if all have asked."""
-        if not self._asked or len(self._asked) < len(self._loops):
+        """Compute a group of what is asked, once all lanes have asked; nothing after a stop."""
+        if self._stopped or not self._asked or len(self._asked) < len(self._loops):
             return
         first = min(self._asked, key=lambda call: call.turn)
         group = [call for call in self._asked if call.key == first.key][: self.width]
