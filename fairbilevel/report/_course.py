@@ -161,11 +161,12 @@ def _sparsity_chart(run: Track, other: Track) -> list[Figure]:
 def _constraint_charts(key: str, run: Track, bound: ConstraintResult) -> list[Figure]:
     share = bound.unit == "points"
     over, weights, labels = _history(run, bound.name)
-    drawn = f" {MOST_LINES} of {count(labels)}: largest multipliers."
+    moved = any(y for line in weights for _, y in line.points)
+    drawn = f" {MOST_LINES} of {count(labels)}: largest {'multipliers' if moved else 'violations'}."
     more = drawn if labels > MOST_LINES else ""
     violations, multipliers = (f"{bound.title}: {what}" for what in ("violations", "multipliers"))
     given = "Weight given to the limit"
-    if not any(y for line in weights for _, y in line.points):
+    if not moved:
         given += ": none, as no violation stood out on the rows that steer it"
     return _chart(
         run, f"{key}-violations", violations, f"Above zero: not met.{more}", over,

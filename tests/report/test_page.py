@@ -320,12 +320,16 @@ def test_huge_values_of_a_diverged_run_are_drawn(example_run: MakeRun) -> None:
 
 def test_multipliers_that_never_moved_are_explained(example_run: MakeRun) -> None:
     said = "none, as no violation stood out on the rows that steer it"
-    config, result, metrics = example_run(["a", "b"])
-    assert said not in "".join(Outline(render(config, result, metrics)).text)
+    config, result, metrics = example_run([f"group {i}" for i in range(12)])
+    text = "".join(Outline(render(config, result, metrics)).text)
+    assert said not in text
+    assert "8 of 12: largest multipliers." in text
     for line in metrics:
         for labels in line.get("multipliers", {}).values():
             labels.update(dict.fromkeys(labels, 0.0))
-    assert said in "".join(Outline(render(config, result, metrics)).text)
+    text = "".join(Outline(render(config, result, metrics)).text)
+    assert said in text
+    assert "8 of 12: largest violations." in text
 
 
 def test_a_group_without_rows_is_named_as_unknown(example_run: MakeRun) -> None:
