@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from experiments import _write
-from experiments._presets import PRESETS, TRIAL, Setting
+from experiments._presets import PRESETS, Setting
 from experiments._write import look, picture
 from fairbilevel import comparison, devices, sweeps
 from fairbilevel._numbers import share
@@ -62,7 +65,7 @@ _CERTIFIED = {"certified_tolerance": "certified (points)"}
 
 
 def parser(module: str, doc: str | None) -> argparse.ArgumentParser:
-    """Of the command line of settings and their trials."""
+    """Of the command line of settings."""
     made = _write.parser(doc, None)
     made.add_argument("--preset", choices=PRESETS[module], default="small")
     made.add_argument("--data", type=Path, help="folder with the data files")
@@ -70,9 +73,12 @@ def parser(module: str, doc: str | None) -> argparse.ArgumentParser:
     made.add_argument(
         "--processes", type=int, default=os.cpu_count() or 1, help="jobs at a time on this machine"
     )
-    cut = made.add_argument_group("a trial", "to see that it runs; needs an --out of its own")
-    for name, (kind, words) in TRIAL.items():
-        cut.add_argument(f"--{name.replace('_', '-')}", type=kind, help=words)
+    made.add_argument(
+        "--smoke",
+        action="store_true",
+        help="in miniature and on synthetic rows, to see that it runs; writes to a folder that is "
+        "removed, unless --out is given",
+    )
     return made
 
 
@@ -80,16 +86,23 @@ def asked(
     module: str, options: argparse.Namespace
 ) -> tuple[Path, dict[str, tuple[Setting, Comparison]]]:
     """The folder of the results, and a preset's settings with their designs, of a command line;
-    ``ValueError`` where a setting is unknown or a trial does not fit."""
+    ``ValueError`` where a setting is unknown or options do not go together."""
     settings = PRESETS[module][options.preset]
     if set(options.only or ()) - set(settings):
         raise ValueError(f"--only: choose from {', '.join(settings)}")
-    trial = {name: getattr(options, name) for name in TRIAL if getattr(options, name) is not None}
-    if trial and options.out is None:
-        raise ValueError("a trial (--steps, --folds and the like) needs an --out of its own")
+    if options.smoke and options.data is not None:
+        raise ValueError("--smoke makes its own rows; leave out --data")
+    if options.smoke and options.out is None:
+        options.out = Path(tempfile.mkdtemp())
+        atexit.register(shutil.rmtree, options.out, ignore_errors=True)
     out = options.out or _write.RESULTS / module
     out = out / options.preset if options.preset != "small" else out
-    return out, {name: (s, s.design(options.data, trial)) for name, s in settings.items()}
+    designs = {
+        name: setting.smoke(out / f"{name}.npz") if options.smoke else setting.design(options.data)
+        for name, setting in settings.items()
+        if not options.smoke or name in (options.only or settings)
+    }
+    return out, {name: (settings[name], design) for name, design in designs.items()}
 
 
 def run_presets(
@@ -162,11 +175,14 @@ def _run(
             if (folder / "table.md").is_file():
                 summaries[name] = comparison.summarize(design, folder)
             continue
-        if setting.in_folder and options.data is None and not _is_finished(design, folder):
+        away = setting.in_folder and options.data is None and not options.smoke
+        if away and not _is_finished(design, folder):
             lacking.append(setting.source)
             continue
         words = [f"python -m experiments.{module} --preset {options.preset}"]
-        if setting.in_folder:
+        if options.smoke:
+            words.append("--smoke")
+        elif setting.in_folder:
             words.append(f"--data {options.data.name if options.data else 'DATA'}")
         summaries[name] = comparison.run_comparison(
             design,

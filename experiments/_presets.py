@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
+
+import numpy as np
 
 from fairbilevel import BilevelSolver
 from fairbilevel.comparison import REFERENCE, Comparison, split_methods
 from fairbilevel.methods import METHODS
 from fairbilevel.run import Config
 
-
-def _sparsities(text: str) -> tuple[float, ...]:
-    return tuple(float(s) for s in text.split(",") if s)
-
-
-# What a setting can be cut down to, to see that it runs: type and meaning.
-TRIAL: dict[str, tuple[Any, str]] = {
-    "steps": (int, "of every training"),
-    "folds": (int, "of the first round only"),
-    "max_rows": (int, "to read"),
-    "image_size": (int, "in pixels"),
-    "width": (int, "of the network"),
-    "methods": (split_methods, "some of them, commas between; the reference too"),
-    "sparsities": (_sparsities, "commas between"),
-}
+SMOKE_ROWS = 480
 
 
 @dataclass(frozen=True)
@@ -58,27 +46,59 @@ class Setting:
         """Whether the rows are in the folder that ``--data`` names."""
         return self.source != "digits" and not self.source.startswith("tfds:")
 
-    def design(
-        self, folder: Path | None, trial: Mapping[str, Any] = MappingProxyType({})
-    ) -> Comparison:
-        """The comparison, or the part of it that a trial (names of ``TRIAL``) leaves."""
+    def design(self, folder: Path | None) -> Comparison:
+        """The comparison, on the data in a folder."""
         data = self.source
         if self.in_folder and folder is not None:
             # Named as it is called from here, not by where it lies on this machine.
             data = os.path.relpath(folder / self.source)
-        options = {"min_group_rows": 150, **self.options}
-        options |= {n: trial[n] for n in ("max_rows", "image_size", "width") if n in trial}
-        if "steps" in trial:
-            options |= _steps(trial["steps"], trial["steps"])
         return Comparison(
-            Config(data=data, **options),
-            trial.get("methods") or self.methods,
-            trial.get("sparsities") or self.sparsities,
+            Config(data=data, **{"min_group_rows": 150, **self.options}),
+            self.methods,
+            self.sparsities,
             reference=self.reference,
-            folds=trial.get("folds", self.folds),
-            rounds=1 if "folds" in trial else self.rounds,
-            dense_seeds=0 if "steps" in trial else 5,
+            folds=self.folds,
+            rounds=self.rounds,
+            dense_seeds=5,
         )
+
+    def smoke(self, path: Path) -> Comparison:
+        """In miniature, to see that it runs: every method and every layer of the network, narrow,
+        for a few steps, half of it removed, on synthetic rows under the source's columns, which are
+        written to ``path``, an ``.npz``."""
+        config = self.design(None).config
+        small: dict[str, Any] = {"width": 8, "batch_size": 16, **_steps(8, 8)}
+        small |= {"max_rows": None, "image_size": None, "download": False}
+        small |= {"min_group_rows": 1, "min_class_rows": 1, "data": str(path)}
+        small |= {"target": config.target or "label", "group": config.group or ("label",)}
+        # Above 64 pixels, up to which residual networks begin otherwise.
+        size = None if config.model == "mlp" else min(config.image_size or 32, 66)
+        config = dataclasses.replace(config, **small)
+        _write_rows(path, config, size)
+        return Comparison(
+            config,
+            self.methods,
+            (0.5,),
+            reference=self.reference,
+            folds=2,
+            dense_seeds=0,
+        )
+
+
+def _write_rows(path: Path, config: Config, size: int | None) -> None:
+    """Images of this size, or six numbers a row, of two classes that can be told apart."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, SMOKE_ROWS)
+    names = (f"not {config.positive}", config.positive) if config.positive else ("a", "b")
+    columns = {name: rng.integers(0, 2, SMOKE_ROWS) for name in config.group}
+    columns[str(config.target)] = np.array(names)[y]
+    if size is None:
+        x = rng.normal(size=(SMOKE_ROWS, 6)).astype(np.float32) + y[:, None]
+    else:
+        x = rng.integers(0, 180, (SMOKE_ROWS, size, size, 3), np.uint8)
+        x += (60 * y[:, None, None, None]).astype(np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, x=x, **columns)
 
 
 # Networks are small on purpose: what a large one has to spare hides what pruning does.

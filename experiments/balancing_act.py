@@ -7,12 +7,10 @@ Naive fine-tuning, equalized loss with and without buffers, CEAG, FairGRAPE and 
 along the paper's sparsities; CEAG once more with other tolerances' and buffers' worth. Every method
 stops early on tune, so naive fine-tuning is the paper's NFT+ES. Writes ``results/balancing_act/``.
 
-The paper's networks in a few steps, to see that they run (some minutes on two cores; ``cifar100``
-downloads its data the first time):
+The paper's networks in miniature, to see that they run (``cifar100`` downloads its data the first
+time where it does not):
 
-    python -m experiments.balancing_act --preset paper --data path/to/folder --only utkface-race \\
-        --steps 4 --folds 2 --max-rows 1200 --image-size 66 --sparsities 0.9 \\
-        --methods gradual-magnitude,ceag --out trial
+    python -m experiments.balancing_act --preset paper --smoke --only utkface-race
 """
 
 from __future__ import annotations

@@ -51,8 +51,11 @@ def measure(name: str, setting: Setting, options: argparse.Namespace) -> dict[st
     """A line of the table."""
 
     def design(steps: int, rounds: int) -> comparison.Comparison:
-        made = setting.design(options.data, {"steps": steps, "methods": METHODS})
-        return dataclasses.replace(made, rounds=rounds)
+        made = setting.design(options.data)
+        short = dataclasses.replace(made.config, dense_steps=steps, steps=steps)
+        return dataclasses.replace(
+            made, config=short, methods=METHODS, rounds=rounds, dense_seeds=0
+        )
 
     engines = {
         "one by one": (Engine(), 1),

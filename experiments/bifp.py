@@ -8,12 +8,9 @@ on the weights, on either), gradient evaluations until a network is fair, and of
 surface between the variants. Bias is the largest difference of group accuracies. Writes
 ``results/bifp/``.
 
-The paper's networks in a few steps, to see that they run (three minutes on two cores; images above
-64 pixels, below which the networks begin otherwise):
+In miniature, to see that the paper's networks run:
 
-    python -m experiments.bifp --preset paper --data path/to/folder --only blond-resnet10 \\
-        --steps 4 --folds 2 --max-rows 600 --image-size 66 --sparsities 0.8926 \\
-        --methods gradual-magnitude,bifp --out trial
+    python -m experiments.bifp --preset paper --smoke --only blond-resnet10
 """
 
 from __future__ import annotations

@@ -15,12 +15,10 @@ so an interrupted experiment goes on where it stopped. Writes under ``results/di
 the outcome of every row (``NAME/repetitions``, packed at the end), and of all settings together
 ``groups.csv``, ``correlations.csv``, ``mitigation.csv``, ``NAME.png`` and ``disparate_impact.md``.
 
-A paper setting in a few steps, to see that it runs (some minutes on two cores; the first time,
-``tfds:`` settings download their data):
+In miniature, to see that it runs (the first time, ``tfds:`` settings download their data where it
+does not):
 
-    python -m experiments.disparate_impact --preset paper --data path/to/folder \\
-        --only utkface-race-resnet18 --steps 60 --folds 2 --max-rows 1000 --image-size 16 \\
-        --width 8 --sparsities 0.98 --methods gradual-magnitude,equalized-loss-both --out trial
+    python -m experiments.disparate_impact --preset paper --smoke --only svhn-vgg19
 """
 
 from __future__ import annotations
@@ -57,7 +55,7 @@ class Depth:
 
 
 DEPTHS = {"small": Depth(0.95, 100, 500, 8), "paper": Depth(0.9, 2_000, 4_096, 20)}
-SHALLOW = Depth(0.9, 10, 20, 2)  # of a trial
+SHALLOW = Depth(0.3, 2, 20, 2)  # in miniature
 
 
 def _values(found: Sensitivity) -> dict[str, list[float]]:
@@ -131,9 +129,8 @@ def repetition(design: Comparison, depth: Depth, folder: Path, round_: int, fold
             "excess_loss_dense_statistics": impact.excess_loss.tolist(),
         }
     for variant, method in MITIGATIONS.items():
-        if method in design.methods:
-            spent = pruned(variant, method, depth.mitigated).costs.gradient_evaluations
-            record["variants"][variant] = {"gradient_evaluations": spent}
+        spent = pruned(variant, method, depth.mitigated).costs.gradient_evaluations
+        record["variants"][variant] = {"gradient_evaluations": spent}
     record["seconds"] = time.perf_counter() - began
     stem.parent.mkdir(parents=True, exist_ok=True)
     write_arrays(stem.with_suffix(".npz"), rows, compressed=True)
@@ -156,12 +153,12 @@ def main() -> None:
     options = parser("disparate_impact", __doc__).parse_args()
     with one_sentence():
         out, settings = asked("disparate_impact", options)
-        depth = DEPTHS[options.preset] if options.steps is None else SHALLOW
+        depth = DEPTHS[options.preset] if not options.smoke else SHALLOW
         jobs, chosen = [], {n: settings[n] for n in options.only or settings}
         for name, (setting, design) in chosen.items():
             own = [(design, depth, out / name, *pair) for pair in design.repetitions]
             lacking = [job for job in own if not comparison.read_repetition(*job[2:])[0]]
-            if lacking and setting.in_folder and options.data is None:
+            if lacking and setting.in_folder and options.data is None and not options.smoke:
                 raise ValueError(f"--data is needed: the folder that holds {setting.source}")
             jobs += lacking
         _work(jobs, options.processes)

@@ -131,12 +131,13 @@ def test_a_repetition_in_a_few_steps_and_its_page(tmp_path, monkeypatch):
     x = (rng.integers(0, 120, (240, 4, 4, 1)) + 40 * y[:, None, None, None]).astype(np.uint8)
     np.savez(tmp_path / "rows.npz", x=x, y=y, group=y)
     options = {"model": "mlp", "constraint": ("none",), "min_group_rows": 1, "batch_size": 8}
+    options |= {"steps": 60, "dense_steps": 60, "width": 6}
     methods = tuple(_presets.MITIGATIONS.values())
-    mine = _presets.Setting("rows.npz", methods, (0.98,), options)
+    mine = _presets.Setting("rows.npz", methods, (0.98,), options, folds=2)
+    monkeypatch.setitem(experiment.DEPTHS, "small", experiment.SHALLOW)
     monkeypatch.setitem(_presets.PRESETS, "disparate_impact", {"small": {"mine": mine}})
-    trial = "--steps 60 --folds 2 --width 6 --methods gradual-magnitude,equalized-loss-both"
     out = tmp_path / "results"
-    words = ["--data", str(tmp_path), "--out", str(out), "--processes", "1", *trial.split()]
+    words = ["--data", str(tmp_path), "--out", str(out), "--processes", "1"]
     monkeypatch.setattr(sys, "argv", ["disparate_impact", *words])
     experiment.main()
     page = (out / "disparate_impact.md").read_text()

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from experiments import claim, hypergradient_ablation
+from experiments import hypergradient_ablation
 from experiments._comparison import run_presets
 from experiments._presets import PRESETS, Setting
 
@@ -23,14 +23,14 @@ def test_every_setting_is_a_design_that_holds(setting, tmp_path):
     assert design.methods == setting.methods
     assert design.config.data.endswith(setting.source)
     assert design.dense_seeds == 5
-    trial = {"steps": 4, "folds": 2, "max_rows": 500, "image_size": 66, "width": 8}
-    cut = setting.design(tmp_path, trial)
-    assert cut.config.width == 8
-    assert (cut.config.steps, cut.config.dense_steps, cut.config.max_rows) == (4, 4, 500)
-    assert (cut.config.image_size, cut.folds, cut.rounds, cut.dense_seeds) == (66, 2, 1, 0)
-    assert (cut.methods, cut.sparsities) == (setting.methods, setting.sparsities)
-    some = setting.design(tmp_path, {"methods": (setting.reference,), "sparsities": (0.25,)})
-    assert some.runs == [(setting.reference, 0.25)]
+    small = setting.smoke(tmp_path / "rows.npz")
+    assert (small.methods, small.config.model) == (design.methods, design.config.model)
+    assert (small.repetitions, small.config.steps) == ([(0, 0), (0, 1)], 8)
+    with np.load(tmp_path / "rows.npz") as rows:
+        assert {small.config.target, *small.config.group, "x"} == set(rows.files)
+        images = rows["x"].shape[1:3]
+    if (design.config.image_size or 0) > 64:
+        assert images == (66, 66)
 
 
 @pytest.fixture
@@ -50,10 +50,11 @@ def call(monkeypatch, settings, *words, more=None):
 
 def setting(source="rows.npz"):
     options = {"model": "mlp", "width": 8, "min_group_rows": 10, "batch_size": 32}
-    return Setting(source, ("gradual-magnitude", "magnitude"), (0.5, 0.9), options)
+    options |= {"steps": 4, "dense_steps": 4}
+    return Setting(source, ("gradual-magnitude", "magnitude"), (0.5,), options, folds=2)
 
 
-def test_a_trial_runs_what_was_asked_for_and_then_the_rest(rows, monkeypatch):
+def test_settings_run_and_then_what_hangs_on_all_of_them(rows, monkeypatch):
     seen = []
 
     def more(folder, name, design, summary):
@@ -61,25 +62,25 @@ def test_a_trial_runs_what_was_asked_for_and_then_the_rest(rows, monkeypatch):
         assert (folder.parent / "two" / "table.md").is_file()
         seen.append((name, design.runs, [line["method"] for line in summary["lines"]]))
 
-    words = ["--data", rows, "--steps", 4, "--folds", 2, "--processes", 1, "--out", rows / "out"]
-    words += ["--methods", "gradual-magnitude", "--sparsities", "0.5"]
+    words = ["--data", rows, "--processes", 1, "--out", rows / "out"]
     call(monkeypatch, {"one": setting(), "two": setting()}, *words, more=more)
-    runs = [("gradual-magnitude", 0.5)]
-    assert seen == [(name, runs, ["dense", "gradual-magnitude"]) for name in ("one", "two")]
+    methods = ["gradual-magnitude", "magnitude"]
+    runs = [(method, 0.5) for method in methods]
+    assert seen == [(name, runs, ["dense", *methods]) for name in ("one", "two")]
     assert (rows / "out" / "reading.md").is_file()
     assert (rows / "out" / "one" / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_tables_of_what_is_finished_are_made_anew_without_data(rows, monkeypatch):
     both = {"one": setting(), "two": setting()}
-    trial = ["--steps", 4, "--folds", 2, "--processes", 1, "--out", rows / "out"]
-    call(monkeypatch, both, "--data", rows, "--only", "one", *trial)
+    words = ["--processes", 1, "--out", rows / "out"]
+    call(monkeypatch, both, "--data", rows, "--only", "one", *words)
     there = rows / "out" / "one"
     assert (there / "repetitions.xz").is_file()
     assert not (there / "repetitions").exists()
     before = (there / "table.csv").read_bytes()
     (there / "table.csv").unlink()
-    call(monkeypatch, both, *trial)
+    call(monkeypatch, both, *words)
     assert (there / "table.csv").read_bytes() == before
     assert not (rows / "out" / "two").exists()
 
@@ -88,13 +89,9 @@ def test_tables_of_what_is_finished_are_made_anew_without_data(rows, monkeypatch
     ("words", "said"),
     [
         ([], "--data is needed: the folder that holds rows.npz"),
-        (["--data", "nowhere", "--out", "out", "--steps", 2], "nowhere"),
+        (["--data", "nowhere", "--out", "out"], "nowhere"),
         (["--only", "two"], "--only: choose from one"),
-        (["--max-rows", "9"], "a trial (--steps, --folds and the like) needs an --out of its own"),
-        (
-            ["--data", ".", "--methods", "magnitude", "--out", "out"],
-            "the reference 'gradual-magnitude' is not among the methods magnitude",
-        ),
+        (["--data", ".", "--smoke"], "--smoke makes its own rows; leave out --data"),
     ],
 )
 def test_mistakes_get_one_sentence(words, said, monkeypatch, capsys, tmp_path):
@@ -118,12 +115,19 @@ def test_data_that_are_not_prepared_are_said_so(monkeypatch, capsys, tmp_path):
     assert line.startswith("error: tfds:cifar100 is not prepared here")
 
 
-def test_a_reading_does_without_what_a_trial_left_out():
-    """Rivals that were not run, and times of runs that were all gone on with."""
-    alone = {"lines": [{"method": "bilevel"}], "admitted": {}}
-    assert not any(
-        "setting of a trial" in line for line in claim.reading({"setting of a trial": alone})
-    )
+def test_a_smoke_run_needs_no_data_and_leaves_nothing(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    both = {"one": setting("nowhere.zip"), "two": setting("tfds:nothing")}
+    call(monkeypatch, both, "--smoke", "--only", "two", "--processes", 1)
+    out = capsys.readouterr().out
+    assert "two: round 0 fold 1: magnitude@0.5" in out
+    assert "one:" not in out
+    assert not list(tmp_path.iterdir())
+    call(monkeypatch, both, "--smoke", "--processes", 1, "--out", "kept")
+    assert "--preset small --smoke --only one" in (tmp_path / "kept/one/table.md").read_text()
+
+
+def test_a_reading_does_without_times_of_runs_that_were_gone_on_with():
     lines = [
         {
             "method": method,
