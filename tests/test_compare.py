@@ -13,6 +13,7 @@ import pytest
 from fairbilevel import comparison, methods, pruners, solver, train
 from fairbilevel.cli import main
 from fairbilevel.comparison import Comparison, start_repetition
+from fairbilevel.masks import CutNetworkError
 from fairbilevel.run import Config
 from fairbilevel.sweeps._executors import Workers as _workers
 from fairbilevel.train import DivergenceError
@@ -168,7 +169,7 @@ def test_a_run_that_fails_stays_in_the_table(source, tmp_path, monkeypatch):
 
     class Cut(pruners.Random):
         def run(self, problem, reference, **_):
-            raise ValueError("sparsity 0.5 cut the network")
+            raise CutNetworkError("sparsity 0.5 cut the network")
 
     real, broken = methods.by_name, {"magnitude": Diverged, "random": Cut}
 
@@ -194,6 +195,18 @@ def test_a_run_that_fails_stays_in_the_table(source, tmp_path, monkeypatch):
     assert "magnitude (2 failed)" in text
     record = json.loads((tmp_path / "out" / "repetitions" / "0-0.json").read_text())
     assert "step 7" in record["runs"]["magnitude@0.5"]["diagnosis"]
+
+
+def test_a_method_that_cannot_be_run_has_no_line_in_the_table(source, tmp_path):
+    """Too few steps are no cut network: no constant answer stands in for it."""
+    dear = "bilevel:hypergradient=cg"
+    settings = dataclasses.replace(design(source).config, steps=1)
+    two = Comparison(settings, ("random", dear), (0.5,), reference="random", folds=2, dense_seeds=0)
+    summary = comparison.run_comparison(two, tmp_path / "out")
+    assert {line["method"] for line in summary["lines"]} == {"dense", "random"}
+    jobs = [f"round 0 fold {fold}: {dear}@0.5" for fold in (0, 1)]
+    assert [error["job"] for error in summary["errors"]] == jobs
+    assert all("do not pay for one outer step" in error["error"] for error in summary["errors"])
 
 
 # ---------------------------------------------------------------- options
@@ -324,6 +337,8 @@ def test_a_second_fold_compiles_nothing(source):
         (["--folds", "many"], "--folds wants a whole number"),
         (["--sparsities", "0.5,high"], "--sparsities are numbers"),
         (["--dense", "run"], "leave out --dense"),
+        (["--sparsity", "0.5"], "--sparsity says nothing here: give --sparsities"),
+        (["--method=snip"], "--method says nothing here: give --methods"),
         (["--methods"], "--methods wants a value"),
         (["--methods", "magnitude,snip", "--score-step", "0.3"], "--score-step is no option of"),
     ],

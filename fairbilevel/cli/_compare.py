@@ -44,17 +44,21 @@ fairbilevel compare runs methods on the same folds, from the same dense models, 
                  there is one, told --slurm-partition, --slurm-time (minutes),
                  --slurm-array-parallelism and the like, else processes of this machine; dask: the
                  cluster at DASK_SCHEDULER_ADDRESS, else workers of this machine
-with the options of `fairbilevel solve`, of which --sparsity, --method, --baseline and --dense are
-not used, and --out names the folder to write, or to go on with. Commands on one folder share the
-work.
+with the options of `fairbilevel solve` but --sparsity, --method, --baseline and --dense; --out
+names the folder to write, or to go on with. Commands on one folder share the work.
 """
+REFUSED = {
+    "sparsity": "give --sparsities",
+    "method": "give --methods",
+    "baseline": "name it among --methods, and as --reference",
+}
 
 
 def compare(words: list[str], console: Console) -> int:
     """Run it and print the table; everything that solve takes, and ``DEFAULTS``."""
     if {"-h", "--help"} & set(words):
         print(HELP)
-    options, rest = taken(words, DEFAULTS)
+    options, rest = taken(words, DEFAULTS, REFUSED)
     engine, rest = engine_asked(options, rest)
     config = configuration("compare", rest)
     from fairbilevel import comparison
@@ -118,10 +122,10 @@ def frontier(words: list[str], console: Console) -> int:
             f"  --tolerances  of every constraint, fractions or percentages (default "
             f"{lists['tolerances']})\n"
             "  --processes, --executor and --slurm-*  as for `fairbilevel compare`\n"
-            "with the options of `fairbilevel solve`, of which --sparsity and the tolerances in\n"
+            "with the options of `fairbilevel solve` but --sparsity; the tolerances in\n"
             "--constraint are not used, and --out names the folder to write.\n"
         )
-    lists, rest = taken(words, lists)
+    lists, rest = taken(words, lists, {"sparsity": REFUSED["sparsity"]})
     engine, rest = engine_asked(lists, rest)
     config = configuration("frontier", rest)
     from fairbilevel import fairness

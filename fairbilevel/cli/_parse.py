@@ -7,7 +7,9 @@ import dataclasses
 import io
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import tyro
@@ -134,8 +136,11 @@ def _said(words: list[str]) -> list[str]:
     return said
 
 
-def taken(words: list[str], names: dict[str, str]) -> tuple[dict[str, str], list[str]]:
-    """The options in ``names`` (with their defaults) out of the words, and the other words."""
+def taken(
+    words: list[str], names: dict[str, str], refused: Mapping[str, str] = MappingProxyType({})
+) -> tuple[dict[str, str], list[str]]:
+    """The options in ``names`` (with their defaults) out of the words, and the other words; those
+    of ``solve`` that would say nothing are refused, with what to do instead."""
     found, rest = dict(names), []
     remaining = iter(words)
     for word in remaining:
@@ -145,6 +150,8 @@ def taken(words: list[str], names: dict[str, str]) -> tuple[dict[str, str], list
             if not given:
                 raise ValueError(f"--{name} wants a value")
             found[name] = given
+        elif word.startswith("--") and name in refused:
+            raise ValueError(f"--{name} says nothing here: {refused[name]}")
         else:
             rest.append(word)
     return found, rest

@@ -12,6 +12,7 @@ from fairbilevel import data as fb_data
 from fairbilevel import fairness, run
 from fairbilevel.comparison._design import OUTCOME_ROLES, ROLES, Comparison
 from fairbilevel.data import Dataset
+from fairbilevel.masks import CutNetworkError
 from fairbilevel.problem import FairPruningProblem, Network, Reference
 from fairbilevel.run import read_data
 from fairbilevel.train import Costs, DivergenceError, Solution, train_dense
@@ -103,11 +104,15 @@ def run_method(
     sparsity: float,
     seed: int,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """One method: what the record keeps, and whether each row is right."""
+    """One method: what the record keeps, and whether each row is right.
+
+    Raises:
+        ValueError: the method cannot be run: too few steps, say.
+    """
     try:
         chosen = comparison.method(method, sparsity, seed)
         solution: Solution = chosen.run(problem, reference)
-    except ValueError as error:
+    except (CutNetworkError, DivergenceError) as error:
         return _failed(problem, reference, error)
     entry: dict[str, Any] = {
         "gradient_evaluations": solution.costs.gradient_evaluations,
@@ -168,7 +173,7 @@ def _evaluate(
 
 
 def _failed(
-    problem: FairPruningProblem, reference: Reference, error: ValueError
+    problem: FairPruningProblem, reference: Reference, error: CutNetworkError | DivergenceError
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """A run without a network stays in the table.
 

@@ -2,7 +2,7 @@
 
 from fairbilevel.masks._allocation import MEASURES, Allocation, layer_shares
 from fairbilevel.masks._apply import apply, collect, compact, expand, filters_of, wrap
-from fairbilevel.masks._budget import Budget, CubicSchedule, as_counts, removed
+from fairbilevel.masks._budget import Budget, CubicSchedule, CutNetworkError, as_counts, removed
 from fairbilevel.masks._cost import Cost, CostModel, cost, peak_activations
 from fairbilevel.masks._essential import stays_zero
 from fairbilevel.masks._latency import LatencyTable, measure_latency
@@ -42,6 +42,7 @@ __all__ = [
     "Cost",
     "CostModel",
     "CubicSchedule",
+    "CutNetworkError",
     "LatencyTable",
     "Layer",
     "Layers",

@@ -17,6 +17,10 @@ from fairbilevel.masks._threshold import Masks, Scores, capped_simplex, kth_larg
 BUDGETS = ("global", "uniform")
 
 
+class CutNetworkError(ValueError):
+    """So much is removed that no input reaches the outputs."""
+
+
 def removed(sparsity: float, units: int) -> int:
     """How many of ``units`` a sparsity removes: ``floor(sparsity * units + 1e-9)``."""
     return int(np.floor(sparsity * units + 1e-9))
@@ -102,14 +106,15 @@ class Budget:
         """Units kept at ``sparsity``, by layer (``uniform``) or under ``"all"`` (``global``).
 
         Raises:
-            ValueError: sparsity outside [0, 1), or so high that an essential layer is left empty.
+            ValueError: sparsity outside [0, 1).
+            CutNetworkError: it is so high that an essential layer is left empty.
         """
         if not 0 <= sparsity < 1:
             raise ValueError(f"sparsity must lie in [0, 1), got {sparsity}")
         if self.kind == "global":
             kept = self.prunable - removed(sparsity, self.prunable)
             if kept < len(self.essential):
-                raise ValueError(
+                raise CutNetworkError(
                     f"sparsity {sparsity} keeps {kept} of {self.prunable} units, fewer than the "
                     f"{len(self.essential)} layers that data cannot pass around: ask for less"
                 )
@@ -118,7 +123,7 @@ class Budget:
         keep = {name: n - gone[name] for name, n in self.units.items()}
         for name in self.essential:
             if keep[name] == 0:
-                raise ValueError(
+                raise CutNetworkError(
                     f"sparsity {sparsity} leaves layer {name!r} ({self.units[name]} units) empty, "
                     "which cuts the network: ask for less, or for the global budget"
                 )

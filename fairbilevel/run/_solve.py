@@ -86,7 +86,7 @@ def solve_run(
             ``model/last_good.npz``.
         Interrupted: a signal asked to stop, and a checkpoint was written.
         CheckpointError: a checkpoint cannot be written, or those there are of another run.
-        ValueError: the masks cut the network; the result's status is ``failed``.
+        CutNetworkError: the masks cut the network; the result's status is ``failed``.
         OSError: the folder cannot be written.
     """
     config = prepared.config
@@ -198,7 +198,7 @@ def follow_run(prepared: Prepared, path: Path) -> None:
     Raises:
         DivergenceError: the loss is not finite or exploded, with smaller steps too.
         Interrupted: a signal asked to stop, and a checkpoint was written.
-        ValueError: the masks cut the network.
+        CutNetworkError: the masks cut the network.
     """
     config = prepared.config
     devices.on_first(lambda: None)  # the first process has claimed the folder

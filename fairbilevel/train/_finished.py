@@ -13,6 +13,7 @@ from scipy import special
 
 from fairbilevel import _trees, _xla, data, models
 from fairbilevel.devices import Program
+from fairbilevel.masks import CutNetworkError
 from fairbilevel.problem import FairPruningProblem, Network, Reference
 from fairbilevel.train._batches import Batch
 
@@ -56,11 +57,11 @@ def answers(
     problem: FairPruningProblem, network: Network, rows: Int[np.ndarray, " rows"], sparsity: float
 ) -> str | None:
     """The class that a network answers on all of 256 rows, ``None`` if there are several; refused
-    (``ValueError``) where its logits are the same for every row: the masks cut it."""
+    (``CutNetworkError``) where its logits are the same for every row."""
     sample = rows[np.linspace(0, len(rows) - 1, min(len(rows), 256)).astype(int)]
     logits = problem.logits(network, problem.rows(sample))
     if len(sample) > 1 and not np.any(logits != logits[:1]):
-        raise ValueError(
+        raise CutNetworkError(
             f"sparsity {sparsity} cut the network: its logits no longer depend on the input; ask "
             "for less, or for the uniform budget"
         )

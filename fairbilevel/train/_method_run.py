@@ -179,7 +179,7 @@ class MethodRun(StagedRun):
         """The best network of the last phase, recalibrated, and its masks.
 
         Raises:
-            ValueError: the masks cut the network: its logits are the same for every row.
+            CutNetworkError: the masks cut the network: its logits are the same for every row.
         """
         method, problem = self.method, self.problem
         best = self.best.network if self.plan.phases and self.phase.chooses else None
