@@ -10,6 +10,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +189,7 @@ def _run(
             design,
             folder,
             executor=engine,
-            progress=lambda line, name=name: print(f"{name}: {line}", flush=True),
+            progress=partial(_say, name),
             command=" ".join([*words, f"--only {name}"]),
         )
         comparison.pack_repetitions(design, folder)
@@ -196,9 +197,14 @@ def _run(
         ran.append(name)
     if lacking and not ran:
         raise ValueError(f"--data is needed: the folder that holds {lacking[0]}")
-    for name in ran if more is not None else ():
-        more(out / name, name, settings[name][1], summaries[name])
+    if more is not None:
+        for name in ran:
+            more(out / name, name, settings[name][1], summaries[name])
     return summaries
+
+
+def _say(name: str, line: str) -> None:
+    print(f"{name}: {line}", flush=True)
 
 
 def _is_finished(design: Comparison, folder: Path) -> bool:

@@ -134,7 +134,7 @@ def correlation_lines(found: Found) -> list[dict[str, Any]]:
                 "repetitions": len(told),
                 "pearson": np.mean([c.pearson for c in told]) if told else "",
                 "spearman": np.mean([c.spearman for c in told]) if told else "",
-                "positive": sum(c.pearson > 0 for c in told),
+                "positive": sum((c.pearson or 0) > 0 for c in told),
             }
         )
     return lines
@@ -160,7 +160,7 @@ def mitigation_lines(found: Found) -> list[dict[str, Any]]:
     return lines
 
 
-def seen(values: Sequence[float], expected: str) -> str:
+def seen(values: Sequence[float] | np.ndarray, expected: str) -> str:
     """Whether a sign was seen, from one number a repetition: a judgement by a fixed rule.
 
     *Seen*: the expected sign in at least four of five repetitions; *the opposite was seen*
@@ -221,10 +221,10 @@ def _unequal(found: Found, rate: str) -> str:
     key = f"{_rate_key(rate)}/correct"
     gaps = np.array([[m["gap"] for m in found.measured(k)] for k in ("dense", _rate_key(rate))])
     grown = gaps[1] - gaps[0]
-    pooled = (
+    dense, pruned, group = (
         np.concatenate([r[k] for _, r in found.done]) for k in ("dense/correct", key, "group")
     )
-    floor = comparison.permutation_floor(*pooled, len(found.groups))
+    floor = comparison.permutation_floor(dense, pruned, group, len(found.groups))
     above = "above" if floor["largest"] > floor["floor_95"] else "within"
     return (
         f"- *Pruning harms groups unequally.* {seen(grown, 'positive')}: at rate {rate} the "

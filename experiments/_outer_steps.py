@@ -156,8 +156,16 @@ def both_levels(
     level: MaskedLoss, method: Any, scores: Any, params: Any, fit: Any, select: Any, state: Any
 ) -> Any:
     """The same masked loss on either level, on different rows."""
-    rows = {"inner_args": (fit,), "outer_args": (select,)}
-    return fb.hypergradient(level, level, scores, params, method=method, state=state, **rows)
+    return fb.hypergradient(
+        level,
+        level,
+        scores,
+        params,
+        method=method,
+        state=state,
+        inner_args=(fit,),
+        outer_args=(select,),
+    )
 
 
 def hypergradient_program(

@@ -98,7 +98,8 @@ def _write_rows(path: Path, config: Config, size: int | None) -> None:
         x = rng.integers(0, 180, (SMOKE_ROWS, size, size, 3), np.uint8)
         x += (60 * y[:, None, None, None]).astype(np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, x=x, **columns)
+    rows: dict[str, Any] = {"x": x, **columns}
+    np.savez(path, **rows)
 
 
 # Networks are small on purpose: what a large one has to spare hides what pruning does.
@@ -188,7 +189,7 @@ _MAIN = {**_GENDER, "image_size": 32, "model": "resnet10", "width": 8, "seed": 1
 
 # ------------------------------------------------------------------------------- all methods
 
-_EVERY = {
+_EVERY: dict[str, tuple[str, dict[str, Any], float]] = {
     "digits": ("digits", {**_steps(300, 300), "min_group_rows": 50, "batch_size": 64}, 0.9),
     "utkface": (_FACES, {**_CNN, **_steps(300, 200), "max_rows": 8000, **_GENDER}, 0.95),
     "celeba": (_CELEBS, {**_CNN, **_steps(300, 200), "max_rows": 8000, **_BLOND}, 0.95),
@@ -290,7 +291,7 @@ MITIGATIONS = {"no mitigation": "gradual-magnitude"} | {
 _PLAIN = {"constraint": ("none",), "min_group_rows": 1, "min_class_rows": 1}
 _AGE = {"target": "age", "group": ("age",)}
 _HURT = {**_CNN, **_PLAIN, **_steps(500, 300)}
-_HURT_PAPER = {
+_HURT_PAPER: dict[str, tuple[str, dict[str, Any]]] = {
     "utkface-race": ("UTKFace", _RACE),
     "utkface-age": ("UTKFace", _AGE),
     "cifar10": ("tfds:cifar10", {**_LABEL, "download": True}),

@@ -172,10 +172,10 @@ def simulate(world: World, method: str, count: int, seed: int) -> dict[str, Any]
     worst = float(psi.max())
     # The tolerance is just below the worst gap: whoever is certified at it is certified wrongly.
     below = worst - 1e-9
-    above = np.flatnonzero(psi > worst - 1e-12)
+    above = np.flatnonzero(psi > worst - 1e-12).tolist()
     run = np.ones(count, bool)
-    for g in [*above, *(g for g in range(GROUPS) if g not in above)]:
-        run &= psi_upper_below(method, counts, int(g), world.rows, DELTA, below, run, rng)
+    for g in sorted(range(GROUPS), key=lambda g: g not in above):
+        run &= psi_upper_below(method, counts, g, world.rows, DELTA, below, run, rng)
     own = np.zeros(count, bool)
     for g in above:
         own |= psi_upper_below(method, counts, int(g), world.rows, DELTA / GROUPS, below, ~own, rng)

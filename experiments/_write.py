@@ -122,7 +122,7 @@ def interval(found: Mapping[str, Any], form: Callable[[Any], str] = gain) -> str
 
 
 _MARKS = {"circle": "o", "square": "s", "triangle": "^", "diamond": "D", "cross": "X", "ring": "o"}
-_FRAME = {
+_FRAME: dict[Any, Any] = {
     "axes.axisbelow": True, "axes.edgecolor": LIGHT["muted"], "axes.grid": True,
     "axes.labelcolor": LIGHT["muted"], "axes.labelsize": 9, "axes.spines.right": False,
     "axes.spines.top": False, "axes.titlesize": 10, "figure.titlesize": 11,

@@ -57,7 +57,7 @@ class Stage:
 
 def stages(dry: bool, out: Path, data: Path | None = None) -> list[Stage]:
     """In the order of what one would most like to know; small where nothing is to be measured."""
-    suite = ("--suite", "accelerator")
+    suite: tuple[str, ...] = ("--suite", "accelerator")
     if dry:
         suite = ("--size", "16", "--width", "4", "--batch", "8", "--rounds", "2")
     beside = ("--out", str(out))

@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -99,7 +100,9 @@ def rates(runs: list[tuple[BilevelRun, RunState]], steps: int, repetitions: int)
 def sent(problem: fb.FairPruningProblem, batch: int) -> Counter[tuple[str, str, float]]:
     """Bytes of an outer step of the newest program: by what they are and how they are sent, with
     the times of it."""
-    weights, total, times = weight_shapes(problem), Counter(), Counter()
+    weights = weight_shapes(problem)
+    total: Counter[tuple[str, str]] = Counter()
+    times: Counter[tuple[str, str]] = Counter()
     for found in collectives(outer_stretch.newest().as_text()):
         for what, count in carries(found, weights, batch).items() if found.looped else ():
             total[what, found.kind] += count
@@ -108,7 +111,13 @@ def sent(problem: fb.FairPruningProblem, batch: int) -> Counter[tuple[str, str, 
 
 
 def main() -> None:
-    given = {"model": "resnet10", "width": 16, "batch": 64, "steps": 4, "repetitions": 5}
+    given: dict[str, Any] = {
+        "model": "resnet10",
+        "width": 16,
+        "batch": 64,
+        "steps": 4,
+        "repetitions": 5,
+    }
     options = _write.parser(__doc__, **given).parse_args()
     # Read when the first array is made.
     os.environ["XLA_FLAGS"] = (

@@ -212,7 +212,8 @@ def dual_step(rounds: int = 200) -> dict[str, Any]:
     groups, rows, batch = 1000, 64, 128
     constraints = (fairness.ExcessAccuracyGap(0.02),)
     rng = np.random.default_rng(0)
-    outcomes = fairness.Outcomes(*(jnp.asarray(rng.random(batch), jnp.float32) for _ in range(4)))
+    values = jnp.asarray(rng.random((4, batch)), jnp.float32)
+    outcomes = fairness.Outcomes(values[0], values[1], values[2], values[3])
     group = jnp.asarray(rng.integers(0, groups, batch), jnp.int32)
     share = jnp.full(groups, 1 / groups, jnp.float32)
     counted = jnp.ones(groups, bool)
@@ -257,7 +258,7 @@ def _claim(name: str, value: float, bar: float | None, *, at_least: bool = False
 
 def parser() -> argparse.ArgumentParser:
     """Of the command line; width, rounds and the like come in the place of the suite's."""
-    given = {"model": str, "size": int, "width": int, "batch": int, "rounds": int}
+    given: dict[str, Any] = {"model": str, "size": int, "width": int, "batch": int, "rounds": int}
     made = _write.parser(__doc__, **given, step=False)
     made.add_argument("--suite", choices=SUITES, default="resnet10")
     made.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")

@@ -52,7 +52,8 @@ def measure(name: str, setting: Setting, options: argparse.Namespace) -> dict[st
 
     def design(steps: int, rounds: int) -> comparison.Comparison:
         made = setting.design(options.data)
-        short = dataclasses.replace(made.config, dense_steps=steps, steps=steps)
+        few: dict[str, Any] = {"dense_steps": steps, "steps": steps}
+        short = dataclasses.replace(made.config, **few)
         return dataclasses.replace(
             made, config=short, methods=METHODS, rounds=rounds, dense_seeds=0
         )

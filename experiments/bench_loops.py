@@ -55,7 +55,7 @@ def programs(name: str, batch: int, width: int) -> tuple[dict[str, Callable[[Any
 
 
 def main() -> None:
-    given = {"model": "resnet10", "batch": 64, "width": 16, "repetitions": 3}
+    given: dict[str, Any] = {"model": "resnet10", "batch": 64, "width": 16, "repetitions": 3}
     options = _write.parser(__doc__, **given).parse_args()
     runs, start = programs(options.model, options.batch, options.width)
     results: dict[str, Any] = {}

@@ -23,7 +23,7 @@ import re
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -56,7 +56,7 @@ class Case:
     """A program to compile: a method (``plain`` is none) and how its passes are computed."""
 
     method: str
-    precision: str = "float32"
+    precision: Literal["float32", "bfloat16"] = "float32"
     remat: bool = False
     accumulate: int = 1
 
@@ -135,7 +135,7 @@ def lower(case: Case, problem: FairPruningProblem, rows: int) -> tuple[Any, tupl
 
     def begin(params: Any, state: Any) -> WeightState:
         duals = steps.duals(rules.duals, rules.buffer_size)
-        return WeightState(params, state, rules.optimizer.init(params), duals, key, np.int32(0))
+        return WeightState(params, state, rules.optimizer.init(params), duals, key, jnp.int32(0))
 
     weights = jax.eval_shape(begin, params, state)
     numbers = shapes(problem.numbers())
@@ -154,7 +154,14 @@ def lower(case: Case, problem: FairPruningProblem, rows: int) -> tuple[Any, tupl
         )
     budget = Budget.of(problem.layers, "weight", "global")
     outer = OuterStep(
-        steps, method, SCORE_RULES["adam"], masks.RELAXATIONS["top-k"], budget, "weight", rows, True
+        steps,
+        method,
+        SCORE_RULES["adam"],
+        masks.RELAXATIONS["top-k"],
+        budget,
+        "weight",
+        rows,
+        "magnitude",
     )
     keep = masks.as_counts(budget.keep(0.9))
 
@@ -165,8 +172,8 @@ def lower(case: Case, problem: FairPruningProblem, rows: int) -> tuple[Any, tupl
     scores, beside = jax.eval_shape(start, params)
     whole = RunState(weights, scores, scores, beside)
     own = shapes(own_numbers(np.ones(1), np.zeros(1), np.ones(1, bool), keep, 1))
-    given = (whole, numbers, run, own, fit, one, one)
-    return outer_stretch.lower(outer, *given), given
+    taken = (whole, numbers, run, own, fit, one, one)
+    return outer_stretch.lower(outer, *taken), taken
 
 
 def filled(shape: Any) -> Any:
@@ -237,7 +244,7 @@ def judged(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def parser() -> argparse.ArgumentParser:
     """Of the command line."""
-    given = {"model": "resnet50", "size": 224, "batch": 32, "width": int}
+    given: dict[str, Any] = {"model": "resnet50", "size": 224, "batch": 32, "width": int}
     made = _write.parser(__doc__, **given)
     made.add_argument("--cases", default="", help="numbers of the cases, all by default")
     made.add_argument("--run", action="store_true", help="take a step of each as well")

@@ -84,10 +84,10 @@ def surface(folder: Path, design: Comparison, points: int = 15) -> list[str]:
         problem, reference, _ = comparison.start_repetition(design, 0, 0)
         seed = comparison.run_seed(design, 0, 0)
         try:
-            solutions = [
+            a, b, c = (
                 design.method(method, sparsity, seed).run(problem, reference) for method in SURFACE
-            ]
-            plane = solution_plane(*solutions, points=points)
+            )
+            plane = solution_plane(a, b, c, points=points)
         except ValueError as error:
             return [f"- No loss surface at {share(sparsity)}: {error}."]
         _draw_surface(plane, drawing, f"{share(sparsity)} removed, one fold")

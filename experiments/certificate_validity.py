@@ -113,7 +113,7 @@ def population(count: int, out: Path) -> list[dict[str, Any]]:
 def judge_all(parts: list[Paired], share: np.ndarray) -> list[tuple[float, ...]]:
     """Per group: ``U`` at delta, ``U`` and ``L`` at delta/G, interval at delta/(2G)."""
     groups = len(parts)
-    found = []
+    found: list[tuple[float, ...]] = []
     for g, own in enumerate(parts):
         first, *others = parts[:g] + parts[g + 1 :]
         rest = first.pool(others)

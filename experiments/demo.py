@@ -39,7 +39,10 @@ def judged(seed: int) -> list[dict[str, Any]]:
         solution = config.build(name).run(problem, reference)
         test, tune = solution.evaluate("test"), solution.evaluate("tune")
         gap = test.gaps.excess_accuracy
+        assert gap.largest is not None
+        assert gap.group is not None
         rows = test.groups[gap.group].rows
+        assert rows is not None
         costs = solution.costs
         found.append(
             {
