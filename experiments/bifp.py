@@ -84,9 +84,10 @@ def surface(folder: Path, design: Comparison, points: int = 15) -> list[str]:
         problem, reference, _ = comparison.start_repetition(design, 0, 0)
         seed = comparison.run_seed(design, 0, 0)
         try:
-            a, b, c = (
+            solutions = [
                 design.method(method, sparsity, seed).run(problem, reference) for method in SURFACE
-            )
+            ]
+            a, b, c = solutions
             plane = solution_plane(a, b, c, points=points)
         except ValueError as error:
             return [f"- No loss surface at {share(sparsity)}: {error}."]

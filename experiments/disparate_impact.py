@@ -30,13 +30,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from experiments import _impact_tables
 from experiments._comparison import asked, one_sentence, parser
 from experiments._presets import MITIGATIONS
-from fairbilevel import _trees, comparison
+from fairbilevel import _trees, comparison, devices
 from fairbilevel.analysis import Lanczos, Sensitivity, disparate_impact, sensitivity
 from fairbilevel.comparison import Comparison
 from fairbilevel.comparison._files import pack_folder, stem_of
@@ -68,6 +67,7 @@ def repetition(design: Comparison, depth: Depth, folder: Path, round_: int, fold
     stem = stem_of(folder, round_, fold)
     if comparison.read_repetition(folder, round_, fold)[0]:
         return f"{folder.name} round {round_} fold {fold}: there already"
+    devices.compile_cache()
     began = time.perf_counter()
     problem, reference, _ = comparison.start_repetition(design, round_, fold)
     seed = comparison.run_seed(design, round_, fold)
@@ -86,8 +86,8 @@ def repetition(design: Comparison, depth: Depth, folder: Path, round_: int, fold
         "groups": problem.groups,
         "batch_size": min(128, max(16, depth.analyzed // len(problem.groups))),
     }
-    evaluation = EvaluationMode(problem.model, problem.encoder)
-    apply = jax.tree_util.Partial(evaluation, dense.state)
+    given = problem.model, problem.encoder
+    apply = EvaluationMode.under(dense.state, *given)
     lanczos = Lanczos(depth.products)
     known = sensitivity(apply, dense.params, **place, lanczos=lanczos)
     fit = problem.group[problem.roles["fit"]]
@@ -117,7 +117,7 @@ def repetition(design: Comparison, depth: Depth, folder: Path, round_: int, fold
     for rate in design.sparsities:
         steps = f"magnitude:steps={depth.fine_tuning}"
         network = pruned(f"rate {rate:g}", steps, rate).network
-        own = jax.tree_util.Partial(evaluation, network.state)
+        own = EvaluationMode.under(network.state, *given)
         impact = disparate_impact(
             apply, dense.params, network.params, own_apply=own, known=known, **place
         )

@@ -506,6 +506,24 @@ def test_a_solution_is_analyzed_on_its_own_rows(solution):
         fb.analyze(solution, "train")
 
 
+def test_folds_share_the_programs_though_their_moments_differ():
+    """A residual network's take minutes to compile."""
+    rng = np.random.default_rng(0)
+    y = np.arange(160) % 2
+    x = rng.integers(0, 200, (160, 3, 3, 1), np.uint8)
+    data = fb.data.from_arrays(x, y, y)
+    moments, programs = [], []
+    for fold in (0, 1):
+        roles = fb.data.fold_roles(data, fold, 2)
+        problem = fb.FairPruningProblem("mlp", data, roles=roles, width=4)
+        network = problem.initial_network(fold)
+        fb.analyze(solved(problem, network, thinned(network)), max_rows=30, batch_size=30)
+        moments.append(problem.encoder.moments[0])
+        programs.append(_curvature._tridiagonal._cache_size())
+    assert moments[0] != moments[1]
+    assert programs[0] == programs[1]
+
+
 def test_normalization_statistics_are_held_fixed(tiny_problem):
     class Normed(nnx.Module):
         def __init__(self, rngs):

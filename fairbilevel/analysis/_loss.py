@@ -189,6 +189,9 @@ def portable(apply: Apply) -> Any:
     A ``jax.tree_util.Partial`` of a function and arrays (normalization statistics, say) then
     shares one program with every other Partial of that function.
     """
+    # A Partial of a Partial would hide the inner one's arrays: constants of a program of their own.
+    if isinstance(apply, jax.tree_util.Partial):
+        return apply
     return jax.tree_util.Partial(apply)
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, Int
 
 from fairbilevel import _options, analysis
 from fairbilevel.analysis import DisparateImpact, Lanczos, disparate_impact
-from fairbilevel.data import Encoder
+from fairbilevel.data import Encoder, standardize
 from fairbilevel.models import Model
 from fairbilevel.problem import REPORTED_ROLES, FairPruningProblem, Network
 from fairbilevel.records import ANALYSIS, ANALYSIS_TABLE, SCHEMA_VERSION, write_csv, write_json
@@ -24,21 +24,28 @@ from fairbilevel.run._result import command, machine, versions
 from fairbilevel.train import Solution
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class EvaluationMode:
-    """A model in evaluation mode on encoded rows, in the two forms that the analysis takes."""
+    """A model in evaluation mode on rows that an encoder of some kind gives, in the two forms that
+    the analysis takes. What differs between folds is an argument: all of them share a program."""
 
     model: Model
-    encoder: Encoder
+    kind: str
 
-    def __call__(self, state: Any, params: Any, x: Array) -> Array:
-        """Logits under given normalization statistics."""
-        x = self.encoder.normalize(x)
+    @staticmethod
+    def under(state: Any, model: Model, encoder: Encoder) -> jax.tree_util.Partial:
+        """Logits of ``(params, x)`` under these normalization statistics."""
+        mode = EvaluationMode(model, encoder.kind)
+        return jax.tree_util.Partial(mode, encoder.moments, state)
+
+    def __call__(self, moments: Any, state: Any, params: Any, x: Array) -> Array:
+        """Logits, given the encoder's moments and the model's statistics."""
+        x = standardize(self.kind, x, moments)
         return self.model.apply(params, state, x, False, jax.random.key(0))[0]
 
-    def whole(self, network: tuple[Any, Any], x: Array) -> Array:
+    def whole(self, moments: Any, network: tuple[Any, Any], x: Array) -> Array:
         """Logits of parameters and statistics that move together."""
-        return self(network[1], network[0], x)
+        return self(moments, network[1], network[0], x)
 
 
 def choose_rows(
@@ -74,7 +81,8 @@ def choose_rows(
 
 
 def _analyze(
-    evaluation: EvaluationMode,
+    model: Model,
+    encoder: Encoder,
     dense: Network,
     pruned: Network,
     rows: tuple[Any, np.ndarray, np.ndarray],
@@ -89,13 +97,13 @@ def _analyze(
     share = np.bincount(group, minlength=len(groups)) / np.maximum(looked, 1)
     statistics = jax.tree.leaves(dense.state)
     return disparate_impact(
-        jax.tree_util.Partial(evaluation, dense.state),
+        EvaluationMode.under(dense.state, model, encoder),
         dense.params,
         pruned.params,
         inputs[chosen],
         y[chosen],
         group[chosen],
-        own_apply=jax.tree_util.Partial(evaluation, pruned.state) if statistics else None,
+        own_apply=EvaluationMode.under(pruned.state, model, encoder) if statistics else None,
         groups=groups,
         # Groups stand for as many rows as they have, however many of them were looked at.
         weight=share[group[chosen]],
@@ -127,9 +135,9 @@ def analyze(
     """
     problem = solution.problem
     dense, pruned = solution.reference.network, solution.network
-    evaluation, rows = EvaluationMode(problem.model, problem.encoder), _rows_of(problem, role)
-    sizes = max_rows, batch_size, lanczos
-    return _analyze(evaluation, dense, pruned, rows, problem.groups, *sizes)
+    rows = _rows_of(problem, role)
+    model, encoder, groups = problem.model, problem.encoder, problem.groups
+    return _analyze(model, encoder, dense, pruned, rows, groups, max_rows, batch_size, lanczos)
 
 
 def analyze_run(
@@ -154,8 +162,10 @@ def analyze_run(
         raise ValueError(f"the run in {run.path} has no rows of role {role}")
     inputs = run.encoder.transform(data.inputs)
     rows = inputs, np.asarray(data.y, np.int32), np.asarray(data.group, np.int32)
-    evaluation, sizes = EvaluationMode(run.model, run.encoder), (max_rows, batch_size, lanczos)
-    return _analyze(evaluation, run.dense, run.network, rows, run.groups, *sizes)
+    model, encoder, groups = run.model, run.encoder, run.groups
+    return _analyze(
+        model, encoder, run.dense, run.network, rows, groups, max_rows, batch_size, lanczos
+    )
 
 
 def write_analysis(
@@ -212,7 +222,8 @@ def _between(
 ) -> Any:
     """What the analysis measures between networks, on the rows of the first one's role."""
     problem = solutions[0].problem
-    apply = EvaluationMode(problem.model, problem.encoder).whole
+    mode = EvaluationMode(problem.model, problem.encoder.kind)
+    apply = jax.tree_util.Partial(mode.whole, problem.encoder.moments)
     networks = [(s.network.params, s.network.state) for s in solutions]
     rows = _rows_of(problem, role)
     return measure(apply, *networks, *rows, groups=problem.groups, **options)
