@@ -67,7 +67,7 @@ class Setting:
         for a few steps, half of it removed, on synthetic rows under the source's columns, which are
         written to ``path``, an ``.npz``."""
         config = self.design(None).config
-        small: dict[str, Any] = {"width": 8, "batch_size": 16, **_steps(8, 8)}
+        small: dict[str, Any] = {"width": 8, "batch_size": 16, **_steps(40, 40)}
         small |= {"max_rows": None, "image_size": None, "download": False}
         small |= {"min_group_rows": 1, "min_class_rows": 1, "data": str(path)}
         small |= {"target": config.target or "label", "group": config.group or ("label",)}

@@ -25,7 +25,7 @@ def test_every_setting_is_a_design_that_holds(setting, tmp_path):
     assert design.dense_seeds == 5
     small = setting.smoke(tmp_path / "rows.npz")
     assert (small.methods, small.config.model) == (design.methods, design.config.model)
-    assert (small.repetitions, small.config.steps) == ([(0, 0), (0, 1)], 8)
+    assert (small.repetitions, small.config.steps) == ([(0, 0), (0, 1)], 40)
     with np.load(tmp_path / "rows.npz") as rows:
         assert {small.config.target, *small.config.group, "x"} == set(rows.files)
         images = rows["x"].shape[1:3]
