@@ -4,9 +4,10 @@
     python -m experiments.bench_feeding --rows 5000 --rounds 3   # a quick look
 
 The same weight steps on the same rows, which lie in memory, in shards of arrays and in ArrayRecord
-files: a round trains a stage of each, in an order drawn anew, and medians over rounds are compared.
-A stage is what a run trains between two looks at tune, its reading included. The last column is the
-share of the time in which devices had nothing to do until rows were there. Writes
+files; and, by an MLP, on as many rows of twenty numbers, in memory and in a Parquet file. A round
+trains a stage of each, in an order drawn anew, and medians over rounds are compared. A stage is what
+a run trains between two looks at tune, its reading included. The last column is the share of the
+time in which devices had nothing to do until rows were there. Writes
 ``results/bench_feeding.csv`` and ``.md``.
 """
 
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from experiments import _write
 from experiments.make_rows import write
@@ -35,8 +37,11 @@ class Stages:
     """Stages of training on the rows of one source (as ``--data``), one after the other."""
 
     def __init__(self, source: Path, in_memory: str, options: argparse.Namespace):
-        rows = data.load(source, data.Options(in_memory=in_memory))
-        self.problem = FairPruningProblem(options.model, rows, width=options.width)
+        table = source.suffix == ".parquet"
+        named: dict[str, Any] = {"target": "y", "group": ("group",)} if table else {}
+        rows = data.load(source, data.Options(in_memory=in_memory, **named))
+        model, width = ("mlp", 256) if table else (options.model, options.width)
+        self.problem = FairPruningProblem(model, rows, width=width)
         # A stage more than rounds: the first one compiles.
         rates = np.zeros(STAGES * options.steps)
         self.run = _DenseRun(self.problem, rates, None, 0, options.batch)
@@ -50,15 +55,29 @@ class Stages:
         self.run.stage = (self.run.stage + 1) % STAGES
 
 
+def write_table(path: Path, rows: int) -> None:
+    """Two classes and two groups, and twenty numbers that tell the classes apart."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, rows)
+    x = rng.normal(size=(rows, 20)).astype(np.float32) + y[:, None] / 2
+    table = pd.DataFrame(x, columns=[f"x{i}" for i in range(20)])
+    table.assign(y=y, group=rng.integers(0, 2, rows)).to_parquet(path, row_group_size=10_000)
+
+
 def measure(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     """A line for each place where rows lie."""
     write(folder / "arrays", options.rows, -(-options.rows // SHARDS), options.size, 0)
     data.convert(folder / "arrays", folder / "records")
+    write_table(folder / "table.parquet", options.rows)
     places = {
         "in memory": (folder / "arrays", "yes"),
         "shards of arrays": (folder / "arrays", "no"),
         "ArrayRecord": (folder / "records", "no"),
+        "table in memory": (folder / "table.parquet", "yes"),
+        "Parquet": (folder / "table.parquet", "no"),
     }
+    beside = dict.fromkeys(places, "in memory") | {"Parquet": "table in memory"}
+    beside["table in memory"] = "table in memory"
     stages = {name: Stages(*place, options) for name, place in places.items()}
     waited: dict[str, list[float]] = {name: [] for name in places}
 
@@ -68,13 +87,12 @@ def measure(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
 
     calls: dict[str, Callable[[], None]] = {name: partial(call, name) for name in places}
     times = devices.timed(calls, rounds=options.rounds)
-    held = times["in memory"].median
     return [
         {
             "rows": name,
             "steps a second": round(1e3 * options.steps / t.median, 2),
             "quartiles": f"{1e3 * options.steps / t.high:.2f} to {1e3 * options.steps / t.low:.2f}",
-            "beside in memory": round(held / t.median, 3),
+            "beside in memory": round(times[beside[name]].median / t.median, 3),
             "waiting": _numbers.percent(float(np.median(waited[name][1:])) / (t.median / 1e3)),
         }
         for name, t in times.items()
@@ -99,7 +117,8 @@ def main() -> None:
         f"on {options.rows:,} rows of {options.size}x{options.size}x3, {machine()['device']}, "
         f"{machine()['cores']} cores",
         _write.table(lines),
-        f"Medians of {options.rounds} interleaved rounds of {options.steps} steps.",
+        f"Medians of {options.rounds} interleaved rounds of {options.steps} steps. Tables: twenty "
+        "numbers a row, an MLP of 256 neurons.",
     )
 
 

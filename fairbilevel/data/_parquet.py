@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
+import shutil
+import tempfile
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from ._errors import DataError, reason
-from ._stores import StoredRows, held, passed
+from ._raw import FileRows
+from ._stores import StoredRows, held, passed, row_bytes, rows_at_once, tell
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -228,11 +233,17 @@ class StoredTable:
 
 @dataclass(frozen=True, eq=False)
 class EncodedTable:
-    """Rows of a stored table as numbers: a `RowStore`."""
+    """Rows of a stored table as numbers: a `RowStore`.
+
+    A row drawn at random would take its whole row group along. The first time that rows are asked
+    for out of order all of them are written, as numbers, to a file without a name (below TMPDIR, or
+    /var/tmp), from which any row is read alone; where it does not fit the row groups are read on.
+    """
 
     table: StoredTable
     encode: Callable[[Any], np.ndarray]
     shape: tuple[int, ...]
+    _lock: Any = field(default_factory=threading.Lock)
 
     dtype: ClassVar[np.dtype] = np.dtype(np.float32)
 
@@ -240,7 +251,33 @@ class EncodedTable:
         return self.shape[0]
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        return self.encode(self.table.read(rows))
+        if (np.diff(rows) == 1).all():
+            return self.encode(self.table.read(rows))
+        with self._lock:
+            written = self._written
+        return self.encode(self.table.read(rows)) if written is None else written[rows]
+
+    @functools.cached_property
+    def _written(self) -> FileRows | None:
+        """All rows in a file of their own."""
+        # Where /tmp is memory, /var/tmp is not.
+        usual = "/var/tmp" if os.access("/var/tmp", os.W_OK) else None
+        size, at_once = row_bytes(self.shape, self.dtype), rows_at_once(self.shape, self.dtype)
+        try:
+            with tempfile.TemporaryFile(dir=os.environ.get("TMPDIR") or usual) as stream:
+                if shutil.disk_usage(stream.fileno()).free < 2 * size * len(self):
+                    return None
+                # In this thread, which may be one of those that read ahead.
+                for start in range(0, len(self), at_once):
+                    rows = np.arange(start, min(start + at_once, len(self)))
+                    stream.write(np.ascontiguousarray(self.encode(self.table.read(rows))))
+                    tell("rows as numbers", start + len(rows), len(self))
+                stream.flush()
+                kept = os.dup(stream.fileno())
+        except OSError:
+            return None
+        weakref.finalize(self, os.close, kept)
+        return FileRows(Path(f"/dev/fd/{kept}"), 0, size, self.shape, self.dtype)
 
 
 def table_parts(table: pd.DataFrame | StoredTable, what: str) -> Iterator[pd.DataFrame]:

@@ -174,6 +174,12 @@ def watch_passes(told: Callable[[str, int, int], None]) -> None:
     _watcher[:] = [told]
 
 
+def tell(what: str, done: int, count: int) -> None:
+    """Rows done of so many, to whoever watches."""
+    if what and _watcher:
+        _watcher[0](what, done, count)
+
+
 @functools.cache
 def readers() -> ThreadPoolExecutor:
     """Threads that read rows while others compute."""
@@ -206,8 +212,7 @@ def passed(
     parts = ahead(lambda start: read(slice(start, start + size)), starts)
     for start, part in zip(starts, parts, strict=True):
         yield start, part
-        if what and _watcher:
-            _watcher[0](what, min(start + size, count), count)
+        tell(what, min(start + size, count), count)
 
 
 def row_bytes(shape: tuple[int, ...], dtype: Any) -> int:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pandas as pd
@@ -109,6 +112,32 @@ def test_masks_of_a_table_are_the_same(path):
     both = (jax.tree.leaves((s.masks, s.network.params)) for s in found)
     for a, b in zip(*both, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_rows_drawn_at_random_are_read_from_one_pass(path, monkeypatch, tmp_path):
+    (tmp_path / "spill").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "spill"))
+    held, data = load(path, BASE), load(path, LAZY)
+    encoder = Encoder.fit(held, np.arange(0, ROWS, 3))
+    rows = np.random.default_rng(0).permutation(ROWS)
+    expected = encoder.transform(held.inputs)
+    encoded = encoder.transform(data.inputs)
+    np.testing.assert_array_equal(encoded[rows[:50]], expected[rows[:50]])
+    monkeypatch.setattr(ParquetFile, "rows", None)  # nothing more is read of it
+    for start in range(0, ROWS, 64):
+        some = rows[start : start + 64]
+        np.testing.assert_array_equal(encoded[some], expected[some])
+    assert not list((tmp_path / "spill").iterdir())  # the file has no name: nobody finds it left
+
+
+def test_rows_are_read_by_group_where_there_is_no_room_for_all(path, monkeypatch):
+    held, data = load(path, BASE), load(path, LAZY)
+    encoder = Encoder.fit(held, np.arange(0, ROWS, 3))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    encoded = encoder.transform(data.inputs)
+    rows = np.array([599, 3, 3, 130])
+    np.testing.assert_array_equal(encoded[rows], encoder.transform(held.inputs)[rows])
+    assert encoded.store._written is None
 
 
 def test_row_groups_are_read_once_while_there_is_room(path, monkeypatch):
