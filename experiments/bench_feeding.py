@@ -5,7 +5,7 @@
 
 The same weight steps on the same rows, which lie in memory, in shards of arrays and in ArrayRecord
 files; and, by an MLP, on as many rows of twenty numbers, in memory and in a Parquet file. A round
-trains a stage of each, in an order drawn anew, and medians over rounds are compared. A stage is what
+trains a stage of each, in an order drawn anew; medians over rounds are compared. A stage is what
 a run trains between two looks at tune, its reading included. The last column is the share of the
 time in which devices had nothing to do until rows were there. Writes
 ``results/bench_feeding.csv`` and ``.md``.
