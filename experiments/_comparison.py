@@ -146,6 +146,8 @@ def run_presets(
     text = "\n".join([title, "", *reading(summaries), ""])
     write_text(out / "reading.md", text)
     print(text)
+    if failed := sum(len(summary.get("errors", ())) for summary in summaries.values()):
+        raise SystemExit(f"{failed} runs failed; the same command tries them again")
 
 
 @contextlib.contextmanager

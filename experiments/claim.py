@@ -102,6 +102,8 @@ def reading(summaries: Mapping[str, Summary]) -> list[str]:
             methods = [line["method"] for line in summary["lines"]]
             strong = [m for m in methods if "match_dense=true" in m]
             rivals = strong if names is None else [m for m in names if m in methods]
+            if SOLVER not in methods or not rivals:  # their runs failed
+                continue
             found = judged(summary, rivals)
             own, tight, ratio = found["own"], found["tight"], found.get("ratio")
             holds = found["accuracy"] >= -margin and (ratio is None or ratio <= widest)

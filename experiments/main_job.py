@@ -25,7 +25,8 @@ def reading(summaries: Mapping[str, Summary]) -> list[str]:
     for name, summary in summaries.items():
         rows, own = summary["roles"], line_of(summary, SOLVER, MAIN_SPARSITY)
         rivals = (line_of(summary, method, MAIN_SPARSITY) for method in MAIN_RIVALS)
-        for other in (dense_of(summary), *rivals):
+        # What failed has no line.
+        for other in (dense_of(summary), *filter(None, rivals)) if own else ():
             each = np.subtract(own["test_accuracy_each"], other["test_accuracy_each"])
             found = comparison.corrected_t(each, rows["test"], rows["fit"] + rows["select"])
             out.append(

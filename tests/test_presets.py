@@ -1,11 +1,12 @@
 """The paper experiments: every design holds, a trial cuts it down, mistakes get one sentence."""
 
+import dataclasses
 import sys
 
 import numpy as np
 import pytest
 
-from experiments import hypergradient_ablation
+from experiments import claim, hypergradient_ablation
 from experiments._comparison import run_presets
 from experiments._presets import PRESETS, Setting
 
@@ -125,6 +126,24 @@ def test_a_smoke_run_needs_no_data_and_leaves_nothing(monkeypatch, tmp_path, cap
     assert not list(tmp_path.iterdir())
     call(monkeypatch, both, "--smoke", "--processes", 1, "--out", "kept")
     assert "--preset small --smoke --only one" in (tmp_path / "kept/one/table.md").read_text()
+
+
+def test_runs_that_failed_are_left_out_of_a_reading_and_end_it_with_an_error(
+    rows, monkeypatch, capsys
+):
+    few = setting()
+    few = dataclasses.replace(
+        few,
+        methods=("gradual-magnitude", "bilevel:hypergradient=cg"),
+        options={**few.options, "steps": 1},
+    )
+    with pytest.raises(SystemExit) as stop:
+        call(monkeypatch, {"one": few}, "--data", rows, "--processes", 1, "--out", rows / "out")
+    assert stop.value.code == "2 runs failed; the same command tries them again"
+    assert (rows / "out" / "reading.md").is_file()
+    assert "do not pay for one outer step" in capsys.readouterr().out
+    alone = {"lines": [{"method": "bilevel"}], "admitted": {}}
+    assert not any("failing" in line for line in claim.reading({"failing": alone}))
 
 
 def test_a_reading_does_without_times_of_runs_that_were_gone_on_with():

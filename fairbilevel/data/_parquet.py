@@ -1,7 +1,7 @@
 """Parquet files: a table in memory, or columns and row groups read as they are asked for.
 
 A column is read as a whole, which costs what a column of labels does; rows are read by the row
-groups that they lie in.
+groups that they lie in, or, as numbers and out of order, from a file that one pass has written.
 """
 
 from __future__ import annotations
