@@ -15,7 +15,8 @@ import pytest
 
 from experiments.crash_safety import command, differing, kill
 from fairbilevel.cli import main
-from fairbilevel.records import RecordError, locked, read_json_lines
+from fairbilevel._files import HeldError
+from fairbilevel.records import locked, read_json_lines
 
 OPTIONS = [
     "--model", "mlp", "--width", "16", "--steps", "40", "--dense-steps", "60", "--sparsity", "0.5",
@@ -179,7 +180,7 @@ def test_two_runs_on_one_folder(half_done, tmp_path, capfd):
     folder = copied(half_done, tmp_path)
     with locked(folder):
         fails(["solve", "--resume", folder], capfd, f"process {os.getpid()} is writing to")
-        with pytest.raises(RecordError, match="is writing to"), locked(folder):
+        with pytest.raises(HeldError, match="is writing to"), locked(folder):
             pass
     with locked(folder):
         pass
@@ -195,7 +196,7 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path):
         [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True
     )
     assert process.stdout.readline() == "held\n"
-    with pytest.raises(RecordError, match=f"process {process.pid} is writing"), locked(tmp_path):
+    with pytest.raises(HeldError, match=f"process {process.pid} is writing"), locked(tmp_path):
         pass
     process.kill()
     process.wait()

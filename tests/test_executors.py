@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 from sums import ONCE, SUMS, Sums, carried
 
-from fairbilevel import comparison, methods, pruners
+from fairbilevel import _files, comparison, methods, pruners
 from fairbilevel.cli import main
 from fairbilevel.comparison import Comparison, _compare, _sweep
 from fairbilevel.records import Attempts, _attempts
@@ -107,6 +108,37 @@ def test_another_machine_is_dead_once_it_is_silent(tmp_path, monkeypatch):
     time.sleep(0.5)
     assert not seen.all()["job"].running
     assert seen.begin("job").number == attempt.number + 1
+
+
+@pytest.mark.parametrize("told", [{"kernel": "another", "locked": True}, {"locked": False}])
+def test_the_job_of_a_silent_machine_is_done_once_more(told, tmp_path, monkeypatch):
+    """The watcher knows that it is dead; what does the job sees its file for the first time."""
+    monkeypatch.setattr(_attempts, "SILENCE", 0.3)
+    handed: list[str] = []
+    call = _carry_out.Task.__call__
+    monkeypatch.setattr(
+        _carry_out.Task, "__call__", lambda self: (handed.append(self.name), call(self))[1]
+    )
+    sweep = Sums(tmp_path / "out")
+    sweep.parts.mkdir(parents=True)
+    told = {"kernel": _attempts._kernel(), "node": "n7", "process": 1, "ticket": "", **told}
+    (sweep.parts / "0-total.attempt-1.json").write_text(json.dumps(told))
+    carried(sweep, Engine())
+    assert sweep.computed() == ONCE
+    assert len(handed) == len(ONCE)
+
+
+@pytest.mark.skipif(_files.fcntl is None, reason="no locks here")
+def test_a_file_system_without_locks_is_written_to(tmp_path, monkeypatch):
+    def unknown(handle, how):
+        raise OSError(errno.ENOSYS, "flock")
+
+    monkeypatch.setattr(_files.fcntl, "flock", unknown)
+    with _files.locked(tmp_path):
+        assert not _files.is_locked(tmp_path)
+    with Attempts(tmp_path).begin("job"):
+        assert Attempts(tmp_path).all()["job"].running
+        assert Attempts(tmp_path).begin("job") is None
 
 
 # ---------------------------------------------------------------- executors
@@ -204,7 +236,7 @@ def test_a_job_that_is_queued_again_has_not_begun(tmp_path):
             raise SystemExit(-1)
 
     sweep = Preempted(tmp_path)
-    task = _carry_out.Task(sweep, "0-total", 2, "ticket")
+    task = _carry_out.Task(sweep, "0-total", 0, 2, "ticket")
     with pytest.raises(SystemExit):
         task()
     assert not list(sweep.parts.iterdir())
@@ -380,6 +412,16 @@ def test_files_of_another_dense_model_are_refused(done, source, tmp_path):
         np.savez(path, **rows)
     with pytest.raises(ValueError, match="holds another dense model"):
         comparison.run_comparison(design(source, ("magnitude", "snip")), folder)
+
+
+def test_other_rows_are_refused(done, source, tmp_path):
+    """Their folds would test on what the dense models there have been fitted to."""
+    folder = Path(shutil.copytree(done, tmp_path / "other"))
+    rows = dict(np.load(source))
+    rows["y"][:3] = 1 - rows["y"][:3]
+    np.savez(tmp_path / source.name, **rows)
+    with pytest.raises(ValueError, match="on other rows: the data have changed"):
+        comparison.run_comparison(design(tmp_path / source.name, ("magnitude", "snip")), folder)
 
 
 def test_two_may_begin_a_folder_at_once(source, tmp_path):

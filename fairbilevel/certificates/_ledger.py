@@ -149,7 +149,7 @@ def take_look(
 
     Raises:
         ValueError: a damaged ledger, rows that were closed, or a first look that is not the first.
-        RecordError: another process has held the ledger for a minute.
+        HeldError: another process has held the ledger for a minute.
     """
     record = record or path.parent / RECORD
     asked = digest(question)

@@ -57,5 +57,6 @@ def convert(words: list[str], console: Console) -> int:
         say(console, f"skipped {count:,}: {reason}")
     before = done.shards - done.written
     kept = f", {before} of them written before" if before else ""
-    say(console, f"{done.rows:,} rows in {done.shards} shards{kept}, read back: {done.path}")
+    how = ", complete before, nothing to do" if done.there else f"{kept}, read back"
+    say(console, f"{done.rows:,} rows in {done.shards} shards{how}: {done.path}")
     return 0

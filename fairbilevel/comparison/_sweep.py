@@ -17,10 +17,12 @@ from fairbilevel import devices, sweeps
 from fairbilevel._numbers import duration, percent
 from fairbilevel.comparison._design import Comparison, run_key
 from fairbilevel.comparison._files import (
+    DESIGN,
     FLOOR,
     Record,
     Rows,
     pack_folder,
+    read_design,
     read_floor,
     read_repetition,
     runs_of,
@@ -95,6 +97,7 @@ class ComparisonSweep(Sweep):
                 return self._floor_model(name, int(what))
             round_, fold = map(int, where.split("-"))
             problem = _kept(self, _problem, self.comparison, round_, fold)
+            _kept(self, _check_rows, self, problem.data.fingerprint)
             if what == _DENSE:
                 return self._dense(name, problem, round_, fold)
             reference = _kept(self, _reference, self, round_, fold)
@@ -128,6 +131,7 @@ class ComparisonSweep(Sweep):
     def _floor_model(self, name: str, i: int) -> Part:
         """A dense model on the first fold that differs from the others in nothing but its seed."""
         problem = _kept(self, _problem, self.comparison, 0, 0)
+        _kept(self, _check_rows, self, problem.data.fingerprint)
         reference, _ = train(self.comparison, problem, 1000 + i)
         test = problem.roles["test"]
         rows = {"group": problem.group[test], "counted": problem.counted}
@@ -229,8 +233,22 @@ def _kept(sweep: ComparisonSweep, make: Callable[..., Any], *asked: Any) -> Any:
 @functools.lru_cache(maxsize=1)
 def _begin(call: str) -> None:
     """Forget what this process kept of another call: its files may have been other ones."""
-    for kept in (read_once, _problem, _reference):
+    for kept in (read_once, _problem, _reference, _check_rows):
         kept.cache_clear()
+
+
+@functools.lru_cache(maxsize=1)
+def _check_rows(sweep: ComparisonSweep, fingerprint: str) -> None:
+    """Refuse rows that are not those of the jobs before: their folds would be others."""
+    with sweeps.once_at_a_time(sweep, "rows"):
+        design = read_design(sweep.folder)
+        if "rows" not in design:
+            write_json(sweep.folder / DESIGN, {**design, "rows": fingerprint})
+        elif design["rows"] != fingerprint:
+            raise ValueError(
+                f"{sweep.folder} holds a comparison on other rows: the data have changed; compare "
+                "into a new --out"
+            )
 
 
 # Jobs come repetition by repetition: a process mostly stays with one, and meets the next.

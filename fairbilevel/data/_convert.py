@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -16,17 +15,19 @@ from typing import Any
 
 import numpy as np
 
+from fairbilevel._files import LOCK, locked, replacing
+
 from ._dataset import Options
 from ._errors import DataError
 from ._load import open_source
-from ._raw import ABOUT, BEGUN, COLUMNS, SUFFIX, RecordFile, write_records
+from ._raw import ABOUT, BEGUN, COLUMNS, FORMAT, SUFFIX, RecordFile, write_records
 from ._source import Request, Rows, row_numbers
 from ._stores import StoredRows, row_bytes, rows_at_once, select
 
 _SHARD_BYTES = 2**28
 _MEASURED = 256  # image files, of which the first tell how many a shard takes
 _READ = 64  # records that are read back together
-_FORMAT = 1
+_TABLES = (".csv", ".parquet")
 Told = Callable[[str, int, int], None]
 
 
@@ -40,6 +41,7 @@ class Converted:
         shards: files that they lie in.
         written: of these, how many were written now; the others were there from a call before.
         skipped: reason -> rows left out.
+        there: whether all of it was there, complete, and nothing was to be done.
     """
 
     path: Path
@@ -47,6 +49,7 @@ class Converted:
     shards: int
     written: int
     skipped: dict[str, int]
+    there: bool = False
 
 
 def convert(
@@ -77,8 +80,10 @@ def convert(
 
     Raises:
         DataError: a source that cannot be read or is a table, image files to be kept where there
-            are none or with a size, a folder that holds something else, or rows that are not read
-            back as they were written.
+            are none or with a size, a folder that holds something else, rows that are not read back
+            as they were written, or a source that changed meanwhile.
+        HeldError: another call is writing to the folder.
+        OSError: the disk is full, or cannot be written to.
     """
     options = dataclasses.replace(options or Options(), in_memory="no", max_rows=None)
     if keep_encoded and options.image_size is not None:
@@ -92,6 +97,7 @@ def convert(
         raise DataError(
             f"{location.text} is a table, which is read as it is: shards are for images and arrays."
         )
+    known = _identity(location.path, location.text, folder)
     asked = [options.image_size, options.skip_damaged, options.split, options.data_dir]
     if keep_encoded:  # all are decoded once, to find those that cannot be: any size will do
         options = dataclasses.replace(options, image_size=1)
@@ -119,34 +125,41 @@ def convert(
     starts = range(0, len(kept), size)
     names = [f"x-{i:05d}{SUFFIX}" for i in range(len(starts))]
     about = _about(rows, what, kept, names)
-    source_now = [*_identity(location.path, location.text), *asked]
-    digests = _begun(folder, {**about, "source": source_now})
-    if digests is None:
-        return Converted(folder, len(kept), len(names), 0, about["skipped"])
-    written = 0
-    for begin, name in zip(starts, names, strict=True):
-        if not (name in digests["shards"] and (folder / name).exists()):
-            with _replacing(folder / name) as unfinished:
-                digest = hashlib.blake2b(digest_size=16)
-                part = records(begin, min(begin + size, len(kept)))
-                write_records(unfinished, _hashed(part, digest, "converting", begin, kept, told))
-            digests["shards"][name] = digest.hexdigest()
-            _write_json(folder / BEGUN, digests)
-            written += 1
-    for begin, name in zip(starts, names, strict=True):
-        digest = hashlib.blake2b(digest_size=16)
-        with contextlib.suppress(DataError):  # what cannot be read is not what was written either
-            for _ in _hashed(_read(folder / name), digest, "verifying", begin, kept, told):
-                pass
-        if digest.hexdigest() != digests["shards"][name]:
-            (folder / name).unlink()
+    about["source"] = hashlib.blake2b(json.dumps([known, asked]).encode()).hexdigest()[:32]
+    with locked(folder):
+        digests = _begun(folder, about)
+        if digests is None:
+            return Converted(folder, len(kept), len(names), 0, about["skipped"], there=True)
+        written = 0
+        for begin, name in zip(starts, names, strict=True):
+            if not (name in digests["shards"] and (folder / name).exists()):
+                with replacing(folder / name) as unfinished:
+                    digest = hashlib.blake2b(digest_size=16)
+                    part = records(begin, min(begin + size, len(kept)))
+                    part = _hashed(part, digest, "converting", begin, kept, told)
+                    write_records(unfinished, part)
+                digests["shards"][name] = digest.hexdigest()
+                _write_json(folder / BEGUN, digests)
+                written += 1
+        for begin, name in zip(starts, names, strict=True):
+            digest = hashlib.blake2b(digest_size=16)
+            with contextlib.suppress(DataError):  # cannot be read: not what was written either
+                for _ in _hashed(_read(folder / name), digest, "verifying", begin, kept, told):
+                    pass
+            if digest.hexdigest() != digests["shards"][name]:
+                (folder / name).unlink()
+                raise DataError(
+                    f"{name} does not hold what was written into it, and has been removed: look "
+                    "after the disk, and run the command again."
+                )
+        _columns(folder / COLUMNS[0], rows, kept, about)
+        if _identity(location.path, location.text, folder) != known:
             raise DataError(
-                f"{name} does not hold what was written into it, and has been removed: look after "
-                "the disk, and run the command again."
+                f"{location.text} has changed while it was converted; remove {folder}, and run the "
+                "command again."
             )
-    _columns(folder / COLUMNS[0], rows, kept, about)
-    _write_json(folder / ABOUT, about)
-    (folder / BEGUN).unlink()
+        _write_json(folder / ABOUT, about)
+        (folder / BEGUN).unlink()
     return Converted(folder, len(kept), len(names), written, about["skipped"])
 
 
@@ -191,8 +204,7 @@ def _hashed(
 
 def _begun(folder: Path, about: dict[str, Any]) -> dict[str, Any] | None:
     """The digests of shards written before; None where nothing is left to be done."""
-    folder.mkdir(parents=True, exist_ok=True)
-    there = [p.name for p in folder.iterdir()]
+    there = [p.name for p in folder.iterdir() if p.name != LOCK]
     known = next((n for n in (ABOUT, BEGUN) if n in there), None)
     if known is None:
         if there:
@@ -204,23 +216,32 @@ def _begun(folder: Path, about: dict[str, Any]) -> dict[str, Any] | None:
     except (OSError, ValueError):
         found = None
     former = found if known == ABOUT or not isinstance(found, dict) else found.get("about")
-    mine = {k: v for k, v in about.items() if known == BEGUN or k != "source"}
-    if former != json.loads(json.dumps(mine)):
+    if known == ABOUT and isinstance(former, dict):  # what was complete did not always tell
+        former = {"source": about["source"], **former}
+    if former != json.loads(json.dumps(about)):
         raise DataError(
             f"{folder} holds the rows of another source, or of this one as it was read otherwise "
             "or before it changed; choose an empty or new folder."
         )
-    for unfinished in folder.glob(f".*{SUFFIX}"):
-        unfinished.unlink()
+    for name in (*about["shards"], *COLUMNS, ABOUT, BEGUN):  # what a killed call has left
+        for unfinished in folder.glob(f".{name}.*"):
+            unfinished.unlink()
     return None if known == ABOUT else found
 
 
-def _identity(path: Path, text: str) -> list[Any]:
-    """What tells that a source is the same one: its name, and when a file was changed."""
-    with contextlib.suppress(OSError):
-        told = path.stat()
-        return [str(path.resolve()), told.st_size, told.st_mtime_ns]
-    return [text]
+def _identity(path: Path, text: str, out: Path) -> list[Any]:
+    """What tells that a source is the same one: its name, and the size and time of every file of
+    it, those of what is written left out."""
+    if path.is_dir():
+        found = [p for p in sorted(path.rglob("*")) if p.is_file() and out not in p.parents]
+    elif path.suffix == ".npy":  # its columns lie beside it
+        found = [p for p in sorted(path.parent.iterdir()) if p.suffix in (".npy", *_TABLES)]
+    else:
+        found = [path] if path.is_file() else []
+    told = ((p, p.stat()) for p in found)
+    top = path if path.is_dir() else path.parent
+    files = [[p.relative_to(top).as_posix(), s.st_size, s.st_mtime_ns] for p, s in told]
+    return [path.name if found else text, *files]
 
 
 def _about(rows: Rows, what: dict[str, Any], kept: np.ndarray, names: list[str]) -> dict[str, Any]:
@@ -240,7 +261,7 @@ def _about(rows: Rows, what: dict[str, Any], kept: np.ndarray, names: list[str])
     numbers = {name: free(f"{name} as a number") for name in rows.numbers}
     plain = rows.numbered and np.array_equal(rows.ids[kept], row_numbers(len(kept)))
     return {
-        "format": _FORMAT,
+        "format": FORMAT,
         **what,
         "rows": len(kept),
         "shards": names,
@@ -272,20 +293,10 @@ def _columns(path: Path, rows: Rows, kept: np.ndarray, about: dict[str, Any]) ->
         table[column] = rows.numbers[name].iloc[kept].reset_index(drop=True)
     if about["ids"] is not None:
         table[about["ids"]] = pd.Series(rows.ids[kept])
-    with _replacing(path) as unfinished:
+    with replacing(path) as unfinished:
         pd.DataFrame(table).to_parquet(unfinished)
 
 
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A path to write that takes the place of another one once it is complete."""
-    unfinished = path.with_name(f".{path.name}")
-    yield unfinished
-    with unfinished.open("rb") as stream:
-        os.fsync(stream.fileno())
-    os.replace(unfinished, path)
-
-
 def _write_json(path: Path, value: Any) -> None:
-    with _replacing(path) as unfinished:
+    with replacing(path) as unfinished:
         unfinished.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

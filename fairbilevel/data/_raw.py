@@ -6,6 +6,7 @@ against whatever limit it has.
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import threading
@@ -23,9 +24,10 @@ from ._errors import DataError, reason
 from ._stores import Joined, RowStore, is_store, row_bytes
 
 SUFFIX = ".arrayrecord"
-ABOUT, BEGUN = "rows.json", ".convert.json"
+ABOUT, BEGUN, FORMAT = "rows.json", ".convert.json", 1
 COLUMNS = ("columns.parquet", "columns.csv")
-"""Files beside records: what a record is, a conversion that has not ended, columns."""
+"""Files beside records: what a record is (in this format), a conversion that has not ended,
+columns."""
 _GROUP_BYTES = 2**15  # of records that are packed together: a reader's index has an entry for each
 _RANDOM = "readahead_buffer_size:0,max_parallelism:0"
 _BUFFER = 2**14
@@ -237,17 +239,23 @@ def open_records(path: Path) -> Any:
 
 
 def write_records(path: Path, records: Iterable[bytes]) -> None:
-    """Write an ArrayRecord file; records are packed together by the length of the first."""
+    """Write an ArrayRecord file; records are packed together by the length of the first. What the
+    disk refuses is an `OSError`."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
     writer = None
-    for record in records:
-        if writer is None:
-            group = max(1, _GROUP_BYTES // max(len(record), 1))
-            writer = ArrayRecordWriter(str(path), f"group_size:{group},uncompressed")
-        writer.write(record)
-    assert writer is not None
-    writer.close()
+    try:
+        for record in records:
+            if writer is None:
+                group = max(1, _GROUP_BYTES // max(len(record), 1))
+                writer = ArrayRecordWriter(str(path), f"group_size:{group},uncompressed")
+            writer.write(record)
+        assert writer is not None
+        writer.close()
+    except RuntimeError as error:  # the writer's word for all that goes wrong
+        causes = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+        code = next((c for c in causes if os.strerror(c) in str(error)), errno.EIO)
+        raise OSError(code, os.strerror(code), str(path)) from None
 
 
 def sharded_records(

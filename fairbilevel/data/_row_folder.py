@@ -16,7 +16,7 @@ import pandas as pd
 from ._arrays import encodable, named_rows
 from ._errors import DataError, listing, reason
 from ._load import read_table
-from ._raw import ABOUT, BEGUN, COLUMNS, npy_rows, sharded_records
+from ._raw import ABOUT, BEGUN, COLUMNS, FORMAT, npy_rows, sharded_records
 from ._source import Location, Request, Rows, Source, row_numbers
 from ._stores import Joined, RowStore, held, row_bytes, select
 
@@ -166,6 +166,8 @@ def read_about(path: Path) -> dict[str, Any]:
         raise DataError(f"{path} cannot be read as JSON ({reason(error)}).") from None
     if not isinstance(found, dict):
         raise DataError(f"{path} holds no JSON object.")
+    if found.get("format", FORMAT) != FORMAT:
+        raise DataError(f"{path} was written by a later version: upgrade, or convert again.")
     return found
 
 
@@ -219,7 +221,7 @@ def whole(folder: Path) -> Iterator[None]:
     """Says so where `rows.json` turns out to lack something."""
     try:
         yield
-    except (KeyError, TypeError, AttributeError) as error:
+    except (LookupError, TypeError, AttributeError) as error:
         raise DataError(f"{folder / ABOUT} is malformed ({error}); convert it again.") from None
 
 

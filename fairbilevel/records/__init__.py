@@ -1,13 +1,7 @@
 """Records: the run folder's schema, and readers and writers that leave nothing half written."""
 
-from fairbilevel.records._attempts import (
-    LOCK,
-    Attempted,
-    Attempts,
-    file_stem,
-    is_locked,
-    locked,
-)
+from fairbilevel._files import LOCK, is_locked, locked
+from fairbilevel.records._attempts import Attempted, Attempts, file_stem
 from fairbilevel.records._checkpoints import (
     Activity,
     Checkpoints,

@@ -1,7 +1,5 @@
 """Who is at work in a folder, over all processes and machines that see it.
 
-A folder has one writer: a lock that its holder's end, however sudden, releases.
-
 An attempt is a file ``NAME.attempt-N.json``. It appears whole, by a hard link, which of any number
 of processes one alone can make, on network file systems too; so nobody works at the same piece as
 another. An attempt ends with its process: on the same machine the kernel drops the lock on its file
@@ -20,102 +18,18 @@ import re
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from fairbilevel._files import is_held, take_lock
 from fairbilevel.records._files import RecordError, json_text, read_object, write_json
 
-try:
-    import fcntl
-except ImportError:  # no such locks here: two runs on one folder go unnoticed
-    fcntl = None  # type: ignore[assignment]
-
-LOCK = ".lock"
 # Network file systems show what others wrote up to a minute late, so several beats go into it.
 BEAT, SILENCE = 20.0, 180.0
 _NAME = re.compile(r"(?P<stem>.*)\.attempt-(?P<number>\d+)\.json")
 _LONGEST = 150  # letters of a file name, which systems bound at 255 bytes
-
-
-@contextlib.contextmanager
-def locked(folder: Path, name: str = LOCK, *, patience: float = 0.0) -> Iterator[None]:
-    """Hold a folder for writing.
-
-    Args:
-        folder: made if it is not there.
-        name: of the lock, where a folder has several.
-        patience: seconds to wait for another process.
-
-    Raises:
-        RecordError: another process holds it.
-        OSError: the folder cannot be written.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    path, end = folder / name, time.monotonic() + patience
-    if fcntl is None:
-        yield
-        return
-    while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        if _lock(handle):
-            # The one before may have removed the file between our opening and locking it.
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(handle), path.stat()):
-                    break
-            os.close(handle)
-            continue
-        holder = os.read(handle, 20).decode("ascii", "replace").strip()
-        os.close(handle)
-        if time.monotonic() >= end:
-            who = f"process {holder}" if holder.isdigit() else "another process"
-            raise RecordError(
-                f"{who} is writing to {folder}: wait for it, stop it, or choose another folder"
-            )
-        time.sleep(0.02)
-    try:
-        os.ftruncate(handle, 0)
-        os.write(handle, f"{os.getpid()}\n".encode())
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            path.unlink()
-        os.close(handle)
-
-
-def is_locked(folder: Path) -> bool:
-    """Whether a process holds the folder."""
-    try:
-        return is_held(folder / LOCK)
-    except OSError:
-        return False
-
-
-def is_held(path: Path) -> bool:
-    """Whether a process holds a lock on a file; ``OSError`` where that cannot be opened."""
-    if fcntl is None:
-        return False
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        # Shared: two that look at once do not take each other for the holder.
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return False
-    except OSError:
-        return True
-    finally:
-        os.close(handle)
-
-
-def _lock(handle: int) -> bool:
-    if fcntl is None:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # held, or a file system without locks
-        return False
-    return True
 
 
 def file_stem(name: str) -> str:
@@ -200,12 +114,16 @@ class Attempts:
             newest[stem] = max(number, newest.get(stem, 0))
         return {stem: self._state(stem, number) for stem, number in newest.items()}
 
-    def begin(self, name: str, *, most: int | None = None, ticket: str = "") -> Attempt | None:
+    def begin(
+        self, name: str, *, most: int | None = None, over: int = 0, ticket: str = ""
+    ) -> Attempt | None:
         """Begin the next attempt.
 
         Args:
             name: of the work.
             most: number of the last attempt that may be made.
+            over: number up to which attempts are known to be over, by whoever has watched them for
+                long enough; this object may see their files for the first time.
             ticket: told in the file, so that ``give_up`` knows it.
 
         Returns:
@@ -217,7 +135,7 @@ class Attempts:
         self.folder.mkdir(parents=True, exist_ok=True)
         stem = file_stem(name)
         count = max((n for s, n in self._numbers() if s == stem), default=0)
-        if count and self._state(stem, count).running:
+        if count > over and self._state(stem, count).running:
             return None
         return None if most is not None and count >= most else self._make(stem, count + 1, ticket)
 
@@ -228,7 +146,7 @@ class Attempts:
         except FileNotFoundError:  # whoever was last has just removed the empty folder
             return None
         told = {"kernel": _kernel(), "node": platform.node(), "process": os.getpid()}
-        told |= {"ticket": ticket, "locked": _lock(handle)}
+        told |= {"ticket": ticket, "locked": bool(take_lock(handle))}
         try:
             os.write(handle, json_text(told).encode())
             os.fsync(handle)

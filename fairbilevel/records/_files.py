@@ -6,8 +6,6 @@ import contextlib
 import csv
 import io
 import json
-import os
-import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from fairbilevel._files import replacing
 from fairbilevel._npz import read_npz
 
 MOST_JSON = 256 * 2**20  # bytes
@@ -27,18 +26,8 @@ class RecordError(ValueError):
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[IO[bytes]]:
     """A binary file that takes the place of ``path`` only once it is complete."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
+    with replacing(path) as unfinished, unfinished.open("wb") as stream:
+        yield stream
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -269,7 +269,7 @@ def frontier_run(
         dataclasses.replace(prepared.method, sparsity=sparsity).plan(problem)
     for tolerance in tolerances:
         with_tolerance(problem, tolerance)
-    _claim(path, config, sparsities, tolerances)
+    _claim(path, config, sparsities, tolerances, problem.data.fingerprint)
     sweep = FrontierSweep(path.absolute(), config, tuple(sparsities), tuple(tolerances))
     engine = Engine() if executor is None else executor
     checkpoints = checkpoints_of(path, config, progress)
@@ -324,17 +324,23 @@ def _write(sweep: FrontierSweep, problem: FairPruningProblem) -> list[dict[str, 
 
 
 def _claim(
-    path: Path, config: Any, sparsities: Sequence[float], tolerances: Sequence[float]
+    path: Path,
+    config: Any,
+    sparsities: Sequence[float],
+    tolerances: Sequence[float],
+    fingerprint: str,
 ) -> None:
     """Begin a frontier in a folder, or go on with the one that is there and nothing else."""
     asked = {k: v for k, v in config.to_json().items() if k not in FREE_OPTIONS}
     asked |= {"sparsities": list(sparsities), "tolerances": list(tolerances)}
+    asked |= {"rows": fingerprint}
     if (path / CONFIG).is_file() and not (path / TABLE).exists():
-        other = differences(read_object(path / CONFIG), asked)
+        # Former versions did not write down which rows they began with.
+        other = differences({"rows": fingerprint, **read_object(path / CONFIG)}, asked)
         if other:
             raise ValueError(
-                f"{path} holds an unfinished frontier with other options: {other}; choose another "
-                "--out"
+                f"{path} holds an unfinished frontier with other options or rows: {other}; choose "
+                "another --out"
             )
         return
     if path.exists() and (not path.is_dir() or any(path.iterdir())):

@@ -33,10 +33,11 @@ class Landed:
 @dataclass(frozen=True)
 class Task:
     """A job as an executor gets it: pickled, called once, in any process; with the attempts at it
-    that may be made, and the ticket of this hand-over."""
+    that are known to be over and that may be made, and the ticket of this hand-over."""
 
     sweep: Sweep
     name: str
+    over: int
     most: int
     ticket: str
 
@@ -45,7 +46,7 @@ class Task:
         if not is_here(self.sweep):
             use_cpu_threads(self.sweep.threads)
         attempts = Attempts(self.sweep.parts)
-        attempt = attempts.begin(self.name, most=self.most, ticket=self.ticket)
+        attempt = attempts.begin(self.name, most=self.most, over=self.over, ticket=self.ticket)
         if attempt is None:
             return Landed()
         with attempt:
@@ -135,20 +136,21 @@ def _carry_out(
         waiting, ready = _due(board, spent, flying)
         if not waiting and not flying:
             return
+        if getattr(executor, "alike", False):
+            ready = _alike(board, ready, flying)
+        ready = ready[: None if at_once is None else at_once - len(flying)]
         if landed or ready:
             told, pause = now, _SHORTEST
         elif not flying and now != told:  # others are at it
             progress(str(now))
             told = now
-        if getattr(executor, "alike", False):
-            ready = _alike(board, ready, flying)
-        ready = ready[: None if at_once is None else at_once - len(flying)]
         if ready:
             with getattr(executor, "batch", contextlib.nullcontext)():
                 for name in ready:
                     number += 1
                     ticket = f"{sweep.call}-{number}"
-                    task = Task(sweep, name, spent.get(name, 0) + TRIES, ticket)
+                    over = board.attempted.get(name, Attempted()).count  # else it were not ready
+                    task = Task(sweep, name, over, spent.get(name, 0) + TRIES, ticket)
                     flying[name] = executor.submit(task), ticket
         else:
             _wait([future for future, _ in flying.values()], pause)
