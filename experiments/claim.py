@@ -140,7 +140,9 @@ def _verdict(kept: Sequence[tuple[Summary, dict[str, Any]]]) -> str:
     )
     if "tolerance" in tests:
         told = interval(tests["tolerance"], lambda v: f"{np.exp(v):.2f}")
-        said += f"; certified tolerance {told} times the rival's"
+        judged_by = sum("ratio_each" in found for _, found in kept)
+        where = "" if judged_by == len(kept) else f" (over the {judged_by} with a rival near)"
+        said += f"; certified tolerance {told} times the rival's{where}"
     p = ", ".join(f"{name} p {value:.3f}" for name, value in adjusted.items())
     return f"{said}. After Holm: {p}."
 

@@ -22,18 +22,21 @@ def reading(summaries: Mapping[str, Summary]) -> list[str]:
     """A line for each change, computed from the tables."""
     rows = []
     for name, summary in summaries.items():
+        first = summary["lines"][0]
         for line in summary["lines"][1:]:
             row = {"table": name, "changed to": line["method"], "churn": points(line["churn"])}
             for title, key, value in (
                 ("accuracy", "accuracy", "test_accuracy"),
                 ("certified", "certified_tolerance", "certified_tolerance"),
             ):
-                mean, p = (line.get(f"{key}_difference_{k}") for k in ("mean", "p_adjusted"))
-                less = "" if mean is None else f" ({gain(mean)})"
-                row[f"{title} (points)"] = points(line[value]) + less
-                row[f"{title}: p"] = decimal(p)
+                less = gain(line[value] - first[value])
+                row[f"{title} (points)"] = f"{points(line[value])} ({less})"
+                row[f"{title}: p"] = decimal(line.get(f"{key}_difference_p_adjusted"))
             rows.append({**row, "spread (points²)": f"{1e4 * line['spread_test']:.2f}"})
-    told = "In brackets: less the first line of its table; p after Holm within it."
+    told = (
+        "Of all rows together; in brackets: less the first line of its table. p is of the folds' own "
+        "differences, after Holm within the table."
+    )
     return [table(rows), "", told]
 
 

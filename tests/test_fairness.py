@@ -412,18 +412,19 @@ MARGINS = np.linspace(-25, 25, 101)
 @given(guarded_cases())
 def test_no_rows_loss_is_ever_climbed(case):
     constraints, multipliers, share, seed = case
+    room = (1.0, 0.5, 0.0)[seed % 3]  # what distillation leaves of the loss
     with jax.enable_x64(True):
         loss = np.asarray(np.random.default_rng(seed).uniform(0, 2, 3))
         stats = make_stats([0.5] * 3, loss=loss, share=share)
         m = tuple(jnp.asarray(v) for v in multipliers)
-        got = fairness.row_weights(constraints, m, jnp.asarray(share), stats)
+        got = fairness.row_weights(constraints, m, jnp.asarray(share), stats, room=room)
         raw = [
             np.asarray(c.coefficients(v, jnp.asarray(share), stats)) / share
             for c, v in zip(constraints, m, strict=True)
         ]
         weights = [np.asarray(w) for w in got.harm]
     # The derivative of a row's own objective with respect to its margin is never positive.
-    own = -1 / (1 + np.exp(MARGINS))
+    own = -room / (1 + np.exp(MARGINS))
     for g in range(3):
         total = own.copy()
         for constraint, weight in zip(constraints, weights, strict=True):
@@ -440,8 +441,8 @@ def test_no_rows_loss_is_ever_climbed(case):
         ratio = constraint.harm.ratio
         with np.errstate(invalid="ignore"):
             debt += np.where(weight < 0, ratio * -weight, 0)
-    assume((np.abs(debt - 1) > 1e-9).all())
-    assert bool(got.bound) == bool((debt > 1).any())
+    assume((np.abs(debt - room) > 1e-9).all())
+    assert bool(got.bound) == bool((debt > room).any())
     # What is positive is never touched: needy groups get all they were promised.
     for a, b in zip(weights, raw, strict=True):
         np.testing.assert_allclose(a[b >= 0], b[b >= 0], atol=1e-300)

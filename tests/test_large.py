@@ -62,7 +62,7 @@ def hypergradient_of(problem, method, params):
     """Of the solver's two levels, with respect to a mask of ones, and the weight gradient."""
     steps, batch, numbers = rules_of(problem).steps(problem), rows_of(problem), numbers_of(problem)
     _, state = problem.model.init(KEY)
-    weights = steps.weigh(start_of(problem, params, state).duals, numbers)
+    weights = steps.weigh(start_of(problem, params, state).duals, numbers, batch)
 
     def level(z, rows, key):
         return steps.objective(z, state, rows, weights, numbers, key)
@@ -221,7 +221,7 @@ def test_statistics_after_micro_batches_are_their_mean(tiny_data):
     problem = fb.FairPruningProblem(model, tiny_data, accumulate=4, prune_classifier=True)
     steps, batch, numbers = rules_of(problem).steps(problem), rows_of(problem), numbers_of(problem)
     params = {"w": jnp.ones((6, 3))}
-    weights = steps.weigh(start_of(problem, params, start).duals, numbers)
+    weights = steps.weigh(start_of(problem, params, start).duals, numbers, batch)
     _, aux = steps.objective(params, start, batch, weights, numbers, KEY)
     np.testing.assert_allclose(
         aux.model_state["mean"], problem.normalize(batch.x).mean(0), atol=1e-6

@@ -516,7 +516,7 @@ def test_joint_steps_and_group_dro(tiny, dense):
         assert not log.guard
     share = tiny.share["fit"]
     q = np.exp(logarithm) / np.exp(logarithm).sum()
-    harm = steps.weigh(state.duals, numbers).harm[0]
+    harm = steps.weigh(state.duals, numbers, batch).harm[0]
     np.testing.assert_allclose((1 + harm) * share, q, rtol=1e-4)
 
 

@@ -186,7 +186,7 @@ def test_weight_steps_follow_the_gradient_of_the_constrained_objective(tiny_prob
     state = fed_buffers(steps, state, problem, reference)
     batch = train.gather(problem, reference, problem.roles["fit"][:64])
     batch = batch._replace(weight=jnp.linspace(0.5, 1.5, 64), distill=jnp.linspace(0, 1, 64))
-    weights = steps.steps.weigh(state.duals, steps.numbers)
+    weights = steps.steps.weigh(state.duals, steps.numbers, batch)
     assert any(np.any(w != 0) for w in weights.harm)
     moved, log = jax.jit(steps.step)(state, factors, batch)
 
@@ -463,7 +463,7 @@ def test_steps_in_row_weight_leave_the_rarest_group_no_louder_than_the_others(ti
             run.reference.network.params, run.reference.network.state, batch, numbers
         ))  # fmt: skip
         duals = run.steps._ascended(run.fresh(), wrong, batch.group, numbers, 1.0)
-        gained[unit] = np.asarray(run.steps.weigh(duals, numbers, "select").harm[0])
+        gained[unit] = np.asarray(run.steps.weigh(duals, numbers, batch, "select").harm[0])
         assert np.asarray(duals.buffers.written).tolist() == np.bincount(batch.group).tolist()
     np.testing.assert_allclose(gained["row-weight"], 0.1 * 4, rtol=1e-5)
     np.testing.assert_allclose(gained["multiplier"], 0.1 * 4 / share, rtol=1e-5)

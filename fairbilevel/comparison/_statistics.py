@@ -270,15 +270,21 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def pseudo_values(whole: float, without: np.ndarray) -> np.ndarray:
     """Jackknife of a quantity that is measured on the rows of all repetitions together.
 
+    Its variance alone is taken from there (Tukey 1958): values without a repetition vary about
+    their own mean, and not about the quantity. The difference of the two, times the number of
+    repetitions, would correct a bias that falls as one over the rows; that of a largest bound does
+    not, and the correction is then noise of several times the quantity's own.
+
     Args:
         whole: the quantity.
         without: ``[repetitions]`` the same without each of them.
 
     Returns:
-        One value a repetition, to be tested as if it had been measured there (Tukey 1958).
+        One value a repetition, whose mean is the quantity, to be tested as if it had been measured
+        there.
     """
-    count = len(without)
-    return count * whole - (count - 1) * np.asarray(without, float)
+    left = np.asarray(without, float)
+    return whole - (len(left) - 1) * (left - left.mean())
 
 
 def corrected_t(differences: np.ndarray, test_rows: int, train_rows: int) -> dict[str, Any]:

@@ -83,6 +83,7 @@ def row_weights(
     share: Float[Array, " groups"],
     stats: GroupStatistics,
     cell_share: Float[Array, "groups classes"] | None = None,
+    room: Float[Array, ""] | float = 1.0,
 ) -> RowWeights:
     """Weights under which no row's loss is ever climbed.
 
@@ -90,8 +91,9 @@ def row_weights(
     In every form ``L + sum_g lambda_g (L_g - L)`` a well-off group's ``c_g`` falls below ``-P(g)``
     once the multipliers sum past one, and its loss is then climbed without bound. **The guard**:
     the parts that oppose the loss, each counted with its surrogate's ``ratio`` (how much of the
-    harm the loss outweighs on every single row), are scaled so that they add up to at most 1. It
-    looks at the multipliers as they are and so holds for every rule that moves them.
+    harm the loss outweighs on every single row), are scaled so that they add up to at most what
+    the loss itself weighs. It looks at the multipliers as they are and so holds for every rule that
+    moves them.
 
     Args:
         constraints: the constraints.
@@ -99,6 +101,8 @@ def row_weights(
         share: shares of the groups in the role whose loss is weighed.
         stats: what the multipliers last saw.
         cell_share: shares of the cells (group and label) in that role, for constraints of cells.
+        room: weight of a row's loss, in [0, 1]; below 1 where the rest is distillation, which need
+            not fall with the loss.
     """
     by_cell = any(c.of_cells for c in constraints)
     raw = []
@@ -118,8 +122,9 @@ def row_weights(
     for constraint, weight, f in zip(constraints, raw, finite, strict=True):
         if f:
             debt = debt + constraint.ratio * constraint.opposition(weight)
-    scale = 1 / jnp.maximum(debt, 1)
-    safe_weights, bound = [], jnp.any(debt > 1)
+    over = debt > room
+    scale = jnp.where(over, room / jnp.where(over, debt, 1), 1)
+    safe_weights, bound = [], jnp.any(over)
     for constraint, weight, f in zip(constraints, raw, finite, strict=True):
         if not f:
             bound = bound | jnp.any(constraint.opposition(weight) > 0)

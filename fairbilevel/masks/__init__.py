@@ -27,6 +27,7 @@ from fairbilevel.masks._score import (
     median_distance,
     spread,
     start_scores,
+    usual_start,
 )
 from fairbilevel.masks._threshold import Masks, Scores
 
@@ -71,5 +72,6 @@ __all__ = [
     "spread",
     "start_scores",
     "stays_zero",
+    "usual_start",
     "wrap",
 ]

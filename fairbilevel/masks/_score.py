@@ -93,6 +93,13 @@ def magnitude_scales(kind: str, magnitudes: Masks) -> dict[str, Float[Array, ""]
     return {name: magnitude_scale({name: m}) for name, m in magnitudes.items()}
 
 
+def usual_start(granularity: str) -> str:
+    """Which magnitudes compare units of several layers: of filters those in units of their layer's
+    mean, as they say more of how wide a layer's input is than of what filters are worth; of single
+    weights those of all layers alike."""
+    return "layer-magnitude" if granularity == "filter" else "magnitude"
+
+
 def start_scores(kind: str, params: Any, layers: Layers, granularity: str, key: Array) -> Masks:
     """Scores to begin with.
 

@@ -112,7 +112,8 @@ class Hydra(Pruner):
 
     def scores(self, at: Moment) -> Masks:
         """Where scores begin."""
-        return masks.start_scores("magnitude", at.network, at.layers, at.granularity, at.key)
+        kind = masks.usual_start(at.granularity)
+        return masks.start_scores(kind, at.network, at.layers, at.granularity, at.key)
 
 
 def _begin(budget: Budget, scores: Masks, keep: Any) -> tuple[Masks, Any]:

@@ -5,13 +5,16 @@ geometric median, and random ones as the floor.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from fairbilevel import masks
+from fairbilevel import _options, masks
 from fairbilevel.masks import Masks
 from fairbilevel.pruners._pruner import Pruner
 from fairbilevel.pruners._run import Moment, PrunerRun
 from fairbilevel.train import BudgetKind, Granularity, WeightState, dense_start
+
+
+MagnitudeName = Literal["magnitude", "layer-magnitude"]
 
 
 @dataclass(frozen=True)
@@ -19,13 +22,30 @@ class Magnitude(Pruner):
     """Keep the largest weights of the dense network, then fine-tune (Han et al. 2015).
 
     Filters are as large as the root mean square of their weights.
+
+    Attributes:
+        score_start: magnitude, or layer-magnitude, in units of each layer's mean; by default
+            layer-magnitude at granularity filter, else magnitude (``fb.masks.usual_start``).
+
+    Raises:
+        ValueError: other scores.
     """
+
+    score_start: MagnitudeName | None = None
 
     name: ClassVar[str] = "magnitude"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.score_start is not None:
+            _options.one_of("score_start", self.score_start, masks.MAGNITUDES)
+
     def scores(self, at: Moment) -> Masks:
         """``|w|``."""
-        return masks.magnitude(at.network, at.layers, at.granularity)
+        kind = self.score_start or masks.usual_start(at.granularity)
+        if kind == "magnitude":  # as they are: another unit changes no order
+            return masks.magnitude(at.network, at.layers, at.granularity)
+        return masks.start_scores(kind, at.network, at.layers, at.granularity, at.key)
 
 
 @dataclass(frozen=True)

@@ -57,9 +57,8 @@ class BilevelSolver(Method):
         relaxation: how scores become masks: top-k (straight-through), sigmoid (annealed
             temperature) or capped-simplex (projection); in Python also an object of one's own.
         score_start: where mask scores start: magnitude, layer-magnitude (in units of each layer's
-            mean: the magnitudes of filters say more of how wide a layer's input is than of what
-            they are worth), random or constant. By default layer-magnitude at granularity filter,
-            else magnitude.
+            mean), random or constant; by default layer-magnitude at granularity filter, else
+            magnitude, as of every method (``fb.masks.usual_start``).
         hypergradient: bilinear (closed form), none (no implicit term), cg, neumann, gmres,
             bicgstab, single-loop, unrolled or first-order; options after a colon, as in
             bilinear:gamma=10 or cg:iterations=10,damping=0.1; in Python any method of
@@ -171,9 +170,7 @@ class BilevelSolver(Method):
     @property
     def starts(self) -> str:
         """Where scores start."""
-        if self.score_start is not None:
-            return self.score_start
-        return "layer-magnitude" if self.granularity == "filter" else "magnitude"
+        return self.score_start or masks.usual_start(self.granularity)
 
     @property
     def relaxes(self) -> Relaxation:
@@ -289,7 +286,6 @@ class BiFP(BilevelSolver):
     Without ``constrain_masks``, ``constrain_weights`` or both it is the paper's ablations.
     """
 
-    score_start: ScoreStart | None = "magnitude"
     distill: float = 0.0
     match_dense: bool = False
     follow_weights: bool = False
@@ -324,7 +320,6 @@ class BiP(BilevelSolver):
     fine-tuning and early stopping are those of the solver: the same protocol for all.
     """
 
-    score_start: ScoreStart | None = "magnitude"
     distill: float = 0.0
     match_dense: bool = False
     follow_weights: bool = False

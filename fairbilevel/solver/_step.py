@@ -166,8 +166,8 @@ class OuterStep:
         """
         steps, layers, weights = self.steps, self.steps.structure.layers, state.weights
         of_select, of_fit = (jax.random.fold_in(weights.draw, i) for i in range(2))
-        fit_weights = steps.weigh(weights.duals, numbers)
-        select_weights = steps.weigh(weights.duals, numbers, "select")
+        fit_weights = steps.weigh(weights.duals, numbers, fit)
+        select_weights = steps.weigh(weights.duals, numbers, select, "select")
         if not self.constrain_weights:
             fit_weights = jax.tree.map(jnp.zeros_like, fit_weights)
         if not self.constrain_masks:

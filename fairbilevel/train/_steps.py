@@ -105,12 +105,19 @@ class Steps:
             )
         )
 
-    def weigh(self, duals: DualState, numbers: Numbers, role: str = "fit") -> RowWeights:
-        """Guarded factors of the rows' harms in a role."""
+    def weigh(
+        self, duals: DualState, numbers: Numbers, batch: Batch, role: str = "fit"
+    ) -> RowWeights:
+        """Guarded factors of the harms of a batch's rows, which are of a role."""
         stats = self.statistics(duals, numbers)
         cells = numbers.cells[role] if self._of_cells else None
         return fairness.row_weights(
-            self.constraints, duals.multipliers, numbers.share[role], stats, cells
+            self.constraints,
+            duals.multipliers,
+            numbers.share[role],
+            stats,
+            cells,
+            1 - jnp.max(batch.distill),
         )
 
     def objective(
@@ -183,7 +190,7 @@ class Steps:
         Only weights whose factor is not zero move (and decay): removed ones are frozen where they
         were and can come back.
         """
-        weights = self.weigh(state.duals, numbers)
+        weights = self.weigh(state.duals, numbers, batch)
         gradient, aux = jax.grad(self.objective, has_aux=True)(
             masked(factors, state.params), state.model_state, batch, weights, numbers, state.draw
         )
@@ -235,7 +242,7 @@ class Steps:
                 z, state.model_state, batch.x, numbers.moments, True, dropout
             )
             duals = ascended(logits)
-            weights = self.weigh(duals, numbers)
+            weights = self.weigh(duals, numbers, batch)
             value, aux = self._lagrangian(logits, model_state, batch, weights, numbers)
             return value, (aux, duals, weights.bound)
 
