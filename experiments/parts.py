@@ -34,8 +34,8 @@ def reading(summaries: Mapping[str, Summary]) -> list[str]:
                 row[f"{title}: p"] = decimal(line.get(f"{key}_difference_p_adjusted"))
             rows.append({**row, "spread (points²)": f"{1e4 * line['spread_test']:.2f}"})
     told = (
-        "Of all rows together; in brackets: less the first line of its table. p is of the folds' own "
-        "differences, after Holm within the table."
+        "Of all rows together; in brackets: less the first line of its table. p is of the folds' "
+        "own differences, after Holm within the table."
     )
     return [table(rows), "", told]
 

@@ -9,7 +9,7 @@ import io
 import math
 import zipfile
 import zlib
-from collections.abc import Container
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,12 +20,15 @@ _RATIO_MATTERS_FROM = 64 * 2**20  # ... and arrays of zeros come near it harmles
 _HEADER = 2**16
 
 
-def read_npz(stream: io.BufferedIOBase, leave: Container[str] = ()) -> dict[str, np.ndarray]:
-    """All arrays of an ``.npz``.
+def read_npz(
+    stream: io.BufferedIOBase,
+    wanted: Callable[[str, tuple[int, ...]], bool] = lambda name, shape: True,
+) -> dict[str, np.ndarray]:
+    """Arrays of an ``.npz``.
 
     Args:
         stream: open for reading in binary, seekable.
-        leave: names of arrays that are not read.
+        wanted: whether an array is read, by its name and shape.
 
     Raises:
         ValueError: not such a file, damaged, with pickled objects, with text that is none, with an
@@ -35,8 +38,15 @@ def read_npz(stream: io.BufferedIOBase, leave: Container[str] = ()) -> dict[str,
         with zipfile.ZipFile(stream) as archive:
             entries = archive.infolist()
             _check(entries)
-            wanted = (entry for entry in entries if _name(entry) not in leave)
-            return {_name(entry): _read(archive, entry) for entry in wanted}
+            found, size = {}, 0
+            for entry in entries:
+                with archive.open(entry) as member:
+                    header = read_header(member, repr(entry.filename))
+                    if wanted(_name(entry), header[0]):
+                        size += entry.file_size
+                        refuse_more(size, "it")
+                        found[_name(entry)] = _read(member, entry, *header)
+            return found
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, KeyError) as e:
         raise ValueError(str(e) or type(e).__name__) from None
     except RuntimeError as error:  # zipfile's word for an encrypted member
@@ -62,7 +72,7 @@ def refuse_odd(entries: list[zipfile.ZipInfo], harmless: int) -> None:
         harmless: bytes unpacked up to which a member may be packed as tightly as it likes.
 
     Raises:
-        ValueError: names the member, or the size of all.
+        ValueError: names the member.
     """
     for entry in entries:
         if not entry.filename:
@@ -72,9 +82,12 @@ def refuse_odd(entries: list[zipfile.ZipInfo], harmless: int) -> None:
             raise ValueError(f"{entry.filename!r} is packed in an unusual way")
         if entry.file_size > max(harmless, _RATIO * entry.compress_size):
             raise ValueError(f"{entry.filename!r} would grow more than {_RATIO}-fold")
-    total = sum(entry.file_size for entry in entries)
-    if total > MOST:
-        raise ValueError(f"it would hold {total / 2**30:.0f} GiB unpacked")
+
+
+def refuse_more(size: int, name: str) -> None:
+    """Refuse to read what is larger unpacked than any data needs (``ValueError``)."""
+    if size > MOST:
+        raise ValueError(f"{name} would hold {size / 2**30:.0f} GiB unpacked")
 
 
 def read_header(stream: Any, name: str) -> tuple[tuple[int, ...], bool, np.dtype]:
@@ -106,17 +119,17 @@ def read_header(stream: Any, name: str) -> tuple[tuple[int, ...], bool, np.dtype
     return shape, fortran, dtype
 
 
-def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
-    with archive.open(entry) as member:
-        shape, fortran, dtype = read_header(member, repr(entry.filename))
-        size = math.prod(shape) * dtype.itemsize  # Python integers: no overflow
-        # One byte more than asked: what says too little is noticed as what says too much.
-        data = member.read(size + 1) if size < entry.file_size else b""
-        if len(data) != size:
-            raise ValueError(f"{entry.filename!r} is not as long as its header says")
-        array = np.frombuffer(bytearray(data), dtype)
-        if dtype.kind == "U" and size:
-            letters = array.view(np.dtype(np.uint32).newbyteorder(dtype.byteorder))
-            if (letters > 0x10FFFF).any() or ((letters >= 0xD800) & (letters < 0xE000)).any():
-                raise ValueError(f"{entry.filename!r} holds text that is none")
-        return array.reshape(shape, order="F" if fortran else "C")
+def _read(
+    member: Any, entry: zipfile.ZipInfo, shape: tuple[int, ...], fortran: bool, dtype: np.dtype
+) -> np.ndarray:
+    size = math.prod(shape) * dtype.itemsize  # Python integers: no overflow
+    # One byte more than asked: what says too little is noticed as what says too much.
+    data = member.read(size + 1) if size < entry.file_size else b""
+    if len(data) != size:
+        raise ValueError(f"{entry.filename!r} is not as long as its header says")
+    array = np.frombuffer(bytearray(data), dtype)
+    if dtype.kind == "U" and size:
+        letters = array.view(np.dtype(np.uint32).newbyteorder(dtype.byteorder))
+        if (letters > 0x10FFFF).any() or ((letters >= 0xD800) & (letters < 0xE000)).any():
+            raise ValueError(f"{entry.filename!r} holds text that is none")
+    return array.reshape(shape, order="F" if fortran else "C")

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from experiments.crash_safety import command, differing, kill
-from fairbilevel.cli import main
 from fairbilevel._files import HeldError
+from fairbilevel.cli import main
 from fairbilevel.records import locked, read_json_lines
 
 OPTIONS = [

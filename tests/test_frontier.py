@@ -16,7 +16,7 @@ import fairbilevel as fb
 from fairbilevel import cli, solver, train
 from fairbilevel.records import Activity, Interrupted
 from fairbilevel.report import frontier_svg
-from fairbilevel.run import Config, frontier_run, prepare
+from fairbilevel.run import Config, _frontier, frontier_folder, frontier_run, prepare
 from fairbilevel.sweeps import Engine
 
 QUICK = {"steps": 120, "batch_size": 16, "buffer_size": 4}
@@ -127,6 +127,32 @@ def test_a_stopped_frontier_is_gone_on_with(prepared, tmp_path, monkeypatch):
     assert not (out / "parts").exists()
 
 
+def test_without_an_out_the_same_command_finds_its_unfinished_frontier(prepared, tmp_path):
+    stem, pairs = tmp_path / "frontier", ([0.6], [0.02])
+    assert frontier_folder(prepared, *pairs, stem) == stem
+
+    class Stopped(Exception):
+        pass
+
+    def stop(line):
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        frontier_run(prepared, *pairs, stem, stop)
+    assert frontier_folder(prepared, *pairs, stem) == stem
+    assert frontier_folder(prepared, [0.5], [0.02], stem) == tmp_path / "frontier-2"
+    frontier_run(prepared, *pairs, stem)
+    assert frontier_folder(prepared, *pairs, stem) == tmp_path / "frontier-2"
+
+
+def test_a_frontier_of_other_rows_is_refused(prepared, tmp_path):
+    folder = tmp_path / "frontier"
+    _frontier._claim(folder, prepared.config, [0.6], [0.02], prepared.problem.data.fingerprint)
+    _frontier._claim(folder, prepared.config, [0.6], [0.02], prepared.problem.data.fingerprint)
+    with pytest.raises(ValueError, match="other options or rows: rows was"):
+        _frontier._claim(folder, prepared.config, [0.6], [0.02], "0" * 64)
+
+
 def test_processes_make_the_same_frontier(prepared, points, tmp_path):
     found = frontier_run(prepared, [0.6], [0.02], tmp_path / "f", executor=Engine("local", 2))
     assert found == points
@@ -169,7 +195,7 @@ def test_a_stop_on_the_command_line_says_how_to_go_on(tmp_path, capsys, monkeypa
     out = tmp_path / "frontier"
     assert cli.main(["frontier", "--model", "mlp", "--out", str(out)]) == 128 + signal.SIGTERM
     err = capsys.readouterr().err
-    assert f"--out {out}" in err
+    assert f"the same command goes on ({out})" in err
     assert err.count("\n") == 1
 
 
@@ -207,6 +233,8 @@ def test_command(prepared, tmp_path, capsys):
         (["--tolerances", "-1%"], "tolerance"),
         (["--tolerances="], "wants a value"),
         (["--constraint", "none"], "needs a --constraint"),
+        (["--no-baseline"], "stands at every sparsity"),
+        (["--overwrite"], "a folder is gone on with"),
     ],
 )
 def test_bad_commands(words, message, tmp_path, capsys):

@@ -457,6 +457,20 @@ def test_orbax_folders_are_read(name, module, folders, mobile):
     assert given.notes == ()
 
 
+@pytest.mark.parametrize("beside", ["ema", "mu", "grads"])
+def test_averages_and_moments_are_not_taken_for_weights(beside, tmp_path):
+    problem = fb.FairPruningProblem("mlp", *images(), width=4)
+    params = jax.tree.map(np.asarray, problem.initial_network(0).params)
+    other = jax.tree.map(np.zeros_like, params)
+    with ocp.PyTreeCheckpointer() as writer:
+        writer.save(tmp_path / "two", {beside: other, "params": params})
+        writer.save(tmp_path / "none", {beside: other, "slow": params})
+    given = read(tmp_path / "two").network(problem).network.params
+    jax.tree.map(np.testing.assert_array_equal, given, params)
+    with pytest.raises(ValueError, match=f"more than once, as '{beside}', 'slow'"):
+        read(tmp_path / "none").network(problem)
+
+
 def test_orbax_folders_of_other_models_are_refused(tmp_path):
     with ocp.StandardCheckpointer() as writer:
         writer.save(tmp_path / "cnn", nnx.state(fb.models.CNN(3, 3, 2, rngs=nnx.Rngs(0))))

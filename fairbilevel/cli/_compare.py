@@ -4,7 +4,6 @@ largest gap over sparsities and tolerances."""
 from __future__ import annotations
 
 import dataclasses
-import shlex
 import signal
 import sys
 from functools import partial
@@ -44,13 +43,16 @@ fairbilevel compare runs methods on the same folds, from the same dense models, 
                  there is one, told --slurm-partition, --slurm-time (minutes),
                  --slurm-array-parallelism and the like, else processes of this machine; dask: the
                  cluster at DASK_SCHEDULER_ADDRESS, else workers of this machine
-with the options of `fairbilevel solve` but --sparsity, --method, --baseline and --dense; --out
+with the options of `fairbilevel solve` but --sparsity, --method, --baseline, --dense, --overwrite
+and --tensorboard; --out
 names the folder to write, or to go on with. Commands on one folder share the work.
 """
 REFUSED = {
     "sparsity": "give --sparsities",
     "method": "give --methods",
     "baseline": "name it among --methods, and as --reference",
+    "overwrite": "a folder is gone on with; choose another --out",
+    "tensorboard": "it is for solve",
 }
 
 
@@ -122,30 +124,36 @@ def frontier(words: list[str], console: Console) -> int:
             f"  --tolerances  of every constraint, fractions or percentages (default "
             f"{lists['tolerances']})\n"
             "  --processes, --executor and --slurm-*  as for `fairbilevel compare`\n"
-            "with the options of `fairbilevel solve` but --sparsity; the tolerances in\n"
-            "--constraint are not used, and --out names the folder to write.\n"
+            "with the options of `fairbilevel solve` but --sparsity, --baseline, --overwrite and\n"
+            "--tensorboard; the tolerances in --constraint are not used, and --out names the\n"
+            "folder to write, or to go on with.\n"
         )
-    lists, rest = taken(words, lists, {"sparsity": REFUSED["sparsity"]})
+    baseline = dict.fromkeys(("baseline", "no-baseline"), "it stands at every sparsity")
+    refused = {n: why for n, why in {**REFUSED, **baseline}.items() if n != "method"}
+    lists, rest = taken(words, lists, refused)
     engine, rest = engine_asked(lists, rest)
     config = configuration("frontier", rest)
     from fairbilevel import fairness
     from fairbilevel.records import Interrupted
-    from fairbilevel.run import frontier_run, prepare
+    from fairbilevel.run import frontier_folder, frontier_run, prepare
 
     sparsities = shares(lists["sparsities"])
     tolerances = [fairness.parse_tolerance(text.strip()) for text in lists["tolerances"].split(",")]
-    path = Path(config.out) if config.out is not None else _free("runs/frontier")
     config = dataclasses.replace(config, sparsity=max(sparsities))
     config.check()
+    prepared = prepare(config)
+    if config.out is not None:
+        path = Path(config.out)
+    else:
+        path = frontier_folder(prepared, sparsities, tolerances, Path("runs/frontier"))
 
     try:
-        prepared = prepare(config)
         solved = frontier_run(
             prepared, sparsities, tolerances, path, partial(say, console), executor=engine
         )
     except Interrupted as error:
         print(
-            f"fairbilevel: {error}; go on with the same command and --out {shlex.quote(str(path))}",
+            f"fairbilevel: {error}; the same command goes on ({path})",
             file=sys.stderr,
         )
         return 128 + int(getattr(signal, error.signal, signal.SIGTERM))
@@ -173,11 +181,3 @@ def frontier(words: list[str], console: Console) -> int:
     )
     say(console, f"\nfrontier: {path}")
     return 0
-
-
-def _free(stem: str) -> Path:
-    """The first folder of this name, or with a number behind it, that does not exist."""
-    path, number = Path(stem), 2
-    while path.exists():
-        path, number = Path(f"{stem}-{number}"), number + 1
-    return path

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from fairbilevel._npz import refuse_odd
+from fairbilevel._npz import refuse_more, refuse_odd
 
 from ._errors import DataError, reason, repeated
 
@@ -110,6 +110,8 @@ def _plain(name: str) -> str:
 def _refuse_unsafe(path: Path, entries: list[zipfile.ZipInfo]) -> None:
     try:
         refuse_odd(entries, _RATIO_MATTERS_FROM)
+        for entry in entries:  # read one by one: all of them may be more than fits in memory
+            refuse_more(entry.file_size, repr(entry.filename))
     except ValueError as error:
         raise DataError(f"{path}: {error}; pack it again as an ordinary zip.") from None
     if twice := repeated(_plain(e.filename) for e in entries):

@@ -41,7 +41,8 @@ def from_arrays(
 
     Args:
         x: uint8 `[n, h, w]` or `[n, h, w, c]` for images, else numbers `[n, ...]`, all finite. A
-            memory map, and a store of your own (`RowStore`), is read batch by batch and never held.
+            memory map whose rows lie one behind the other, and a store of your own (`RowStore`), is
+            read batch by batch and never held.
         y: `[n]` labels: whole numbers that index `classes` if those are given, else any values,
             each of which is a class. None for rows without labels.
         group: `[n]` groups, likewise. None for rows without groups.
@@ -112,12 +113,19 @@ class Arrays(Source):
             if stored is not None and held(options.in_memory, stored.size):
                 stored = None
             with path.open("rb") as opened:
-                arrays = read_npz(opened, leave=() if stored is None else ("x",))
+                arrays = read_npz(
+                    opened, lambda n, shape: stored is None if n == "x" else is_column(n, shape)
+                )
         except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError) as error:
             raise DataError(f"{path.name} is no readable .npz of plain arrays ({error}).") from None
         inputs: Any = arrays.pop("x", None) if stored is None else stored
         name = f"arrays ({path.name})"
         return named_rows(inputs, arrays, name, request)
+
+
+def is_column(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether an array beside `x` can say anything of rows, or is named as if it should."""
+    return len(shape) == 1 or name in (*_BY_ROW, "classes", "groups")
 
 
 def named_rows(

@@ -50,6 +50,13 @@ def open_source(source: str, options: Options, labelled: bool) -> tuple[Location
             f"image_size resizes image files as they are read, and {location.text} holds none: "
             "leave it out."
         )
+    where = ("split", "data_dir", "download") if labelled else ("split",)
+    for name in () if reader.has_splits else where:
+        if getattr(options, name):
+            told = f"{name} (--{name.replace('_', '-')})"
+            raise DataError(
+                f"{told} is for TensorFlow data sets, and {location.text} is none: leave it out."
+            )
     return location, reader
 
 
@@ -99,7 +106,7 @@ def load(
         raise DataError("exclude_feature is for tables; images and arrays have no named columns.")
     if options.skip_damaged and labelled and not reader.may_be_damaged:
         raise DataError(
-            "skip_damaged is for folders and zips of images, and for records; it has no meaning "
-            "here."
+            "skip_damaged is for folders and zips of images, and for records of convert or of your "
+            "own; it has no meaning here."
         )
     return assemble(rows, request)

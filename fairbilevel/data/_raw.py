@@ -162,6 +162,8 @@ def as_store(x: Any) -> RowStore | None:
     """What rows of `x` are read from, None where it is held in memory."""
     if isinstance(x, np.memmap):
         return mapped_rows(x)
+    if hasattr(x, "toarray"):
+        raise DataError("x is a sparse matrix; give x.toarray(), or a store of your own.")
     return x if is_store(x) else None
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ._arrays import encodable, named_rows
+from ._arrays import encodable, is_column, named_rows
 from ._errors import DataError, listing, reason
 from ._load import read_table
 from ._raw import ABOUT, BEGUN, COLUMNS, FORMAT, npy_rows, sharded_records
@@ -21,7 +21,8 @@ from ._source import Location, Request, Rows, Source, row_numbers
 from ._stores import Joined, RowStore, held, row_bytes, select
 
 # x.npy, or its shards x-00000.npy, x_1.npy, x-00000-of-00004.npy.
-_ARRAY = re.compile(r"([A-Za-z]\w*?)(?:[-_.]?(\d+)(?:-of-\d+)?)?\.npy")
+_ARRAY = re.compile(r"([A-Za-z]\w*?)(?:[-_.]?(\d+)(?:-of-(\d+))?)?\.npy")
+_OF = re.compile(r"(\d+)-of-(\d+)")
 _RECORDS = re.compile(r".*\.array_?record(-\d+-of-\d+)?")
 
 
@@ -61,6 +62,10 @@ class RowFolder(Source):
         if path.is_dir():
             files = arrays.pop("x", [])
             records = sorted(filter(_is_record_file, folder.iterdir()), key=_by_number)
+            told = [m for p in records if (m := _OF.search(p.name))]
+            if told:
+                numbers = sorted(int(m[1]) for m in told)
+                _refuse_gaps(folder, numbers, [p.name for p in records])
             if files and records:
                 raise DataError(f"{folder} holds x both in .npy and in ArrayRecord files.")
             name = folder.name
@@ -76,7 +81,12 @@ class RowFolder(Source):
             x = Joined.of(tuple(map(npy_rows, files)), tuple(f.name for f in files))
         else:
             raise DataError(f"{folder} has no x.npy, nor shards of it.")
-        columns = {n: np.concatenate([_column(p) for p in paths]) for n, paths in arrays.items()}
+        shards = {n: [npy_rows(p) for p in paths] for n, paths in arrays.items()}
+        columns = {
+            n: np.concatenate([part[np.arange(len(part))] for part in parts])
+            for n, parts in shards.items()
+            if is_column(n, parts[0].shape)
+        }
         inputs = _held(x, request, damaged)
         rows = named_rows(inputs, columns, name, request, _table(folder))
         return _without(rows, damaged)
@@ -89,6 +99,20 @@ def _is_record_file(path: Path) -> bool:
 def _by_number(path: Path) -> list[Any]:
     """Names in the order of the numbers in them: 2 before 10."""
     return [int(word) if word.isdigit() else word for word in re.split(r"(\d+)", path.name)]
+
+
+def _refuse_gaps(folder: Path, numbers: list[int], names: list[str]) -> None:
+    """Refuse shards of which one is missing: rows would stand beside those of other arrays."""
+    of = {int(m[2]) for name in names if (m := _OF.search(name))}
+    count = max(of, default=len(names))
+    if len(of) > 1 or len(names) != count or numbers not in (
+        list(range(count)), list(range(1, count + 1))
+    ):  # fmt: skip
+        lacks = next((i for i in range(min(numbers[0], 1), count) if i not in numbers), numbers[0])
+        raise DataError(
+            f"{folder} holds {listing(sorted(names), 4)}, and not every shard from the first to "
+            f"the last (see number {lacks}); complete them, or number those that are there anew."
+        )
 
 
 def _held(x: RowStore, request: Request, damaged: list[int]) -> Any:
@@ -126,12 +150,9 @@ def _arrays(folder: Path) -> dict[str, list[Path]]:
         if len(set(numbers)) < len(numbers) or (-1 in numbers and len(numbers) > 1):
             told = listing(sorted(p.name for _, p in files), 4)
             raise DataError(f"{folder} holds {name} more than once ({told}); keep one.")
+        if -1 not in numbers:
+            _refuse_gaps(folder, sorted(numbers), [p.name for _, p in files])
     return {name: [path for _, path in sorted(files)] for name, files in sorted(found.items())}
-
-
-def _column(path: Path) -> np.ndarray:
-    rows = npy_rows(path)
-    return rows[np.arange(len(rows))]
 
 
 def _table(folder: Path) -> pd.DataFrame | None:

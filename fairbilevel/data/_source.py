@@ -125,6 +125,9 @@ class Source(abc.ABC):
     has_image_files: bool = False
     """Whether the inputs are image files, of any size."""
 
+    has_splits: bool = False
+    """Whether it has named splits, and is prepared or downloaded somewhere."""
+
     may_be_damaged: bool = False
     """Whether inputs may be damaged row by row, so that such rows can be left out."""
 

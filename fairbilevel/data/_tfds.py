@@ -33,7 +33,7 @@ class TensorFlowDatasets(Source):
 
     forms = "tfds:NAME, or cifar10, celeb_a and the like"
     has_image_files = True
-    may_be_damaged = True
+    has_splits = True
     known = ("celeb_a", "cifar10", "cifar100", "svhn_cropped", "mnist", "fashion_mnist")
 
     def matches(self, location: Location) -> bool:

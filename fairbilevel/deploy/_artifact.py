@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from fairbilevel import _display, _options, _trees
-from fairbilevel.data import DataError, Encoder, as_labels, select
+from fairbilevel.data import DataError, Encoder, StoredRows, as_labels, select
 from fairbilevel.deploy._arrays import NPZ, Safetensors
 from fairbilevel.deploy._compact import Compact, compact, in_bfloat16
 from fairbilevel.deploy._format import PRECISIONS, About, Damaged, Format, Run, line, require
@@ -90,12 +90,18 @@ class Artifact:
         return _rows(self.encoder, inputs, self.about["input"]["encoded"])
 
     def logits(self, inputs: Any) -> Float[np.ndarray, "rows classes"]:
-        """Logits of rows in the form the run's data came in, by the file's own runtime.
+        """Logits of rows in the form the run's data came in, by the file's own runtime; of rows
+        that are not held in memory a part is read while the one before is answered.
 
         Raises:
             ValueError: rows of another form, or the runtime fails on them.
         """
-        return _logits(self._run, self.rows(inputs), len(self.classes), self.path)
+        if self.encoder.kind != "table":
+            inputs = self.encoder.transform(inputs)
+        parts = inputs.passed() if isinstance(inputs, StoredRows) else [(0, inputs)]
+        count = len(self.classes)
+        found = [_logits(self._run, self.rows(part), count, self.path) for _, part in parts]
+        return np.concatenate([np.zeros((0, count), np.float32), *found])
 
     def predict_proba(self, inputs: Any) -> Float[np.ndarray, "rows classes"]:
         """Probabilities in the order of ``classes``."""

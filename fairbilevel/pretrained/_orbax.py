@@ -20,6 +20,7 @@ from fairbilevel.pretrained._checkpoint import (
 )
 from fairbilevel.problem import FairPruningProblem
 
+_PLAIN = ("", "params", "param", "weights", "model", "state", "batch_stats")
 MARKS = ("_METADATA", "_CHECKPOINT_METADATA")
 
 
@@ -89,12 +90,22 @@ class OrbaxFolder(Checkpoint):
         return self._filled(problem, filled["params"], filled["state"], answers, ())
 
     def _where(self, part: str, wanted: dict[str, Any]) -> str:
-        """The folder of names within the tree that holds most of what is wanted, the nearest."""
+        """The folder of names within the tree that holds most of what is wanted. Averages and
+        moments of an optimizer hold as much: of several the one that is called what weights are."""
         tops = {name.rpartition("/")[0] for name in self.arrays}
         above = {"/".join(top.split("/")[:depth]) for top in tops for depth in (0, 1, 2)}
         prefixes = sorted({f"{a}/" if a else "" for a in above}, key=lambda p: (p.count("/"), p))
-        counts = [sum(f"{p}{name}" in self.arrays for name in wanted) for p in prefixes]
-        return prefixes[counts.index(max(counts))] if counts else ""
+        counts = {p: sum(f"{p}{name}" in self.arrays for name in wanted) for p in prefixes}
+        best = [p for p in prefixes if counts[p] == max(counts.values())]
+        if len(best) < 2 or not counts[best[0]]:
+            return best[0] if best else ""
+        plain = [p for p in best if p.rstrip("/").rpartition("/")[2] in _PLAIN]
+        if not plain:
+            raise ValueError(
+                f"{self.path} holds the {part} of model more than once, as "
+                f"{', '.join(repr(p.rstrip('/')) for p in best)}: save the one that is meant alone"
+            )
+        return plain[0]
 
     def _answers(
         self, problem: FairPruningProblem, name: str, values: np.ndarray, wanted: tuple[int, ...]

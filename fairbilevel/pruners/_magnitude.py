@@ -13,7 +13,6 @@ from fairbilevel.pruners._pruner import Pruner
 from fairbilevel.pruners._run import Moment, PrunerRun
 from fairbilevel.train import BudgetKind, Granularity, WeightState, dense_start
 
-
 MagnitudeName = Literal["magnitude", "layer-magnitude"]
 
 

@@ -32,7 +32,12 @@ from fairbilevel.run._folder import (
     save_run,
     stored_config,
 )
-from fairbilevel.run._frontier import frontier_run, read_reference, write_reference
+from fairbilevel.run._frontier import (
+    frontier_folder,
+    frontier_run,
+    read_reference,
+    write_reference,
+)
 from fairbilevel.run._listing import RunSummary, list_runs
 from fairbilevel.run._plan import Plan, make_plan
 from fairbilevel.run._prepare import Prepared, build_problem, prepare, read_data
@@ -62,6 +67,7 @@ __all__ = [
     "evaluate_run",
     "export",
     "follow_run",
+    "frontier_folder",
     "frontier_run",
     "has_result",
     "list_runs",

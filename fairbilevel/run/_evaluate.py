@@ -66,9 +66,10 @@ def reading(run: Run) -> dict[str, Any]:
     values = {k: v for k, v in run.config.items() if k in known}
     # What the run predicted and compared, though it may have left that to its source.
     values |= {name: run.description[name] for name in ("target", "group")}
-    # Roles, units and row weights belong to the run's own rows; trials' subsets too. Where data
-    # lies is a matter of the machine.
-    values |= dict.fromkeys(("role", "unit", "weight", "max_rows", "data_dir"))
+    # Roles, units and row weights belong to the run's own rows; trials' subsets and splits too.
+    # Where data lies, and is held, is a matter of the machine.
+    for name in ("role", "unit", "weight", "max_rows", "data_dir", "split", "download"):
+        values.pop(name, None)
     former = {name: list(run.description.get(name, ())) for name in _FORMER}
     return {
         "options": Options.from_json(values).to_json(),
@@ -82,7 +83,9 @@ def read_as(how: Mapping[str, Any], source: str, **changes: Any) -> Dataset:
     """Other data in a form that ``reading`` told, with changes; labels may be missing."""
     groups = tuple(how["groups"]) if "groups" in how else None
     former = {name: tuple(how.get(name, ())) for name in _FORMER}
-    options = Options.from_json({**how.get("options", {}), **changes})
+    # Files that shipped earlier say what their own rows were held in.
+    asked = {**how.get("options", {}), "in_memory": "auto", **changes}
+    options = Options.from_json(asked)
     return load(
         source, options, classes=tuple(how["classes"]), groups=groups, labelled=False, **former
     )

@@ -331,10 +331,8 @@ def _claim(
     fingerprint: str,
 ) -> None:
     """Begin a frontier in a folder, or go on with the one that is there and nothing else."""
-    asked = {k: v for k, v in config.to_json().items() if k not in FREE_OPTIONS}
-    asked |= {"sparsities": list(sparsities), "tolerances": list(tolerances)}
-    asked |= {"rows": fingerprint}
-    if (path / CONFIG).is_file() and not (path / TABLE).exists():
+    asked = _asked(config, sparsities, tolerances, fingerprint)
+    if _is_unfinished(path):
         # Former versions did not write down which rows they began with.
         other = differences({"rows": fingerprint, **read_object(path / CONFIG)}, asked)
         if other:
@@ -347,6 +345,34 @@ def _claim(
         raise ValueError(f"{path} is there already: choose another --out")
     path.mkdir(parents=True, exist_ok=True)
     write_json(path / CONFIG, asked)
+
+
+def _asked(
+    config: Any, sparsities: Sequence[float], tolerances: Sequence[float], fingerprint: str
+) -> dict[str, Any]:
+    """What makes a frontier, as its folder tells."""
+    asked = {k: v for k, v in config.to_json().items() if k not in FREE_OPTIONS}
+    pairs = {"sparsities": list(sparsities), "tolerances": list(tolerances)}
+    return {**asked, **pairs, "rows": fingerprint}
+
+
+def _is_unfinished(path: Path) -> bool:
+    return (path / CONFIG).is_file() and not (path / TABLE).exists()
+
+
+def frontier_folder(
+    prepared: Prepared, sparsities: Sequence[float], tolerances: Sequence[float], stem: Path
+) -> Path:
+    """Where a frontier is written that was given no place: where it was begun and has not ended, or
+    the first of ``stem``, ``stem-2``, ... that does not exist."""
+    fingerprint = prepared.problem.data.fingerprint
+    asked = _asked(prepared.config, sparsities, tolerances, fingerprint)
+    path, number = stem, 2
+    while path.exists():
+        if _is_unfinished(path) and not differences(read_object(path / CONFIG), asked):
+            return path
+        path, number = stem.with_name(f"{stem.name}-{number}"), number + 1
+    return path
 
 
 def _choose(points: list[dict[str, Any]]) -> None:

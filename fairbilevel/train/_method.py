@@ -157,6 +157,12 @@ class Method(ABC):
                 "buffer_size, or leave it out"
             )
         fairness.multiplier_rule(self.multiplier_rule, self.dual_step)
+        rule = self.multiplier_rule.partition(":")[0]
+        if self.dual_unit == "row-weight" and rule not in ("gradient-ascent", "nupi"):
+            raise ValueError(
+                f"dual_unit row-weight is of steps, and {rule} takes none, it sets multipliers "
+                "outright: leave it out"
+            )
 
     @property
     def label(self) -> str:
@@ -248,6 +254,20 @@ class Method(ABC):
         """Gradient evaluations behind the last step, as ``Plan`` names them."""
         matching = FORWARD_COST * len(self.matching_rows(problem)) / self.batch_size
         return {"recalibration": recalibration(problem), "matching": matching}
+
+    def spendable(self, problem: FairPruningProblem) -> float:
+        """Gradient evaluations before that.
+
+        Raises:
+            ValueError: the steps leave none.
+        """
+        ending = sum(self.ending(problem).values())
+        if ending >= self.steps:
+            raise ValueError(
+                f"{self.steps} steps do not pay for what every run ends with: its statistics and "
+                f"biases take {ending:.3g} gradient evaluations"
+            )
+        return self.steps - ending
 
     @abstractmethod
     def plan(self, problem: FairPruningProblem, reference: Reference | None = None) -> Plan:

@@ -93,6 +93,12 @@ def test_a_damaged_member_of_a_zip_is_one_file(tmp_path, picture):
     assert load(path, SKIP).skipped == {"image file cannot be used: 0.png": 1}
 
 
+@pytest.mark.parametrize("given", [{"split": "test"}, {"data_dir": "here"}, {"download": True}])
+def test_options_of_tensorflow_belong_there(given):
+    with pytest.raises(DataError, match="is for TensorFlow data sets, and digits is none"):
+        load("digits", Options(**given))
+
+
 def test_the_option_belongs_to_image_files(tmp_path):
     with pytest.raises(DataError, match="skip_damaged is for folders and zips of images"):
         load("digits", SKIP)

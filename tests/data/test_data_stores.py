@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -35,6 +36,7 @@ from fairbilevel.data import (
     split_roles,
     watch_passes,
 )
+from fairbilevel.data._raw import write_records
 from fairbilevel.train import Feed
 
 ROWS = 240
@@ -394,6 +396,19 @@ def test_rows_cost_few_bytes(tmp_path):
     assert (peaks[1] - peaks[0]) / 40_000 < 150
 
 
+def test_what_lies_beside_and_is_no_column_is_not_read(tmp_path):
+    folder = arrays(tmp_path / "rows")
+    features = np.lib.format.open_memmap(folder / "features.npy", "w+", np.float32, (ROWS, 50_000))
+    features.flush()
+    size = features.nbytes
+    np.savez(tmp_path / "rows.npz", x=X, y=Y, group=G, features=features)
+    for source in (folder, tmp_path / "rows.npz"):
+        tracemalloc.start()
+        load(source, Options(in_memory="no"))
+        assert tracemalloc.get_traced_memory()[1] < size / 4
+        tracemalloc.stop()
+
+
 # ---------------------------------------------------------------- convert
 
 
@@ -505,7 +520,78 @@ def test_what_was_written_badly_is_told(tmp_path):
     assert load(out).fingerprint == load(source).fingerprint
 
 
+def test_a_source_that_has_changed_is_not_taken_for_what_was_converted(tmp_path):
+    folder, out = picture_folder(tmp_path / "a", X), tmp_path / "out"
+    convert(folder, out, Options(image_size=6))
+    assert convert(folder, out, Options(image_size=6)).there
+    table = folder / "labels.csv"
+    table.write_text(table.read_text().replace("000.png,0", "000.png,1"))
+    other = picture_folder(tmp_path / "b", X[::-1])
+    for source in (folder, other):
+        with pytest.raises(DataError, match="another source, or of this one as it was read"):
+            convert(source, out, Options(image_size=6))
+
+    class Killed(BaseException):
+        pass
+
+    def kill(what: str, done: int, total: int) -> None:
+        if done > 120:
+            raise Killed
+
+    with pytest.raises(Killed):
+        convert(folder, tmp_path / "half", Options(image_size=6), shard_rows=60, told=kill)
+    (folder / "100.png").write_bytes(png(X[7]))
+    with pytest.raises(DataError, match="before it changed"):
+        convert(folder, tmp_path / "half", Options(image_size=6), shard_rows=60)
+
+
+def test_a_source_that_changes_meanwhile_is_told(tmp_path):
+    folder = arrays(tmp_path / "rows")
+
+    def change(what: str, done: int, total: int) -> None:
+        np.save(folder / "y.npy", 1 - Y)
+
+    with pytest.raises(DataError, match="changed while it was converted"):
+        convert(folder, tmp_path / "out", told=change)
+    assert not (tmp_path / "out" / "rows.json").exists()
+
+
+def test_one_call_converts_at_a_time(tmp_path):
+    folder, out = arrays(tmp_path / "rows"), tmp_path / "out"
+
+    def again(what: str, done: int, total: int) -> None:
+        with pytest.raises(ValueError, match=f"process {os.getpid()} is writing to"):
+            convert(folder, out)
+
+    convert(folder, out, told=again)
+    assert load(out).fingerprint == load(folder).fingerprint
+
+
+def test_a_full_disk_is_told(tmp_path):
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+        write_records(Path("/dev/full"), (bytes(100_000) for _ in range(50)))
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        write_records(tmp_path / "no" / "x.arrayrecord", iter([b"row"]))
+
+
 # ---------------------------------------------------------------- mistakes
+
+
+def no_first(folder: Path) -> None:
+    (folder / "x-0.npy").unlink()
+
+
+def no_last(folder: Path) -> None:
+    for i in range(10):
+        path = folder / f"x-{i}.npy"
+        if i < 9:
+            path.rename(folder / f"x-{i:05d}-of-00010.npy")
+        else:
+            path.unlink()
+
+
+def no_middle(folder: Path) -> None:
+    (folder / "x-4.npy").unlink()
 
 
 def cut(folder: Path) -> None:
@@ -563,6 +649,9 @@ def gone(folder: Path) -> None:
         (several_tables, r"holds several tables \(a.csv, b.csv\)"),
         (other_table, "the table of rows has 1 rows where x has 240"),
         (gone, "has no array 'y'; it has x, group"),
+        (no_first, r"y has shape \(240,\) where x has 216 rows"),
+        (no_middle, "see number 4"),
+        (no_last, "not every shard from the first to the last .see number 9"),
     ],
 )
 @pytest.mark.parametrize("in_memory", ["yes", "no"])
