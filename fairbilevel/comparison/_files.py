@@ -81,6 +81,11 @@ def read_floor(folder: Path) -> Rows:
     return read_arrays(path) if path.is_file() else _packed(folder, FLOOR)[1]
 
 
+def has_floor(folder: Path) -> bool:
+    """Whether there are any."""
+    return (folder / f"{FLOOR}.npz").is_file() or FLOOR in _all_packed(folder)
+
+
 def pack_folder(folder: Path) -> None:
     """Put all repetitions, and what they were made by, into one file in place of their own."""
     live = {path.stem: path for path in (folder / "repetitions").glob("*.json")}

@@ -21,9 +21,9 @@ from fairbilevel.comparison._files import (
     FLOOR,
     Record,
     Rows,
+    has_floor,
     pack_folder,
     read_design,
-    read_floor,
     read_repetition,
     runs_of,
     stem_of,
@@ -74,7 +74,7 @@ class ComparisonSweep(Sweep):
 
     def merged(self) -> set[str]:
         """Runs in the repetitions' files, and the noise floor's models."""
-        found = set(self._floor()) if read_floor(self.folder) else set()
+        found = set(self._floor()) if has_floor(self.folder) else set()
         for r, f in self.comparison.repetitions:
             found |= {f"{r}-{f}_{key}" for key in runs_of(self.folder, r, f)}
         return found
@@ -207,7 +207,7 @@ class ComparisonSweep(Sweep):
             rows = {name: found[0][name] for name in ("group", "counted")}
             rows |= {f"dense-{i}": arrays["correct"] for i, arrays in enumerate(found)}
             write_arrays(self.folder / f"{FLOOR}.npz", rows, compressed=True)
-        if read_floor(self.folder):
+        if has_floor(self.folder):
             for name in self._floor():
                 self.part_path(name).unlink(missing_ok=True)
 

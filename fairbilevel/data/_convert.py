@@ -125,7 +125,8 @@ def convert(
     starts = range(0, len(kept), size)
     names = [f"x-{i:05d}{SUFFIX}" for i in range(len(starts))]
     about = _about(rows, what, kept, names)
-    about["source"] = hashlib.blake2b(json.dumps([known, asked]).encode()).hexdigest()[:32]
+    told_as = json.dumps([known, asked]).encode()
+    about["source"] = hashlib.blake2b(told_as, digest_size=16).hexdigest()
     with locked(folder):
         digests = _begun(folder, about)
         if digests is None:
@@ -229,19 +230,22 @@ def _begun(folder: Path, about: dict[str, Any]) -> dict[str, Any] | None:
     return None if known == ABOUT else found
 
 
-def _identity(path: Path, text: str, out: Path) -> list[Any]:
-    """What tells that a source is the same one: its name, and the size and time of every file of
-    it, those of what is written left out."""
+def _identity(path: Path, text: str, out: Path) -> str:
+    """A digest of what tells that a source is the same one: its name, and the size and time of
+    every file of it, those of what is written left out."""
+    path, out = path.resolve(), out.resolve()
     if path.is_dir():
         found = [p for p in sorted(path.rglob("*")) if p.is_file() and out not in p.parents]
     elif path.suffix == ".npy":  # its columns lie beside it
         found = [p for p in sorted(path.parent.iterdir()) if p.suffix in (".npy", *_TABLES)]
     else:
         found = [path] if path.is_file() else []
-    told = ((p, p.stat()) for p in found)
     top = path if path.is_dir() else path.parent
-    files = [[p.relative_to(top).as_posix(), s.st_size, s.st_mtime_ns] for p, s in told]
-    return [path.name if found else text, *files]
+    digest = hashlib.blake2b((path.name if found else text).encode(), digest_size=16)
+    for p in found:
+        told = p.stat()
+        digest.update(f"{p.relative_to(top)}\0{told.st_size}\0{told.st_mtime_ns}\0".encode())
+    return digest.hexdigest()
 
 
 def _about(rows: Rows, what: dict[str, Any], kept: np.ndarray, names: list[str]) -> dict[str, Any]:
