@@ -15,6 +15,7 @@ from scipy.special import log_softmax
 import fairbilevel as fb
 from fairbilevel import fairness, masks, train
 from fairbilevel._trees import flatten_named, map_named
+from fairbilevel.problem import _problem
 from fairbilevel.train import (
     FORWARD_COST,
     Best,
@@ -24,6 +25,7 @@ from fairbilevel.train import (
     Noise,
     Rules,
     TuneRecord,
+    _report,
 )
 
 # ---------------------------------------------------------------- streams of rows
@@ -905,3 +907,19 @@ def test_early_stopping_keeps_the_best_of_dense_training(tiny_problem):
     kept = reference.correct[problem.roles["tune"]].mean()
     assert kept == pytest.approx(max(tuned))
     assert [r["step"] for r in records] == list(range(3, 61, 3))
+
+
+def test_of_many_tune_rows_a_draw_is_watched(tiny_problem, monkeypatch):
+    problem = tiny_problem(fairness.ExcessAccuracyGap(0.02))
+    assert problem.watched is problem.roles["tune"]
+    monkeypatch.setattr(_problem, "WATCHED_ROWS", 20)
+    problem = tiny_problem(fairness.ExcessAccuracyGap(0.02))
+    reference = any_reference(problem)
+    assert len(problem.watched) == 20
+    assert set(problem.watched) < set(problem.roles["tune"])
+    found = _report.tune_record(problem, reference.network, reference)
+    right = reference.correct[problem.watched]
+    assert found.log["accuracy"] == pytest.approx(right.mean())
+    assert _report.Noise.of(problem, reference).accuracy == pytest.approx(
+        right.std() / np.sqrt(20), rel=0.2
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -31,6 +32,9 @@ from fairbilevel.problem._network import (
 )
 
 REPORTED_ROLES = ("fit", "select", "tune", "test")
+# Rows of tune that a run is judged by after every stage: they know an accuracy to a third of a
+# point, and all of a million would take longer than the steps between two looks.
+WATCHED_ROWS = 20_000
 
 
 class FairPruningProblem:
@@ -243,6 +247,14 @@ class FairPruningProblem:
             # The groups are the fastest index of a constraint's multipliers.
             tuple(np.resize(share, len(limit)).astype(kind) for limit in limits),
         )
+
+    @functools.cached_property
+    def watched(self) -> Int[np.ndarray, " n"]:
+        """The rows of tune by which runs judge themselves on their way: all, or a draw of 20,000."""
+        rows = self.roles["tune"]
+        if len(rows) <= WATCHED_ROWS:
+            return rows
+        return np.sort(np.random.default_rng(0).choice(rows, WATCHED_ROWS, replace=False))
 
     @property
     def shapes(self) -> Network:

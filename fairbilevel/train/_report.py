@@ -31,8 +31,9 @@ class TuneRecord:
 def tune_record(
     problem: FairPruningProblem, network: Network, reference: Reference | None
 ) -> TuneRecord:
-    """Evaluate a network on tune, beside the dense reference if there is one."""
-    rows = problem.roles["tune"]
+    """Evaluate a network on tune (``problem.watched``), beside the dense reference if there is
+    one."""
+    rows = problem.watched
     outcomes = problem.outcomes(network, reference, rows)
     found = problem.evaluate(outcomes, rows, "tune")
     log = {"accuracy": found.accuracy, "loss": found.loss}
@@ -67,7 +68,7 @@ class Noise:
         outcomes is of the size of the dense error; and, unlike that share, it does not grow with
         the damage.
         """
-        rows = problem.roles["tune"]
+        rows = problem.watched
         if reference is None or not len(rows):
             return Noise()
         size = np.bincount(problem.group[rows], minlength=len(problem.groups))

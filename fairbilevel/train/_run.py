@@ -216,7 +216,7 @@ class StagedRun(ABC):
         Less as the network comes within noise of its teacher on tune, nothing where it is as good:
         what is left to learn is in the labels.
         """
-        rows, seen, noise = self.problem.roles["tune"], self.report.history, self.noise.accuracy
+        rows, seen, noise = self.problem.watched, self.report.history, self.noise.accuracy
         if self.reference is None or not (len(rows) and seen and noise):
             return self.rules.distill
         teacher = float(self.reference.correct[rows].mean())
