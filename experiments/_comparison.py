@@ -172,8 +172,9 @@ def _run(
     """Summaries of the settings that are asked for, and of those that are there already."""
     summaries: dict[str, Summary] = {}
     ran, lacking = [], []
-    for name, (setting, design) in settings.items():
-        folder = out / name
+    asked_first = sorted(settings, key=lambda name: bool(options.only) and name not in options.only)
+    for name in asked_first:
+        (setting, design), folder = settings[name], out / name
         if options.only and name not in options.only:
             if (folder / "table.md").is_file():
                 summaries[name] = comparison.summarize(design, folder)
@@ -202,7 +203,7 @@ def _run(
     if more is not None:
         for name in ran:
             more(out / name, name, settings[name][1], summaries[name])
-    return summaries
+    return {name: summaries[name] for name in settings if name in summaries}
 
 
 def _say(name: str, line: str) -> None:
