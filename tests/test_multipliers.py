@@ -196,6 +196,19 @@ def test_what_was_not_measured_moves_nothing(name):
     assert float(never[0][1]) > 0
 
 
+def test_units_are_of_multipliers_and_of_what_rules_say_they_are():
+    """A rule that sets multipliers outright sets them in these units, at once."""
+    violations, units = (jnp.array([0.2, -0.1, 0.3]),), (jnp.array([0.5, 0.1, 0.0]),)
+    nothing = now = (jnp.zeros(3),)
+    penalty = fairness.fixed_penalty(0.1, weight=2.0)
+    for _ in range(2):
+        now, _ = ascend([INEQUALITY], now, violations, penalty, penalty.init(nothing), units=units)
+        np.testing.assert_allclose(now[0], [1.0, 0, 0])
+    steps = fairness.gradient_ascent(3.0)
+    now, _ = ascend([INEQUALITY], nothing, violations, steps, steps.init(nothing), units=units)
+    np.testing.assert_allclose(now[0], [0.3, 0, 0], rtol=1e-6)
+
+
 errors = st.lists(hnp.arrays(np.float32, 6, elements=st.floats(-1, 1, width=32)), max_size=6)
 CONSTRAINTS = [AbsoluteExcessAccuracyGap(0.1), SignedEqualizedLoss(0.1)]
 STEEP = {

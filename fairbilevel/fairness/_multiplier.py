@@ -31,15 +31,24 @@ def ascend(
     rule: optax.GradientTransformation,
     rule_state: optax.OptState,
     measured: tuple[Bool[Array, " _"], ...] | None = None,
-    scale: Multipliers | float = 1.0,
+    scale: Float[Array, ""] | float = 1.0,
+    units: Multipliers | None = None,
 ) -> tuple[Multipliers, optax.OptState]:
     """One dual step by any optax rule, then the projection onto what is allowed.
 
     The rule sees minus the violations, so that its descent is the ascent of the dual. Rules that
     remember former violations also learn which multipliers are bounded below and which entries
     were measured (all by default): a violation that was not measured is no violation of zero.
-    The moves are ``scale`` times what the rule says (one number, or one array a constraint).
+    The moves are ``scale`` times what the rule says. It sees and moves multipliers in ``units``,
+    where there are any: of a rule that says where they belong, and not how far they go, the answer
+    is in these too.
     """
+    if units is None:
+        units = tuple(jnp.ones_like(m) for m in multipliers)
+    seen = tuple(
+        jnp.where(unit > 0, m / jnp.where(unit > 0, unit, 1), 0).astype(m.dtype)
+        for m, unit in zip(multipliers, units, strict=True)
+    )
     downhill = tuple(-v for v in violations)
     if measured is None:
         measured = tuple(jnp.ones(v.shape, bool) for v in violations)
@@ -48,14 +57,11 @@ def ascend(
         for c, m in zip(constraints, multipliers, strict=True)
     )
     updates, rule_state = optax.with_extra_args_support(rule).update(
-        downhill, rule_state, multipliers, measured=measured, lower=lower
+        downhill, rule_state, seen, measured=measured, lower=lower
     )
     moved = []
-    scales = scale if isinstance(scale, tuple) else (scale,) * len(constraints)
-    for constraint, old, update, times in zip(
-        constraints, multipliers, updates, scales, strict=True
-    ):
-        new = old + jnp.asarray(times, old.dtype) * update
+    for constraint, old, update, unit in zip(constraints, multipliers, updates, units, strict=True):
+        new = old + jnp.asarray(scale * unit, old.dtype) * update
         if constraint.monotone:
             new = jnp.maximum(new, old)
         moved.append(new if constraint.signed else jnp.maximum(new, 0))

@@ -70,8 +70,8 @@ class Method(ABC):
             groups that the last batch held, and nothing else.
         shrink_violations: violations count as far as noise does not explain them: group means are
             drawn towards the overall one by empirical Bayes (``GroupStatistics.shrunken``).
-        dual_unit: what a step of the multipliers is a step of: multiplier (of groups' means, so
-            that rows of rare groups gain most), or row-weight (of what each row of a group gains).
+        dual_unit: what the rule of the multipliers moves: multiplier (of groups' means, so that
+            rows of rare groups gain most), or row-weight (what each row of a group gains).
         distill: share of a training row's loss that is its divergence from the dense model's
             classes, in [0, 1]; 0 trains on labels alone. It falls as the network comes within noise
             of the dense model's accuracy on tune, to 0 where it reaches it.
@@ -157,12 +157,6 @@ class Method(ABC):
                 "buffer_size, or leave it out"
             )
         fairness.multiplier_rule(self.multiplier_rule, self.dual_step)
-        rule = self.multiplier_rule.partition(":")[0]
-        if self.dual_unit == "row-weight" and rule not in ("gradient-ascent", "nupi"):
-            raise ValueError(
-                f"dual_unit row-weight is of steps, and {rule} takes none, it sets multipliers "
-                "outright: leave it out"
-            )
 
     @property
     def label(self) -> str:

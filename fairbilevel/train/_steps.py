@@ -325,7 +325,8 @@ class Steps:
             optax.GradientTransformationExtraArgs(lambda params: params, self.dual_rule),
             duals.rule,
             measured,
-            tuple(scale * unit for unit in numbers.units),
+            scale,
+            numbers.units,
         )
         return DualState(multipliers, rule, seen.buffers)
 
