@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from fairbilevel.comparison._design import Comparison
-from fairbilevel.comparison._files import DESIGN, read_design
+from fairbilevel.comparison._files import DESIGN, read_design, write_design
 from fairbilevel.comparison._summary import summarize
 from fairbilevel.comparison._sweep import ComparisonSweep
 from fairbilevel.comparison._tables import write_tables
-from fairbilevel.records import SCHEMA_VERSION, write_json
+from fairbilevel.records import SCHEMA_VERSION
 from fairbilevel.run import FREE_OPTIONS, Config, machine, versions
 from fairbilevel.run import command as typed
 from fairbilevel.sweeps import Engine, Status, carry_out, clean_up, failures, status
@@ -105,4 +105,4 @@ def _claim(comparison: Comparison, folder: Path) -> None:
         raise ValueError(f"{folder} is there already and is no comparison: choose another --out")
     folder.mkdir(parents=True, exist_ok=True)
     made_by = {"versions": versions(), "machine": machine()}
-    write_json(folder / DESIGN, {"schema_version": SCHEMA_VERSION, "settings": settings, **made_by})
+    write_design(folder, {"schema_version": SCHEMA_VERSION, "settings": settings, **made_by})

@@ -22,6 +22,7 @@ from fairbilevel.records import (
     read_json,
     read_object,
     write_bytes,
+    write_json,
 )
 
 DESIGN = "comparison.json"
@@ -73,6 +74,11 @@ def read_design(folder: Path) -> Record:
         if path.exists():
             raise
     return _packed(folder, DESIGN)[0]
+
+
+def write_design(folder: Path, design: Record) -> None:
+    """Keep what a comparison is."""
+    write_json(folder / DESIGN, design)
 
 
 def read_floor(folder: Path) -> Rows:

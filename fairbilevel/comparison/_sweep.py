@@ -17,7 +17,6 @@ from fairbilevel import devices, sweeps
 from fairbilevel._numbers import duration, percent
 from fairbilevel.comparison._design import Comparison, run_key
 from fairbilevel.comparison._files import (
-    DESIGN,
     FLOOR,
     Record,
     Rows,
@@ -27,6 +26,7 @@ from fairbilevel.comparison._files import (
     read_repetition,
     runs_of,
     stem_of,
+    write_design,
 )
 from fairbilevel.comparison._repetition import (
     build_problem,
@@ -243,7 +243,7 @@ def _check_rows(sweep: ComparisonSweep, fingerprint: str) -> None:
     with sweeps.once_at_a_time(sweep, "rows"):
         design = read_design(sweep.folder)
         if "rows" not in design:
-            write_json(sweep.folder / DESIGN, {**design, "rows": fingerprint})
+            write_design(sweep.folder, {**design, "rows": fingerprint})
         elif design["rows"] != fingerprint:
             raise ValueError(
                 f"{sweep.folder} holds a comparison on other rows: the data have changed; compare "

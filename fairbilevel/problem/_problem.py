@@ -250,7 +250,7 @@ class FairPruningProblem:
 
     @functools.cached_property
     def watched(self) -> Int[np.ndarray, " n"]:
-        """The rows of tune by which runs judge themselves on their way: all, or a draw of 20,000."""
+        """The rows of tune by which runs judge themselves on their way; a draw of 20,000, if more."""
         rows = self.roles["tune"]
         if len(rows) <= WATCHED_ROWS:
             return rows
