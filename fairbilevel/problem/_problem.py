@@ -250,7 +250,7 @@ class FairPruningProblem:
 
     @functools.cached_property
     def watched(self) -> Int[np.ndarray, " n"]:
-        """The rows of tune by which runs judge themselves on their way; a draw of 20,000, if more."""
+        """The rows of tune that judge a run on its way: all, or a draw of 20,000."""
         rows = self.roles["tune"]
         if len(rows) <= WATCHED_ROWS:
             return rows
