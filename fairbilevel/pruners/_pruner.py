@@ -186,7 +186,7 @@ class Pruner(Method):
         for scoring.
 
         Raises:
-            ValueError: they do not pay for one scoring, or for the end.
+            ValueError: they do not pay for one scoring.
         """
         parts = 0
         if self.passes:
@@ -203,7 +203,7 @@ class Pruner(Method):
                     f"them must reach {each:g} gradient evaluations"
                 )
         cycles = {p: self._cycle(problem, p) for p in ("before", "prune", "finetune")}
-        left, before = self.spendable(problem), 0
+        left, before = self.steps - sum(self.ending(problem).values()), 0
         scoring = each * batches
         if self.acts(problem, "before"):
             before = affordable(self.before_share * self.steps, cycles["before"])

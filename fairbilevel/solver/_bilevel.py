@@ -223,7 +223,7 @@ class BilevelSolver(Method):
     def plan(self, problem: FairPruningProblem, reference: Reference | None = None) -> Plan:
         """The mask search, then fine-tuning under its mask."""
         enforced, ending = bool(self.enforced(problem)), self.ending(problem)
-        left, cycle = self.spendable(problem), self.cycle(problem)
+        left, cycle = self.steps - sum(ending.values()), self.cycle(problem)
         early = self.violation_every if enforced and self.multipliers_from == "start" else 0
         late = self.violation_every if enforced and self.constrain_weights else 0
         search = affordable(self.bilevel_share * left, cycle, early)
@@ -232,7 +232,8 @@ class BilevelSolver(Method):
         if not search:
             raise ValueError(
                 f"{self.steps} steps do not pay for one outer step of this hypergradient, which "
-                f"takes {costs(1, cycle, early)[0]:.4g} gradient evaluations"
+                f"takes {costs(1, cycle, early)[0]:.4g} gradient evaluations, and the statistics "
+                f"and biases at the end, which take {sum(ending.values()):.3g}"
             )
         left -= float(costs(search, cycle, early).sum())
         # Steps that measure violations, then steps that do not.

@@ -249,20 +249,6 @@ class Method(ABC):
         matching = FORWARD_COST * len(self.matching_rows(problem)) / self.batch_size
         return {"recalibration": recalibration(problem), "matching": matching}
 
-    def spendable(self, problem: FairPruningProblem) -> float:
-        """Gradient evaluations before that.
-
-        Raises:
-            ValueError: the steps leave none.
-        """
-        ending = sum(self.ending(problem).values())
-        if ending >= self.steps:
-            raise ValueError(
-                f"{self.steps} steps do not pay for what every run ends with: its statistics and "
-                f"biases take {ending:.3g} gradient evaluations"
-            )
-        return self.steps - ending
-
     @abstractmethod
     def plan(self, problem: FairPruningProblem, reference: Reference | None = None) -> Plan:
         """What a run will do, and what it will cost.
