@@ -22,15 +22,16 @@ def reading(summaries: Mapping[str, Summary]) -> list[str]:
     """A line for each change, computed from the tables."""
     rows = []
     for name, summary in summaries.items():
-        first = summary["lines"][0]
-        for line in summary["lines"][1:]:
+        lines = summary["lines"][1:]  # the dense model's is first
+        first = next(line for line in lines if line["method"] == summary["reference"])
+        for line in lines:
             row = {"table": name, "changed to": line["method"], "churn": points(line["churn"])}
             for title, key, value in (
                 ("accuracy", "accuracy", "test_accuracy"),
                 ("certified", "certified_tolerance", "certified_tolerance"),
             ):
-                less = gain(line[value] - first[value])
-                row[f"{title} (points)"] = f"{points(line[value])} ({less})"
+                less = "" if line is first else f" ({gain(line[value] - first[value])})"
+                row[f"{title} (points)"] = points(line[value]) + less
                 row[f"{title}: p"] = decimal(line.get(f"{key}_difference_p_adjusted"))
             rows.append({**row, "spread (points²)": f"{1e4 * line['spread_test']:.2f}"})
     told = (
