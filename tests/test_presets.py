@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from experiments import claim, hypergradient_ablation
+from experiments import claim, hypergradient_ablation, parts
 from experiments._comparison import run_presets
 from experiments._presets import PRESETS, Setting
 
@@ -144,6 +144,19 @@ def test_runs_that_failed_are_left_out_of_a_reading_and_end_it_with_an_error(
     assert "do not pay for one outer step" in capsys.readouterr().out
     alone = {"lines": [{"method": "bilevel"}], "admitted": {}}
     assert not any("failing" in line for line in claim.reading({"failing": alone}))
+
+
+def test_brackets_are_differences_of_the_numbers_before_them():
+    def line(method, accuracy, certified):
+        numbers = {"test_accuracy": accuracy, "certified_tolerance": certified}
+        return {"method": method, "churn": 0.1, "spread_test": 1e-4, **numbers}
+
+    ceag, changed = line("ceag", 0.8, 0.05), line("ceag:dual_step=0.1", 0.81, 0.04)
+    changed["certified_tolerance_difference_mean"] = 0.02  # of the folds' own
+    summary = {"reference": "ceag", "lines": [{"method": "dense"}, ceag, changed]}
+    found = parts.reading({"some": summary})
+    assert "| some | ceag | 10.00 | 80.00 | – | 5.00 |" in found[0]
+    assert "| 81.00 (+1.00) | – | 4.00 (−1.00) |" in found[0]
 
 
 def test_a_reading_does_without_times_of_runs_that_were_gone_on_with():
