@@ -465,10 +465,13 @@ def test_averages_and_moments_are_not_taken_for_weights(beside, tmp_path):
     with ocp.PyTreeCheckpointer() as writer:
         writer.save(tmp_path / "two", {beside: other, "params": params})
         writer.save(tmp_path / "none", {beside: other, "slow": params})
+        inside = {beside: {"params": other}, "train": {"params": params}}
+        writer.save(tmp_path / "inside", inside)
     given = read(tmp_path / "two").network(problem).network.params
     jax.tree.map(np.testing.assert_array_equal, given, params)
-    with pytest.raises(ValueError, match=f"more than once, as '{beside}', 'slow'"):
-        read(tmp_path / "none").network(problem)
+    for name, told in (("none", f"'{beside}', 'slow'"), ("inside", f"'{beside}/params', 'train/")):
+        with pytest.raises(ValueError, match=f"more than once, as {told}"):
+            read(tmp_path / name).network(problem)
 
 
 def test_orbax_folders_of_other_models_are_refused(tmp_path):

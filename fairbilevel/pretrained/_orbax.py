@@ -91,7 +91,8 @@ class OrbaxFolder(Checkpoint):
 
     def _where(self, part: str, wanted: dict[str, Any]) -> str:
         """The folder of names within the tree that holds most of what is wanted. Averages and
-        moments of an optimizer hold as much: of several the one that is called what weights are."""
+        moments of an optimizer hold as much: of several the nearest that is called what weights
+        are, and none where that does not tell."""
         tops = {name.rpartition("/")[0] for name in self.arrays}
         above = {"/".join(top.split("/")[:depth]) for top in tops for depth in (0, 1, 2)}
         prefixes = sorted({f"{a}/" if a else "" for a in above}, key=lambda p: (p.count("/"), p))
@@ -100,12 +101,13 @@ class OrbaxFolder(Checkpoint):
         if len(best) < 2 or not counts[best[0]]:
             return best[0] if best else ""
         plain = [p for p in best if p.rstrip("/").rpartition("/")[2] in _PLAIN]
-        if not plain:
+        nearest = [p for p in plain if p.count("/") == plain[0].count("/")]
+        if len(nearest) != 1:
             raise ValueError(
                 f"{self.path} holds the {part} of model more than once, as "
                 f"{', '.join(repr(p.rstrip('/')) for p in best)}: save the one that is meant alone"
             )
-        return plain[0]
+        return nearest[0]
 
     def _answers(
         self, problem: FairPruningProblem, name: str, values: np.ndarray, wanted: tuple[int, ...]

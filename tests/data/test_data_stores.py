@@ -412,15 +412,18 @@ def test_what_lies_beside_and_is_no_column_is_not_read(tmp_path):
 # ---------------------------------------------------------------- convert
 
 
+class Killed(BaseException):
+    pass
+
+
+def kill(what: str, done: int, total: int) -> None:
+    """In the third shard of sixty rows."""
+    if done > 120:
+        raise Killed
+
+
 def test_convert_goes_on_where_it_was_killed(tmp_path):
     source, out = arrays(tmp_path / "rows", shards=3), tmp_path / "out"
-
-    class Killed(BaseException):
-        pass
-
-    def kill(what: str, done: int, total: int) -> None:
-        if done > 120:
-            raise Killed
 
     with pytest.raises(Killed):
         convert(source, out, shard_rows=60, told=kill)
@@ -530,13 +533,6 @@ def test_a_source_that_has_changed_is_not_taken_for_what_was_converted(tmp_path)
     for source in (folder, other):
         with pytest.raises(DataError, match="another source, or of this one as it was read"):
             convert(source, out, Options(image_size=6))
-
-    class Killed(BaseException):
-        pass
-
-    def kill(what: str, done: int, total: int) -> None:
-        if done > 120:
-            raise Killed
 
     with pytest.raises(Killed):
         convert(folder, tmp_path / "half", Options(image_size=6), shard_rows=60, told=kill)
