@@ -146,6 +146,27 @@ def test_runs_that_failed_are_left_out_of_a_reading_and_end_it_with_an_error(
     assert not any("failing" in line for line in claim.reading({"failing": alone}))
 
 
+def test_a_claim_counts_where_the_solver_is_least():
+    def line(method, churn, spread):
+        numbers = {"test_accuracy": 0.8, "certified_tolerance": 0.05, "churn": churn}
+        each = {key: [0.5, 0.6] for key in ("test_accuracy_each", "certified_tolerance_without")}
+        return {"method": method, "spread_test": spread, **numbers, **each}
+
+    def summary(*lines):
+        return {"lines": lines, "admitted": {0.9: {"admitted": False}}}
+
+    near = line("ceag", 0.1, 1e-4)
+    told = claim.reading(
+        {
+            "both": summary(line("bilevel", 0.09, 0.9e-4), near),
+            "one": summary(line("bilevel", 0.09, 1.1e-4), near, line("synflow", 0.2, 1.2e-4)),
+        }
+    )
+    assert "is below that of every rival in 2 of 2 settings, its noise-free spread in 1 of 2." in (
+        "\n".join(told)
+    )
+
+
 def test_brackets_are_differences_of_the_numbers_before_them():
     def line(method, accuracy, certified):
         numbers = {"test_accuracy": accuracy, "certified_tolerance": certified}
