@@ -10,6 +10,7 @@ import numpy as np
 
 from fairbilevel import data as fb_data
 from fairbilevel import fairness, run
+from fairbilevel._numbers import to_digits
 from fairbilevel.comparison._design import OUTCOME_ROLES, ROLES, Comparison
 from fairbilevel.data import Dataset
 from fairbilevel.masks import CutNetworkError
@@ -93,7 +94,7 @@ def describe_dense(
         "dense_seconds": costs.seconds,
         "runs": {},
     }
-    return record, rows
+    return to_digits(record), rows
 
 
 def run_method(
@@ -139,7 +140,7 @@ def _with_roles(
     """An entry with every role's summary, and the rows that are kept one by one."""
     found = {role: evaluated(role) for role in ROLES}
     entry |= {role: summary for role, (summary, _) in found.items()}
-    return entry, {role: found[role][1] for role in OUTCOME_ROLES}
+    return to_digits(entry), {role: found[role][1] for role in OUTCOME_ROLES}
 
 
 def _evaluate(

@@ -73,8 +73,7 @@ def summarize(comparison: Comparison, folder: Path, *, permutations: int = 2000)
         key = run_key(method, sparsity)
         line: dict[str, Any] = {"method": method, "sparsity": sparsity}
         line |= _means(records, key)
-        line["test_accuracy_each"] = [float(np.mean(r[f"test/{key}"])) for r in rows]
-        line["test_group_accuracy"] = _by_group(rows, key, records[0]["groups"])
+        line |= _on_test(rows, key, records[0]["groups"])
         line |= _pooled(inside, key, groups, permutations)
         line |= _rates(rows, key, records[0]["classes"])
         lines.append(line)
@@ -118,23 +117,27 @@ def _mean(values: list[float | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def _by_group(rows: list[Rows], key: str, groups: list[str]) -> dict[str, float]:
-    """Accuracy of every group on test, repetitions pooled."""
+def _on_test(rows: list[Rows], key: str, groups: list[str]) -> dict[str, Any]:
+    """Accuracy on test, from the rows: its mean, by repetition, and by group of all pooled."""
+    each = [float(np.mean(r[f"test/{key}"])) for r in rows]
     right, group = (np.concatenate([r[f"test/{name}"] for r in rows]) for name in (key, "group"))
     found = {name: right[group == g] for g, name in enumerate(groups)}
-    return {name: float(values.mean()) for name, values in found.items() if len(values)}
+    return {
+        "test_accuracy": float(np.mean(each)),
+        "test_accuracy_each": each,
+        "test_group_accuracy": {n: float(v.mean()) for n, v in found.items() if len(v)},
+    }
 
 
 def _dense_line(records: list[Record], rows: list[Rows]) -> dict[str, Any]:
     line: dict[str, Any] = {"method": "dense", "sparsity": 0.0}
-    line["test_group_accuracy"] = _by_group(rows, "dense", records[0]["groups"])
     for role in ROLES:
         line[f"{role}_accuracy"] = _mean([r["dense"][role]["accuracy"] for r in records])
         rates = [list(r["dense"][role]["group_accuracy"].values()) for r in records]
         line[f"{role}_worst_group"] = _mean(
             [min((v for v in each if v is not None), default=None) for each in rates]
         )
-    line["test_accuracy_each"] = [float(np.mean(r["test/dense"])) for r in rows]
+    line |= _on_test(rows, "dense", records[0]["groups"])
     line["gradient_evaluations"] = _mean([r["dense_gradient_evaluations"] for r in records])
     line["seconds"] = _mean([r["dense_seconds"] for r in records])
     line["failed"] = line["constant"] = 0

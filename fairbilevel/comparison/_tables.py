@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fairbilevel import report
-from fairbilevel._numbers import MISSING, count, decimal, points, share
+from fairbilevel._numbers import MISSING, count, decimal, points, share, to_digits
 from fairbilevel.comparison._design import ROLES
 from fairbilevel.comparison._summary import PRIMARY
 from fairbilevel.records import SCHEMA_VERSION, write_csv, write_json, write_text
@@ -22,7 +22,7 @@ def write_tables(summary: dict[str, Any], folder: Path, command: str) -> str:
     for e in summary["errors"]:
         about = {name: e[name] for name in ("method", "sparsity")}
         lines.append({**about, "error": f"{e['job']}: {e['error']}"})
-    write_csv(folder / "table.csv", lines)
+    write_csv(folder / "table.csv", to_digits(lines))
     text = markdown(summary, command)
     write_text(folder / "table.md", text)
     write_text(folder / "comparison.svg", picture(summary))
