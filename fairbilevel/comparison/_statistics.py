@@ -205,16 +205,19 @@ def bootstrap_differences(
     right = np.array([[(k >> b) & 1 for b in (2, 1, 0)] for k in range(8)], float)
     names, which = np.unique(np.concatenate([f[4] for f in folds]), return_inverse=True)
     ends = np.cumsum([len(f[4]) for f in folds])[:-1]
-    at = np.split(which, ends)
-    kinds = [8 * g + 4 * d.astype(int) + 2 * m.astype(int) + o for d, m, o, g, _ in folds]
+    at, kinds = [], []  # rows of a kind side by side, and where each kind begins
+    for rows, (d, m, o, g, _) in zip(np.split(which, ends), folds, strict=True):
+        kind = 8 * g + 4 * d.astype(int) + 2 * m.astype(int) + o
+        order = np.argsort(kind, kind="stable")
+        at.append(rows[order])
+        kinds.append(np.unique(kind[order], return_index=True))
 
     def differences(weight: np.ndarray) -> list[list[np.ndarray]]:
         """Of accuracy and spread in each repetition, under some draws' row weights."""
         found = []
-        for rows, kind in zip(at, kinds, strict=True):
-            table = np.zeros((len(kind), 8 * groups), np.float32)
-            table[np.arange(len(kind)), kind] = 1
-            drawn = (weight[:, rows] @ table).astype(float).reshape(-1, groups, 8)
+        for rows, (kind, first) in zip(at, kinds, strict=True):
+            drawn = np.zeros((len(weight), groups, 8))
+            drawn[:, *np.divmod(kind, 8)] = np.add.reduceat(weight[:, rows], first, axis=1)
             size, values = drawn.sum(-1), []
             for column in (1, 2):
                 lost = right[:, 0] - right[:, column]
