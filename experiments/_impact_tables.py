@@ -353,8 +353,9 @@ def draw(path: Path, found: Found) -> None:
             axis.bar(place + 0.4 * i - 0.2, [b[key] for b in bars], 0.4, label=name, **style)
         axis.set_xticks(place, [b["variant"] for b in bars], rotation=20)
         axis.set_title(f"mitigation at rate {found.depth.mitigated:g}")
-        for axis in (axes.flat[0], axes.flat[5]):
-            axis.legend()
+        axis.legend()
+        groups = axes.flat[0].get_legend_handles_labels()
+        figure.legend(*groups, loc="outside lower center", ncols=10)
         figure.suptitle(f"{found.name}, {len(found.done)} repetitions")
 
 
