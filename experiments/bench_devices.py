@@ -145,7 +145,7 @@ def main() -> None:
         runs.append((run, state))
         row = {"devices": devices, "placement": name, "steps a second": 0.0}
         speeds.append({**row, "bytes of weights and scores on one device": held})
-        print(speeds[-1], flush=True)
+        print(f"{devices} devices, {name}: compiled", flush=True)
     for row, speed in zip(speeds, rates(runs, options.steps, options.repetitions), strict=True):
         row["steps a second"] = round(speed, 3)
     _write.publish(
