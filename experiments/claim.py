@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from experiments._comparison import Summary, count_of, run_presets
-from experiments._presets import PUBLISHED, SOLVER
+from experiments._presets import BUDGETS, PUBLISHED, SOLVER
 from experiments._write import gain, interval, points
 from fairbilevel import _numbers, comparison
 
@@ -97,7 +97,7 @@ def reading(summaries: Mapping[str, Summary]) -> list[str]:
             "tightest rival near | certified | ratio | holds |",
             "|---" * 10 + "|",
         ]
-        kept: list[tuple[Summary, dict[str, Any]]] = []
+        kept: dict[str, tuple[Summary, dict[str, Any]]] = {}
         least: dict[str, list[bool]] = {"churn": [], "spread_test": []}
         for name, summary in summaries.items():
             methods = [line["method"] for line in summary["lines"]]
@@ -113,7 +113,7 @@ def reading(summaries: Mapping[str, Summary]) -> list[str]:
             holds = found["accuracy"] >= -margin and (ratio is None or ratio <= widest)
             mark = "yes" if holds else "no"
             if all(floor["admitted"] for floor in summary["admitted"].values()):
-                kept.append((summary, found))
+                kept[name] = summary, found
             else:
                 mark = "not admitted"
             near = tight or {"method": "none", "certified_tolerance": None}
@@ -130,7 +130,11 @@ def reading(summaries: Mapping[str, Summary]) -> list[str]:
             )
         out.append("")
         if kept:
-            out += [_verdict(kept), ""]
+            out += [_verdict(list(kept.values())), ""]
+        for steps in BUDGETS:
+            if some := [pair for name, pair in kept.items() if name.endswith(f"-{steps}")]:
+                said, _ = _averages(some)
+                out += [f"Those at {steps:,} evaluations alone ({len(some)}), no test: {said}.", ""]
         if least["churn"]:
             out += [
                 "Admitted or not, the solver's churn is below that of every rival in "
@@ -141,25 +145,33 @@ def reading(summaries: Mapping[str, Summary]) -> list[str]:
     return out
 
 
-def _verdict(kept: Sequence[tuple[Summary, dict[str, Any]]]) -> str:
-    """What the settings say together."""
+def _averages(
+    kept: Sequence[tuple[Summary, dict[str, Any]]],
+) -> tuple[str, dict[str, dict[str, Any]]]:
+    """Both differences averaged over settings: in words, and their tests."""
     tests = {}
     for name, key in (("accuracy", "accuracy_each"), ("tolerance", "ratio_each")):
         if values := [found[key] for _, found in kept if key in found]:
             tests[name] = _averaged([s for s, found in kept if key in found], values)
-    known = [t["p"] for t in tests.values() if t["p"] is not None]
-    adjusted = dict(zip(tests, comparison.holm(known), strict=True)) if known else {}
-    said = (
-        f"Averaged over {len(kept)} admitted settings, unadjusted 95 % intervals: accuracy "
-        f"{interval(tests['accuracy'])} points"
-    )
+    said = f"accuracy {interval(tests['accuracy'])} points"
     if "tolerance" in tests:
         told = interval(tests["tolerance"], lambda v: f"{np.exp(v):.2f}")
         judged_by = sum("ratio_each" in found for _, found in kept)
         where = "" if judged_by == len(kept) else f" (over the {judged_by} with a rival near)"
         said += f"; certified tolerance {told} times the rival's{where}"
+    return said, tests
+
+
+def _verdict(kept: Sequence[tuple[Summary, dict[str, Any]]]) -> str:
+    """What the settings say together."""
+    said, tests = _averages(kept)
+    known = [t["p"] for t in tests.values() if t["p"] is not None]
+    adjusted = dict(zip(tests, comparison.holm(known), strict=True)) if known else {}
     p = ", ".join(f"{name} p {value:.3f}" for name, value in adjusted.items())
-    return f"{said}. After Holm: {p}."
+    return (
+        f"Averaged over {len(kept)} admitted settings, unadjusted 95 % intervals: {said}. "
+        f"After Holm: {p}."
+    )
 
 
 if __name__ == "__main__":
