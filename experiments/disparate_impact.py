@@ -36,6 +36,7 @@ from experiments import _impact_tables
 from experiments._comparison import asked, one_sentence, parser
 from experiments._presets import MITIGATIONS
 from fairbilevel import _trees, comparison, devices
+from fairbilevel._numbers import to_digits
 from fairbilevel.analysis import Lanczos, Sensitivity, disparate_impact, sensitivity
 from fairbilevel.comparison import Comparison
 from fairbilevel.comparison._files import pack_folder, stem_of
@@ -134,7 +135,7 @@ def repetition(design: Comparison, depth: Depth, folder: Path, round_: int, fold
     record["seconds"] = time.perf_counter() - began
     stem.parent.mkdir(parents=True, exist_ok=True)
     write_arrays(stem.with_suffix(".npz"), rows, compressed=True)
-    write_json(stem.with_suffix(".json"), record)
+    write_json(stem.with_suffix(".json"), to_digits(record))
     return f"{folder.name} round {round_} fold {fold}: done in {record['seconds']:.0f} s"
 
 
