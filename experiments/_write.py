@@ -84,11 +84,7 @@ def page(*blocks: str) -> str:
 def write_csv(path: Path, rows: Sequence[Row], digits: int | None = None) -> None:
     """Rows as CSV, with so many significant digits, or all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-
-    def told(value: Any) -> Any:
-        return f"{value:.{digits}g}" if digits and isinstance(value, float) else value
-
-    records.write_csv(path, [{name: told(value) for name, value in row.items()} for row in rows])
+    records.write_csv(path, records.to_digits(rows, digits) if digits else rows)
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:

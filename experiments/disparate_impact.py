@@ -36,11 +36,10 @@ from experiments import _impact_tables
 from experiments._comparison import asked, one_sentence, parser
 from experiments._presets import MITIGATIONS
 from fairbilevel import _trees, comparison, devices
-from fairbilevel._numbers import to_digits
 from fairbilevel.analysis import Lanczos, Sensitivity, disparate_impact, sensitivity
 from fairbilevel.comparison import Comparison
 from fairbilevel.comparison._files import pack_folder, stem_of
-from fairbilevel.records import write_arrays, write_json
+from fairbilevel.records import to_digits, write_arrays, write_json
 from fairbilevel.run import EvaluationMode, choose_rows
 
 

@@ -6,8 +6,6 @@ the difference of two percentages. A minus is a minus sign, a number that is not
 
 from __future__ import annotations
 
-from typing import Any
-
 MISSING = "–"
 """Shown in the place of a number that is not known."""
 
@@ -96,15 +94,3 @@ def compact(value: float, largest: float) -> str:
         if value and max(unit, 1e4) <= abs(largest) < 1e12:
             return f"{value / unit:g}{name}".replace("-", "−")
     return f"{value:g}".replace("-", "−")
-
-
-def to_digits(value: Any, digits: int = 7) -> Any:
-    """The same with every float in it, of lists and dictionaries too, at so many significant
-    digits: single precision bears no more, and the others take half of a compressed file."""
-    if isinstance(value, float):
-        return float(f"{value:.{digits}g}")
-    if isinstance(value, dict):
-        return {name: to_digits(each, digits) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [to_digits(each, digits) for each in value]
-    return value

@@ -51,13 +51,6 @@ def test_a_number_is_written(written, expected):
     assert written == expected
 
 
-def test_floats_are_cut_to_digits_and_nothing_else_is():
-    given = {"a": [0.123456789, (1e-9 / 3, None)], "b": 123456789, "c": "0.123456789", "d": True}
-    cut = {"a": [0.1234568, [3.333333e-10, None]], "b": 123456789, "c": "0.123456789", "d": True}
-    assert n.to_digits(given) == cut
-    assert n.to_digits(n.to_digits(given)) == cut
-
-
 def test_no_file_writes_percentages_by_itself():
     for path in PACKAGE.rglob("*.py"):
         if path.name != "_numbers.py":

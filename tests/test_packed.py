@@ -15,9 +15,8 @@ from hypothesis.extra import numpy as npst
 
 from experiments._presets import PRESETS
 from fairbilevel import comparison
-from fairbilevel._numbers import to_digits
 from fairbilevel.comparison import Comparison
-from fairbilevel.records import RecordError
+from fairbilevel.records import RecordError, to_digits
 from fairbilevel.run import Config
 
 RESULTS = Path(__file__).parents[1] / "experiments/results"
@@ -115,6 +114,19 @@ def test_a_damaged_file_is_told_by_its_name(packed, harm):
     path.write_bytes(harm(path.read_bytes()))
     with pytest.raises(RecordError, match=r"repetitions\.xz cannot be read"):
         comparison.read_repetition(packed, 0, 0)
+
+
+def test_floats_are_cut_to_digits_and_nothing_else_is():
+    given = {"a": [0.123456789, (1e-9 / 3, None)], "b": 123456789, "c": "0.123456789", "d": True}
+    cut = {"a": [0.1234568, [3.333333e-10, None]], "b": 123456789, "c": "0.123456789", "d": True}
+    assert to_digits(given) == cut
+    assert to_digits(to_digits(given)) == cut
+
+
+def test_records_keep_no_more_digits(live):
+    record, _ = comparison.read_repetition(live, 0, 0)
+    assert record["runs"]
+    assert record == to_digits(record)
 
 
 def test_a_published_table_is_computed_from_its_rows():

@@ -167,6 +167,28 @@ def test_a_claim_counts_where_the_solver_is_least():
     )
 
 
+def test_a_claim_averages_each_budget_apart():
+    def summary(gain):
+        each = {"certified_tolerance_without": [0.05, 0.05], "churn": 0.1, "spread_test": 0.0}
+        same = {"certified_tolerance": 0.05, **each}
+        rival = {"method": "ceag", "test_accuracy": 0.8, "test_accuracy_each": [0.79, 0.81]}
+        own = {"method": "bilevel", "test_accuracy": 0.8 + gain}
+        own["test_accuracy_each"] = [0.789 + gain, 0.811 + gain]
+        return {
+            "lines": [same | own, same | rival],
+            "admitted": {0.9: {"admitted": True}},
+            "roles": {"test": 100, "fit": 200, "select": 100},
+        }
+
+    told = claim.reading({"a-300": summary(0.02), "b-300": summary(0.04), "c-1000": summary(-0.03)})
+    said = [line for line in told if "evaluations alone" in line]
+    assert said[0].startswith("Those at 300 evaluations alone (2), no test: accuracy +3.00 (")
+    assert said[1].startswith("Those at 1,000 evaluations alone (1), no test: accuracy −3.00 (")
+    assert "Averaged over 3 admitted settings, unadjusted 95 % intervals: accuracy +1.00 (" in (
+        "\n".join(told)
+    )
+
+
 def test_brackets_are_differences_of_the_numbers_before_them():
     def line(method, accuracy, certified):
         numbers = {"test_accuracy": accuracy, "certified_tolerance": certified}

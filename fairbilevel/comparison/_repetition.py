@@ -10,11 +10,11 @@ import numpy as np
 
 from fairbilevel import data as fb_data
 from fairbilevel import fairness, run
-from fairbilevel._numbers import to_digits
 from fairbilevel.comparison._design import OUTCOME_ROLES, ROLES, Comparison
 from fairbilevel.data import Dataset
 from fairbilevel.masks import CutNetworkError
 from fairbilevel.problem import FairPruningProblem, Network, Reference
+from fairbilevel.records import to_digits
 from fairbilevel.run import read_data
 from fairbilevel.train import Costs, DivergenceError, Solution, train_dense
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from fairbilevel import report
-from fairbilevel._numbers import MISSING, count, decimal, points, share, to_digits
+from fairbilevel._numbers import MISSING, count, decimal, points, share
 from fairbilevel.comparison._design import ROLES
 from fairbilevel.comparison._summary import PRIMARY
-from fairbilevel.records import SCHEMA_VERSION, write_csv, write_json, write_text
+from fairbilevel.records import SCHEMA_VERSION, to_digits, write_csv, write_json, write_text
 from fairbilevel.run import machine, versions
 
 ALPHA = 0.05
