@@ -440,20 +440,6 @@ def test_magnitude_scores():
     np.testing.assert_allclose(larger["conv"], weights["conv"], rtol=1e-5)
 
 
-def test_magnitudes_in_units_of_their_layer():
-    """Neither the size of a layer's weights counts, nor does a wide layer's filter as much."""
-    params, key = layer_params(), jax.random.key(0)
-    kernels = {n: params[n]["kernel"] for n in ("conv", "dense")}
-    norms = {n: np.sqrt((k**2).mean(tuple(range(k.ndim - 1)))) for n, k in kernels.items()}
-    wanted = {n: v / (v.mean() * len(v) ** 0.25) for n, v in norms.items()}
-    mean = np.concatenate(list(wanted.values())).mean()
-    for factor in (1, 50):
-        params["conv"]["kernel"] = factor * kernels["conv"]
-        found = masks.start_scores("layer-magnitude", as_jax(params), LAYERS, "filter", key)
-        for name, scores in wanted.items():
-            np.testing.assert_allclose(found[name], scores / mean, rtol=1e-5)
-
-
 def test_magnitude_of_a_network_of_zeros():
     zero = jax.tree.map(jnp.zeros_like, as_jax(layer_params()))
     assert not join_any(magnitude_start(zero, "weight")).any()

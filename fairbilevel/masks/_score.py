@@ -85,29 +85,18 @@ def magnitude_scale(magnitudes: Masks) -> Float[Array, ""]:
     return jnp.where(mean > 0, mean, 1)
 
 
-# How much less a filter of a wide layer is worth: the more there are, the more can others do.
-_CROWDING = 0.25
-
-
 def magnitude_scales(kind: str, magnitudes: Masks) -> dict[str, Float[Array, ""]]:
-    """The unit of each layer's magnitudes as scores, whose mean over all layers is then one.
-
-    ``"magnitude"``: one unit for all. ``"layer-magnitude"``: the layer's own mean times the fourth
-    root of how many units it has, halfway (as a geometric mean) between the mean of its magnitudes
-    and their norm. In units of the mean every layer would lose the same share, whatever its width;
-    of the norm, narrow layers would hardly lose any.
-    """
+    """The unit of each layer's magnitudes as scores: one for all (``"magnitude"``), or the layer's
+    own mean (``"layer-magnitude"``)."""
     if kind == "magnitude":
         return dict.fromkeys(magnitudes, magnitude_scale(magnitudes))
-    own = {n: magnitude_scale({n: m}) * m.size**_CROWDING for n, m in magnitudes.items()}
-    whole = magnitude_scale({n: m / own[n] for n, m in magnitudes.items()})
-    return {n: unit * whole for n, unit in own.items()}
+    return {name: magnitude_scale({name: m}) for name, m in magnitudes.items()}
 
 
 def usual_start(granularity: str) -> str:
-    """Which magnitudes compare units of several layers: of filters those in their layer's unit, as
-    they say more of how wide a layer's input is than of what filters are worth; of single weights
-    those of all layers alike."""
+    """Which magnitudes compare units of several layers: of filters those in units of their layer's
+    mean, as they say more of how wide a layer's input is than of what filters are worth; of single
+    weights those of all layers alike."""
     return "layer-magnitude" if granularity == "filter" else "magnitude"
 
 
@@ -115,9 +104,9 @@ def start_scores(kind: str, params: Any, layers: Layers, granularity: str, key: 
     """Scores to begin with.
 
     Args:
-        kind: ``"magnitude"`` or ``"layer-magnitude"`` (in units of ``magnitude_scales``, mean one),
-            ``"random"`` (uniform in [0, 2]) or ``"constant"`` (one everywhere: the first masks are
-            decided by index alone).
+        kind: ``"magnitude"`` (scaled to mean one over all layers), ``"layer-magnitude"`` (scaled to
+            mean one in every layer), ``"random"`` (uniform in [0, 2]) or ``"constant"`` (one
+            everywhere: the first masks are decided by index alone).
         params: dense parameters.
         layers: prunable layers.
         granularity: ``"weight"`` or ``"filter"``.

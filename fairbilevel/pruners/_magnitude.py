@@ -23,9 +23,8 @@ class Magnitude(Pruner):
     Filters are as large as the root mean square of their weights.
 
     Attributes:
-        score_start: magnitude, or layer-magnitude, in each layer's own unit
-            (``fb.masks.magnitude_scales``); by default layer-magnitude at granularity filter, else
-            magnitude (``fb.masks.usual_start``).
+        score_start: magnitude, or layer-magnitude, in units of each layer's mean; by default
+            layer-magnitude at granularity filter, else magnitude (``fb.masks.usual_start``).
 
     Raises:
         ValueError: other scores.

@@ -56,9 +56,9 @@ class BilevelSolver(Method):
             less by the root of their number (0.27 at 1,000).
         relaxation: how scores become masks: top-k (straight-through), sigmoid (annealed
             temperature) or capped-simplex (projection); in Python also an object of one's own.
-        score_start: where mask scores start: magnitude, layer-magnitude (in each layer's own unit,
-            ``fb.masks.magnitude_scales``), random or constant; by default layer-magnitude at
-            granularity filter, else magnitude, as of every method (``fb.masks.usual_start``).
+        score_start: where mask scores start: magnitude, layer-magnitude (in units of each layer's
+            mean), random or constant; by default layer-magnitude at granularity filter, else
+            magnitude, as of every method (``fb.masks.usual_start``).
         hypergradient: bilinear (closed form), none (no implicit term), cg, neumann, gmres,
             bicgstab, single-loop, unrolled or first-order; options after a colon, as in
             bilinear:gamma=10 or cg:iterations=10,damping=0.1; in Python any method of
