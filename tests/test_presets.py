@@ -189,6 +189,36 @@ def test_a_claim_averages_each_budget_apart():
     )
 
 
+def test_a_claim_compares_where_multiply_adds_are_counted_among_themselves():
+    def line(method, accuracy, cost):
+        each = {"test_accuracy_each": [accuracy] * 2, "certified_tolerance_without": [0.05] * 2}
+        numbers = {"test_accuracy": accuracy, "multiply_adds_kept": cost, **each}
+        same = {"certified_tolerance": 0.05, "churn": 0.1, "spread_test": 0.0}
+        return {"method": method, **numbers, **same}
+
+    strong = "distill=0.5,match_dense=true"
+    costs = "sparsity_of=multiply-adds"
+    lines = [
+        line("ceag", 0.70, 0.2),
+        line(f"ceag:{strong}", 0.71, 0.2),
+        line("bilevel", 0.72, 0.2),
+        line(f"ceag:{strong},{costs}", 0.78, 0.3),
+        line(f"bilevel:{costs}", 0.75, 0.3),
+    ]
+    roles = {"test": 100, "fit": 200, "select": 100}
+    whole = {"lines": lines, "admitted": {0.7: {"admitted": True}}, "roles": roles}
+    weights = whole | {"lines": lines[:3]}
+    told = claim.reading({"filters-300": whole, "weights-300": weights})
+    rows = [row.split(" | ") for row in told if row.startswith("| filters-300")]
+    assert [(row[4], row[5]) for row in rows] == [
+        ("ceag", "+2.00"), ("ceag", "+1.00"), ("ceag", "−3.00")
+    ]  # fmt: skip
+    text = "\n".join(told)
+    assert text.count("weights-300 |") == 2
+    assert "filters-300 72.00 % at 20.00 %, 75.00 % at 30.00 %." in text
+    assert text.count("After Holm") == 2
+
+
 def test_brackets_are_differences_of_the_numbers_before_them():
     def line(method, accuracy, certified):
         numbers = {"test_accuracy": accuracy, "certified_tolerance": certified}

@@ -2,9 +2,9 @@
 multiply-adds, parameters or milliseconds, counts of channels that hardware likes, layers with a
 sparsity of their own.
 
-Scores rank units, over the root of what one costs; the best are kept as long as they fit. All of it
-happens on the host, between two stages of a search: within a stage every layer keeps its number, and
-compiled steps choose which.
+Scores rank units, over the root of what one costs; the best are kept as long as they fit. All of
+it happens on the host, between two stages of a search: within a stage every layer keeps its number,
+and compiled steps choose which.
 """
 
 from __future__ import annotations
