@@ -72,31 +72,6 @@ def test_weights_of_equal_cost_are_ranked_as_without(seed):
     assert sum(kept.values()) == total // 2
 
 
-@pytest.mark.parametrize("seed", range(10))
-@pytest.mark.parametrize("prices", [(4.0, 1.0), (1.0, 30.0), (0.0, 1.0)])
-def test_what_units_cost_is_weighed_against_their_squared_scores(seed, prices):
-    """As good as the best of all counts, but for the unit that did not fit."""
-    units = {"a": 12, "b": 20}
-    rng = np.random.default_rng(seed)
-    scores = {n: np.sort(rng.gamma(2.0, size=k))[::-1] for n, k in units.items()}
-
-    def cost(kept):
-        return sum(price * kept[n] for n, price in zip("ab", prices, strict=True)) + 7
-
-    def worth(kept):
-        return sum(np.sum(scores[n][:k] ** 2) for n, k in kept.items())
-
-    for sparsity in (0.3, 0.6):
-        allocation = Allocation.over(
-            Budget("global", units), sparsity, of="multiply-adds", measure=cost
-        )
-        every = [{"a": a, "b": b} for a in range(13) for b in range(21)]
-        fits = [kept for kept in every if cost(kept) <= (1 - sparsity) * cost(units)]
-        kept = allocation.keep(sparsity, scores)
-        one = max(v[min(kept[n], len(v) - 1)] ** 2 for n, v in scores.items())
-        assert worth(kept) >= max(map(worth, fits)) - one - 1e-9
-
-
 @pytest.mark.parametrize(
     ("size", "multiple", "step"),
     [

@@ -2,9 +2,8 @@
 multiply-adds, parameters or milliseconds, counts of channels that hardware likes, layers with a
 sparsity of their own.
 
-Scores rank units, over the root of what one costs; the best are kept as long as they fit. All of
-it happens on the host, between two stages of a search: within a stage every layer keeps its number,
-and compiled steps choose which.
+Scores rank units; the best are kept as long as they fit. All of it happens on the host, between two
+stages of a search: within a stage every layer keeps its number, and compiled steps choose which.
 """
 
 from __future__ import annotations
@@ -202,7 +201,6 @@ class Allocation:
         """Counts of the best chunks of all layers that fit together, then of the next ones that
         still do, until none does; the first ``least`` of a layer go before all others. ``None``
         where these do not fit."""
-        prices = self._prices()
         fixed = self._fixed(sparsity, multiple)
         steps = {name: multiple_of(self.budget.units[name], multiple) for name in ranked}
         values, owners = [], []
@@ -210,9 +208,6 @@ class Allocation:
             if name in fixed:
                 continue
             chunks = self._chunks(own, self.budget.units[name], steps[name])
-            # What a unit's removal costs the loss grows with its score's square.
-            root = math.sqrt(prices[name])
-            chunks = np.where(chunks > 0, chunks / root, chunks * root)
             chunks[: least[name]] = np.inf
             values.append(chunks)
             owners.append(np.full(len(chunks), index))
@@ -250,19 +245,6 @@ class Allocation:
                 if len(full) == len(ranked):
                     break
         return counted(taken)
-
-    def _prices(self) -> dict[str, float]:
-        """What a unit of each layer costs beside all others whole, in units of their mean; one
-        where nothing is priced, or where every layer keeps the same share."""
-        units = self.budget.units
-        if self.measure is None or self.budget.kind == "uniform":
-            return dict.fromkeys(units, 1.0)
-        saved = {}
-        for name, size in units.items():
-            left = int(size > 1)  # a set of channels never costs less than one of them
-            saved[name] = (self.dense - self.measure({**units, name: left})) / (size - left)
-        mean = sum(saved[n] * size for n, size in units.items()) / self.budget.prunable or 1.0
-        return {name: max(price / mean, 1e-6) for name, price in saved.items()}
 
     def _chunks(self, ranked: np.ndarray, size: int, step: int) -> np.ndarray:
         """What the next ``step`` units of a layer are worth, best first: their mean score, or at

@@ -39,8 +39,7 @@ class Method(ABC):
         sparsity: share of the prunable weights (or coupled channels, or blocks) to remove, in
             [0, 1).
         sparsity_of: what that is a share of: units (weights or channels), or of the whole network
-            multiply-adds, or parameters, or latency by a table; layers then give up units by what
-            these cost against the squares of their scores.
+            multiply-adds, or parameters, or latency by a table.
         latency_table: measured times of the network's layers, for a sparsity in latency
             (``problem.measure_latency()``), or the file that fairbilevel profile RUN --layers FILE
             wrote on the device that serves.
