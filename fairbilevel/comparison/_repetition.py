@@ -129,9 +129,10 @@ def run_method(
 
 
 def _place(line: dict[str, Any]) -> list[Any]:
-    """Of a logged line: work done, accuracy and largest gap on tune."""
+    """Of a logged line: work done, accuracy and largest gap on tune, as fine as a picture is."""
     tune = line["tune"]
-    return [line["gradient_evaluations"], tune["accuracy"], tune.get("max_excess_accuracy_gap")]
+    seen = [tune["accuracy"], tune.get("max_excess_accuracy_gap")]
+    return [line["gradient_evaluations"], *to_digits(seen, 4)]
 
 
 def _with_roles(
