@@ -22,7 +22,7 @@ scores start.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,8 +32,8 @@ from experiments._presets import BUDGETS, BY_COST, PUBLISHED, SOLVER, by_cost
 from experiments._write import gain, interval, points
 from fairbilevel import _numbers, comparison
 
-# A rival is near where its accuracy is within a point of the solver's; the margins of the claims.
 STRONG = "match_dense=true"
+# A rival is near where its accuracy is within a point of the solver's; the margins of the claims.
 NEAR, NOT_WORSE, STRONG_NOT_WORSE, TIGHTER, STRONG_WIDER = 0.01, 0.002, 0.003, 0.8, 1.05
 
 
@@ -90,77 +90,83 @@ def reading(summaries: Mapping[str, Summary]) -> list[str]:
         "tolerance, in points; the ratio is to the tightest rival within a point of accuracy.",
         "",
     ]
-    for title, own, is_rival, margin, widest in (
-        ("as published", SOLVER, lambda m: m in PUBLISHED, NOT_WORSE, TIGHTER),
-        (
-            "strengthened by distillation and matched biases",
-            SOLVER,
-            lambda m: STRONG in m and BY_COST not in m,
-            STRONG_NOT_WORSE,
-            STRONG_WIDER,
-        ),
-        (
-            "as strong where multiply-adds are counted and not filters",
-            by_cost(SOLVER),
-            lambda m: STRONG in m and BY_COST in m,
-            STRONG_NOT_WORSE,
-            STRONG_WIDER,
-        ),
-    ):
-        tested = own == SOLVER
-        lines = [
-            f"## Beside rivals {title}",
-            "",
-            "| setting | solver: accuracy | churn | certified | most accurate rival | difference | "
-            "tightest rival near | certified | ratio | holds |",
-            "|---" * 10 + "|",
-        ]
-        kept: dict[str, tuple[Summary, dict[str, Any]]] = {}
-        least: dict[str, list[bool]] = {"churn": [], "spread_test": []}
-        for name, summary in summaries.items():
-            methods = [line["method"] for line in summary["lines"]]
-            rivals = [m for m in methods if is_rival(m)]
-            if own not in methods or not rivals:  # not planned, or their runs failed
-                continue
-            found = judged(summary, rivals, own)
-            line, tight, ratio = found["own"], found["tight"], found.get("ratio")
-            for key, seen in least.items():
-                beside = (x[key] for x in summary["lines"] if x["method"] in rivals)
-                seen.append(line[key] < min(beside))
-            holds = found["accuracy"] >= -margin and (ratio is None or ratio <= widest)
-            mark = "yes" if holds else "no"
-            if all(floor["admitted"] for floor in summary["admitted"].values()):
-                kept[name] = summary, found
-            else:
-                mark = "not admitted"
-            near = tight or {"method": "none", "certified_tolerance": None}
-            # The heading says which options stand behind the colon.
-            accurate, tightest = (x["method"].partition(":")[0] for x in (found["accurate"], near))
-            lines.append(
-                f"| {name} | {points(line['test_accuracy'])} | {points(line['churn'])} | "
-                f"{points(line['certified_tolerance'])} | {accurate} | "
-                f"{gain(found['accuracy'])} | {tightest} | "
-                f"{points(near['certified_tolerance'])} | "
-                f"{_numbers.MISSING if ratio is None else f'{ratio:.2f}'} | {mark} |"
-            )
-        if not least["churn"]:
-            continue
-        out += [*lines, ""]
-        if kept:
-            out += [_verdict(list(kept.values()), tested=tested), ""]
-        for steps in BUDGETS:
-            if some := [pair for name, pair in kept.items() if name.endswith(f"-{steps}")]:
-                said, _ = _averages(some)
-                out += [f"Those at {steps:,} evaluations alone ({len(some)}), no test: {said}.", ""]
-        out += [
-            "Admitted or not, the solver's churn is below that of every rival in "
-            f"{count_of(least['churn'])} settings, its noise-free spread in "
-            f"{count_of(least['spread_test'])}.",
-            "",
-        ]
-        if not tested:
-            out += [_cost_of(summaries), ""]
+
+    def strengthened(solver: str, *, costs: bool) -> list[str]:
+        def is_rival(method: str) -> bool:
+            return STRONG in method and (BY_COST in method) == costs
+
+        return _beside(summaries, solver, is_rival, STRONG_NOT_WORSE, STRONG_WIDER)
+
+    if lines := _beside(summaries, SOLVER, lambda m: m in PUBLISHED, NOT_WORSE, TIGHTER):
+        out += ["## Beside rivals as published", "", *lines]
+    if lines := strengthened(SOLVER, costs=False):
+        out += ["## Beside rivals strengthened by distillation and matched biases", "", *lines]
+    if lines := strengthened(by_cost(SOLVER), costs=True):
+        title = "as strong where multiply-adds are counted and not filters"
+        out += [f"## Beside rivals {title}", "", *lines, _cost_of(summaries), ""]
     return out
+
+
+def _beside(
+    summaries: Mapping[str, Summary],
+    solver: str,
+    is_rival: Callable[[str], bool],
+    margin: float,
+    widest: float,
+) -> list[str]:
+    """A table of the solver beside some rivals, and what it says together: tested where filters or
+    weights are counted. Nothing where no setting has both."""
+    out = [
+        "| setting | solver: accuracy | churn | certified | most accurate rival | difference | "
+        "tightest rival near | certified | ratio | holds |",
+        "|---" * 10 + "|",
+    ]
+    kept: dict[str, tuple[Summary, dict[str, Any]]] = {}
+    least: dict[str, list[bool]] = {"churn": [], "spread_test": []}
+    for name, summary in summaries.items():
+        methods = [line["method"] for line in summary["lines"]]
+        rivals = [m for m in methods if is_rival(m)]
+        if solver not in methods or not rivals:  # not planned, or their runs failed
+            continue
+        found = judged(summary, rivals, solver)
+        own, tight, ratio = found["own"], found["tight"], found.get("ratio")
+        for key, seen in least.items():
+            beside = (line[key] for line in summary["lines"] if line["method"] in rivals)
+            seen.append(own[key] < min(beside))
+        holds = found["accuracy"] >= -margin and (ratio is None or ratio <= widest)
+        mark = "yes" if holds else "no"
+        if all(floor["admitted"] for floor in summary["admitted"].values()):
+            kept[name] = summary, found
+        else:
+            mark = "not admitted"
+        near = tight or {"method": "none", "certified_tolerance": None}
+        # The heading says which options stand behind the colon.
+        accurate, tightest = (
+            line["method"].partition(":")[0] for line in (found["accurate"], near)
+        )
+        out.append(
+            f"| {name} | {points(own['test_accuracy'])} | {points(own['churn'])} | "
+            f"{points(own['certified_tolerance'])} | {accurate} | "
+            f"{gain(found['accuracy'])} | {tightest} | "
+            f"{points(near['certified_tolerance'])} | "
+            f"{_numbers.MISSING if ratio is None else f'{ratio:.2f}'} | {mark} |"
+        )
+    if not least["churn"]:
+        return []
+    out.append("")
+    if kept:
+        out += [_verdict(list(kept.values()), tested=solver == SOLVER), ""]
+    for steps in BUDGETS:
+        if some := [pair for name, pair in kept.items() if name.endswith(f"-{steps}")]:
+            said, _ = _averages(some)
+            out += [f"Those at {steps:,} evaluations alone ({len(some)}), no test: {said}.", ""]
+    return [
+        *out,
+        "Admitted or not, the solver's churn is below that of every rival in "
+        f"{count_of(least['churn'])} settings, its noise-free spread in "
+        f"{count_of(least['spread_test'])}.",
+        "",
+    ]
 
 
 def _cost_of(summaries: Mapping[str, Summary]) -> str:

@@ -127,6 +127,10 @@ def test_records_keep_no_more_digits(live):
     record, _ = comparison.read_repetition(live, 0, 0)
     assert record["runs"]
     assert record == to_digits(record)
+    for run in record["runs"].values():
+        assert run["course"]
+        for _, *seen in run["course"]:
+            assert seen == to_digits(seen, 4)
 
 
 def test_a_published_table_is_computed_from_its_rows():
