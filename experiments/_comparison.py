@@ -195,7 +195,7 @@ def _run(
             progress=partial(_say, name),
             command=" ".join([*words, f"--only {name}"]),
         )
-        comparison.pack_repetitions(design, folder)
+        comparison.pack_repetitions(design, folder, beside=True)
         draw_curves(summaries[name], curves, folder / "curves.png", name)
         ran.append(name)
     if lacking and not ran:
@@ -214,7 +214,7 @@ def _is_finished(design: Comparison, folder: Path) -> bool:
     """Whether tables can be made without training. What there is of it is packed in any case."""
     if not folder.is_dir():
         return False
-    comparison.pack_repetitions(design, folder)
+    comparison.pack_repetitions(design, folder, beside=True)
     told = comparison.comparison_status(design, folder)
     return told.done == told.runs
 

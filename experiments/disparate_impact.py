@@ -12,8 +12,9 @@ losses enforced before pruning, after it, or both, within the same steps.
 
 Every repetition redraws the networks and tests on its own fold; those that are done are read back,
 so an interrupted experiment goes on where it stopped. Writes under ``results/disparate_impact/``
-the outcome of every row (``NAME/repetitions``, packed at the end), and of all settings together
-``groups.csv``, ``correlations.csv``, ``mitigation.csv``, ``NAME.png`` and ``disparate_impact.md``.
+the outcome of every row (``repetitions.xz``; until the end in ``NAME/repetitions``), and of all
+settings ``groups.csv``, ``correlations.csv``, ``mitigation.csv``, ``NAME.png`` and
+``disparate_impact.md``.
 
 In miniature, to see that it runs (the first time, ``tfds:`` settings download their data where it
 does not):
@@ -164,7 +165,7 @@ def main() -> None:
         _work(jobs, options.processes)
     found = []
     for name, (_, design) in chosen.items():
-        pack_folder(out / name)
+        pack_folder(out / name, beside=True)
         done = [comparison.read_repetition(out / name, *r) for r in design.repetitions]
         found.append(_impact_tables.Found(name, design.config, depth, done))
     _impact_tables.write(out, found)

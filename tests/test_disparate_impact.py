@@ -143,7 +143,8 @@ def test_a_repetition_in_a_few_steps_and_its_page(tmp_path, monkeypatch):
     page = (out / "disparate_impact.md").read_text()
     assert "What of the paper was seen here" in page
     assert "Made by `python -m experiments.disparate_impact --data " in page
-    assert [p.name for p in (out / "mine").iterdir()] == ["repetitions.xz"]
+    assert (out / "repetitions.xz").is_file()
+    assert not (out / "mine" / "repetitions").exists()
     record, rows = comparison.read_repetition(out / "mine", 0, 1)
     # Before and after together cost what one run of the pruner may.
     assert 0 < record["variants"]["both"]["gradient_evaluations"] <= 1.34 * 60

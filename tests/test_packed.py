@@ -20,6 +20,7 @@ from fairbilevel.records import RecordError, to_digits
 from fairbilevel.run import Config
 
 RESULTS = Path(__file__).parents[1] / "experiments/results"
+TABLES = ("table.md", "table.csv", "comparison.svg")
 arrays = st.one_of(
     npst.arrays(bool, st.integers(0, 20)),
     npst.arrays(np.int32, st.integers(0, 20)),
@@ -45,14 +46,17 @@ def assert_same(one, other):
 
 
 @settings(deadline=None, max_examples=60)
-@given(repetitions)
-def test_what_is_packed_comes_back(found):
-    packed = comparison._files.pack(found)
-    assert packed == comparison._files.pack(found)
-    back = comparison._files.unpack(packed)
-    assert list(back) == list(found)
-    for name, repetition in found.items():
-        assert_same(back[name], repetition)
+@given(repetitions, repetitions)
+def test_what_is_packed_comes_back(found, others):
+    together = {f"a/{name}": of for name, of in found.items()}
+    together |= {f"ab/{name}": of for name, of in others.items()}
+    packed = comparison._files.pack(together)
+    assert packed == comparison._files.pack(together)
+    for under, own in (("", together), ("a/", found), ("ab/", others)):
+        back = comparison._files.unpack(packed, under)
+        assert list(back) == list(own)
+        for name, repetition in own.items():
+            assert_same(back[name], repetition)
 
 
 def design(source, *more):
@@ -68,30 +72,39 @@ def live(source, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(params=[False, True], ids=["inside", "beside"])
+def beside(request):
+    return request.param
+
+
 @pytest.fixture
-def packed(live, source, tmp_path):
+def packed(live, source, tmp_path, beside):
     folder = shutil.copytree(live, tmp_path / "packed")
-    comparison.pack_repetitions(design(source), folder)
+    comparison.pack_repetitions(design(source), folder, beside=beside)
     return folder
 
 
-def test_tables_are_made_from_packed_repetitions(live, packed, source, monkeypatch):
+def file_of(folder, beside):
+    return (folder.parent if beside else folder) / "repetitions.xz"
+
+
+def test_tables_are_made_from_packed_repetitions(live, packed, beside, source, monkeypatch):
     monkeypatch.setattr(comparison._sweep, "train", None)  # nothing is trained
+    assert file_of(packed, beside).is_file()
+    assert not file_of(packed, not beside).exists()
     there = {p.name for p in packed.iterdir()}
-    assert "repetitions.xz" in there
     assert not there & {"repetitions", "dense-seeds.npz", "comparison.json", "parts"}
     assert_same(comparison.read_repetition(packed, 0, 1), comparison.read_repetition(live, 0, 1))
-    tables = ("table.md", "table.csv", "comparison.svg")
-    for name in tables:
+    for name in TABLES:
         (packed / name).unlink()
     lines = []
     comparison.run_comparison(design(source), packed, progress=lines.append, command="command")
     assert lines == []
-    for name in tables:
+    for name in TABLES:
         assert (packed / name).read_bytes() == (live / name).read_bytes()
 
 
-def test_a_packed_folder_is_gone_on_with(live, packed, source):
+def test_a_packed_folder_is_gone_on_with(live, packed, beside, source):
     other = dataclasses.replace(design(source).config, dense_steps=21)
     with pytest.raises(ValueError, match="other settings: dense_steps"):
         comparison.run_comparison(dataclasses.replace(design(source), config=other), packed)
@@ -100,7 +113,7 @@ def test_a_packed_folder_is_gone_on_with(live, packed, source):
     assert len(lines) == 2  # two folds of one method, from the dense models of the packed file
     after, _ = comparison.read_repetition(packed, 0, 0)
     assert list(after["runs"]) == ["gradual-magnitude@0.5", "magnitude@0.5", "random@0.5"]
-    comparison.pack_repetitions(design(source, "random"), packed)
+    comparison.pack_repetitions(design(source, "random"), packed, beside=beside)
     assert not (packed / "repetitions").exists()
     record, rows = comparison.read_repetition(packed, 0, 0)
     assert record == after
@@ -108,12 +121,41 @@ def test_a_packed_folder_is_gone_on_with(live, packed, source):
         np.testing.assert_array_equal(rows[name], values)
 
 
+def test_folders_are_packed_into_one_file_one_after_the_other(live, source, tmp_path):
+    """Also one that has a file of its own; what they share takes no room twice."""
+    kept = [comparison.read_repetition(live, 0, fold) for fold in (0, 1)]
+    folders = [shutil.copytree(live, tmp_path / name) for name in ("one", "one-more", "on")]
+    comparison.pack_repetitions(design(source), folders[0])
+    assert file_of(folders[0], False).is_file()
+    sizes = []
+    for folder in folders:
+        comparison.pack_repetitions(design(source), folder, beside=True)
+        assert {p.name for p in folder.iterdir()} == {*TABLES, "summary.json"}
+        sizes.append(file_of(folder, True).stat().st_size)
+    assert sizes[2] < 1.5 * sizes[0]
+    changed = file_of(folders[0], True).stat().st_mtime_ns
+    comparison.pack_repetitions(design(source), folders[0], beside=True)  # nothing to do
+    comparison.pack_repetitions(design(source), folders[0])
+    assert file_of(folders[0], True).stat().st_mtime_ns == changed
+    assert {p.name for p in tmp_path.iterdir()} == {"one", "one-more", "on", "repetitions.xz"}
+    for folder in folders:
+        for fold in (0, 1):
+            assert_same(comparison.read_repetition(folder, 0, fold), kept[fold])
+
+
 @pytest.mark.parametrize("harm", [lambda data: data[:-9], lambda data: b"no xz", lambda data: b""])
-def test_a_damaged_file_is_told_by_its_name(packed, harm):
-    path = packed / "repetitions.xz"
+def test_a_damaged_file_is_told_by_its_name(live, packed, beside, source, harm):
+    path = file_of(packed, beside)
     path.write_bytes(harm(path.read_bytes()))
     with pytest.raises(RecordError, match=r"repetitions\.xz cannot be read"):
         comparison.read_repetition(packed, 0, 0)
+    # Nor is it written over.
+    damaged = path.read_bytes()
+    shutil.copytree(live / "repetitions", packed / "repetitions")
+    with pytest.raises(RecordError, match=r"repetitions\.xz cannot be read"):
+        comparison.pack_repetitions(design(source), packed, beside=beside)
+    assert path.read_bytes() == damaged
+    assert (packed / "repetitions" / "0-0.json").is_file()
 
 
 def test_floats_are_cut_to_digits_and_nothing_else_is():

@@ -77,7 +77,7 @@ def test_tables_of_what_is_finished_are_made_anew_without_data(rows, monkeypatch
     words = ["--processes", 1, "--out", rows / "out"]
     call(monkeypatch, both, "--data", rows, "--only", "one", *words)
     there = rows / "out" / "one"
-    assert (there / "repetitions.xz").is_file()
+    assert (rows / "out" / "repetitions.xz").is_file()
     assert not (there / "repetitions").exists()
     before = (there / "table.csv").read_bytes()
     (there / "table.csv").unlink()

@@ -70,12 +70,18 @@ def comparison_status(comparison: Comparison, folder: Path) -> Status:
     return status(ComparisonSweep(folder.absolute(), comparison))
 
 
-def pack_repetitions(comparison: Comparison, folder: Path) -> None:
+def pack_repetitions(comparison: Comparison, folder: Path, *, beside: bool = False) -> None:
     """Put the repetitions of a folder into one file, a tenth as large.
 
     Nothing is lost: tables are made from it, and the comparison can be gone on with, as before.
+
+    Args:
+        comparison: what was compared.
+        folder: where.
+        beside: put them into one file beside the folder, ``../repetitions.xz``, with those of the
+            other comparisons there: the ids and folds of the same rows are then kept once.
     """
-    ComparisonSweep(folder.absolute(), comparison).pack()
+    ComparisonSweep(folder.absolute(), comparison).pack(beside=beside)
 
 
 def _claim(comparison: Comparison, folder: Path) -> None:

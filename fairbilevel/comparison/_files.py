@@ -1,4 +1,5 @@
-"""The files of a comparison's repetitions: two of each while it runs, one of all once packed."""
+"""The files of a comparison's repetitions: two of each while it runs, one of all once packed, in
+its folder or beside it with those of others."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import functools
 import io
 import json
 import lzma
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from fairbilevel._npz import read_npz
 from fairbilevel.records import (
     RecordError,
     arrays_bytes,
+    locked,
     read_arrays,
     read_json,
     read_object,
@@ -30,6 +33,7 @@ FLOOR = "dense-seeds"
 PACKED = "repetitions.xz"
 _HEAD, _TEXTS = "head", "texts"
 _MOST = 2**31  # bytes unpacked
+_PATIENCE = 600.0  # seconds; a dozen comparisons are packed in half a minute
 
 Record = dict[str, Any]
 Rows = dict[str, np.ndarray]
@@ -92,28 +96,42 @@ def has_floor(folder: Path) -> bool:
     return (folder / f"{FLOOR}.npz").is_file() or FLOOR in _all_packed(folder)
 
 
-def pack_folder(folder: Path) -> None:
-    """Put all repetitions, and what they were made by, into one file in place of their own."""
-    live = {path.stem: path for path in (folder / "repetitions").glob("*.json")}
-    floor, design = folder / f"{FLOOR}.npz", folder / DESIGN
-    found = dict(_all_packed(folder))
-    found |= {n: (read_json(p), read_arrays(p.with_suffix(".npz"))) for n, p in live.items()}
-    if floor.is_file():
-        found[FLOOR] = {}, read_arrays(floor)
-    if not found:
+def pack_folder(folder: Path, *, beside: bool = False) -> None:
+    """Put all repetitions, and what they were made by, into one file in place of their own.
+
+    Args:
+        folder: of the comparison.
+        beside: whether the file is that of all comparisons beside the folder, which holds once what
+            they have in common, and not the folder's own.
+    """
+    live, floor, design = folder / "repetitions", folder / f"{FLOOR}.npz", folder / DESIGN
+    own, shared = _places(folder)
+    path, under = shared if beside else own
+    moved = beside and own[0].is_file()
+    if not (moved or live.is_dir() or floor.is_file() or design.is_file()):
         return
-    if design.is_file():
-        found[DESIGN] = read_object(design), {}
-    packed = pack(dict(sorted(found.items())))
-    if not (folder / PACKED).is_file() or (folder / PACKED).read_bytes() != packed:
-        write_bytes(folder / PACKED, packed)
-    for name in found:  # also what a packing that was killed has left
-        for suffix in (".json", ".npz"):  # the first names what the other one holds
-            (folder / "repetitions" / f"{name}{suffix}").unlink(missing_ok=True)
-    for path in (floor, design):
-        path.unlink(missing_ok=True)
+    with locked(path.parent, ".packing.lock", patience=_PATIENCE):
+        found = _all_packed(folder)
+        for made in live.glob("*.json"):
+            found[made.stem] = read_json(made), read_arrays(made.with_suffix(".npz"))
+        if floor.is_file():
+            found[FLOOR] = {}, read_arrays(floor)
+        if not found:
+            return
+        if design.is_file():
+            found[DESIGN] = read_object(design), {}
+        others = {n: of for n, of in _read_packed(path).items() if not n.startswith(under)}
+        whole = others | {under + name: of for name, of in found.items()}
+        write_bytes(path, pack(dict(sorted(whole.items()))))
+        if moved:  # first: its repetitions would go before those written now
+            own[0].unlink()
+        for name in found:  # also what a packing that was killed has left
+            for suffix in (".json", ".npz"):  # the first names what the other one holds
+                (live / f"{name}{suffix}").unlink(missing_ok=True)
+        for made in (floor, design):
+            made.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # it is gone, or holds files of others
-        (folder / "repetitions").rmdir()
+        live.rmdir()
 
 
 def pack(repetitions: Repetitions) -> bytes:
@@ -146,8 +164,9 @@ def pack(repetitions: Repetitions) -> bytes:
     return lzma.compress(arrays_bytes({_HEAD: np.frombuffer(told, np.uint8), **out}), preset=9)
 
 
-def unpack(data: bytes) -> dict[str, tuple[Record, Rows]]:
-    """What ``pack`` was given; ``ValueError`` where it did not write this, or it is damaged."""
+def unpack(data: bytes, under: str = "") -> dict[str, tuple[Record, Rows]]:
+    """What ``pack`` was given whose names begin so, without that beginning; ``ValueError`` where it
+    did not write this, or it is damaged."""
     try:
         reader = lzma.LZMADecompressor()
         plain = reader.decompress(data, _MOST)
@@ -157,16 +176,25 @@ def unpack(data: bytes) -> dict[str, tuple[Record, Rows]]:
         texts = arrays[_TEXTS]
         found = {}
         for name, part in json.loads(arrays[_HEAD].tobytes()).items():
+            if not name.startswith(under):
+                continue
             rows = {key: texts[np.cumsum(arrays[f"{name}/{key}"])] for key in part["texts"]}
             for length, keys in part["bits"].items():
                 stacked = np.unpackbits(arrays[f"{name}/{length}"].T, axis=0, count=len(keys))
                 rows |= dict(zip(keys, stacked.astype(bool), strict=True))
             whole = {key: rows[key] if key in rows else arrays[f"{name}/{key}"]
                      for key in part["order"]}  # fmt: skip
-            found[name] = part["record"], whole
+            found[name.removeprefix(under)] = part["record"], whole
     except (lzma.LZMAError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"it holds no packed repetitions: {error}") from None
     return found
+
+
+def _places(folder: Path) -> tuple[tuple[Path, str], tuple[Path, str]]:
+    """Where repetitions of a folder may be packed, in it or beside it, and what their names have in
+    front of them there."""
+    folder = Path(os.path.abspath(folder))
+    return (folder / PACKED, ""), (folder.parent / PACKED, f"{folder.name}/")
 
 
 def _packed(folder: Path, name: str) -> tuple[Record, Rows]:
@@ -174,20 +202,25 @@ def _packed(folder: Path, name: str) -> tuple[Record, Rows]:
     return copy.deepcopy(record), dict(rows)
 
 
-def _all_packed(folder: Path) -> Repetitions:
-    path = folder / PACKED
+def _all_packed(folder: Path) -> dict[str, tuple[Record, Rows]]:
+    own, shared = (_read_packed(*place) for place in _places(folder))
+    return {**shared, **own}
+
+
+def _read_packed(path: Path, under: str = "") -> Repetitions:
+    """What is packed there under such names, without what they have in front."""
     try:
         seen = path.stat()
     except FileNotFoundError:
         return {}
-    return _read_packed(path, seen.st_mtime_ns, seen.st_size)
+    return _kept(path, under, seen.st_mtime_ns, seen.st_size)
 
 
 # Read once as long as the files are the same.
-@functools.lru_cache(maxsize=1)
-def _read_packed(path: Path, changed: int, size: int) -> Repetitions:
+@functools.lru_cache(maxsize=2)
+def _kept(path: Path, under: str, changed: int, size: int) -> Repetitions:
     try:
-        return unpack(path.read_bytes())
+        return unpack(path.read_bytes(), under)
     except (OSError, ValueError) as error:
         raise RecordError(f"{path} cannot be read as packed repetitions: {error}") from None
 

@@ -168,10 +168,10 @@ class ComparisonSweep(Sweep):
             self._merge_floor()
         self._leave()
 
-    def pack(self) -> None:
+    def pack(self, *, beside: bool) -> None:
         """Put the files of all repetitions into one."""
         with sweeps.once_at_a_time(self, "merge"):
-            pack_folder(self.folder)
+            pack_folder(self.folder, beside=beside)
         self._leave()
 
     def _leave(self) -> None:
