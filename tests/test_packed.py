@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import dataclasses
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -141,6 +143,16 @@ def test_folders_are_packed_into_one_file_one_after_the_other(live, source, tmp_
     for folder in folders:
         for fold in (0, 1):
             assert_same(comparison.read_repetition(folder, 0, fold), kept[fold])
+
+
+def test_folders_are_packed_into_one_file_at_the_same_time(live, source, tmp_path):
+    folders = [shutil.copytree(live, tmp_path / f"{i}") for i in range(6)]
+    one = partial(comparison.pack_repetitions, design(source), beside=True)
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(one, folders))
+    for folder in folders:
+        assert not (folder / "repetitions").exists()
+        assert_same(*(comparison.read_repetition(at, 0, 1) for at in (folder, live)))
 
 
 @pytest.mark.parametrize("harm", [lambda data: data[:-9], lambda data: b"no xz", lambda data: b""])
