@@ -180,3 +180,15 @@ def test_the_readme_is_short_and_names_every_guide():
     assert len(readme.splitlines()) <= 180
     for page in (ROOT / "docs").glob("*.md"):
         assert f"(docs/{page.name})" in readme
+
+
+def test_what_the_readme_says_of_the_gain_stands_in_the_results():
+    readme = (ROOT / "README.md").read_text()
+    said = readme[readme.index("**What the solver gains:**") : readme.index("[All of it](docs/res")]
+    readings = [ROOT / f"experiments/results/{name}/reading.md" for name in ("claim", "main_job")]
+    lines = [line for page in readings for line in page.read_text().splitlines()]
+    told = " ".join(line for line in lines if not line.startswith("|"))
+    known = {round(float(number), 2) for number in re.findall(r"\d+\.\d+", told)}
+    numbers = [float(number) for number in re.findall(r"\d+\.\d\d\b", said)]
+    assert len(numbers) > 15
+    assert set(numbers) <= known
