@@ -5,8 +5,7 @@
 ``results_page.md`` holds the words that stand in no result file; ``{{table demo.md}}`` in it is the
 first table of ``results/demo.md``. Other parts that can be named: ``body`` (all but the title and
 how it was made), ``opening`` (its first paragraph), ``sentences`` (what was read off the tables);
-``from`` and ``until`` cut the text before. ``{{settings claim}}`` tells how many settings of an
-experiment are there, ``{{tables claim}}`` links theirs.
+``from`` and ``until`` cut the text before. ``{{tables claim}}`` links the tables of an experiment.
 """
 
 from __future__ import annotations
@@ -53,32 +52,22 @@ def sentences(text: str) -> str:
     return "\n\n".join(part for pair in found for part in pair if part)
 
 
-def settings(experiment: str) -> str:
-    """How many there are of those planned."""
-    return f"{len(_there(experiment))} settings of {len(PRESETS[experiment]['small'])}"
-
-
 def tables(experiment: str) -> str:
-    """Links to them."""
-    links = (f"[{n}](../experiments/results/{experiment}/{n}/table.md)" for n in _there(experiment))
-    return ", ".join(links)
-
-
-def _there(experiment: str) -> list[str]:
-    names = PRESETS[experiment]["small"]
-    return [name for name in names if (RESULTS / experiment / name / "table.md").is_file()]
+    """Links to those of the settings that were run."""
+    at = f"experiments/results/{experiment}"
+    there = (n for n in PRESETS[experiment]["small"] if (RESULTS / experiment / n).is_dir())
+    return ", ".join(f"[{name}](../{at}/{name}/table.md)" for name in there)
 
 
 PARTS: dict[str, Callable[[str], str]] = {
     part.__name__: part for part in (body, opening, table, sentences)
 }
-LISTS: dict[str, Callable[[str], str]] = {part.__name__: part for part in (settings, tables)}
 
 
 def _shown(found: re.Match[str]) -> str:
     part, name, start, end = found.groups()
-    if part in LISTS:
-        return LISTS[part](name)
+    if part == "tables":
+        return tables(name)
     text = (RESULTS / name).read_text(encoding="utf-8")
     text = text[text.index(start) :] if start else text
     return PARTS[part](text[: text.index(end)] if end else text)
