@@ -55,8 +55,10 @@ def sentences(text: str) -> str:
 def tables(experiment: str) -> str:
     """Links to those of the settings that were run."""
     at = f"experiments/results/{experiment}"
-    there = (n for n in PRESETS[experiment]["small"] if (RESULTS / experiment / n).is_dir())
-    return ", ".join(f"[{name}](../{at}/{name}/table.md)" for name in there)
+    tables = {n: RESULTS / experiment / n / "table.md" for n in PRESETS[experiment]["small"]}
+    return ", ".join(
+        f"[{n}](../{at}/{n}/table.md)" for n, table in tables.items() if table.is_file()
+    )
 
 
 PARTS: dict[str, Callable[[str], str]] = {

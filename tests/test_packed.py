@@ -54,7 +54,7 @@ def test_what_is_packed_comes_back(found, others):
     together |= {f"ab/{name}": of for name, of in others.items()}
     packed = comparison._files.pack(together)
     assert packed == comparison._files.pack(together)
-    for under, own in (("", together), ("a/", found), ("ab/", others)):
+    for under, own in ((None, together), ("", {}), ("a/", found), ("ab/", others)):
         back = comparison._files.unpack(packed, under)
         assert list(back) == list(own)
         for name, repetition in own.items():
@@ -137,12 +137,28 @@ def test_folders_are_packed_into_one_file_one_after_the_other(live, source, tmp_
     assert sizes[2] < 1.5 * sizes[0]
     changed = file_of(folders[0], True).stat().st_mtime_ns
     comparison.pack_repetitions(design(source), folders[0], beside=True)  # nothing to do
-    comparison.pack_repetitions(design(source), folders[0])
     assert file_of(folders[0], True).stat().st_mtime_ns == changed
     assert {p.name for p in tmp_path.iterdir()} == {"one", "one-more", "on", "repetitions.xz"}
     for folder in folders:
         for fold in (0, 1):
             assert_same(comparison.read_repetition(folder, 0, fold), kept[fold])
+
+
+def test_a_folder_takes_its_rows_out_again_and_is_made_anew(live, source, tmp_path):
+    kept = comparison.read_repetition(live, 0, 1)
+    one, other = (shutil.copytree(live, tmp_path / name) for name in ("one", "other"))
+    for folder in (one, other):
+        comparison.pack_repetitions(design(source), folder, beside=True)
+    comparison.pack_repetitions(design(source), one)
+    assert_same(comparison.read_repetition(one.rename(tmp_path / "renamed"), 0, 1), kept)
+    assert comparison.read_repetition(one, 0, 1) == ({}, {})
+    assert_same(comparison.read_repetition(other, 0, 1), kept)
+    lines = []
+    comparison.run_comparison(design(source), one, progress=lines.append)
+    assert len(lines) > 4
+    comparison.pack_repetitions(design(source), other)
+    assert not (tmp_path / "repetitions.xz").exists()
+    assert_same(comparison.read_repetition(other, 0, 1), kept)
 
 
 def test_folders_are_packed_into_one_file_at_the_same_time(live, source, tmp_path):

@@ -79,7 +79,8 @@ def pack_repetitions(comparison: Comparison, folder: Path, *, beside: bool = Fal
         comparison: what was compared.
         folder: where.
         beside: put them into one file beside the folder, ``../repetitions.xz``, with those of the
-            other comparisons there: the ids and folds of the same rows are then kept once.
+            other comparisons there: the ids and folds of the same rows are then kept once. Without
+            it they come back into the folder, and go where it goes.
     """
     ComparisonSweep(folder.absolute(), comparison).pack(beside=beside)
 

@@ -102,15 +102,15 @@ def pack_folder(folder: Path, *, beside: bool = False) -> None:
     Args:
         folder: of the comparison.
         beside: whether the file is that of all comparisons beside the folder, which holds once what
-            they have in common, and not the folder's own.
+            they have in common, or the folder's own. What is packed in the other one moves.
     """
     live, floor, design = folder / "repetitions", folder / f"{FLOOR}.npz", folder / DESIGN
     own, shared = _places(folder)
-    path, under = shared if beside else own
-    moved = beside and own[0].is_file()
-    if not (moved or live.is_dir() or floor.is_file() or design.is_file()):
+    place, other = (shared, own) if beside else (own, shared)
+    moves = bool(_read_packed(*other))
+    if not (moves or live.is_dir() or floor.is_file() or design.is_file()):
         return
-    with locked(path.parent, ".packing.lock", patience=_PATIENCE):
+    with locked(shared[0].parent, ".packing.lock", patience=_PATIENCE):
         found = _all_packed(folder)
         for made in live.glob("*.json"):
             found[made.stem] = read_json(made), read_arrays(made.with_suffix(".npz"))
@@ -120,11 +120,9 @@ def pack_folder(folder: Path, *, beside: bool = False) -> None:
             return
         if design.is_file():
             found[DESIGN] = read_object(design), {}
-        others = {n: of for n, of in _read_packed(path).items() if not n.startswith(under)}
-        whole = others | {under + name: of for name, of in found.items()}
-        write_bytes(path, pack(dict(sorted(whole.items()))))
-        if moved:  # first: its repetitions would go before those written now
-            own[0].unlink()
+        _replace(*place, found)
+        if moves:  # first: what is there might be read in place of what was written now
+            _replace(*other, {})
         for name in found:  # also what a packing that was killed has left
             for suffix in (".json", ".npz"):  # the first names what the other one holds
                 (live / f"{name}{suffix}").unlink(missing_ok=True)
@@ -132,6 +130,21 @@ def pack_folder(folder: Path, *, beside: bool = False) -> None:
             made.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # it is gone, or holds files of others
         live.rmdir()
+
+
+def _replace(path: Path, under: str, found: Repetitions) -> None:
+    """Put a folder's repetitions into a file in place of those it has of the folder."""
+    whole = {name: of for name, of in _read_packed(path).items() if not _is_of(under, name)}
+    whole |= {under + name: of for name, of in found.items()}
+    if whole:
+        write_bytes(path, pack(dict(sorted(whole.items()))))
+    else:
+        path.unlink()
+
+
+def _is_of(under: str | None, name: str) -> bool:
+    """Whether a name is one of the folder's whose names begin so; ``None``: of all folders."""
+    return under is None or (name.startswith(under) and "/" not in name.removeprefix(under))
 
 
 def pack(repetitions: Repetitions) -> bytes:
@@ -164,9 +177,9 @@ def pack(repetitions: Repetitions) -> bytes:
     return lzma.compress(arrays_bytes({_HEAD: np.frombuffer(told, np.uint8), **out}), preset=9)
 
 
-def unpack(data: bytes, under: str = "") -> dict[str, tuple[Record, Rows]]:
-    """What ``pack`` was given whose names begin so, without that beginning; ``ValueError`` where it
-    did not write this, or it is damaged."""
+def unpack(data: bytes, under: str | None = None) -> dict[str, tuple[Record, Rows]]:
+    """What ``pack`` was given, or the folder's whose names begin so, without that beginning;
+    ``ValueError`` where it did not write this, or it is damaged."""
     try:
         reader = lzma.LZMADecompressor()
         plain = reader.decompress(data, _MOST)
@@ -176,7 +189,7 @@ def unpack(data: bytes, under: str = "") -> dict[str, tuple[Record, Rows]]:
         texts = arrays[_TEXTS]
         found = {}
         for name, part in json.loads(arrays[_HEAD].tobytes()).items():
-            if not name.startswith(under):
+            if not _is_of(under, name):
                 continue
             rows = {key: texts[np.cumsum(arrays[f"{name}/{key}"])] for key in part["texts"]}
             for length, keys in part["bits"].items():
@@ -184,7 +197,7 @@ def unpack(data: bytes, under: str = "") -> dict[str, tuple[Record, Rows]]:
                 rows |= dict(zip(keys, stacked.astype(bool), strict=True))
             whole = {key: rows[key] if key in rows else arrays[f"{name}/{key}"]
                      for key in part["order"]}  # fmt: skip
-            found[name.removeprefix(under)] = part["record"], whole
+            found[name.removeprefix(under or "")] = part["record"], whole
     except (lzma.LZMAError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"it holds no packed repetitions: {error}") from None
     return found
@@ -207,8 +220,8 @@ def _all_packed(folder: Path) -> dict[str, tuple[Record, Rows]]:
     return {**shared, **own}
 
 
-def _read_packed(path: Path, under: str = "") -> Repetitions:
-    """What is packed there under such names, without what they have in front."""
+def _read_packed(path: Path, under: str | None = None) -> Repetitions:
+    """What is packed there, or a folder's, without what its names have in front."""
     try:
         seen = path.stat()
     except FileNotFoundError:
@@ -218,7 +231,7 @@ def _read_packed(path: Path, under: str = "") -> Repetitions:
 
 # Read once as long as the files are the same.
 @functools.lru_cache(maxsize=2)
-def _kept(path: Path, under: str, changed: int, size: int) -> Repetitions:
+def _kept(path: Path, under: str | None, changed: int, size: int) -> Repetitions:
     try:
         return unpack(path.read_bytes(), under)
     except (OSError, ValueError) as error:
